@@ -1,0 +1,1 @@
+"""Hugging Face: repos, snapshots, bytes and the cache layout. Knows nothing about OCI."""

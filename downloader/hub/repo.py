@@ -1,0 +1,315 @@
+"""Values of the Hub: a repo, its files, and a snapshot (a repo at a commit).
+
+Nothing here does I/O, and nothing here imports huggingface_hub, so that the consumer's
+side, which never talks to the Hub, can use these values without it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, cast, get_args
+
+from downloader.errors import InputError, ProtocolError
+
+RepoType = Literal["model", "dataset", "space"]
+Gated = Literal["auto", "manual"] | bool
+
+# Source: huggingface_hub, `validate_repo_id` (utils/_validators.py).
+_REPO_ID = re.compile(r"(?:[\w\-.]{1,96}/)?[\w\-.]{1,96}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def is_commit(text: str) -> bool:
+    """Whether ``text`` is a full commit hash: 40 lower-case hex digits."""
+    return _COMMIT.fullmatch(text) is not None
+
+
+def is_oid(text: str) -> bool:
+    """Whether ``text`` can name a cache blob: 40 hex (git sha1) or 64 hex (sha256)."""
+    return _OID.fullmatch(text) is not None
+
+
+def check_repo_path(path: str) -> None:
+    r"""Raise unless ``path`` is a relative path that stays inside its repo.
+
+    Raises:
+        ProtocolError: The path is empty or absolute, holds ``.``, ``..``, an empty segment,
+            a backslash, or a control character (NUL and newline among them).
+
+    >>> check_repo_path("sub folder/config.json")
+    >>> check_repo_path("../../etc/passwd")
+    Traceback (most recent call last):
+        ...
+    downloader.errors.ProtocolError: unsafe file name in repo: '../../etc/passwd'
+    """
+    segments = path.split("/")
+    bad_segment = any(segment in {"", ".", ".."} for segment in segments)
+    bad_character = any(ord(char) < 0x20 or char in "\\\x7f" for char in path)
+    if bad_segment or bad_character:
+        raise ProtocolError(f"unsafe file name in repo: {path!r}")
+
+
+@dataclass(frozen=True, order=True)
+class Repo:
+    """A Hugging Face repo: its type and its id (``org/name``, or ``name`` for old ones)."""
+
+    type: RepoType
+    id: str
+
+    @property
+    def folder_name(self) -> str:
+        """Its directory in the cache.
+
+        Source: https://huggingface.co/docs/hub/local-cache
+
+        >>> Repo("dataset", "org/name").folder_name
+        'datasets--org--name'
+        """
+        return "--".join([f"{self.type}s", *self.id.split("/")])
+
+    @property
+    def name(self) -> str:
+        """The id without its organisation."""
+        return self.id.rsplit("/", 1)[-1]
+
+    @property
+    def url_path(self) -> str:
+        """The repo's path on the Hub's web site: models have no prefix."""
+        return self.id if self.type == "model" else f"{self.type}s/{self.id}"
+
+
+def parse_repo(repo_id: str, repo_type: str = "model") -> Repo:
+    """Check a repo id and type that the user gave.
+
+    Raises:
+        InputError: The id is not ``org/name`` or ``name``, or the type is unknown.
+
+    >>> parse_repo("Salesforce/codet5-small")
+    Repo(type='model', id='Salesforce/codet5-small')
+    >>> parse_repo("https://huggingface.co/a/b")
+    Traceback (most recent call last):
+        ...
+    downloader.errors.InputError: want a repo id like org/name, got 'https://huggingface.co/a/b'
+    """
+    if repo_type not in get_args(RepoType):
+        raise InputError(f"want repo type model, dataset or space, got {repo_type!r}")
+    forbidden = "--" in repo_id or ".." in repo_id or repo_id.endswith(".git")
+    edges = any(part[:1] in "-." or part[-1:] in "-." for part in repo_id.split("/"))
+    if not _REPO_ID.fullmatch(repo_id) or forbidden or edges:
+        raise InputError(f"want a repo id like org/name, got {repo_id!r}")
+    return Repo(cast("RepoType", repo_type), repo_id)
+
+
+@dataclass(frozen=True)
+class RepoFile:
+    """One file of a snapshot.
+
+    Args:
+        path: Relative to the repo, ``/`` between segments.
+        size_bytes: Of the content, not of an LFS pointer.
+        blob_id: The git blob's sha1, 40 hex; for an LFS file, of its pointer.
+        sha256: 64 hex for LFS and Xet files, None for files that git itself holds.
+        xet_hash: 64 hex where the Hub names one.
+    """
+
+    path: str
+    size_bytes: int
+    blob_id: str
+    sha256: str | None = None
+    xet_hash: str | None = None
+
+    @property
+    def oid(self) -> str:
+        """The name of the content in the cache: sha256 if there is one, else git sha1."""
+        return self.sha256 or self.blob_id
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the file as `RepoFile.from_json` reads it."""
+        document: dict[str, Any] = {
+            "path": self.path,
+            "size": self.size_bytes,
+            "blob_id": self.blob_id,
+        }
+        optional = {"sha256": self.sha256, "xet_hash": self.xet_hash}
+        return document | {key: value for key, value in optional.items() if value}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], where: str) -> "RepoFile":
+        """Parse one file.
+
+        Args:
+            document: What `to_json` returned.
+            where: The place of ``document`` in its file, for messages: ``files[3]``.
+
+        Raises:
+            ProtocolError: A key is missing or has a value that cannot be.
+        """
+        file = cls(
+            path=_text(document, "path", where),
+            size_bytes=_size(document, "size", where),
+            blob_id=_text(document, "blob_id", where),
+            sha256=document.get("sha256"),
+            xet_hash=document.get("xet_hash"),
+        )
+        check_repo_path(file.path)
+        if not is_commit(file.blob_id) or not is_oid(file.oid):
+            raise ProtocolError(f"{where}: want an oid of 40 or 64 hex digits, got {file.oid!r}")
+        return file
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which files of a repo the user asked for; empty means all of them.
+
+    Args:
+        names: Exact paths, or a path that ends in ``/`` for a whole folder.
+        include: Patterns as in ``hf download --include``.
+        exclude: Patterns as in ``hf download --exclude``.
+    """
+
+    names: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing was asked for in particular."""
+        return not (self.names or self.include or self.exclude)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repo at a commit, and those of its files that were asked for.
+
+    Args:
+        repo: Which repo.
+        revision: What the user named: a branch, a tag or a commit.
+        commit: The 40 hex digits that ``revision`` resolved to.
+        files: Sorted by path.
+        selection: What was asked for.
+        is_partial: Whether ``selection`` left any file of the commit out.
+        committed_at: The commit's date, in UTC.
+        license: An SPDX identifier where the model card names one.
+        gated: As the Hub says: False, "auto" or "manual".
+        private: Whether the Hub shows the repo to its owners only.
+    """
+
+    repo: Repo
+    revision: str
+    commit: str
+    files: tuple[RepoFile, ...]
+    selection: Selection = field(default_factory=Selection)
+    is_partial: bool = False
+    committed_at: datetime | None = None
+    license: str | None = None
+    gated: Gated = False
+    private: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files, as a download without a cache would count them."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def blobs(self) -> dict[str, int]:
+        """Size in bytes of each distinct content, by oid, sorted by oid."""
+        return dict(sorted({file.oid: file.size_bytes for file in self.files}.items()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the snapshot as `Snapshot.from_json` reads it."""
+        return {
+            "repo_type": self.repo.type,
+            "repo_id": self.repo.id,
+            "revision": self.revision,
+            "commit": self.commit,
+            "committed_at": self.committed_at.isoformat() if self.committed_at else None,
+            "license": self.license,
+            "gated": self.gated,
+            "private": self.private,
+            "partial": self.is_partial,
+            "names": list(self.selection.names),
+            "include": list(self.selection.include),
+            "exclude": list(self.selection.exclude),
+            "files": [file.to_json() for file in self.files],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Snapshot":
+        """Parse a snapshot that comes from an image, so from anybody.
+
+        Raises:
+            ProtocolError: A key is missing or has a value that cannot be.
+        """
+        commit = _text(document, "commit", "snapshot")
+        if not is_commit(commit):
+            raise ProtocolError(f"snapshot.commit: want 40 hex digits, got {commit!r}")
+        try:
+            repo = parse_repo(
+                _text(document, "repo_id", "snapshot"), _text(document, "repo_type", "snapshot")
+            )
+        except InputError as error:
+            raise ProtocolError(f"snapshot.repo_id: {error.message}") from error
+        files = _list(document, "files")
+        date = document.get("committed_at")
+        return cls(
+            repo=repo,
+            revision=parse_revision(_text(document, "revision", "snapshot")),
+            commit=commit,
+            files=tuple(RepoFile.from_json(file, f"files[{i}]") for i, file in enumerate(files)),
+            selection=Selection(*(_texts(document, key) for key in ("names", "include", "exclude"))),
+            is_partial=bool(document.get("partial")),
+            committed_at=_date(date) if date else None,
+            license=document.get("license"),
+            gated=document.get("gated", False),
+            private=bool(document.get("private")),
+        )
+
+
+def parse_revision(text: str) -> str:
+    """Check a revision, which becomes a file name under ``refs/``.
+
+    Raises:
+        ProtocolError: It would leave the directory.
+
+    >>> parse_revision("refs/pr/1")
+    'refs/pr/1'
+    """
+    check_repo_path(text)
+    return text
+
+
+def _text(document: Mapping[str, Any], key: str, where: str) -> str:
+    value = document.get(key)
+    if not isinstance(value, str):
+        raise ProtocolError(f"{where}.{key}: want a string, got {type(value).__name__}")
+    return value
+
+
+def _size(document: Mapping[str, Any], key: str, where: str) -> int:
+    value = document.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ProtocolError(f"{where}.{key}: want a size in bytes, got {value!r}")
+    return value
+
+
+def _list(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    value = document.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise ProtocolError(f"snapshot.{key}: want a list of objects, got {type(value).__name__}")
+    return value
+
+
+def _texts(document: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = document.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ProtocolError(f"snapshot.{key}: want a list of strings, got {value!r}")
+    return tuple(value)
+
+
+def _date(text: object) -> datetime:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError as error:
+        raise ProtocolError(f"snapshot.committed_at: want an ISO 8601 date, got {text!r}") from error

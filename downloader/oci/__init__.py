@@ -1,0 +1,1 @@
+"""The OCI image, layout and distribution specifications. Knows nothing about Hugging Face."""

@@ -1,0 +1,110 @@
+"""The interface that every place offers which holds OCI blobs and manifests.
+
+A registry (`downloader.oci.registry`) and an OCI image layout directory
+(`downloader.oci.layout`) implement it, so that publishing and restoring exist once.
+"""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from downloader.oci.digest import Digest
+
+
+@dataclass(frozen=True)
+class ByteRange:
+    """A half-open interval of byte offsets: ``start <= offset < end``."""
+
+    start: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes lie in it."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class RawManifest:
+    """A manifest or index as the store holds it; its digest is that of exactly these bytes."""
+
+    data: bytes
+    media_type: str
+    digest: Digest
+
+
+class BlobReader(Protocol):
+    """A stream of a blob's bytes, or of a range of it. Short reads only at the end."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill ``buffer`` as far as bytes are at hand; return how many, 0 at the end."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class BlobWriter(Protocol):
+    """One blob on its way into a store.
+
+    The caller writes every byte in order, then commits under the digest that it computed;
+    leaving the context without a commit abandons the upload, and nothing stays behind
+    under a final name.
+    """
+
+    def write(self, data: memoryview) -> None:
+        """Append bytes; ``data`` may be reused by the caller once this returns."""
+
+    def commit(self, digest: Digest) -> None:
+        """Finish the blob; the store has it under ``digest`` when this returns."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Store(Protocol):
+    """Blobs and manifests of one repository (registry) or directory (layout).
+
+    Every method raises `RegistryError`, `TransportError`, `ProtocolError` or `StorageError`;
+    what is merely absent is an ordinary answer (None, False), not an error.
+    All methods may be called from several threads at once.
+    """
+
+    @property
+    def name(self) -> str:
+        """For messages: ``ghcr.io/me/hf-models`` or ``dist/codet5-small``."""
+
+    def blob_size(self, digest: Digest) -> int | None:
+        """Return the blob's size in bytes, None if the store lacks it; moves no bytes."""
+
+    def open_blob(self, digest: Digest, byte_range: ByteRange | None = None) -> BlobReader:
+        """Open a blob, or exactly ``byte_range`` of it, for reading."""
+
+    def create_blob(self, size_bytes: int | None = None) -> BlobWriter:
+        """Begin a new blob; ``size_bytes`` where the caller knows it beforehand."""
+
+    def mount_blob(self, digest: Digest, source: "Store") -> bool:
+        """Take a blob from ``source`` without moving its bytes; False where that cannot be."""
+
+    def get_manifest(self, reference: str) -> RawManifest | None:
+        """Return the manifest named by a tag or digest, checked against a digest; or None."""
+
+    def put_manifest(self, reference: str, data: bytes, media_type: str) -> Digest:
+        """Store a manifest under a tag or its own digest; every blob it names must be there."""
+
+    def delete_manifest(self, reference: str) -> bool:
+        """Remove a tag or manifest; False where the store does not allow it."""
+
+    def list_tags(self) -> list[str]:
+        """Return every tag, sorted; empty for a repository that does not exist yet."""
