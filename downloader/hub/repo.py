@@ -258,7 +258,9 @@ class Snapshot:
             revision=parse_revision(_text(document, "revision", "snapshot")),
             commit=commit,
             files=tuple(RepoFile.from_json(file, f"files[{i}]") for i, file in enumerate(files)),
-            selection=Selection(*(_texts(document, key) for key in ("names", "include", "exclude"))),
+            selection=Selection(
+                *(_texts(document, key) for key in ("names", "include", "exclude"))
+            ),
             is_partial=bool(document.get("partial")),
             committed_at=_date(date) if date else None,
             license=document.get("license"),
@@ -312,4 +314,6 @@ def _date(text: object) -> datetime:
     try:
         return datetime.fromisoformat(str(text))
     except ValueError as error:
-        raise ProtocolError(f"snapshot.committed_at: want an ISO 8601 date, got {text!r}") from error
+        raise ProtocolError(
+            f"snapshot.committed_at: want an ISO 8601 date, got {text!r}"
+        ) from error

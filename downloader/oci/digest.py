@@ -25,10 +25,10 @@ def parse_digest(text: object, where: str = "digest") -> Digest:
 
     Source: OCI image specification 1.1, descriptor.md, "Digests".
 
-    >>> parse_digest("sha256:../../etc/passwd", "config.digest")
+    >>> parse_digest("sha256:../passwd", "config.digest")
     Traceback (most recent call last):
         ...
-    downloader.errors.ProtocolError: config.digest: want sha256:<64 hex>, got 'sha256:../../etc/passwd'
+    downloader.errors.ProtocolError: config.digest: want sha256:<64 hex>, got 'sha256:../passwd'
     """
     if not isinstance(text, str) or not _DIGEST.fullmatch(text):
         raise ProtocolError(f"{where}: want sha256:<64 hex>, got {str(text)[:200]!r}")

@@ -8,20 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
-
-
-@dataclass(frozen=True)
-class ByteRange:
-    """A half-open interval of byte offsets: ``start <= offset < end``."""
-
-    start: int
-    end: int
-
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes lie in it."""
-        return self.end - self.start
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,80 @@
+"""When to try again, and after how long. A policy: pure, so that no test sleeps."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+
+# 408 and 429 ask for it; 5xx but 501 (never going to work) pass with time.
+_PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+
+# The Hub's own header: `"api";r=0;t=55` says that the window opens again in 55 s.
+_RATELIMIT_RESET = re.compile(r"\bt=(\d{1,6})\b")
+_SECONDS = re.compile(r"\d{1,9}")
+
+
+def is_passing(status: int) -> bool:
+    """Whether an HTTP status is one that may go away by itself."""
+    return status in _PASSING_STATUSES
+
+
+def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Return the seconds that a server asks to wait, None if it does not ask.
+
+    Args:
+        headers: Of the answer; ``Retry-After`` (seconds or a date) or the Hub's ``ratelimit``.
+        now: An aware time, to turn a date into a delay.
+
+    Source: RFC 9110, section 10.2.3; huggingface_hub utils/_http.py for ``ratelimit``.
+
+    >>> from datetime import timezone
+    >>> noon = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+    >>> parse_retry_after({"Retry-After": "Thu, 01 Jan 2026 12:00:07 GMT"}, noon)
+    7.0
+    >>> parse_retry_after({"ratelimit": '"api";r=0;t=55'}, noon)
+    55.0
+    >>> parse_retry_after({"Retry-After": "soon"}, noon) is None
+    True
+    """
+    value = headers.get("Retry-After", "").strip()
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    try:
+        # "-0000" parses as a naive time; the header is always in GMT.
+        date = parsedate_to_datetime(value).replace(tzinfo=now.tzinfo)
+        return max(0.0, (date - now).total_seconds())
+    except (ValueError, TypeError):
+        reset = _RATELIMIT_RESET.search(headers.get("ratelimit", ""))
+        return float(reset[1]) if reset else None
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often and how long to wait between tries.
+
+    Args:
+        tries: How often in all, the first one included.
+        first_delay_s: Before the second try; doubles from there.
+        longest_delay_s: The most that doubling gives.
+        longest_asked_s: The most that a server may ask for; more, and the call fails at once
+            with what the server said, because a job that sleeps for an hour looks hung.
+    """
+
+    tries: int = 6
+    first_delay_s: float = 0.5
+    longest_delay_s: float = 20.0
+    longest_asked_s: float = 330.0  # the Hub's rate limit window is 5 minutes
+
+    def delay_s(self, failures: int, asked_s: float | None = None) -> float | None:
+        """Return the seconds to wait after the ``failures``-th failure; None to give up.
+
+        >>> [RetryPolicy(tries=4).delay_s(n) for n in (1, 2, 3, 4)]
+        [0.5, 1.0, 2.0, None]
+        >>> RetryPolicy().delay_s(1, asked_s=7.0)
+        7.0
+        """
+        if failures >= self.tries or (asked_s or 0.0) > self.longest_asked_s:
+            return None
+        doubled = self.first_delay_s * 2.0 ** min(failures - 1, 30)
+        return max(min(doubled, self.longest_delay_s), asked_s or 0.0)
