@@ -1,0 +1,284 @@
+"""The Hugging Face cache layout: paths, links, refs, trees; one truth for disk and tar.
+
+::
+
+    <cache_dir>/
+    ├── .locks/<folder>/<oid>.lock
+    └── <folder>/                      models--ORG--NAME
+        ├── blobs/<oid>                the bytes; oid = sha256 (64 hex) or git sha1 (40 hex)
+        ├── refs/<revision>            40 hex digits of the commit, no newline
+        ├── snapshots/<commit>/<path>  -> ../../blobs/<oid>
+        └── trees/<commit>.json        the complete list of files of the commit
+
+Source: https://huggingface.co/docs/hub/local-cache; ``trees`` from huggingface_hub 2.4,
+_tree_cache.py. Paths inside a repo folder are text with ``/``, because images use them too.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from downloader.errors import IntegrityError, ProtocolError, StorageError
+from downloader.hub.disk import storage_errors, temporary_name, write_atomically
+from downloader.hub.repo import Repo, RepoFile, Snapshot, is_commit
+
+MAIN_REF = "refs/main"
+_TREE_FORMAT_VERSION = 1
+_XET_HASH = re.compile(r"[0-9a-f]{64}")  # gated repos redact it to asterisks
+
+
+def blob_path(oid: str) -> str:
+    """Return where the content ``oid`` lies in its repo folder."""
+    return f"blobs/{oid}"
+
+
+def ref_path(revision: str) -> str:
+    """Return where the commit of a branch or tag is written in the repo folder."""
+    return f"refs/{revision}"
+
+
+def snapshot_path(commit: str, path: str) -> str:
+    """Return where a file of a commit appears in the repo folder."""
+    return f"snapshots/{commit}/{path}"
+
+
+def tree_path(commit: str) -> str:
+    """Return where the list of a commit's files is written in the repo folder."""
+    return f"trees/{commit}.json"
+
+
+def lock_path(repo: Repo, oid: str) -> str:
+    """Return the lock file of a blob, relative to the cache directory."""
+    return f".locks/{repo.folder_name}/{oid}.lock"
+
+
+def link_target(path: str, oid: str) -> str:
+    """Return what the snapshot link of ``path`` holds.
+
+    >>> link_target("sub/vocab.txt", "422c")
+    '../../../blobs/422c'
+    """
+    return "../" * (2 + path.count("/")) + blob_path(oid)
+
+
+def tree_json(snapshot: Snapshot) -> bytes:
+    """Return ``trees/<commit>.json`` as the library writes it, byte for byte.
+
+    Source: huggingface_hub 2.4, ``write_tree_cache`` in _tree_cache.py.
+    """
+    files = {file.path: _tree_entry(file) for file in snapshot.files}
+    document = {"format_version": _TREE_FORMAT_VERSION, "files": dict(sorted(files.items()))}
+    return json.dumps(document, indent=1).encode()
+
+
+def _tree_entry(file: RepoFile) -> dict[str, Any]:
+    entry: dict[str, Any] = {"size": file.size_bytes, "blob_id": file.blob_id}
+    if file.sha256:
+        entry |= {"lfs_sha256": file.sha256, "lfs_size": file.size_bytes}
+    # The library discards a whole listing for one hash that it cannot read.
+    if file.xet_hash and _XET_HASH.fullmatch(file.xet_hash):
+        entry["xet_hash"] = file.xet_hash
+    return entry
+
+
+@dataclass(frozen=True, order=True)
+class MetadataEntry:
+    """One small thing of a repo folder that is not a blob.
+
+    Args:
+        path: Relative to the repo folder.
+        kind: ``file`` (then ``data``) or ``link`` (then ``target``).
+        data: The content of a file.
+        target: What a link holds; never leaves the repo folder.
+    """
+
+    path: str
+    kind: Literal["file", "link"]
+    data: bytes = b""
+    target: str = ""
+
+
+def iter_metadata_entries(
+    snapshot: Snapshot, extra_files: Mapping[str, bytes] | None = None
+) -> tuple[MetadataEntry, ...]:
+    """Return everything but the blobs that the folder of a snapshot holds, sorted by path.
+
+    Both ``main`` and the named revision are written, so that loading by repo id works
+    offline whatever the user named. A partial snapshot gets no tree: the library would
+    call the snapshot incomplete.
+
+    Args:
+        snapshot: What to write.
+        extra_files: More files, by path relative to the repo folder.
+
+    Raises:
+        ProtocolError: Two entries want one path, or one is a file where another needs a
+            directory.
+    """
+    refs = {MAIN_REF}
+    if not is_commit(snapshot.revision):
+        refs.add(ref_path(snapshot.revision))
+    files = {ref: snapshot.commit.encode() for ref in refs}
+    if not snapshot.is_partial:
+        files[tree_path(snapshot.commit)] = tree_json(snapshot)
+    entries = [MetadataEntry(path, "file", data) for path, data in files.items()]
+    entries += [MetadataEntry(path, "file", data) for path, data in (extra_files or {}).items()]
+    entries += [_link_entry(snapshot.commit, file) for file in snapshot.files]
+    _check_distinct(entry.path for entry in entries)
+    return tuple(sorted(entries))
+
+
+def _link_entry(commit: str, file: RepoFile) -> MetadataEntry:
+    target = link_target(file.path, file.oid)
+    return MetadataEntry(snapshot_path(commit, file.path), "link", target=target)
+
+
+def _check_distinct(paths: Iterable[str]) -> None:
+    seen: set[str] = set()
+    parents: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise ProtocolError(f"want each path once, got twice: {path!r}")
+        seen.add(path)
+        parent = path.rpartition("/")[0]
+        while parent and parent not in parents:
+            parents.add(parent)
+            parent = parent.rpartition("/")[0]
+    if clash := sorted(seen & parents):
+        raise ProtocolError(f"want a file or a directory, got both: {clash[0]!r}")
+
+
+class BlobHasher:
+    """Computes the oid of a stream of bytes: sha256, or git's sha1 of a blob, by oid length.
+
+    Args:
+        oid: What the content should hash to; 40 or 64 hex digits.
+        size_bytes: The length of the content, which git hashes before its first byte.
+    """
+
+    def __init__(self, oid: str, size_bytes: int) -> None:
+        self.oid = oid
+        self.size_bytes = size_bytes
+        self.seen_bytes = 0
+        if len(oid) == 64:
+            self._hash = hashlib.sha256()
+        else:
+            self._hash = hashlib.sha1(b"blob %d\0" % size_bytes, usedforsecurity=False)
+
+    def update(self, data: bytes | bytearray | memoryview) -> None:
+        """Append the next bytes; releases the GIL for all but the smallest pieces."""
+        self.seen_bytes += len(data)
+        self._hash.update(data)
+
+    def hexdigest(self) -> str:
+        """Return the oid of what was seen so far."""
+        return self._hash.hexdigest()
+
+    def check(self, name: str) -> None:
+        """Raise unless exactly the wanted bytes were seen.
+
+        Args:
+            name: The file, for the message.
+
+        Raises:
+            IntegrityError: The size or the hash differs.
+        """
+        if self.seen_bytes != self.size_bytes:
+            raise IntegrityError(
+                f"{name}: want {self.size_bytes} bytes, got {self.seen_bytes} bytes"
+            )
+        if self.hexdigest() != self.oid:
+            raise IntegrityError(f"{name}: want oid {self.oid}, got {self.hexdigest()}")
+
+
+def finish_snapshot(
+    cache_dir: Path,
+    snapshot: Snapshot,
+    *,
+    set_main: bool = True,
+    extra_files: Mapping[str, bytes] | None = None,
+) -> Path:
+    """Write refs, links and tree of a snapshot whose blobs are all there.
+
+    Args:
+        cache_dir: The directory that holds the repo folders (``HF_HUB_CACHE``).
+        snapshot: What to write.
+        set_main: Whether ``refs/main`` is moved where it names another commit.
+        extra_files: More files, by path relative to the repo folder.
+
+    Returns:
+        The directory ``snapshots/<commit>``.
+
+    Raises:
+        StorageError: A blob is missing or has another size, or the disk said no.
+        ProtocolError: The snapshot's paths cannot lie side by side in one directory.
+    """
+    folder = cache_dir / snapshot.repo.folder_name
+    entries = iter_metadata_entries(snapshot, extra_files)
+    for oid, size_bytes in snapshot.blobs.items():
+        _check_blob(folder / blob_path(oid), size_bytes)
+    links = [entry for entry in entries if entry.kind == "link"]
+    _make_parents(folder, links)
+    for entry in links:
+        _make_link(folder / entry.path, entry.target)
+    # Refs come last: what a ref names is complete.
+    for entry in sorted(entries, key=lambda entry: entry.path.startswith("refs/")):
+        is_kept = entry.path == MAIN_REF and not set_main and (folder / MAIN_REF).exists()
+        if entry.kind == "file" and not is_kept:
+            write_atomically(folder / entry.path, entry.data)
+    return folder / "snapshots" / snapshot.commit
+
+
+def _check_blob(path: Path, size_bytes: int) -> None:
+    with storage_errors(path):
+        got = path.stat().st_size
+    if got != size_bytes:
+        raise StorageError(f"{path}: want {size_bytes} bytes, got {got} bytes")
+
+
+def _make_parents(folder: Path, links: Iterable[MetadataEntry]) -> None:
+    for parent in sorted({entry.path.rpartition("/")[0] for entry in links}):
+        with storage_errors(folder / parent):
+            (folder / parent).mkdir(parents=True, exist_ok=True)
+
+
+def _make_link(path: Path, target: str) -> None:
+    with storage_errors(path):
+        try:
+            path.symlink_to(target)
+        except FileExistsError:
+            if not path.is_symlink() or path.readlink() != Path(target):
+                _replace_link(path, target)
+        except (OSError, NotImplementedError):
+            _replace_link(path, target)
+
+
+def _replace_link(path: Path, target: str) -> None:
+    # A name of its own: the file's name may be as long as the file system allows already.
+    temporary = temporary_name(path.with_name("link"))
+    try:
+        _link_or_copy(temporary, target)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _link_or_copy(path: Path, target: str) -> None:
+    """Make ``path`` show ``target``: Windows and some network file systems have no links."""
+    with suppress(OSError, NotImplementedError):
+        path.symlink_to(target)
+        return
+    source = Path(os.path.normpath(path.parent / target))
+    with suppress(OSError, NotImplementedError):
+        path.hardlink_to(source)
+        return
+    shutil.copyfile(source, path)

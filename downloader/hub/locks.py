@@ -1,0 +1,79 @@
+"""The cache's own lock files, so that we and a running huggingface_hub take turns.
+
+The library locks with the ``filelock`` package, which calls the same system functions on
+the same files; importing it here would be one dependency more on the consumer's side.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from downloader.errors import TransportError
+from downloader.hub.disk import storage_errors
+
+_POLL_S = 0.05  # filelock's own interval
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        # Whoever removed the file while we waited made it a lock that guards no name.
+        return os.fstat(descriptor).st_nlink > 0
+
+
+@contextmanager
+def hold_lock(path: Path, cancelled: threading.Event | None = None) -> Iterator[None]:
+    """Hold the lock file ``path`` for the block, waiting for whoever has it.
+
+    The file stays afterwards: removing it would split those who wait across two inodes.
+
+    Args:
+        path: As `downloader.hub.cache.lock_path` gives it.
+        cancelled: Set by another thread to give up waiting.
+
+    Raises:
+        StorageError: The file cannot be made.
+        TransportError: ``cancelled`` was set while waiting.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    cancelled = cancelled or threading.Event()
+    descriptor = _open_locked(path)
+    while descriptor is None:
+        if cancelled.wait(_POLL_S):
+            raise TransportError(f"{path}: cancelled while another process held the lock")
+        descriptor = _open_locked(path)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_locked(path: Path) -> int | None:
+    with storage_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            locked = _try_lock(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    if not locked:
+        os.close(descriptor)
+        return None
+    return descriptor
