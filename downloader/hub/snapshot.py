@@ -1,0 +1,191 @@
+"""Repo and revision to a snapshot: the only module that imports huggingface_hub.
+
+The commit is resolved with ``repo_info``, never through ``snapshot_download``, which falls
+back to a stale cached snapshot without a word when the Hub answers 429 or 503.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import httpx2
+from huggingface_hub import HfApi, errors, hf_hub_url
+from huggingface_hub.hf_api import RepoFile as HubFile
+from huggingface_hub.utils import build_hf_headers
+
+from downloader import __version__
+from downloader.errors import HfModelsError, HubError, InputError, ProtocolError, TransportError
+from downloader.hub.licences import spdx_from_hub
+from downloader.hub.repo import Repo, RepoFile, Selection, Snapshot, check_repo_path, is_commit
+from downloader.hub.selection import select
+from downloader.hub.source import FileSource
+from downloader.net.retry import RetryPolicy, is_passing, parse_retry_after
+
+DEFAULT_REVISION = "main"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The Hub at one endpoint, with the token that huggingface_hub finds or that is given.
+
+    Args:
+        endpoint: None for huggingface_hub's own (``HF_ENDPOINT``, else huggingface.co).
+        token: None for huggingface_hub's own (``HF_TOKEN``, else the stored one).
+        retry: For metadata calls; huggingface_hub itself does not retry ``repo_info``.
+        sleep: Replaced in tests.
+    """
+
+    endpoint: str | None = None
+    token: str | None = field(default=None, repr=False)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def api(self) -> HfApi:
+        """The client of huggingface_hub."""
+        return HfApi(
+            endpoint=self.endpoint,
+            token=self.token,
+            library_name="hf-models",
+            library_version=__version__,
+        )
+
+    def resolve(
+        self, repo: Repo, revision: str | None = None, selection: Selection | None = None
+    ) -> Snapshot:
+        """Resolve a repo to the commit that ``revision`` names now, with the selected files.
+
+        Args:
+            repo: Which repo.
+            revision: Branch, tag, ``refs/pr/N`` or commit; None for ``main``.
+            selection: None for everything.
+
+        Raises:
+            HubError: Repo or revision not found, gated, private, rate limited.
+            TransportError: The Hub cannot be reached.
+            InputError: A pattern of the selection matches nothing.
+            ProtocolError: The Hub names a file outside the repo, or a malformed commit.
+        """
+        wanted = selection or Selection()
+        name = revision or DEFAULT_REVISION
+        check_repo_path(name)
+        info = self._call(repo, name, lambda: self._info(repo, name))
+        commit = str(info.sha)
+        if not is_commit(commit):
+            raise ProtocolError(f"{repo.id}: want a commit of 40 hex digits, got {commit!r}")
+        files = self._call(repo, name, lambda: self._list_files(repo, commit))
+        kept = select(files, wanted)
+        return Snapshot(
+            repo=repo,
+            revision=name,
+            commit=commit,
+            files=kept,
+            selection=wanted,
+            is_partial=len(kept) < len(files),
+            committed_at=_utc(info.last_modified),
+            license=_licence(info),
+            gated=getattr(info, "gated", False) or False,
+            private=bool(info.private),
+        )
+
+    def source_of(self, snapshot: Snapshot, file: RepoFile) -> FileSource:
+        """Return where the bytes of ``file`` come from."""
+        url = hf_hub_url(
+            snapshot.repo.id,
+            file.path,
+            repo_type=snapshot.repo.type,
+            revision=snapshot.commit,
+            endpoint=self.endpoint,
+        )
+        headers = build_hf_headers(
+            token=self.token, library_name="hf-models", library_version=__version__
+        )
+        return FileSource(url, headers)
+
+    def _info(self, repo: Repo, revision: str) -> Any:  # noqa: ANN401 - a union of untyped models
+        return self.api.repo_info(repo.id, revision=revision, repo_type=repo.type)
+
+    def _list_files(self, repo: Repo, commit: str) -> list[RepoFile]:
+        entries = self.api.list_repo_tree(
+            repo.id, recursive=True, revision=commit, repo_type=repo.type
+        )
+        return [_parse_file(entry) for entry in entries if isinstance(entry, HubFile)]
+
+    def _call(self, repo: Repo, revision: str, call: Callable[[], T]) -> T:
+        failures = 0
+        while True:
+            try:
+                return call()
+            except errors.OfflineModeIsEnabled as error:
+                raise InputError(
+                    "want to ask the Hub, but HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE"
+                ) from error
+            except errors.HfHubHTTPError as error:
+                failures += 1
+                delay_s = self._delay_s(error, failures)
+                if delay_s is None:
+                    raise _hub_error(repo, revision, error) from error
+            except (httpx2.TransportError, OSError) as error:
+                failures += 1
+                delay_s = self.retry.delay_s(failures)
+                if delay_s is None:
+                    raise self._unreachable(error) from error
+            self.sleep(delay_s)
+
+    def _delay_s(self, error: errors.HfHubHTTPError, failures: int) -> float | None:
+        if not is_passing(error.response.status_code):
+            return None
+        asked_s = parse_retry_after(error.response.headers, datetime.now(UTC))
+        return self.retry.delay_s(failures, asked_s)
+
+    def _unreachable(self, error: Exception) -> HfModelsError:
+        return TransportError(
+            f"no answer from {self.api.endpoint} ({type(error).__name__})",
+            hint="check the network and HF_ENDPOINT",
+        )
+
+
+def _parse_file(entry: HubFile) -> RepoFile:
+    check_repo_path(entry.path)
+    # A gated repo shows "xxxx..." instead of the hash.
+    xet_hash = entry.xet_hash if entry.xet_hash and set(entry.xet_hash) != {"x"} else None
+    sha256 = entry.lfs.sha256 if entry.lfs else None
+    return RepoFile(entry.path, entry.size, entry.blob_id, sha256, xet_hash)
+
+
+def _hub_error(repo: Repo, revision: str, error: errors.HfHubHTTPError) -> HubError:
+    status = error.response.status_code
+    said = f"{repo.type} {repo.id}"
+    match error:
+        case errors.GatedRepoError():
+            text, hint = "is gated and the token has no access", "accept its terms on the Hub"
+        case errors.RepositoryNotFoundError():
+            text = "not found, or private and the token has no access"
+            hint = "check the id and --repo-type, or pass a token with HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            text, hint = f"has no revision {revision!r}", "check --revision"
+        case errors.DisabledRepoError():
+            text, hint = "is disabled by the Hub", None
+        case _ if status == 429:
+            text = "rate limited (429)"
+            hint = "set HF_TOKEN: the Hub allows more to users it knows"
+        case _:
+            text, hint = f"the Hub answered {status}", None
+    return HubError(f"{said}: {text}", status=status, hint=hint)
+
+
+def _licence(info: Any) -> str | None:  # noqa: ANN401 - a union of untyped models
+    card = getattr(info, "card_data", None)
+    licence, name = getattr(card, "license", None), getattr(card, "license_name", None)
+    if isinstance(licence, list):  # some datasets carry several
+        parts = [spdx_from_hub(str(item)) for item in licence]
+        return " AND ".join(part for part in parts if part) or None
+    return spdx_from_hub(licence, name)
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment.astimezone(UTC) if moment else None
