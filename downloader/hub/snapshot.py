@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import httpx2
 from huggingface_hub import HfApi, errors, hf_hub_url
 from huggingface_hub.hf_api import RepoFile as HubFile
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public in its docs
 
 from downloader import __version__
 from downloader.errors import HfModelsError, HubError, InputError, ProtocolError, TransportError
-from downloader.hub.licences import spdx_from_hub
+from downloader.hub.licenses import spdx_from_hub
 from downloader.hub.repo import Repo, RepoFile, Selection, Snapshot, check_repo_path, is_commit
 from downloader.hub.selection import select
 from downloader.hub.source import FileSource
@@ -87,7 +87,7 @@ class Hub:
             selection=wanted,
             is_partial=len(kept) < len(files),
             committed_at=_utc(info.last_modified),
-            license=_licence(info),
+            license=_license(info),
             gated=getattr(info, "gated", False) or False,
             private=bool(info.private),
         )
@@ -160,6 +160,7 @@ def _parse_file(entry: HubFile) -> RepoFile:
 def _hub_error(repo: Repo, revision: str, error: errors.HfHubHTTPError) -> HubError:
     status = error.response.status_code
     said = f"{repo.type} {repo.id}"
+    hint: str | None = None
     match error:
         case errors.GatedRepoError():
             text, hint = "is gated and the token has no access", "accept its terms on the Hub"
@@ -169,16 +170,16 @@ def _hub_error(repo: Repo, revision: str, error: errors.HfHubHTTPError) -> HubEr
         case errors.RevisionNotFoundError():
             text, hint = f"has no revision {revision!r}", "check --revision"
         case errors.DisabledRepoError():
-            text, hint = "is disabled by the Hub", None
+            text = "is disabled by the Hub"
         case _ if status == 429:
             text = "rate limited (429)"
             hint = "set HF_TOKEN: the Hub allows more to users it knows"
         case _:
-            text, hint = f"the Hub answered {status}", None
+            text = f"the Hub answered {status}"
     return HubError(f"{said}: {text}", status=status, hint=hint)
 
 
-def _licence(info: Any) -> str | None:  # noqa: ANN401 - a union of untyped models
+def _license(info: Any) -> str | None:  # noqa: ANN401 - a union of untyped models
     card = getattr(info, "card_data", None)
     licence, name = getattr(card, "license", None), getattr(card, "license_name", None)
     if isinstance(licence, list):  # some datasets carry several

@@ -1,0 +1,412 @@
+"""Snapshot and limits to layers, parts and shards. Pure: same input, same plan, everywhere.
+
+Three kinds of layers, bottom first:
+
+- **file**: one large file, or one part of a file that is larger than a layer may be;
+- **shared**: small files together; the model card apart, because it changes most often;
+- **metadata**: refs, snapshot links, trees and the export script. Always last, and tiny.
+
+Every layer but the last is a pure function of what lies in it, so an unchanged file keeps
+its layer, and its digest, from revision to revision.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from downloader.errors import InputError, ProtocolError
+from downloader.hub.cache import blob_path
+from downloader.hub.repo import Snapshot, is_oid
+from downloader.net.ranges import ByteRange
+from downloader.oci.tar import TarEntry, TarLayout, lay_out
+
+MIB = 1024**2
+GIB = 1024**3
+
+DEFAULT_CACHE_ROOT = "/root/.cache/huggingface"
+
+# From here a file has a layer of its own: a layer costs a round trip or two, which at
+# 64 MiB is already less than a tenth of moving the bytes at 100 MB/s.
+LARGE_FILE_BYTES = 64 * MIB
+# Small files share layers of about this size, so that one changed file moves little.
+SHARED_LAYER_BYTES = 1 * GIB
+# Engines stop at 125 to 127 layers, and the base image needs some of them.
+MAX_LAYERS = 100
+# Headers, long names and parent directories of a layer that carries a single content.
+TAR_OVERHEAD_BYTES = 64 * 1024
+# Below this a layer is not worth its round trips whatever the registry allows.
+SMALLEST_LIMIT_BYTES = 1 * MIB
+PART_ALIGNMENT_BYTES = 1 * MIB  # whole buffers for whoever copies the parts
+
+LAYER_PROFILES: Mapping[str, int] = {
+    # Docker Hub refuses blobs above about 10 GB; GHCR documents 10 GB.
+    "default": 9_500_000_000,
+    # Public mirrors serve 1 GiB per address and window; a layer has to fit into one.
+    "mirror": 1_000_000_000,
+}
+MODEL_CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Content:
+    """A cache blob, or a part of one, as a member of a layer.
+
+    Args:
+        oid: The cache blob.
+        blob_bytes: The size of the whole cache blob.
+        byte_range: Which bytes of it; all of them unless it is split.
+        part: From 1; 0 where the blob is whole.
+        parts: How many parts the blob has; 0 where it is whole.
+    """
+
+    oid: str
+    blob_bytes: int
+    byte_range: ByteRange
+    part: int = 0
+    parts: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of this member."""
+        return self.byte_range.size_bytes
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the repo folder.
+
+        >>> Content("ab", 7, ByteRange(0, 4), part=1, parts=2).path
+        'blobs/ab.part-00001-of-00002'
+        """
+        suffix = f".part-{self.part:05d}-of-{self.parts:05d}" if self.parts else ""
+        return blob_path(self.oid) + suffix
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of cache blobs.
+
+    Args:
+        folder: The repo folder in the image, without leading slash.
+        contents: What lies in it, sorted by path.
+    """
+
+    folder: str
+    contents: tuple[Content, ...]
+
+    @cached_property
+    def tar(self) -> TarLayout:
+        """Every header and offset of the layer's tar; files in the order of `contents`."""
+        return lay_out(
+            TarEntry(f"{self.folder}/{content.path}", size_bytes=content.size_bytes)
+            for content in self.contents
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tar."""
+        return self.tar.size_bytes
+
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of the contents, without headers."""
+        return sum(content.size_bytes for content in self.contents)
+
+    @cached_property
+    def key(self) -> str:
+        """64 hex digits that name the layer before its bytes, and so its digest, are known."""
+        members = [[content.path, content.size_bytes] for content in self.contents]
+        return hashlib.sha256(json.dumps([self.folder, members]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which files go into which layers.
+
+    Args:
+        snapshot: What is built.
+        layers: Bottom first, without the metadata layer.
+        layer_limit_bytes: No layer is larger.
+        cache_root: Absolute path of ``HF_HOME`` in the image.
+    """
+
+    snapshot: Snapshot
+    layers: tuple[Layer, ...]
+    layer_limit_bytes: int
+    cache_root: str = DEFAULT_CACHE_ROOT
+
+    @property
+    def folder(self) -> str:
+        """The repo folder in the image, without leading slash."""
+        return repo_folder(self.cache_root, self.snapshot)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all layers' tars, without the metadata layer."""
+        return sum(layer.size_bytes for layer in self.layers)
+
+    @property
+    def parts(self) -> dict[str, tuple[Content, ...]]:
+        """The parts of every split blob, by oid, in order."""
+        found: dict[str, list[Content]] = {}
+        for layer in self.layers:
+            for content in layer.contents:
+                if content.parts:
+                    found.setdefault(content.oid, []).append(content)
+        return {oid: tuple(sorted(parts, key=lambda c: c.part)) for oid, parts in found.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as `Plan.from_json` reads it."""
+        return {
+            "format_version": 1,
+            "cache_root": self.cache_root,
+            "layer_limit": self.layer_limit_bytes,
+            "snapshot": self.snapshot.to_json(),
+            "layers": [_layer_json(layer) for layer in self.layers],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Plan":
+        """Parse a plan that may come from an image, so from anybody.
+
+        Raises:
+            ProtocolError: A key is missing or has a value that cannot be, or a layer carries
+                what no file needs.
+        """
+        snapshot_json, root = document.get("snapshot"), document.get("cache_root")
+        limit = document.get("layer_limit")
+        if not isinstance(snapshot_json, Mapping) or not isinstance(limit, int):
+            raise ProtocolError("plan: want the keys snapshot and layer_limit")
+        snapshot = Snapshot.from_json(snapshot_json)
+        folder = repo_folder(_parse_cache_root(root, ProtocolError), snapshot)
+        layers = _parse_layers(document.get("layers"), folder, snapshot.blobs)
+        return cls(snapshot, layers, limit, str(root))
+
+
+def make_plan(
+    snapshot: Snapshot,
+    *,
+    layer_limit_bytes: int = LAYER_PROFILES["default"],
+    cache_root: str = DEFAULT_CACHE_ROOT,
+) -> Plan:
+    """Return the plan of a snapshot.
+
+    Raises:
+        InputError: The limit is too small for this many bytes in `MAX_LAYERS` layers, or the
+            cache root is no absolute path.
+    """
+    if layer_limit_bytes < SMALLEST_LIMIT_BYTES:
+        raise InputError(
+            f"want a layer size of at least {SMALLEST_LIMIT_BYTES} bytes, got {layer_limit_bytes}"
+        )
+    folder = repo_folder(_parse_cache_root(cache_root, InputError), snapshot)
+    groups = _group(snapshot, layer_limit_bytes - TAR_OVERHEAD_BYTES)
+    layers = tuple(Layer(folder, _sorted(group)) for group in groups)
+    return Plan(snapshot, layers, layer_limit_bytes, cache_root)
+
+
+def split_shards(layers: Sequence[Layer], count: int) -> list[list[Layer]]:
+    """Share layers among ``count`` jobs, balanced by bytes; some may be empty.
+
+    Largest first into the emptiest: at most a third above the best possible share (Graham 1969).
+    """
+    if count < 1:
+        raise InputError(f"want at least 1 shard, got {count}")
+    shards: list[list[Layer]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for layer in sorted(layers, key=lambda layer: (-layer.size_bytes, layer.key)):
+        lightest = loads.index(min(loads))
+        shards[lightest].append(layer)
+        loads[lightest] += layer.size_bytes
+    return shards
+
+
+def parse_layer_limit(text: str) -> int:
+    """Return bytes for a profile's name or a size.
+
+    Raises:
+        InputError: It is neither.
+
+    >>> parse_layer_limit("mirror"), parse_layer_limit("2GB"), parse_layer_limit("512MiB")
+    (1000000000, 2000000000, 536870912)
+    """
+    if text in LAYER_PROFILES:
+        return LAYER_PROFILES[text]
+    return parse_size(text, f"a size like 2GB or one of {', '.join(LAYER_PROFILES)}")
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {"KI": 1024, "MI": MIB, "GI": GIB, "TI": 1024**4}
+
+
+def parse_size(text: str, want: str = "a size like 256MiB") -> int:
+    """Return bytes for a number with an optional unit, decimal (MB) or binary (MiB).
+
+    Raises:
+        InputError: It is none.
+    """
+    upper = text.strip().upper().removesuffix("B")
+    digits = upper.rstrip("KMGTI")
+    try:
+        return int(float(digits) * _UNITS[upper[len(digits) :].strip()])
+    except (ValueError, KeyError, OverflowError):
+        raise InputError(f"want {want}, got {text!r}") from None
+
+
+def repo_folder(cache_root: str, snapshot: Snapshot) -> str:
+    """Return the repo folder in the image, without leading slash."""
+    return f"{cache_root.strip('/')}/hub/{snapshot.repo.folder_name}"
+
+
+def _parse_cache_root(path: object, error: type[InputError | ProtocolError]) -> str:
+    text = str(path)
+    segments = text.strip("/").split("/")
+    plain = text.isprintable() and not set(text) & set("\\\"'$ ")
+    if not text.startswith("/") or not plain or set(segments) & {"", ".", ".."}:
+        raise error(f"want an absolute path as cache root, without spaces, got {text!r}")
+    return text
+
+
+def _sorted(contents: Iterable[Content]) -> tuple[Content, ...]:
+    return tuple(sorted(contents, key=lambda content: content.path.split("/")))
+
+
+def _group(snapshot: Snapshot, limit_bytes: int) -> list[list[Content]]:
+    sizes: dict[str, int] = {}
+    for file in snapshot.files:  # the first path of a content decides where it goes
+        sizes.setdefault(file.oid, file.size_bytes)
+    cards = {file.oid for file in snapshot.files if file.path == MODEL_CARD}
+    large = {oid: size for oid, size in sizes.items() if size >= min(LARGE_FILE_BYTES, limit_bytes)}
+    small = {oid: size for oid, size in sizes.items() if oid not in large}
+    card = [[_whole(oid, size)] for oid, size in small.items() if oid in cards]
+    rest = [_whole(oid, size) for oid, size in small.items() if oid not in cards]
+    own = [[content] for oid, size in large.items() for content in _split(oid, size, limit_bytes)]
+    room = MAX_LAYERS - 1 - len(card)  # the last layer is the metadata
+    fewest_shared = len(_fill(rest, limit_bytes))
+    own = _pack_if_needed(own, room - fewest_shared, limit_bytes)
+    shared = _fill(rest, _shared_target(rest, room - len(own), limit_bytes))
+    groups = own + shared + card
+    if len(groups) > MAX_LAYERS - 1:
+        raise _too_large(sum(sizes.values()), limit_bytes)
+    return groups
+
+
+def _whole(oid: str, size_bytes: int) -> Content:
+    return Content(oid, size_bytes, ByteRange(0, size_bytes))
+
+
+def _split(oid: str, size_bytes: int, limit_bytes: int) -> list[Content]:
+    if size_bytes <= limit_bytes:
+        return [_whole(oid, size_bytes)]
+    count = -(-size_bytes // limit_bytes)
+    even = -(-size_bytes // count)
+    piece = min(even + -even % PART_ALIGNMENT_BYTES, limit_bytes)
+    ranges = list(ByteRange(0, size_bytes).split(piece))
+    return [
+        Content(oid, size_bytes, byte_range, part, len(ranges))
+        for part, byte_range in enumerate(ranges, start=1)
+    ]
+
+
+def _pack_if_needed(
+    groups: list[list[Content]], room: int, limit_bytes: int
+) -> list[list[Content]]:
+    """Put large files together, the smallest first, until there are at most ``room`` layers."""
+    if len(groups) <= room:
+        return groups
+    bins: list[list[Content]] = []
+    free: list[int] = []
+    for group in sorted(groups, key=lambda g: (-g[0].size_bytes, g[0].path)):
+        need = group[0].size_bytes + _member_overhead(group[0])
+        # Spread over all the room there is before any two share; then the emptiest that fits.
+        at = max(range(len(free)), key=free.__getitem__) if len(bins) >= room and free else -1
+        if at < 0:
+            bins.append(list(group))
+            free.append(limit_bytes - need)
+        elif free[at] >= need:
+            bins[at] += group
+            free[at] -= need
+        else:
+            raise _too_large(sum(g[0].size_bytes for g in groups), limit_bytes)
+    return bins
+
+
+def _member_overhead(content: Content) -> int:
+    return 512 + -content.size_bytes % 512
+
+
+def _shared_target(contents: Sequence[Content], room: int, limit_bytes: int) -> int:
+    total = sum(content.size_bytes + _member_overhead(content) for content in contents)
+    # Filling in order wastes at most one large file per layer; hence the margin.
+    even = total // max(1, room) + LARGE_FILE_BYTES
+    return min(limit_bytes, max(SHARED_LAYER_BYTES, even))
+
+
+def _fill(contents: Sequence[Content], target_bytes: int) -> list[list[Content]]:
+    groups: list[list[Content]] = []
+    filled = target_bytes
+    for content in contents:
+        need = content.size_bytes + _member_overhead(content)
+        if filled + need > target_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(content)
+        filled += need
+    return groups
+
+
+def _too_large(size_bytes: int, limit_bytes: int) -> InputError:
+    return InputError(
+        f"want at most {MAX_LAYERS} layers of {limit_bytes} bytes, got {size_bytes} bytes of files",
+        hint="raise --layer-size, or build several images with --include",
+    )
+
+
+def _layer_json(layer: Layer) -> dict[str, Any]:
+    return {"contents": [_content_json(content) for content in layer.contents]}
+
+
+def _content_json(content: Content) -> dict[str, Any]:
+    plain: dict[str, Any] = {"oid": content.oid}
+    if content.parts:
+        plain |= {"part": content.part, "parts": content.parts}
+        plain |= {"start": content.byte_range.start, "end": content.byte_range.end}
+    return plain
+
+
+def _parse_layers(document: object, folder: str, blobs: Mapping[str, int]) -> tuple[Layer, ...]:
+    if not isinstance(document, list) or len(document) >= MAX_LAYERS:
+        raise ProtocolError(f"plan.layers: want a list of fewer than {MAX_LAYERS}")
+    return tuple(
+        Layer(folder, _parse_contents(layer, f"plan.layers[{i}]", blobs))
+        for i, layer in enumerate(document)
+    )
+
+
+def _parse_contents(document: object, where: str, blobs: Mapping[str, int]) -> tuple[Content, ...]:
+    items = document.get("contents") if isinstance(document, Mapping) else None
+    if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+        raise ProtocolError(f"{where}.contents: want a list of objects")
+    return tuple(
+        _parse_content(item, f"{where}.contents[{i}]", blobs) for i, item in enumerate(items)
+    )
+
+
+def _parse_content(document: Mapping[str, Any], where: str, blobs: Mapping[str, int]) -> Content:
+    oid = document.get("oid")
+    if not isinstance(oid, str) or not is_oid(oid) or oid not in blobs:
+        raise ProtocolError(f"{where}.oid: want the oid of a file of the snapshot, got {oid!r}")
+    whole = _whole(oid, blobs[oid])
+    if "part" not in document:
+        return whole
+    numbers = [document.get(key) for key in ("part", "parts", "start", "end")]
+    if not all(isinstance(number, int) for number in numbers):
+        raise ProtocolError(f"{where}: want part, parts, start and end as numbers, got {numbers!r}")
+    part, parts, start, end = (int(str(number)) for number in numbers)
+    if not (1 <= part <= parts and 0 <= start < end <= whole.blob_bytes):
+        raise ProtocolError(
+            f"{where}: want a part inside {whole.blob_bytes} bytes, got {numbers!r}"
+        )
+    return replace(whole, byte_range=ByteRange(start, end), part=part, parts=parts)
