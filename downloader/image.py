@@ -1,0 +1,296 @@
+"""The image of a plan: names, labels, annotations, config, and the metadata layer. Pure.
+
+Both ways to build (Docker and streaming) take these from here, so that one image is like
+the other. ``docs/image-format.md`` specifies the format.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from downloader import __version__
+from downloader.errors import InputError, ProtocolError
+from downloader.hub.cache import iter_metadata_entries
+from downloader.hub.repo import Repo, is_commit, is_oid, parse_repo
+from downloader.net.ranges import ByteRange
+from downloader.oci.digest import Digest
+from downloader.oci.manifest import Descriptor, Platform, to_json_bytes
+from downloader.oci.tar import TarEntry, iter_tar, lay_out
+from downloader.plan import Layer, Plan
+
+PREFIX = "io.github.alphahinex.hf-models"
+HUB_URL = "https://huggingface.co"
+PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
+
+# In the image's PATH whatever its base, and not where a base keeps its own programs.
+EXPORT_PATH = "usr/local/bin/export"
+
+# A member list of this size is worth carrying in the manifest (limit: 4 MiB in all);
+# a longer one is read from the tar headers.
+MEMBERS_LIMIT_BYTES = 512 * 1024
+EPOCH = "1970-01-01T00:00:00Z"
+
+
+def plan_path(commit: str) -> str:
+    """Return where the plan lies in the repo folder, as trees/<commit>.json does."""
+    return f"plans/{commit}.json"
+
+
+def plan_json(plan: Plan) -> bytes:
+    """Return the plan as it lies in the image."""
+    return to_json_bytes(plan.to_json())
+
+
+def labels(plan: Plan, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the labels of the image, which are also the annotations of its manifest.
+
+    Args:
+        plan: What the image carries.
+        base: ``name`` and ``digest`` of the base image, where there is one.
+
+    Source: OCI image specification 1.1, annotations.md, "Pre-Defined Annotation Keys".
+    """
+    snapshot = plan.snapshot
+    standard = {
+        "title": snapshot.repo.id,
+        "description": f"{snapshot.repo.type} {snapshot.repo.id} as a Hugging Face cache",
+        "source": f"{HUB_URL}/{snapshot.repo.url_path}",
+        "url": f"{HUB_URL}/{snapshot.repo.url_path}/tree/{snapshot.commit}",
+        "revision": snapshot.commit,
+        "version": snapshot.revision,
+        "created": created(plan),
+        "licenses": snapshot.license or "",
+        **{f"base.{key}": value for key, value in (base or {}).items()},
+    }
+    ours = {
+        "repo-id": snapshot.repo.id,
+        "repo-type": snapshot.repo.type,
+        "commit": snapshot.commit,
+        "revision": snapshot.revision,
+        "files": str(len(snapshot.files)),
+        "bytes": str(snapshot.size_bytes),
+        "partial": _flag(snapshot.is_partial),
+        "gated": str(snapshot.gated).lower(),
+        "private": _flag(snapshot.private),
+        "cache-root": plan.cache_root,
+        "names": _list(snapshot.selection.names),
+        "include": _list(snapshot.selection.include),
+        "exclude": _list(snapshot.selection.exclude),
+        "tool-version": __version__,
+    }
+    named = {f"org.opencontainers.image.{key}": value for key, value in standard.items()}
+    named |= {f"{PREFIX}.{key}": value for key, value in ours.items()}
+    return {key: value for key, value in sorted(named.items()) if value}
+
+
+def created(plan: Plan) -> str:
+    """Return the commit's date as RFC 3339: the same for whoever builds, whenever."""
+    date = plan.snapshot.committed_at
+    return date.strftime("%Y-%m-%dT%H:%M:%SZ") if date else EPOCH
+
+
+def environment(plan: Plan) -> list[str]:
+    """Return the image's variables: offline, or loading waits minutes for a Hub it cannot reach."""
+    return [f"HF_HUB_CACHE={plan.cache_root.rstrip('/')}/hub", "HF_HUB_OFFLINE=1"]
+
+
+@cache
+def export_script() -> bytes:
+    """Return the shell script ``export``, which copies the cache out of a running image."""
+    return files("downloader").joinpath("export.sh").read_bytes()
+
+
+def metadata_entries(plan: Plan) -> tuple[list[TarEntry], list[bytes]]:
+    """Return the members of the metadata layer, and the contents of its files in tar order.
+
+    Refs, snapshot links, trees, the plan itself, and the export script.
+    """
+    extra = {plan_path(plan.snapshot.commit): plan_json(plan)}
+    entries = [TarEntry(EXPORT_PATH, size_bytes=len(export_script()), executable=True)]
+    data = {EXPORT_PATH: export_script()}
+    for entry in iter_metadata_entries(plan.snapshot, extra):
+        path = f"{plan.folder}/{entry.path}"
+        entries.append(TarEntry(path, entry.kind, len(entry.data), entry.target))
+        data[path] = entry.data
+    ordered = [placed.entry for placed in lay_out(entries).entries]
+    return entries, [data[entry.path] for entry in ordered if entry.kind == "file"]
+
+
+def metadata_tar(plan: Plan) -> bytes:
+    """Return the bytes of the metadata layer: a megabyte for some thousand files."""
+    entries, contents = metadata_entries(plan)
+    return b"".join(iter_tar(lay_out(entries), contents))
+
+
+@dataclass(frozen=True)
+class Member:
+    """A cache blob, or a part of one, inside a layer's uncompressed tar.
+
+    Args:
+        oid: The cache blob.
+        blob_bytes: The size of the whole cache blob.
+        content: Where its bytes lie in the tar.
+        start: The offset in the cache blob of the first of them.
+    """
+
+    oid: str
+    blob_bytes: int
+    content: ByteRange
+    start: int = 0
+
+
+def layer_annotations(layer: Layer) -> dict[str, str]:
+    """Return what a layer's descriptor says of it: its key, and what lies where in it."""
+    placed = [item for item in layer.tar.entries if item.entry.kind == "file"]
+    members = [
+        [content.oid, content.blob_bytes, item.content_offset, content.size_bytes]
+        + ([content.byte_range.start] if content.parts else [])
+        for content, item in zip(layer.contents, placed, strict=True)
+    ]
+    text = json.dumps(members, separators=(",", ":"))
+    keyed = {f"{PREFIX}.layer.key": layer.key}
+    if len(text) <= MEMBERS_LIMIT_BYTES:
+        keyed[f"{PREFIX}.layer.members"] = text
+    return keyed
+
+
+METADATA_ANNOTATIONS: Mapping[str, str] = {f"{PREFIX}.layer.metadata": "true"}
+
+
+def layer_key(descriptor: Descriptor) -> str | None:
+    """Return the key of the layer that a descriptor names, None where it has none."""
+    return descriptor.annotations.get(f"{PREFIX}.layer.key")
+
+
+def is_metadata_layer(descriptor: Descriptor) -> bool:
+    """Whether a descriptor says that it is the metadata layer."""
+    return f"{PREFIX}.layer.metadata" in descriptor.annotations
+
+
+def parse_members(descriptor: Descriptor) -> tuple[Member, ...] | None:
+    """Return what a descriptor says lies in its layer; None where it says nothing.
+
+    Raises:
+        ProtocolError: It says what cannot be: no oid, or bytes outside the layer.
+    """
+    text = descriptor.annotations.get(f"{PREFIX}.layer.members")
+    if text is None:
+        return None
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"{descriptor.digest}: members annotation: want JSON") from error
+    if not isinstance(items, list):
+        raise ProtocolError(f"{descriptor.digest}: members annotation: want a list")
+    return tuple(_parse_member(item, descriptor, i) for i, item in enumerate(items))
+
+
+def _parse_member(item: object, layer: Descriptor, index: int) -> Member:
+    where = f"{layer.digest}: members[{index}]"
+    if not isinstance(item, list) or len(item) not in {4, 5}:
+        raise ProtocolError(f"{where}: want oid, blob size, offset, size and start")
+    oid, *numbers = item
+    if not isinstance(oid, str) or not is_oid(oid):
+        raise ProtocolError(f"{where}: want an oid, got {str(oid)[:80]!r}")
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ProtocolError(f"{where}: want sizes and offsets in bytes, got {numbers!r}")
+    blob_bytes, offset, size_bytes, start = [*numbers, 0][:4]
+    if offset + size_bytes > layer.size_bytes or start + size_bytes > blob_bytes:
+        raise ProtocolError(f"{where}: want bytes inside the layer and the blob, got {numbers!r}")
+    return Member(oid, blob_bytes, ByteRange(offset, offset + size_bytes), start)
+
+
+def config_json(
+    plan: Plan,
+    platform: Platform,
+    diff_ids: Sequence[Digest],
+    base_config: Mapping[str, Any],
+    base: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return the image config: the base's, with our layers, labels and variables on top.
+
+    Args:
+        plan: What the image carries.
+        platform: What the image runs on.
+        diff_ids: Of our layers, the metadata layer last.
+        base_config: The base image's config; empty for none.
+        base: ``name`` and ``digest`` of the base image, where there is one.
+
+    Source: OCI image specification 1.1, config.md.
+    """
+    inner = dict(base_config.get("config") or {})
+    rootfs = base_config.get("rootfs") or {}
+    names = {line.partition("=")[0] for line in environment(plan)}
+    kept = [line for line in inner.get("Env") or [] if line.partition("=")[0] not in names]
+    inner["Env"] = (kept or [_DEFAULT_PATH]) + environment(plan)
+    inner["Labels"] = dict(inner.get("Labels") or {}) | labels(plan, base)
+    document = {
+        "created": created(plan),
+        **platform.to_json(),
+        "config": inner,
+        "rootfs": {"type": "layers", "diff_ids": [*rootfs.get("diff_ids", []), *diff_ids]},
+        "history": [*base_config.get("history", []), *_history(plan, len(diff_ids))],
+    }
+    return to_json_bytes(document)
+
+
+# Docker's own default where a config names none.
+_DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def _history(plan: Plan, count: int) -> list[dict[str, str]]:
+    snapshot = plan.snapshot
+    text = f"hf-models {snapshot.repo.url_path}@{snapshot.commit}"
+    return [{"created": created(plan), "created_by": text} for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class ImageLabels:
+    """What an image says of itself, parsed; None where it says nothing of ours."""
+
+    repo: Repo
+    commit: str
+    revision: str
+    is_partial: bool
+    gated: bool
+    private: bool
+
+
+def parse_labels(found: Mapping[str, str]) -> ImageLabels | None:
+    """Parse the labels of an image, or the annotations of a manifest.
+
+    Raises:
+        ProtocolError: They are ours, and say what cannot be.
+    """
+    repo_id = found.get(f"{PREFIX}.repo-id")
+    if repo_id is None:
+        return None
+    ours = {key: found.get(f"{PREFIX}.{key}", "") for key in _PARSED}
+    if not is_commit(ours["commit"]):
+        raise ProtocolError(f"label commit: want 40 hex digits, got {ours['commit']!r}")
+    try:
+        repo = parse_repo(repo_id, ours["repo-type"] or "model")
+    except InputError as error:
+        raise ProtocolError(f"label repo-id: {error.message}") from error
+    return ImageLabels(
+        repo=repo,
+        commit=ours["commit"],
+        revision=ours["revision"],
+        is_partial=ours["partial"] == "true",
+        gated=ours["gated"] not in {"", "false"},
+        private=ours["private"] == "true",
+    )
+
+
+_PARSED = ("repo-type", "commit", "revision", "partial", "gated", "private")
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _list(items: Sequence[str]) -> str:
+    return json.dumps(list(items), ensure_ascii=False) if items else ""
