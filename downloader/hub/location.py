@@ -1,0 +1,293 @@
+"""Where a file's bytes are now: redirects followed, signed URLs renewed, the token kept home.
+
+The Hub answers with the bytes themselves (small files) or redirects to a CDN with a signed
+URL that expires after an hour or so. This is the one place that knows: a download, a child
+process and a stream all ask here for the address.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from urllib.parse import urljoin, urlsplit
+
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError
+
+from downloader.errors import (
+    HfModelsError,
+    HubError,
+    IntegrityError,
+    ProtocolError,
+    TransportError,
+    without_secrets,
+)
+from downloader.hub.source import FileSource
+from downloader.net.http import HttpPool, transport_error
+from downloader.net.ranges import ByteRange, check_content_range, range_header
+from downloader.net.retry import RetryPolicy, is_passing, parse_retry_after
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LONGEST_CHAIN = 6  # the Hub needs two: resolve-cache, then the CDN
+# What S3, CloudFront and the Hub's CAS bridge answer to a signature that is over.
+_SIGNATURE_OVER = frozenset({400, 401, 403, 404, 410})
+_PIECE_BYTES = 256 * 1024  # per call of read: stays in the second-level cache while it is copied
+
+_HINTS = {
+    "GatedRepo": "accept the repo's conditions on its page, then give a token with access",
+    "RepoNotFound": "check the repo id and type; a private repo needs a token with access",
+    "RevisionNotFound": "check --revision",
+    "EntryNotFound": "check the file name and the revision",
+}
+
+
+class PassingError(Exception):
+    """A failure that may go away by itself.
+
+    Args:
+        error: What to raise once patience is over.
+        asked_s: Seconds that the server asked to wait.
+    """
+
+    def __init__(self, error: HfModelsError, asked_s: float | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.asked_s = asked_s
+
+
+class Patience:
+    """Counts the failures of one piece of work in a row, and waits or gives up.
+
+    Args:
+        policy: How often and how long.
+        cancelled: Set by another thread to end the waiting.
+    """
+
+    def __init__(self, policy: RetryPolicy, cancelled: threading.Event) -> None:
+        self._policy = policy
+        self._cancelled = cancelled
+        self._failures = 0
+
+    def progressed(self) -> None:
+        """Forget the failures so far: bytes have arrived since."""
+        self._failures = 0
+
+    def wait_or_raise(self, failure: PassingError) -> None:
+        """Wait as the policy and the server say.
+
+        Raises:
+            HfModelsError: What ``failure`` carries: too many failures, or cancelled.
+        """
+        self._failures += 1
+        delay_s = self._policy.delay_s(self._failures, failure.asked_s)
+        if delay_s is None or self._cancelled.wait(delay_s):
+            raise failure.error from failure
+
+
+@dataclass(frozen=True)
+class Target:
+    """An address that answers with bytes, and the headers that may go there."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+
+class Location:
+    """The current address of one file; may be used by several threads.
+
+    Args:
+        http: Connections.
+        source: The Hub's address of the file, and the headers for that origin only.
+    """
+
+    def __init__(self, http: HttpPool, source: FileSource) -> None:
+        self._http = http
+        self._home = Target(source.url, source.headers)
+        self._target = self._home
+        self._is_resolved = False
+        self._lock = threading.Lock()
+
+    def open(self, want: ByteRange | None) -> BaseHTTPResponse:
+        """Ask once for the file or for ``want`` of it; the body is unread.
+
+        Raises:
+            PassingError: No answer, a status that passes, or a signed URL that is over; the
+                next call asks the Hub again.
+            HubError: The Hub said no.
+        """
+        headers = {"Range": range_header(want)} if want else {}
+        if self._is_resolved:
+            return self._open(headers)
+        with self._lock:  # one asks the Hub, the others wait for what it learns
+            return self._open(headers)
+
+    def resolve(self) -> tuple[Target, bool]:
+        """Return the address that answers without a redirect, and whether it honours ranges.
+
+        Raises:
+            PassingError, HubError: As `open` does.
+        """
+        with closing(self.open(ByteRange(0, 1))) as response:
+            return self._target, response.status == 206
+
+    def _open(self, headers: Mapping[str, str]) -> BaseHTTPResponse:
+        for _ in range(_LONGEST_CHAIN):
+            target = self._target
+            response = self._request(target, headers)
+            if response.status in _REDIRECTS:
+                self._follow(target, response)
+                continue
+            if response.status in {200, 206}:
+                self._is_resolved = True
+                return response
+            _drain(response)
+            raise self._refusal(target, response)
+        self._target = self._home
+        raise ProtocolError(f"{without_secrets(self._home.url)}: more than 5 redirects")
+
+    def _request(self, target: Target, headers: Mapping[str, str]) -> BaseHTTPResponse:
+        try:
+            return self._http.request("GET", target.url, headers={**target.headers, **headers})
+        except TransportError as error:
+            # The CDN's host may be gone; the Hub may name another.
+            self._forget(target)
+            raise PassingError(error) from error
+
+    def _follow(self, target: Target, response: BaseHTTPResponse) -> None:
+        _drain(response)
+        location = response.headers.get("Location")
+        if not location:
+            raise ProtocolError(
+                f"{without_secrets(target.url)}: want a Location with status "
+                f"{response.status}, got none"
+            )
+        url = urljoin(target.url, location)
+        if urlsplit(url).scheme not in {"http", "https"}:
+            raise ProtocolError(f"want a redirect to http or https, got {without_secrets(url)!r}")
+        is_home = _origin(url) == _origin(self._home.url)
+        self._target = Target(url, self._home.headers if is_home else {})
+
+    def _forget(self, target: Target) -> None:
+        if self._target is target:
+            self._target, self._is_resolved = self._home, False
+
+    def _refusal(self, target: Target, response: BaseHTTPResponse) -> Exception:
+        is_home = _origin(target.url) == _origin(self._home.url)
+        error = _hub_error(target.url, response, is_home)
+        self._forget(target)
+        if response.status in _SIGNATURE_OVER and not is_home:
+            return PassingError(error)
+        if response.status == 416:
+            message = f"{without_secrets(target.url)}: want a range inside the file, got 416"
+            return PassingError(IntegrityError(message))
+        if is_passing(response.status):
+            return PassingError(error, parse_retry_after(response.headers, datetime.now(UTC)))
+        return error
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    default = 443 if parts.scheme == "https" else 80
+    return parts.scheme, parts.hostname, parts.port or default
+
+
+def _hub_error(url: str, response: BaseHTTPResponse, is_home: bool) -> HubError:
+    code = response.headers.get("X-Error-Code", "")
+    said = response.headers.get("X-Error-Message", "") or code or response.reason or "no reason"
+    hint = _HINTS.get(code)
+    if is_home and response.status == 401:
+        hint = hint or "the token is missing or not valid: set HF_TOKEN"
+    if is_home and response.status == 429:
+        hint = "the Hub's rate limit: wait some minutes, or give a token"
+    message = f"{without_secrets(url)}: HTTP {response.status}: {said[:300]}"
+    return HubError(message, status=response.status, hint=hint)
+
+
+def check_answer(response: BaseHTTPResponse, want: ByteRange, size_bytes: int) -> bool:
+    """Return whether the body is exactly ``want``; False where it is the whole file.
+
+    Args:
+        response: Status 200 or 206.
+        want: The half-open interval of byte offsets that was asked for.
+        size_bytes: Of the whole file, as the Hub promised it.
+
+    Raises:
+        PassingError: The headers announce other bytes, or another size.
+    """
+    is_range = response.status == 206
+    expected = want.size_bytes if is_range else size_bytes
+    try:
+        if is_range:
+            check_content_range(response.headers.get("Content-Range"), want)
+            _check_total(response.headers["Content-Range"].rpartition("/")[2], size_bytes)
+        _check_total(response.headers.get("Content-Length", "*"), expected)
+    except (ProtocolError, IntegrityError) as error:
+        response.close()
+        raise PassingError(error) from error
+    return is_range
+
+
+def _check_total(text: str, want_bytes: int) -> None:
+    if text not in {"*", str(want_bytes)}:
+        raise IntegrityError(f"want {want_bytes} bytes, got an answer of {text[:40]} bytes")
+
+
+def iter_fill(response: BaseHTTPResponse, view: memoryview) -> Iterator[int]:
+    """Fill ``view`` with the body's next bytes; yield how many were added, each time.
+
+    Raises:
+        PassingError: The connection broke, stalled or ended before ``view`` was full.
+    """
+    at = 0
+    while at < len(view):
+        with body_errors(response):
+            count = response.readinto(view[at : at + _PIECE_BYTES])
+        if not count:
+            missing = len(view) - at
+            error = TransportError(f"the answer ended early: want {missing} more bytes, got 0")
+            raise PassingError(error)
+        at += count
+        yield count
+
+
+def check_end(response: BaseHTTPResponse) -> None:
+    """Raise unless the body is over; needed where no Content-Length bounds it.
+
+    Raises:
+        PassingError: More bytes follow.
+    """
+    with body_errors(response):
+        more = response.read(1)
+    if more:
+        raise PassingError(IntegrityError("want the end of the file, got more bytes"))
+
+
+@contextmanager
+def body_errors(response: BaseHTTPResponse) -> Iterator[None]:
+    """Turn what urllib3 and sockets raise while a body is read into a `PassingError`."""
+    try:
+        yield
+    except (HTTPError, OSError) as error:
+        raise PassingError(transport_error("GET", response.url or "", error)) from error
+
+
+@contextmanager
+def closing(response: BaseHTTPResponse) -> Iterator[BaseHTTPResponse]:
+    """Close the connection of an answer, unless its body was read to the end.
+
+    A body that is over has given its connection back to the pool already.
+    """
+    try:
+        yield response
+    finally:
+        with suppress(HTTPError, OSError):
+            response.close()
+
+
+def _drain(response: BaseHTTPResponse) -> None:
+    """Keep the connection where the rest of the body costs less than a new handshake."""
+    with suppress(HTTPError, OSError):
+        if (response.length_remaining or 0) <= _PIECE_BYTES and not response.chunked:
+            response.read(_PIECE_BYTES)
+        response.close()
