@@ -57,13 +57,17 @@ def read_spec(arguments: argparse.Namespace) -> HubSpec:
 def main() -> None:
     """Serve until standard input ends (``--spec -``) or a signal comes."""
     arguments = parse_arguments()
+    # Blocked before there are threads, or one of them would die of the signal. A child
+    # (--spec -) ends with its parent's pipe, also when Ctrl-C reaches both.
+    blocked = {signal.SIGINT} if arguments.spec == "-" else {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     with HubServer(read_spec(arguments)) as hub:
         names = ("endpoint", "cdn_endpoint", "elsewhere_endpoint", "control_endpoint")
         print(json.dumps({name: getattr(hub, name) for name in names}), flush=True)
         if arguments.spec == "-":
             sys.stdin.read()
         else:
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            signal.sigwait(blocked)
 
 
 if __name__ == "__main__":

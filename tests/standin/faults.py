@@ -264,12 +264,13 @@ class BandwidthCap(BodyFault):
 
 @dataclass(frozen=True, kw_only=True)
 class SlowFirstByte(Fault):
-    """The answer, head and all, comes late."""
+    """The answer, head and all, comes late: after a time, or after ``release()``."""
 
-    delay_s: float = 1
+    delay_s: float | None = None
 
     def change(self, reply: Reply, request: Request, world: World) -> Reply:
-        return dataclasses.replace(reply, delay_s=self.delay_s)
+        released = world.released
+        return dataclasses.replace(reply, before=lambda wire: wire.wait(released, self.delay_s))
 
 
 def expired_reply() -> Reply:

@@ -189,7 +189,10 @@ class HubApi:
     def _page(self, request: Request, entries: list[dict[str, Any]], part: int) -> Reply:
         params = request.params
         most = max(1, self._state.spec.page_size // part)
-        size = min(most, int(params.pop("limit", most)))
+        limit = params.pop("limit", str(most))
+        if not limit.isdecimal() or int(limit) < 1:
+            raise BadRequestError(f"want limit of at least 1, got {limit!r}")
+        size = min(most, int(limit))
         start = _parse_cursor(params.pop("cursor", None))
         reply = json_reply(entries[start : start + size])
         if start + size < len(entries):
@@ -333,12 +336,18 @@ def _make_cursor(start: int) -> str:
 
 
 def _parse_cursor(value: str | None) -> int:
-    return int.from_bytes(bytes.fromhex(value)) if value else 0
+    try:
+        return int.from_bytes(bytes.fromhex(value or ""))
+    except ValueError:
+        raise BadRequestError(f"want a cursor of this server, got {value!r}") from None
 
 
 def _parse_paths(request: Request) -> tuple[set[str], bool]:
     if request.headers.get("content-type", "").startswith("application/json"):
-        raw = json.loads(request.body)
-        return set(raw["paths"]), bool(raw.get("expand", False))
+        try:
+            raw = json.loads(request.body)
+            return set(raw["paths"]), bool(raw.get("expand", False))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadRequestError(f"want JSON with paths: {error!r}") from None
     form = parse_qs(request.body.decode(), keep_blank_values=True)
     return set(form.get("paths", [])), _is_true(form.get("expand", ["false"])[0])

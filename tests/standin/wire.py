@@ -78,7 +78,7 @@ class Reply:
         stop: One past the last byte.
         whole: The full representation's size; None where ranges make no sense.
         steps: At how many bytes of the body something happens, and what.
-        delay_s: Before the first byte.
+        before: What happens before the first byte of the head.
         bytes_per_s: The cap; None is none.
     """
 
@@ -89,7 +89,7 @@ class Reply:
     stop: int = 0
     whole: int | None = None
     steps: list[tuple[int, Callable[[Wire], None]]] = field(default_factory=list)
-    delay_s: float = 0
+    before: Callable[[Wire], None] | None = None
     bytes_per_s: int | None = None
 
     @classmethod
@@ -154,8 +154,8 @@ class Wire:
 
     def send(self, reply: Reply, entry: Access, *, body: bool) -> None:
         """Send head and body, counting the body's bytes into the entry as they go."""
-        if reply.delay_s:
-            self.wait(threading.Event(), reply.delay_s)
+        if reply.before:
+            reply.before(self)
         self.sock.sendall(_head(reply))
         if not body:
             return
