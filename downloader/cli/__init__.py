@@ -1,0 +1,88 @@
+"""The command line: flags to one library call per command.
+
+The only package that prints, reads the environment, or exits. Commands are loaded when they
+are called, so that the consumer's commands never import what only publishers need.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from types import FrameType
+
+import click
+
+from downloader import __version__
+from downloader.cli.console import say_error
+from downloader.errors import HfModelsError
+
+# name -> module that defines a click command of that name (dashes become underscores)
+COMMANDS: Mapping[str, str] = {
+    "plan": "downloader.cli.plan",
+    "fetch": "downloader.cli.fetch",
+    "verify": "downloader.cli.verify",
+    "build": "downloader.cli.build",
+    "push": "downloader.cli.push",
+}
+
+INTERRUPTED = 130  # 128 + SIGINT, as every shell reports it
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name])
+        command = getattr(module, cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)  # noqa: S101 - a table of our own
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hf-models")
+def cli() -> None:
+    """Any Hugging Face repo as a container image, and back into the Hugging Face cache."""
+
+
+def main() -> None:
+    """Run the command line and exit: 0, or the exit code of the error."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors are printed, never raised."""
+    try:
+        result = cli.main(args=arguments, prog_name="hf-models", standalone_mode=False)
+    except HfModelsError as error:
+        say_error(error.message, error.hint)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say_error("interrupted; run the same command again to continue")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left (`| head`); nothing more can or need be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        if error.name not in {"huggingface_hub", "hf_transfer", "httpx2"}:
+            raise
+        say_error(f"this command needs {error.name}", "pip install 'hf-models[hub]'")
+        return 2
+    return result if isinstance(result, int) else 0
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    # A runner that is cancelled sends SIGTERM; clean up exactly as on Ctrl-C.
+    raise KeyboardInterrupt

@@ -1,0 +1,166 @@
+"""What a person sees: results on stdout, everything else on stderr."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+# Without a terminal, one line now and then: a CI log stays short and is never silent for long.
+LINE_EVERY_S = 5.0
+
+
+def say_error(message: str, hint: str | None = None) -> None:
+    """Print an error as one line, and what to do about it as another."""
+    click.echo(f"error: {_one_line(message)}", err=True)
+    if hint:
+        click.echo(f"hint: {_one_line(hint)}", err=True)
+
+
+def say(text: str) -> None:
+    """Print a line of information."""
+    click.echo(text, err=True)
+
+
+def print_result(text: str) -> None:
+    """Print a line of the command's result."""
+    click.echo(text)
+
+
+def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print the command's result for programs."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; columns whose name starts with ``>`` are numbers, set right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+    for row in rows:
+        table.add_row(*(_escape(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 200
+    Console(file=sys.stdout, width=width, highlight=False).print(table)
+
+
+def format_bytes(size_bytes: float) -> str:
+    """Return bytes for people, decimal as registries and disks count.
+
+    >>> format_bytes(999), format_bytes(91_000_000), format_bytes(9_500_000_000)
+    ('999 B', '91.0 MB', '9.5 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.2f} TB"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+class ConsoleProgress:
+    """Progress of a transfer: bars on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, verb: str, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._verb = verb
+        self._quiet = quiet
+        self._stream = stream or sys.stderr
+        self._lock = threading.Lock()
+        self._bars: Bars | None = None
+        self._task = TaskID(0)
+        self._total_bytes = self._done_bytes = self._total_files = self._done_files = 0
+        self._begun_at = self._line_at = time.monotonic()
+
+    def start(self, total_bytes: int, total_files: int) -> None:
+        """Show how much there is to do."""
+        self._total_bytes, self._total_files = total_bytes, total_files
+        if self._quiet:
+            return
+        if self._stream.isatty() and self._bars is None:
+            self._bars = _new_bars(self._stream)
+            self._task = self._bars.add_task(self._verb, total=total_bytes)
+            self._bars.start()
+        else:
+            self._line(f"{self._verb}: {format_bytes(total_bytes)} in {total_files} files")
+
+    def advance(self, size_bytes: int) -> None:
+        """Show that so many more bytes are done."""
+        with self._lock:
+            self._done_bytes += size_bytes
+            if self._bars:
+                self._bars.advance(self._task, size_bytes)
+            elif not self._quiet and time.monotonic() - self._line_at >= LINE_EVERY_S:
+                self._line(self._status())
+
+    def finish_file(self, path: str) -> None:
+        """Count a finished file."""
+        with self._lock:
+            self._done_files += 1
+            if self._bars:
+                self._bars.update(self._task, description=f"{self._verb} {path[-40:]}")
+
+    def note(self, text: str) -> None:
+        """Show one line."""
+        if self._quiet:
+            return
+        if self._bars:
+            self._bars.console.print(text, highlight=False, markup=False)
+        else:
+            self._line(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+        if not self._quiet and kind is None and self._total_files:
+            self._line(self._status())
+
+    def _status(self) -> str:
+        elapsed_s = max(time.monotonic() - self._begun_at, 0.001)
+        done, total = format_bytes(self._done_bytes), format_bytes(self._total_bytes)
+        rate = format_bytes(self._done_bytes / elapsed_s)
+        files = f"{self._done_files}/{self._total_files} files"
+        return f"{self._verb}: {done} of {total}, {files}, {elapsed_s:.0f} s, {rate}/s"
+
+    def _line(self, text: str) -> None:
+        self._line_at = time.monotonic()
+        click.echo(text, file=self._stream)
+
+
+def _new_bars(stream: TextIO) -> Bars:
+    return Bars(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+    )

@@ -1,0 +1,152 @@
+"""Flags that several commands share, and what they and the environment mean.
+
+Names follow ``hf download``, so that nobody has to learn them.
+"""
+
+import os
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from downloader.errors import InputError
+from downloader.hub.repo import Repo, Selection, parse_repo
+from downloader.net.http import HttpPool, HttpSettings
+from downloader.plan import DEFAULT_CACHE_ROOT, parse_layer_limit
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+selection_options = _compose(
+    click.option(
+        "--include", multiple=True, metavar="GLOB", help="Only files that match; repeatable."
+    ),
+    click.option(
+        "--exclude", multiple=True, metavar="GLOB", help="Not files that match; repeatable."
+    ),
+)
+
+repo_options = _compose(
+    click.argument("repo_id", metavar="REPO_ID"),
+    click.argument("filenames", nargs=-1, metavar="[FILE]..."),
+    click.option("--revision", metavar="REV", help="Branch, tag or commit.  [default: main]"),
+    selection_options,
+    click.option(
+        "--repo-type",
+        "--type",
+        type=click.Choice(["model", "dataset", "space"]),
+        default="model",
+        show_default=True,
+    ),
+    click.option(
+        "--token",
+        metavar="TOKEN",
+        help="Hub token; prefer HF_TOKEN or `hf auth login`: arguments are visible to others.",
+    ),
+)
+
+layer_options = _compose(
+    click.option(
+        "--layer-size",
+        default="default",
+        show_default=True,
+        metavar="SIZE",
+        help="Largest layer: default (9.5 GB), mirror (1 GB), or a size like 2GB.",
+    ),
+    click.option(
+        "--cache-root",
+        default=DEFAULT_CACHE_ROOT,
+        show_default=True,
+        metavar="DIR",
+        help="HF_HOME inside the image.",
+    ),
+)
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+
+DEFAULT_IMAGE = "hf-models"
+tag_option = click.option("--tag", metavar="TAG", help="Image tag.  [default: the repo's name]")
+image_option = click.option(
+    "--image",
+    default=DEFAULT_IMAGE,
+    show_default=True,
+    envvar="HF_MODELS_IMAGE",
+    show_envvar=True,
+    metavar="NAME",
+    help="Image name, without tag.",
+)
+
+
+def parse_size_option(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> int | None:
+    """Return bytes for a size flag (a click callback)."""
+    return None if value is None else parse_layer_limit(value)
+
+
+def selected(repo_id: str, repo_type: str) -> Repo:
+    """Return the repo that the arguments name."""
+    return parse_repo(repo_id, repo_type)
+
+
+def selection(
+    filenames: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...]
+) -> Selection:
+    """Return the selection that the arguments name.
+
+    Raises:
+        InputError: File names together with patterns, which ``hf download`` ignores.
+    """
+    if filenames and (include or exclude):
+        raise InputError("want file names or --include/--exclude, got both")
+    return Selection(filenames, include, exclude)
+
+
+def http_settings(environment: Mapping[str, str] | None = None) -> HttpSettings:
+    """Return what the environment says about proxies and the CA bundle.
+
+    The order is that of curl, requests and OpenSSL, most specific first.
+    """
+    env = os.environ if environment is None else environment
+    bundles = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+    proxies = urllib.request.getproxies_environment()
+    return HttpSettings(
+        ca_bundle=next((env[name] for name in bundles if env.get(name)), None),
+        proxies={key: value for key, value in proxies.items() if key != "no"},
+        no_proxy=proxies.get("no", ""),
+    )
+
+
+def http_pool() -> HttpPool:
+    """Return a pool with the environment's settings."""
+    return HttpPool(http_settings())
+
+
+def cache_dir(value: str | None) -> Path:
+    """Return the cache directory: the flag, else where huggingface_hub itself looks.
+
+    Source: huggingface_hub 2.4, constants.py: HF_HUB_CACHE, else HF_HOME/hub, else
+    XDG_CACHE_HOME/huggingface/hub.
+    """
+    if value:
+        return Path(value).expanduser()
+    xdg = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{xdg}/huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+
+
+def docker_config_dir() -> Path:
+    """Return the directory of Docker's config.json."""
+    return Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser()
