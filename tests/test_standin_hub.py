@@ -22,6 +22,7 @@ import urllib3
 
 from tests.standin import (
     Commit,
+    Fault,
     File,
     Generated,
     Hub,
@@ -577,7 +578,7 @@ def test_serve_a_directory_by_hand(tmp_path: Path) -> None:
 class Weights:
     """The signed address of the weights, with a fault set on them."""
 
-    def __init__(self, hub: HubServer, fault: faults.Fault) -> None:
+    def __init__(self, hub: HubServer, fault: Fault) -> None:
         self.url = weights_url(hub)
         hub.clear_log()
         hub.add_fault(fault)

@@ -37,6 +37,7 @@ path of the URL for the API: ``/api/models/org/name/tree/*``.
 from tests.standin import faults
 from tests.standin.accesslog import Access, Accesses
 from tests.standin.content import Disk, Generated, Memory, git_sha1, read_all, sha256_of
+from tests.standin.fault import Fault
 from tests.standin.hub_repos import (
     awkward_names_repo,
     many_files_repo,
@@ -53,6 +54,7 @@ __all__ = [
     "Accesses",
     "Commit",
     "Disk",
+    "Fault",
     "File",
     "Generated",
     "Hub",

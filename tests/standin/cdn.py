@@ -7,12 +7,13 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.standin.faults import expired_reply
-from tests.standin.hub_api import TYPES, HubApi
+from tests.standin.http_message import Reply, Request
+from tests.standin.hub_content import TYPES
 from tests.standin.ranges import make_file_reply
-from tests.standin.wire import Reply, Request
 
 if TYPE_CHECKING:
     from tests.standin.accesslog import Access
+    from tests.standin.hub_api import HubApi
     from tests.standin.hub_state import HubState
 
 

@@ -6,10 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tests.standin.accesslog import SETTLE_S, Access, AccessLog, dump_log
-from tests.standin.faults import FaultBox, parse_fault
-from tests.standin.wire import Reply, Request
+from tests.standin.faults import parse_fault
+from tests.standin.http_message import Reply, Request
 
 if TYPE_CHECKING:
+    from tests.standin.fault import FaultBox
     from tests.standin.hub_state import HubState
 
 

@@ -1,4 +1,4 @@
-"""The Hub's origin: metadata, trees, refs, and /resolve.
+"""The Hub's origin: its routes, and its API of metadata.
 
 Source: https://huggingface.co/docs/hub/api and https://huggingface.co/spec.
 """
@@ -11,44 +11,28 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, quote
 
+from tests.standin.http_message import BadRequestError, Reply, Request
+from tests.standin.hub_access import (
+    Caller,
+    Refused,
+    check_gate,
+    check_request,
+    entry_not_found,
+    find_caller,
+    find_commit,
+    find_repo,
+)
+from tests.standin.hub_content import TYPES, HubContent
 from tests.standin.hub_json import info_json, refs_json, tree_json
-from tests.standin.ranges import make_file_reply
-from tests.standin.wire import BadRequestError, Reply, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.standin.accesslog import Access
     from tests.standin.hub_state import HubState
-    from tests.standin.spec import Commit, File, Repo
+    from tests.standin.spec import Repo
 
-TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
-INVALID_TOKEN = "Invalid credentials in Authorization header"
-DISABLED = "Access to this resource is disabled."
 CURSOR_BYTES = 8
-
-
-class Refused(Exception):  # noqa: N818  # it is an answer, not an error
-    """The answer is an error; carries it."""
-
-    def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
-        super().__init__(message)
-        if code:
-            headers["X_Error_Code"] = code
-        body = json.dumps({"error": message})
-        self.reply = Reply.text(
-            status, body, X_Error_Message=message, Content_Type="application/json", **headers
-        )
-
-
-class Caller(NamedTuple):
-    """Who asks: ``name`` is None without a token; ``trusted`` skips every check."""
-
-    name: str | None
-    trusted: bool = False
-
-    def may_read(self, repo: Repo) -> bool:
-        return self.trusted or self.name in repo.readers
 
 
 class Asked(NamedTuple):
@@ -65,6 +49,7 @@ class HubApi:
 
     def __init__(self, state: HubState) -> None:
         self._state = state
+        self._content = HubContent(state)
         self._verbs: dict[str, Callable[[Asked], Reply]] = {
             "revision": self._revision,
             "tree": self._tree,
@@ -84,59 +69,21 @@ class HubApi:
         segments = request.segments
         if "" in segments or {".", ".."} & set(segments):
             raise Refused(404, "", "Not found")
-        caller = Caller(None, trusted=True) if trusted else self._caller(request)
+        caller = Caller(None, trusted=True) if trusted else find_caller(self._state, request)
         if segments == ["api", "whoami-v2"]:
             return self._whoami(request, caller)
         if segments[:2] == ["api", "resolve-cache"] and segments[2:3]:
-            return self._resolve_cache(request, caller, entry, segments[2:])
+            return self._content.resolve_cache(request, caller, entry, segments[2:])
         if segments[0] == "api" and segments[1:] and segments[1] in TYPES:
             return self._api(request, caller, TYPES[segments[1]], segments[2:])
         if "resolve" in segments:
-            return self._resolve(request, caller, entry, segments)
+            return self._content.resolve(request, caller, entry, segments)
         raise Refused(404, "", f"Sorry, we can't find the page: {request.path}")
-
-    # Who asks, and what they may see
-
-    def _caller(self, request: Request) -> Caller:
-        value = request.headers.get("authorization")
-        if value is None:
-            return Caller(None)
-        scheme, _, token = value.partition(" ")
-        name = self._state.spec.users.get(token)
-        if scheme != "Bearer" or name is None:
-            raise Refused(401, "", INVALID_TOKEN)
-        return Caller(name)
-
-    def _repo(self, caller: Caller, type_: str, parts: list[str]) -> Repo:
-        repo = None
-        if not any("/" in part for part in parts):
-            repo = self._state.find_repo(f"{type_}:{'/'.join(parts)}")
-        if repo is None or (repo.private and not caller.may_read(repo)):
-            if caller.name is None:
-                raise Refused(401, "RepoNotFound", "Invalid username or password.")
-            raise Refused(404, "RepoNotFound", "Repository not found")
-        if repo.disabled:
-            raise Refused(403, "", DISABLED)
-        return repo
-
-    def _commit(self, repo: Repo, revision: str) -> Commit:
-        commit = self._state.find_commit(repo, revision)
-        if commit is None:
-            raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision!a}")
-        return commit
-
-    def _check_gate(self, repo: Repo, caller: Caller) -> None:
-        if not repo.gated or caller.may_read(repo):
-            return
-        what = f"Access to {repo.type} {repo.id} is restricted"
-        if caller.name is None:
-            raise Refused(401, "GatedRepo", f"{what}. You must have access and be authenticated.")
-        raise Refused(403, "GatedRepo", f"{what} and you are not in the authorized list.")
 
     # /api
 
     def _whoami(self, request: Request, caller: Caller) -> Reply:
-        _check(request, ("GET",))
+        check_request(request, ("GET",))
         if caller.name is None:
             raise Refused(401, "", "Invalid username or password.")
         access = {"displayName": "test", "role": "read"}
@@ -146,7 +93,9 @@ class HubApi:
 
     def _api(self, request: Request, caller: Caller, type_: str, rest: list[str]) -> Reply:
         size = 1 if len(rest) == 1 or (len(rest) > 1 and rest[1] in self._verbs) else 2
-        asked = Asked(request, self._repo(caller, type_, rest[:size]), caller, rest[size:])
+        asked = Asked(
+            request, find_repo(self._state, caller, type_, rest[:size]), caller, rest[size:]
+        )
         if not asked.rest:
             return self._info(asked, "main")
         verb = self._verbs.get(asked.rest[0])
@@ -159,21 +108,21 @@ class HubApi:
         return self._info(asked, asked.rest[0])
 
     def _info(self, asked: Asked, revision: str) -> Reply:
-        params = _check(asked.request, ("GET", "HEAD"), "blobs", "securityStatus")
-        commit = self._commit(asked.repo, revision)
+        params = check_request(asked.request, ("GET", "HEAD"), "blobs", "securityStatus")
+        commit = find_commit(self._state, asked.repo, revision)
         return json_reply(info_json(asked.repo, commit, blobs=_is_true(params.get("blobs"))))
 
     def _refs(self, asked: Asked) -> Reply:
-        params = _check(asked.request, ("GET",), "include_prs")
+        params = check_request(asked.request, ("GET",), "include_prs")
         _check_length(asked, 0, 0)
         refs = self._state.refs(asked.repo)
         return json_reply(refs_json(refs, pulls=_is_true(params.get("include_prs"))))
 
     def _tree(self, asked: Asked) -> Reply:
         names = ("recursive", "expand", "cursor", "limit")
-        params = _check(asked.request, ("GET",), *names)
+        params = check_request(asked.request, ("GET",), *names)
         _check_length(asked, 1, None)
-        commit = self._commit(asked.repo, asked.rest[0])
+        commit = find_commit(self._state, asked.repo, asked.rest[0])
         expand = _is_true(params.get("expand"))
         entries = tree_json(
             commit,
@@ -203,18 +152,18 @@ class HubApi:
         return reply
 
     def _paths_info(self, asked: Asked) -> Reply:
-        _check(asked.request, ("POST",))
+        check_request(asked.request, ("POST",))
         _check_length(asked, 1, 1)
-        commit = self._commit(asked.repo, asked.rest[0])
+        commit = find_commit(self._state, asked.repo, asked.rest[0])
         paths, expand = _parse_paths(asked.request)
         everything = tree_json(commit, "", recursive=True, expand=expand, redact=False) or []
         return json_reply([entry for entry in everything if entry["path"] in paths])
 
     def _xet_token(self, asked: Asked) -> Reply:
-        _check(asked.request, ("GET",))
+        check_request(asked.request, ("GET",))
         _check_length(asked, 1, 1)
-        self._commit(asked.repo, asked.rest[0])
-        self._check_gate(asked.repo, asked.caller)
+        find_commit(self._state, asked.repo, asked.rest[0])
+        check_gate(asked.repo, asked.caller)
         url = self._state.spec.xet_cas_url
         if url is None:
             raise Refused(404, "", "Xet is not enabled")
@@ -225,99 +174,10 @@ class HubApi:
         reply.headers["X-Xet-Token-Expiration"] = str(until)
         return reply
 
-    # Content
-
-    def _resolve(
-        self, request: Request, caller: Caller, entry: Access, segments: list[str]
-    ) -> Reply:
-        at = segments.index("resolve")
-        typed = segments[0] in TYPES and at > 1
-        type_ = TYPES[segments[0]] if typed else "model"
-        if segments[0] == "models" or at - typed not in {1, 2} or len(segments) < at + 3:
-            raise Refused(404, "", f"Sorry, we can't find the page: {request.path}")
-        _check(request, ("GET", "HEAD"), "download")
-        repo = self._repo(caller, type_, segments[typed:at])
-        commit = self._commit(repo, segments[at + 1])
-        file = self._file(repo, commit, caller, entry, segments[at + 2 :])
-        return self._file_reply(request, repo, commit, file)
-
-    def _file(
-        self, repo: Repo, commit: Commit, caller: Caller, entry: Access, parts: list[str]
-    ) -> File:
-        if any("/" in part for part in parts):
-            raise BadRequestError("want raw slashes between the directories of a path")
-        path = "/".join(parts)
-        entry.file = f"{repo.key}/{path}"
-        self._check_gate(repo, caller)
-        file = commit.by_path.get(path)
-        if file is None:
-            raise entry_not_found(commit, path)
-        return file
-
-    def _file_reply(self, request: Request, repo: Repo, commit: Commit, file: File) -> Reply:
-        if file.is_lfs:
-            return Reply(302, self._lfs_headers(repo, commit, file))
-        if self._state.spec.resolve_cache:
-            target = f"{repo.type}s/{repo.id}/{commit.sha}/{quote(file.path)}"
-            headers = {**_git_headers(commit, file), "X-Linked-Size": str(file.size_bytes)}
-            headers["Location"] = f"/api/resolve-cache/{target}"
-            return Reply(307, headers)
-        return make_file_reply(request, file.source, _git_headers(commit, file))
-
-    def _resolve_cache(
-        self, request: Request, caller: Caller, entry: Access, rest: list[str]
-    ) -> Reply:
-        _check(request, ("GET", "HEAD"), "download")
-        type_ = TYPES.get(rest[0])
-        # The commit is the only segment that can be a sha: ids are at most two words.
-        at = next((at for at in (2, 3) if rest[at : at + 1] and len(rest[at]) == 40), 0)
-        if type_ is None or not at or len(rest) < at + 2:
-            raise Refused(404, "", f"Sorry, we can't find the page: {request.path}")
-        repo = self._repo(caller, type_, rest[1:at])
-        commit = self._commit(repo, rest[at])
-        file = self._file(repo, commit, caller, entry, rest[at + 1 :])
-        return make_file_reply(request, file.source, _git_headers(commit, file))
-
-    def _lfs_headers(self, repo: Repo, commit: Commit, file: File) -> dict[str, str]:
-        headers = {
-            "Location": self._state.signed_url(repo, file),
-            "X-Repo-Commit": commit.sha,
-            "X-Linked-ETag": f'"{file.oid}"',
-            "X-Linked-Size": str(file.size_bytes),
-            "Accept-Ranges": "bytes",
-        }
-        if file.xet:
-            route = f"/api/{repo.type}s/{repo.id}/xet-read-token/{commit.sha}"
-            headers["X-Xet-Hash"] = file.xet_hash
-            headers["Link"] = f'<{self._state.endpoint}{route}>; rel="xet-auth"'
-        return headers
-
-
-def _git_headers(commit: Commit, file: File) -> dict[str, str]:
-    return {
-        "ETag": f'"{file.git_oid}"',
-        "X-Repo-Commit": commit.sha,
-        "Content-Type": "text/plain; charset=utf-8",
-        "Content-Disposition": f"inline; filename*=UTF-8''{quote(file.path.split('/')[-1])}",
-    }
-
-
-def entry_not_found(commit: Commit, path: str) -> Refused:
-    """Make the answer for a path that the commit does not have."""
-    return Refused(404, "EntryNotFound", f"{path!a} does not exist", X_Repo_Commit=commit.sha)
-
 
 def json_reply(value: Any) -> Reply:
     """Make a 200 of JSON."""
     return Reply.text(200, json.dumps(value), Content_Type="application/json; charset=utf-8")
-
-
-def _check(request: Request, methods: tuple[str, ...], *params: str) -> dict[str, str]:
-    if request.method not in methods:
-        raise Refused(404, "", f"Cannot {request.method} {request.path}")
-    if unknown := set(request.params) - set(params):
-        raise BadRequestError(f"want only the parameters {params}, got also {sorted(unknown)}")
-    return request.params
 
 
 def _check_length(asked: Asked, least: int, most: int | None) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.standin.accesslog import SETTLE_S, Accesses, parse_log
-from tests.standin.faults import Fault, dump_fault
+from tests.standin.faults import dump_fault
 from tests.standin.server import Hub, as_spec
 from tests.standin.spec import HubSpec, Repo, dump_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from tests.standin.fault import Fault
 
 ROOT = Path(__file__).parents[2]
 STOP_TIMEOUT_S = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tests.standin.wire import BadRequestError, Reply, Request
+from tests.standin.http_message import BadRequestError, Reply, Request
 
 if TYPE_CHECKING:
     from tests.standin.content import Source

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Self
 from tests.standin.accesslog import SETTLE_S, Access, Accesses, AccessLog
 from tests.standin.cdn import Cdn, Elsewhere
 from tests.standin.control import Control
-from tests.standin.faults import Fault, FaultBox, World
+from tests.standin.fault import Fault, FaultBox, World
 from tests.standin.hub_api import HubApi
 from tests.standin.hub_state import HubState
+from tests.standin.listener import Listener
 from tests.standin.spec import HubSpec, Repo
-from tests.standin.wire import Handler, Listener, Reply, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
+
+    from tests.standin.http_message import Reply, Request
+    from tests.standin.listener import Handler
 
 HOST = "127.0.0.1"
 ELSEWHERE_HOST = "127.0.0.2"  # another host; macOS has only 127.0.0.1
