@@ -1,5 +1,8 @@
-"""``hf-models plan``: what would be built."""
+"""``hf-models plan``: what would be built. Downloads nothing."""
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,12 +16,10 @@ from downloader.cli.options import (
     selection,
     tag_option,
 )
-from downloader.hub.repo import RepoFile
+from downloader.errors import InputError
 from downloader.hub.snapshot import Hub
 from downloader.oci.reference import check_tag, tag_from_name
 from downloader.plan import Layer, Plan, make_plan, parse_layer_limit, split_shards
-
-FILES_SHOWN = 40  # a screen; --json has them all
 
 
 def resolve_plan(options: dict[str, Any]) -> tuple[Hub, Plan]:
@@ -39,3 +40,120 @@ def resolve_plan(options: dict[str, Any]) -> tuple[Hub, Plan]:
 def tag_of(plan: Plan, tag: str | None) -> str:
     """Return the tag that was given, else the repo's name as a tag."""
     return check_tag(tag) if tag else tag_from_name(plan.snapshot.repo.name)
+
+
+@click.command()
+@repo_options
+@layer_options
+@tag_option
+@click.option(
+    "--shards",
+    type=click.IntRange(1, 256),  # a GitHub Actions matrix has at most 256 jobs
+    default=1,
+    metavar="N",
+    help="Share the layers among N jobs.",
+)
+@click.option(
+    "--github-output", is_flag=True, help="Write plan and matrix to $GITHUB_OUTPUT as well."
+)
+@json_option
+def plan(tag: str | None, shards: int, github_output: bool, as_json: bool, **options: Any) -> None:
+    """Resolve a repo at a commit and print what would be built; downloads nothing.
+
+    FILE names single files, or folders by a trailing slash.
+    """
+    _, planned = resolve_plan(options)
+    document = describe_plan(planned, tag_of(planned, tag), shards)
+    if github_output:
+        _write_github_output(document)
+    if as_json:
+        print_json(document)
+    else:
+        _print_plan(planned, document)
+
+
+def describe_plan(plan: Plan, tag: str, shards: int) -> dict[str, Any]:
+    """Return the plan for programs; sizes in bytes."""
+    snapshot = plan.snapshot
+    shared = split_shards(plan.layers, shards)
+    return {
+        "tag": tag,
+        "disk_bytes": disk_needed(plan),
+        "download_bytes": sum(snapshot.blobs.values()),
+        "layer_bytes": plan.size_bytes,
+        "matrix": {"include": [_job(i, shards, layers) for i, layers in enumerate(shared, 1)]},
+        "plan": plan.to_json(),
+    }
+
+
+def disk_needed(plan: Plan) -> int:
+    """Return the bytes of disk that `build` needs where the engine keeps its data."""
+    from downloader.engine import disk_needed_bytes  # noqa: PLC0415
+
+    return disk_needed_bytes(plan)
+
+
+def _job(index: int, count: int, layers: list[Layer]) -> dict[str, Any]:
+    size_bytes = sum(layer.size_bytes for layer in layers)
+    return {"shard": f"{index}/{count}", "layers": len(layers), "bytes": size_bytes}
+
+
+def _print_plan(plan: Plan, document: dict[str, Any]) -> None:
+    snapshot = plan.snapshot
+    facts = {
+        "repo": f"{snapshot.repo.type} {snapshot.repo.id}",
+        "revision": snapshot.revision,
+        "commit": snapshot.commit,
+        "license": snapshot.license or "not stated",
+        "gated": str(snapshot.gated).lower(),
+        "files": f"{len(snapshot.files)}{' (partial)' if snapshot.is_partial else ''}",
+        "bytes": f"{snapshot.size_bytes} ({format_bytes(snapshot.size_bytes)})",
+        "layers": f"{len(plan.layers)} + 1 for links",
+        "split files": str(len(plan.parts)),
+        "disk for build": format_bytes(document["disk_bytes"]),
+        "disk for publish": "0 B",
+        "tag": document["tag"],
+    }
+    for name, value in facts.items():
+        print_result(f"{name + ':':18}{value}")
+    print_result("")
+    print_table("layers", ("#", ">bytes", "carries"), _layer_rows(plan))
+    jobs = document["matrix"]["include"]
+    if len(jobs) > 1:
+        print_result("")
+        rows = [(job["shard"], str(job["layers"]), str(job["bytes"])) for job in jobs]
+        print_table("shards", ("shard", ">layers", ">bytes"), rows)
+
+
+def _layer_rows(plan: Plan) -> list[tuple[str, str, str]]:
+    paths: dict[str, str] = {}
+    for file in plan.snapshot.files:
+        paths.setdefault(file.oid, file.path)
+    rows = [
+        (str(number), str(layer.size_bytes), _carries(layer, paths))
+        for number, layer in enumerate(plan.layers, 1)
+    ]
+    return [*rows, (str(len(rows) + 1), "", "refs, links, plan, export script")]
+
+
+def _carries(layer: Layer, paths: dict[str, str]) -> str:
+    first = layer.contents[0]
+    if len(layer.contents) > 1:
+        return f"{len(layer.contents)} files, {paths[first.oid]} ..."
+    part = f" part {first.part} of {first.parts}" if first.parts else ""
+    return paths[first.oid] + part
+
+
+def _write_github_output(document: dict[str, Any]) -> None:
+    path = os.environ.get("GITHUB_OUTPUT")
+    if not path:
+        raise InputError("--github-output needs $GITHUB_OUTPUT, which only a CI job has")
+    plan = document["plan"]["snapshot"]
+    lines = {
+        "matrix": json.dumps(document["matrix"]),
+        "commit": plan["commit"],
+        "tag": document["tag"],
+        "bytes": str(document["download_bytes"]),
+    }
+    with Path(path).open("a", encoding="utf-8") as output:
+        output.writelines(f"{key}={value}\n" for key, value in lines.items())

@@ -1,0 +1,101 @@
+"""Everything this project does, as nox sessions: `nox -l` lists them, CI calls them.
+
+A session is a few lines that call the package; logic lives there.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+nox.needs_version = ">=2025.10.16"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_external_run = True
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+SHELL_SCRIPTS = [".ci/run", "downloader/export.sh"]
+# A command that is interrupted removes its temporary files first; nox waits for it.
+INTERRUPT_TIMEOUT_S = 20.0
+
+if "PIP_INDEX_URL" in os.environ:  # behind a mirror; uv does not read pip's settings
+    os.environ.setdefault("UV_DEFAULT_INDEX", os.environ["PIP_INDEX_URL"])
+
+
+def groups(*names: str) -> tuple[str, ...]:
+    """Return the requirements of pyproject's dependency groups."""
+    return nox.project.dependency_groups(PYPROJECT, *names)
+
+
+def run_command(session: nox.Session, *arguments: str) -> None:
+    """Run `hf-models` and exit with its exit code, which says whose fault a failure was."""
+    session.install("-e", ".[hub]", silent=True)
+    try:
+        session.run(
+            "python",
+            "-m",
+            "downloader",
+            *arguments,
+            log=False,  # arguments may hold a token
+            stderr=None,  # stdout is the result, alone
+            interrupt_timeout=INTERRUPT_TIMEOUT_S,
+        )
+    except CommandFailed as error:
+        sys.exit(error.return_code or 1)
+
+
+def command(name: str, purpose: str) -> Callable[[nox.Session], None]:
+    """Register a session that is one command of `hf-models`; arguments follow `--`."""
+
+    def run(session: nox.Session) -> None:
+        run_command(session, name, *session.posargs)
+
+    run.__doc__ = purpose
+    return nox.session(run, name=name, default=False, tags=["command"])
+
+
+command("plan", "What would be built: `nox -s plan -- org/name [--json]`.")
+command("fetch", "Download a repo into a cache directory: `nox -s fetch -- org/name`.")
+command("build", "Build the image of a repo: `nox -s build -- org/name`.")
+command("push", "Push an image: `nox -s push -- TAG [--to NAME]`.")
+command("verify", "Check a cache or an image offline: `nox -s verify -- PATH_OR_IMAGE`.")
+
+
+@nox.session(default=False)
+def demo(session: nox.Session) -> None:
+    """The whole way on this machine with a real model: plan, build, push, pull, load."""
+    session.install("-e", ".[hub]", *groups("demo"), silent=True)
+    session.run("python", "-m", "tests.demo", *session.posargs, log=False, stderr=None)
+
+
+@nox.session(tags=["check"])
+def tests(session: nox.Session) -> None:
+    """The tests, on all cores: `nox -s tests -- -k name`."""
+    session.install("-e", ".[hub]", *groups("test"), silent=True)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session(tags=["check"])
+def lint(session: nox.Session) -> None:
+    """Python, Dockerfile, shell scripts, and workflows: style, security, schema."""
+    session.install(*groups("lint"), silent=True)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("hadolint", "docker/Dockerfile")
+    session.run("shellcheck", *SHELL_SCRIPTS)
+    session.run("zizmor", "--offline", "--persona", "pedantic", ".github")
+    workflows = [str(path) for path in sorted(Path(".github/workflows").glob("*.yml"))]
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    session.run(
+        "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml"
+    )
+
+
+@nox.session(tags=["check"])
+def typecheck(session: nox.Session) -> None:
+    """Types, as strictly as mypy can."""
+    session.install("-e", ".[hub]", *groups("typecheck"), silent=True)
+    session.run("mypy")

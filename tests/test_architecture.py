@@ -1,0 +1,91 @@
+"""Imports point one way."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "downloader"
+
+# Each layer may import itself and those before it; hub and oci stand side by side.
+LAYERS = (
+    {"errors", "progress", "__init__"},
+    {"net"},
+    {"hub", "oci"},
+    {"plan", "models"},
+    {"image"},
+    {"stage", "publish", "restore", "engine", "catalog", "runner"},
+    {"cli"},
+    {"__main__"},
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def subject_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> list[str]:
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return found
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    subject = subject_of(path)
+    for name in imports_of(path):
+        if not name.startswith("downloader."):
+            continue
+        other = name.split(".")[1]
+        if other in {"__version__", subject}:
+            continue
+        assert other in RANK, f"{other} has no place in LAYERS"
+        assert RANK[other] <= RANK[subject], f"{subject} imports {other}"
+        assert {subject, other} != {"hub", "oci"}
+
+
+def test_one_module_imports_huggingface_hub() -> None:
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if any(name.split(".")[0] == "huggingface_hub" for name in imports_of(path))
+    }
+    assert users == {"hub/snapshot.py"}
+
+
+@pytest.mark.parametrize("name", ["print", "input", "breakpoint"])
+def test_only_the_command_line_prints(name: str) -> None:
+    for path in MODULES:
+        if subject_of(path) == "cli":
+            continue
+        calls = [
+            node.func
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)
+        ]
+        assert not [f for f in calls if isinstance(f, ast.Name) and f.id == name], path
+
+
+def test_only_the_command_line_reads_the_environment() -> None:
+    for path in MODULES:
+        if subject_of(path) != "cli":
+            assert "os.environ" not in path.read_text().replace("``os.environ``", ""), path
+
+
+def test_the_consumer_side_does_not_import_huggingface_hub() -> None:
+    program = (
+        "import sys, downloader.cli, downloader.restore, downloader.cli.restore, "
+        "downloader.cli.inspect, downloader.cli.verify\n"
+        "assert not {'huggingface_hub', 'hf_transfer', 'httpx2'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
