@@ -33,3 +33,23 @@ class NoProgress:
 
     def note(self, text: str) -> None:
         """Ignore it."""
+
+
+class Meter:
+    """The progress of one file, which a retry sets back.
+
+    Args:
+        progress: Told the differences.
+        size_bytes: Of the file; what goes beyond (blocks of a file system) is left out.
+    """
+
+    def __init__(self, progress: Progress, size_bytes: int) -> None:
+        self._progress = progress
+        self._size_bytes = size_bytes
+        self._told_bytes = 0
+
+    def set(self, done_bytes: int) -> None:
+        """Say that ``done_bytes`` of the file are done."""
+        done_bytes = min(done_bytes, self._size_bytes)
+        self._progress.advance(done_bytes - self._told_bytes)
+        self._told_bytes = done_bytes

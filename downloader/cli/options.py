@@ -134,7 +134,7 @@ def http_pool() -> HttpPool:
     return HttpPool(http_settings())
 
 
-def cache_dir(value: str | None) -> Path:
+def find_cache_dir(value: str | None) -> Path:
     """Return the cache directory: the flag, else where huggingface_hub itself looks.
 
     Source: huggingface_hub 2.4, constants.py: HF_HUB_CACHE, else HF_HOME/hub, else

@@ -1,0 +1,129 @@
+"""``hf-models fetch``: the download alone, into a cache directory. The builder stage runs it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from downloader.cli.console import ConsoleProgress, format_bytes, print_json, print_result, say
+from downloader.cli.options import (
+    find_cache_dir,
+    http_pool,
+    json_option,
+    quiet_option,
+    repo_options,
+    selected,
+    selection,
+)
+from downloader.errors import InputError, StorageError
+from downloader.hub.cache import blob_path
+from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
+from downloader.hub.repo import Snapshot
+from downloader.hub.snapshot import Hub
+from downloader.plan import Plan
+
+
+@click.command()
+@repo_options
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Fetch what this plan names, not what the repo is now.",
+)
+@click.option("--cache-dir", metavar="DIR", help="Where to.  [default: HF_HUB_CACHE]")
+@click.option("--verify-existing", is_flag=True, help="Hash the files that are there already.")
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched.")
+@json_option
+@quiet_option
+def fetch(
+    plan_file: str | None,
+    cache_dir: str | None,
+    verify_existing: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Download a repo into a Hugging Face cache, every file verified against its oid.
+
+    FILE names single files, or folders by a trailing slash.
+    """
+    hub = Hub(token=options["token"])
+    snapshot = read_plan(plan_file).snapshot if plan_file else _resolve(hub, options)
+    target = find_cache_dir(cache_dir)
+    if dry_run:
+        _print_missing(snapshot, target, as_json)
+        return
+    with ConsoleProgress("fetch", quiet=quiet) as progress:
+        report = fetch_snapshot(
+            snapshot,
+            lambda file: hub.source_of(snapshot, file),
+            target,
+            http=http_pool(),
+            settings=FetchSettings(verify_existing=verify_existing),
+            progress=progress,
+        )
+    _print_report(report, snapshot, as_json, quiet)
+
+
+def read_plan(path: str) -> Plan:
+    """Read a plan that `hf-models plan --json` or `build` wrote.
+
+    Raises:
+        InputError: The file is no plan.
+        StorageError: The file cannot be read.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"want a plan as JSON in {path}, got {error}") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"want a plan as JSON in {path}, got no object")
+    return Plan.from_json(document.get("plan", document))
+
+
+def _resolve(hub: Hub, options: dict[str, Any]) -> Snapshot:
+    repo = selected(options["repo_id"], options["repo_type"])
+    wanted = selection(options["filenames"], options["include"], options["exclude"])
+    return hub.resolve(repo, options["revision"], wanted)
+
+
+def _print_missing(snapshot: Snapshot, target: Path, as_json: bool) -> None:
+    blobs = target / snapshot.repo.folder_name
+    rows = [
+        {"file": f.path, "size": f.size_bytes, "cached": (blobs / blob_path(f.oid)).exists()}
+        for f in snapshot.files
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        state = "have" if row["cached"] else "fetch"
+        print_result(f"{state:6}{row['size']:>16}  {row['file']}")
+
+
+def _print_report(report: FetchReport, snapshot: Snapshot, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "path": str(report.snapshot_dir),
+                "commit": snapshot.commit,
+                "fetched_files": report.fetched_files,
+                "fetched_bytes": report.fetched_bytes,
+                "reused_files": report.reused_files,
+                "reused_bytes": report.reused_bytes,
+                "ways": dict(report.ways),
+            }
+        )
+        return
+    if not quiet:
+        for note in report.notes:
+            say(note)
+        fetched, reused = format_bytes(report.fetched_bytes), format_bytes(report.reused_bytes)
+        say(f"fetched {fetched} in {report.fetched_files} files, had {reused}; all verified")
+    print_result(str(report.snapshot_dir))
