@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError
+from urllib3.exceptions import HTTPError, LocationParseError, LocationValueError
 
 from downloader import __version__
 from downloader.errors import InputError, TransportError, without_secrets
@@ -99,6 +99,13 @@ class HttpPool:
             raise InputError(f"want an http or https URL, got {without_secrets(url)!r}") from error
         except (HTTPError, OSError) as error:
             raise transport_error(method, url, error) from error
+
+    def connections_to(self, url: str) -> urllib3.HTTPConnectionPool:
+        """Return the connections that ``url`` goes through, for `downloader.net.exchange`."""
+        try:
+            return self._manager(url).connection_from_url(url)
+        except (LocationParseError, LocationValueError) as error:
+            raise InputError(f"want an http or https URL, got {without_secrets(url)!r}") from error
 
     def close(self) -> None:
         """Close every idle connection."""

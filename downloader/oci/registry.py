@@ -1,16 +1,36 @@
 """A registry as a `Store`: one method per endpoint of the distribution specification 1.1."""
 
+import json
 import time
 from collections.abc import Callable
+from urllib.parse import urlencode, urljoin
 
+from downloader.errors import InputError, IntegrityError, ProtocolError, RegistryError
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
-from downloader.oci.credentials import Credentials
-from downloader.oci.digest import Digest
+from downloader.oci.answers import Answer, next_url, origin_of, parse_next_link
+from downloader.oci.auth import Scopes, scopes_of
+from downloader.oci.client import Client, Request
+from downloader.oci.credentials import Anonymous, Credentials
+from downloader.oci.digest import Digest, digest_of, parse_digest
+from downloader.oci.downloads import RegistryBlobReader
+from downloader.oci.quirks import wants_stream
 from downloader.oci.reference import Reference
+from downloader.oci.session import Target, UploadSession
 from downloader.oci.store import BlobReader, BlobWriter, RawManifest, Store
-from downloader.oci.uploads import CHUNK_BYTES, UploadMode
+from downloader.oci.uploads import CHUNK_BYTES, RegistryBlobWriter, UploadMode
+
+MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # what the specification wants registries to take
+_TAGS_LIMIT_BYTES = 4 * 1024 * 1024  # of one page
+_TAGS_PER_PAGE = 1000
+_PAGES_LIMIT = 10_000  # a registry whose pages go round in a circle
+_MANIFEST_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
 
 
 class Registry:
@@ -39,20 +59,61 @@ class Registry:
         plain_http: bool | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        raise NotImplementedError
+        if chunk_bytes < 1:
+            raise InputError(f"want an upload chunk of at least 1 byte, got {chunk_bytes}")
+        self.reference = reference
+        self._client = Client(
+            reference,
+            pool,
+            credentials or Anonymous(),
+            policy=retry or RetryPolicy(),
+            plain_http=plain_http,
+            sleep=sleep,
+        )
+        self._chunk_bytes = chunk_bytes
+        self._upload = upload
+        self._is_streaming = upload == "stream" or (
+            upload == "auto" and wants_stream(reference.api_host)
+        )
 
     @property
     def name(self) -> str:
         """For messages: ``ghcr.io/me/hf-models``."""
-        raise NotImplementedError
+        return self.reference.name
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether blobs go in one streamed request: chosen, known of the host, or learned."""
+        return self._is_streaming
 
     def blob_size(self, digest: Digest) -> int | None:
         """Return the blob's size in bytes, None if the repository lacks it."""
-        raise NotImplementedError
+        answer = self._client.call(
+            Request(
+                "HEAD",
+                f"{self._url}/blobs/{digest}",
+                f"blob {self.name}@{digest}",
+                self._scopes("pull"),
+                expect=(200, 404),
+                redirect=True,
+            )
+        )
+        if answer.status == 404:
+            return None
+        length = answer.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()):
+            raise ProtocolError(f"blob {self.name}@{digest}: want Content-Length, got {length!r}")
+        return int(length)
 
     def open_blob(self, digest: Digest, byte_range: ByteRange | None = None) -> BlobReader:
         """Open a blob, or exactly ``byte_range`` of it; a cut connection is continued."""
-        raise NotImplementedError
+        return RegistryBlobReader(
+            self._client,
+            f"{self._url}/blobs/{digest}",
+            f"blob {self.name}@{digest}",
+            self._scopes("pull"),
+            byte_range,
+        )
 
     def create_blob(self, size_bytes: int | None = None) -> BlobWriter:
         """Begin an upload; a known ``size_bytes`` lets bytes leave as they are written.
@@ -60,24 +121,163 @@ class Registry:
         Raises (from ``write`` and ``commit``):
             UploadLost: Begin this blob again from its source.
         """
-        raise NotImplementedError
+        return RegistryBlobWriter(
+            self._target(self._scopes("pull", "push")),
+            size_bytes,
+            chunk_bytes=self._chunk_bytes,
+            stream=self._is_streaming,
+            refused=self._learn_stream if self._upload == "auto" else None,
+        )
 
     def mount_blob(self, digest: Digest, source: Store) -> bool:
         """Take a blob from another repository of the same registry; False if it must be sent."""
-        raise NotImplementedError
+        if not isinstance(source, Registry):
+            return False
+        if source.reference.api_host != self.reference.api_host:
+            return False
+        repository = source.reference.repository
+        query = urlencode({"mount": digest, "from": repository})
+        url = f"{self._url}/blobs/uploads/?{query}"
+        scopes = scopes_of(self.reference.repository, "pull", "push", mount_from=repository)
+        request = Request("POST", url, f"mount in {self.name}", scopes, expect=(201, 202))
+        try:
+            answer = self._client.call(request)
+        except RegistryError as error:
+            # Not allowed, or not known: sending the bytes is the answer to both.
+            if error.status in {400, 401, 403, 404, 405}:
+                return False
+            raise
+        if answer.status == 202 and answer.headers.get("Location"):
+            session = UploadSession(self._target(scopes))
+            session.url = next_url(url, answer.headers["Location"])
+            session.cancel()
+        return answer.status == 201
 
     def get_manifest(self, reference: str) -> RawManifest | None:
         """Return the manifest of a tag or digest, or None."""
-        raise NotImplementedError
+        what = self._manifest_name(reference)
+        answer = self._client.call(
+            Request(
+                "GET",
+                self._manifest_url(reference),
+                what,
+                self._scopes("pull"),
+                expect=(200, 404),
+                headers={"Accept": ", ".join(_MANIFEST_TYPES)},
+                redirect=True,
+            ),
+            limit_bytes=MANIFEST_LIMIT_BYTES + 1,
+        )
+        if answer.status == 404:
+            return None
+        if len(answer.body) > MANIFEST_LIMIT_BYTES:
+            raise ProtocolError(f"{what}: want at most {MANIFEST_LIMIT_BYTES} bytes, got more")
+        digest = _check_manifest_digest(reference, answer, what)
+        media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+        return RawManifest(answer.body, media_type, digest)
 
     def put_manifest(self, reference: str, data: bytes, media_type: str) -> Digest:
         """Store a manifest under a tag or its own digest."""
-        raise NotImplementedError
+        what = self._manifest_name(reference)
+        digest = digest_of(data)
+        if ":" in reference and reference != digest:
+            raise IntegrityError(f"{what}: want its own digest, which is {digest}")
+        answer = self._client.call(
+            Request(
+                "PUT",
+                self._manifest_url(reference),
+                what,
+                self._scopes("pull", "push"),
+                expect=(200, 201),
+                headers={"Content-Type": media_type},
+                body=data,
+            )
+        )
+        got = answer.headers.get("Docker-Content-Digest", digest)
+        if got != digest:
+            raise IntegrityError(f"{what}: want {digest}, the registry has {got[:100]!r}")
+        return digest
 
     def delete_manifest(self, reference: str) -> bool:
         """Remove a tag or manifest; False where the registry does not allow it."""
-        raise NotImplementedError
+        answer = self._call_delete(reference)
+        return answer is not None and answer.status in {200, 202, 204, 404}
+
+    def _call_delete(self, reference: str) -> Answer | None:
+        request = Request(
+            "DELETE",
+            self._manifest_url(reference),
+            self._manifest_name(reference),
+            self._scopes("pull", "delete"),
+            expect=(200, 202, 204, 400, 403, 404, 405),
+        )
+        try:
+            return self._client.call(request)
+        except RegistryError as error:
+            # A token server that refuses the scope `delete` says no as well.
+            if error.status in {400, 401, 403}:
+                return None
+            raise
 
     def list_tags(self) -> list[str]:
         """Return every tag, sorted; empty for a repository that does not exist yet."""
-        raise NotImplementedError
+        url: str | None = f"{self._url}/tags/list?n={_TAGS_PER_PAGE}"
+        tags: set[str] = set()
+        for _ in range(_PAGES_LIMIT):
+            if url is None:
+                return sorted(tags)
+            page, url = self._fetch_tags(url)
+            tags.update(page)
+        raise ProtocolError(f"tags of {self.name}: want at most {_PAGES_LIMIT} pages, got more")
+
+    def _fetch_tags(self, url: str) -> tuple[list[str], str | None]:
+        what = f"tags of {self.name}"
+        request = Request("GET", url, what, self._scopes("pull"), expect=(200, 404))
+        answer = self._client.call(request, limit_bytes=_TAGS_LIMIT_BYTES)
+        if answer.status == 404:
+            return [], None
+        link = parse_next_link(answer.headers.get("Link"))
+        following = urljoin(url, link) if link else None
+        if following and origin_of(following) != origin_of(url):
+            raise ProtocolError(f"{what}: want the next page on the same host, got another")
+        return _parse_tags(answer.body, what), following
+
+    @property
+    def _url(self) -> str:
+        return f"{self._client.base_url}/v2/{self.reference.repository}"
+
+    def _manifest_url(self, reference: str) -> str:
+        return f"{self._url}/manifests/{reference}"
+
+    def _manifest_name(self, reference: str) -> str:
+        return f"manifest {self.name}{'@' if ':' in reference else ':'}{reference}"
+
+    def _scopes(self, *actions: str) -> Scopes:
+        return scopes_of(self.reference.repository, *actions)
+
+    def _target(self, scopes: Scopes) -> Target:
+        return Target(self._client, self._url, self.name, scopes)
+
+    def _learn_stream(self) -> None:
+        self._is_streaming = True
+
+
+def _check_manifest_digest(reference: str, answer: Answer, what: str) -> Digest:
+    digest = digest_of(answer.body)
+    promised = reference if ":" in reference else answer.headers.get("Docker-Content-Digest")
+    if promised is not None and parse_digest(promised, what) != digest:
+        raise IntegrityError(f"{what}: want {promised}, got {digest}")
+    return digest
+
+
+def _parse_tags(body: bytes, what: str) -> list[str]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    tags = document.get("tags") if isinstance(document, dict) else ()
+    if tags is None:
+        return []  # a repository whose tags were all deleted
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise ProtocolError(f"{what}: want JSON with a list of tags, got {len(body)} bytes")
+    return tags

@@ -1,0 +1,222 @@
+"""One request whose body the caller pushes, and an answer that is read without a copy.
+
+urllib3 pulls a body from an iterable and copies what ``readinto`` gives. Uploads are pushed
+by whoever has the bytes, and on two cores every copy shows. So its connections (with their
+proxies, TLS and keep-alive) are driven here by the methods of `http.client`, which they are.
+"""
+
+import contextlib
+import http.client
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Self, cast
+from urllib.parse import urlsplit
+
+from urllib3 import HTTPHeaderDict
+from urllib3.exceptions import HTTPError
+from urllib3.util import wait_for_read
+from urllib3.util.proxy import connection_requires_http_tunnel
+
+from downloader.net.http import USER_AGENT, HttpPool, transport_error
+
+if TYPE_CHECKING:
+    from urllib3.connection import HTTPConnection
+
+# A reset in the middle of one `readinto` of a buffered file loses the count of what it read.
+_PIECE_BYTES = 1 << 20
+
+
+class Exchange:
+    """A request under way on a connection of a pool; a context manager that gives it back.
+
+    Used by one thread: construct, `send` the body, then read `status`, `headers`, `readinto`.
+
+    Args:
+        pool: Where the connection comes from.
+        method: Upper case.
+        url: Absolute, ``http`` or ``https``.
+        headers: Sent as they are; they say whether a body follows: ``Content-Length``, or
+            ``Transfer-Encoding: chunked``, in which case `send` frames what it sends.
+        read_timeout_s: For the next byte, in both directions; None for the pool's.
+
+    Raises:
+        TransportError: No connection: DNS, connect, TLS, proxy, timeout or reset.
+    """
+
+    def __init__(
+        self,
+        pool: HttpPool,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        read_timeout_s: float | None = None,
+    ) -> None:
+        self._method = method
+        self._url = url
+        self._framed = "Transfer-Encoding" in headers
+        self._complete = "Content-Length" not in headers and not self._framed
+        self._owed_bytes = int(headers.get("Content-Length", 0))
+        self._response: http.client.HTTPResponse | None = None
+        self._is_closed = False
+        self._connections = pool.connections_to(url)
+        with self._mapped():
+            self._connection = cast(
+                "HTTPConnection",
+                self._connections._get_conn(),  # noqa: SLF001 - no public way to borrow one
+            )
+            self._start(pool, headers, read_timeout_s or pool.settings.read_timeout_s)
+
+    def _start(self, pool: HttpPool, headers: Mapping[str, str], read_timeout_s: float) -> None:
+        connection = self._connection
+        proxied, tunnelled = self._route()
+        if connection.is_closed:
+            connection.timeout = pool.settings.connect_timeout_s
+            if tunnelled:
+                self._connections._prepare_proxy(connection)  # noqa: SLF001 - as urlopen does
+            else:
+                connection.connect()
+        connection.sock.settimeout(read_timeout_s)
+        parts = urlsplit(self._url)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        target = self._url if proxied and not tunnelled else path
+        connection.putrequest(self._method, target, skip_accept_encoding=True)
+        extra = self._connections.proxy_headers if proxied and not tunnelled else {}
+        defaults = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        for name, value in {**defaults, **extra, **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+
+    def _route(self) -> tuple[bool, bool]:
+        proxy = self._connections.proxy
+        tunnelled = connection_requires_http_tunnel(
+            proxy, self._connections.proxy_config, urlsplit(self._url).scheme
+        )
+        return proxy is not None, tunnelled
+
+    def send(self, data: memoryview) -> bool:
+        """Send a piece of the body.
+
+        Returns:
+            False where the server answered before it had the whole body: nothing more will
+            be taken, and `status` says why.
+
+        Raises:
+            TransportError: Reset or timeout, and no answer to be read.
+        """
+        if self._answered_early():
+            return False
+        try:
+            if self._framed:
+                self._send_all(memoryview(b"%x\r\n" % len(data)))
+            self._send_all(data)
+            if self._framed:
+                self._send_all(memoryview(b"\r\n"))
+        except (ConnectionResetError, BrokenPipeError):
+            # A refusal is sent before the line is cut, and explains it.
+            with self._mapped():
+                self._read_head()
+            return False
+        except (HTTPError, OSError) as error:
+            self._drop()
+            raise transport_error(self._method, self._url, error) from error
+        self._owed_bytes -= 0 if self._framed else len(data)
+        self._complete = not self._framed and self._owed_bytes == 0
+        return True
+
+    def finish(self) -> None:
+        """End a body that was sent with ``Transfer-Encoding: chunked``."""
+        if self._framed and self._response is None:
+            with self._mapped(), contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                self._send_all(memoryview(b"0\r\n\r\n"))
+            self._complete = True
+
+    def _answered_early(self) -> bool:
+        if self._response is not None:
+            return True
+        sock = self._connection.sock
+        # A TLS 1.3 session ticket makes a socket readable too, so this would wait for ever.
+        if hasattr(sock, "pending") or not wait_for_read(sock, timeout=0.0):
+            return False
+        with self._mapped():
+            self._read_head()
+        return True
+
+    def _send_all(self, data: memoryview) -> None:
+        # `sendall` has one deadline for all of it, which a slow line would miss; here the
+        # timeout is that of a line on which nothing moves.
+        while data:
+            data = data[self._connection.sock.send(data) :]
+
+    @property
+    def status(self) -> int:
+        """The status of the answer, waiting for it."""
+        return self._answer().status
+
+    @property
+    def headers(self) -> HTTPHeaderDict:
+        """The headers of the answer, waiting for it; names in any case, repeated ones joined."""
+        return HTTPHeaderDict(self._answer().headers.items())
+
+    def _answer(self) -> http.client.HTTPResponse:
+        if self._response is None:
+            with self._mapped():
+                self._read_head()
+        assert self._response is not None  # noqa: S101 - for the type checker
+        return self._response
+
+    def _read_head(self) -> None:
+        # urllib3's own `getresponse` belongs to its own `request`.
+        self._response = http.client.HTTPConnection.getresponse(self._connection)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill ``buffer`` with the answer's body; fewer bytes at its end only, then 0.
+
+        Raises:
+            TransportError: The connection was cut, or nothing came for too long.
+        """
+        response = self._answer()
+        filled = 0
+        while filled < len(buffer):
+            with self._mapped():
+                count = response.readinto(buffer[filled : filled + _PIECE_BYTES])
+            if not count:
+                break
+            filled += count
+        return filled
+
+    def read(self, limit_bytes: int) -> bytes:
+        """Return the answer's body, or its first ``limit_bytes``."""
+        data = bytearray(limit_bytes)
+        return bytes(data[: self.readinto(memoryview(data))])
+
+    def close(self) -> None:
+        """Give the connection back if both bodies are over; else it is of no use any more."""
+        response = self._response
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if response is not None and self._complete and response.isclosed():
+            self._connections._put_conn(self._connection)  # noqa: SLF001 - see `_get_conn`
+        else:
+            self._drop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _drop(self) -> None:
+        self._is_closed = True
+        if self._response is not None:
+            self._response.close()
+        self._connection.close()
+
+    @contextlib.contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except (HTTPError, OSError, http.client.HTTPException) as error:
+            if hasattr(self, "_connection"):
+                self._drop()
+            raise transport_error(self._method, self._url, error) from error

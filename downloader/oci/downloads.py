@@ -1,0 +1,136 @@
+"""Reading a blob: one stream, continued where a connection broke."""
+
+from typing import Self
+
+from downloader.errors import ProtocolError, TransportError
+from downloader.net.exchange import Exchange
+from downloader.net.ranges import ByteRange, check_content_range, range_header
+from downloader.oci.auth import Scopes
+from downloader.oci.client import Client, Request
+
+
+class RegistryBlobReader:
+    """A `BlobReader` on a registry; asks for the rest again when a connection breaks.
+
+    Args:
+        client: To ask.
+        url: Of the blob.
+        what: For messages.
+        scopes: That reading needs.
+        byte_range: What to read, None for all of it.
+
+    Raises (from the constructor and `readinto`):
+        RegistryError: The registry lacks the blob, or refuses it.
+        TransportError: It broke more often than the retries allow.
+        ProtocolError: Other bytes came than were asked for.
+    """
+
+    def __init__(
+        self, client: Client, url: str, what: str, scopes: Scopes, byte_range: ByteRange | None
+    ) -> None:
+        self._client = client
+        self._url = url
+        self._what = what
+        self._scopes = scopes
+        self._at = byte_range.start if byte_range else 0
+        self._end = byte_range.end if byte_range else None
+        self._ranged = byte_range is not None
+        self._retries = client.retries()
+        self._exchange: Exchange | None = None
+        if self._end is None or self._at < self._end:
+            self._exchange = self._open()
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill ``buffer`` with the next bytes; fewer at the end only, then 0."""
+        filled = 0
+        while filled < len(buffer) and not self._is_over():
+            room = buffer[filled:] if self._end is None else buffer[filled:][: self._left()]
+            count = self._read_some(room)
+            if count:
+                self._retries.succeeded()
+            self._at += count
+            filled += count
+            if count < len(room):
+                self._cut_short()
+        return filled
+
+    def _is_over(self) -> bool:
+        return self._end is not None and self._at >= self._end
+
+    def _left(self) -> int:
+        return (self._end or 0) - self._at
+
+    def _read_some(self, buffer: memoryview) -> int:
+        if self._exchange is None:
+            self._exchange = self._open()
+        try:
+            return self._exchange.readinto(buffer)
+        except TransportError:
+            self._close()
+            if not self._retries.wait():
+                raise
+            return 0
+
+    def _cut_short(self) -> None:
+        if self._exchange is None:
+            return  # was counted as a failure where it happened
+        if self._end is None:
+            self._end = self._at  # no length was promised, so this is the end
+        elif not self._is_over():
+            self._close()
+            if not self._retries.wait():
+                raise TransportError(
+                    f"{self._what}: want bytes to {self._end}, got none after {self._at}",
+                    hint="the connection was cut again and again; run it again later",
+                )
+
+    def _open(self) -> Exchange:
+        ranged = self._ranged or self._at > 0
+        want = ByteRange(self._at, self._end or 0)
+        if ranged and self._end is None:
+            raise TransportError(f"{self._what}: cut, and its size was never told")
+        exchange = self._client.open(
+            Request(
+                "GET",
+                self._url,
+                self._what,
+                self._scopes,
+                expect=(200, 206),
+                headers={"Range": range_header(want)} if ranged else {},
+                redirect=True,
+            ),
+            self._retries,
+        )
+        try:
+            self._check(exchange, want if ranged else None)
+        except ProtocolError:
+            exchange.close()
+            raise
+        return exchange
+
+    def _check(self, exchange: Exchange, want: ByteRange | None) -> None:
+        length = exchange.headers.get("Content-Length", "")
+        size_bytes = int(length) if length.isascii() and length.isdigit() else None
+        if exchange.status == 206:
+            if want is None:
+                raise ProtocolError(f"{self._what}: want status 200, got 206 without asking")
+            check_content_range(exchange.headers.get("Content-Range"), want)
+        elif want is None:
+            self._end = size_bytes
+        elif want.start or size_bytes is None or size_bytes < want.end:
+            raise ProtocolError(
+                f"{self._what}: want bytes {want.start} to {want.end} (status 206),"
+                f" got status 200 with {size_bytes} bytes",
+                hint="this registry, or a proxy before it, ignores ranges",
+            )
+
+    def _close(self) -> None:
+        if self._exchange is not None:
+            self._exchange.close()
+            self._exchange = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()

@@ -1,0 +1,50 @@
+"""The last bytes of a stream, kept to be sent again."""
+
+
+class Window:
+    """A ring over the last ``capacity_bytes`` of a stream of any length.
+
+    Offsets are those of the stream; what is kept is ``start <= offset < end``.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._ring = memoryview(bytearray(capacity_bytes))
+        self.end = 0
+
+    @property
+    def capacity_bytes(self) -> int:
+        """How much it keeps."""
+        return len(self._ring)
+
+    @property
+    def start(self) -> int:
+        """The offset of the oldest byte that is kept."""
+        return max(0, self.end - len(self._ring))
+
+    def append(self, data: memoryview) -> None:
+        """Copy ``data`` to the end; the oldest bytes make room."""
+        self.end += len(data)
+        data = data[-len(self._ring) :]
+        at = (self.end - len(data)) % len(self._ring) if len(self._ring) else 0
+        head = min(len(data), len(self._ring) - at)
+        self._ring[at : at + head] = data[:head]
+        self._ring[: len(data) - head] = data[head:]
+
+    def views(self, offset: int) -> list[memoryview]:
+        """Return the bytes from ``offset`` to the end, in at most two pieces, without a copy."""
+        if not self.start <= offset <= self.end:
+            raise ValueError(f"want an offset in {self.start} to {self.end}, got {offset}")
+        if offset == self.end:
+            return []
+        first, last = offset % len(self._ring), (self.end - 1) % len(self._ring) + 1
+        if first < last:
+            return [self._ring[first:last]]
+        return [self._ring[first:], self._ring[:last]]
+
+    def grown(self, capacity_bytes: int) -> "Window":
+        """Return one that keeps more, with the bytes of this one."""
+        grown = Window(capacity_bytes)
+        grown.end = self.start
+        for view in self.views(self.start):
+            grown.append(view)
+        return grown
