@@ -108,6 +108,11 @@ class Location:
         self._is_resolved = False
         self._lock = threading.Lock()
 
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return without_secrets(self._home.url)
+
     def open(self, want: ByteRange | None) -> BaseHTTPResponse:
         """Ask once for the file or for ``want`` of it; the body is unread.
 
@@ -204,13 +209,14 @@ def _hub_error(url: str, response: BaseHTTPResponse, is_home: bool) -> HubError:
     return HubError(message, status=response.status, hint=hint)
 
 
-def check_answer(response: BaseHTTPResponse, want: ByteRange, size_bytes: int) -> bool:
+def check_answer(response: BaseHTTPResponse, want: ByteRange, size_bytes: int, name: str) -> bool:
     """Return whether the body is exactly ``want``; False where it is the whole file.
 
     Args:
         response: Status 200 or 206.
         want: The half-open interval of byte offsets that was asked for.
         size_bytes: Of the whole file, as the Hub promised it.
+        name: Of the file, for messages.
 
     Raises:
         PassingError: The headers announce other bytes, or another size.
@@ -220,17 +226,17 @@ def check_answer(response: BaseHTTPResponse, want: ByteRange, size_bytes: int) -
     try:
         if is_range:
             check_content_range(response.headers.get("Content-Range"), want)
-            _check_total(response.headers["Content-Range"].rpartition("/")[2], size_bytes)
-        _check_total(response.headers.get("Content-Length", "*"), expected)
+            _check_total(response.headers["Content-Range"].rpartition("/")[2], size_bytes, name)
+        _check_total(response.headers.get("Content-Length", "*"), expected, name)
     except (ProtocolError, IntegrityError) as error:
         response.close()
         raise PassingError(error) from error
     return is_range
 
 
-def _check_total(text: str, want_bytes: int) -> None:
+def _check_total(text: str, want_bytes: int, name: str) -> None:
     if text not in {"*", str(want_bytes)}:
-        raise IntegrityError(f"want {want_bytes} bytes, got an answer of {text[:40]} bytes")
+        raise IntegrityError(f"{name}: want {want_bytes} bytes, got an answer of {text[:40]} bytes")
 
 
 def iter_fill(response: BaseHTTPResponse, view: memoryview) -> Iterator[int]:
@@ -251,7 +257,7 @@ def iter_fill(response: BaseHTTPResponse, view: memoryview) -> Iterator[int]:
         yield count
 
 
-def check_end(response: BaseHTTPResponse) -> None:
+def check_end(response: BaseHTTPResponse, name: str) -> None:
     """Raise unless the body is over; needed where no Content-Length bounds it.
 
     Raises:
@@ -260,7 +266,7 @@ def check_end(response: BaseHTTPResponse) -> None:
     with body_errors(response):
         more = response.read(1)
     if more:
-        raise PassingError(IntegrityError("want the end of the file, got more bytes"))
+        raise PassingError(IntegrityError(f"{name}: want the end of the file, got more bytes"))
 
 
 @contextmanager

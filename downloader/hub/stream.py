@@ -197,7 +197,7 @@ class FileStream:
         """Fill the blocks of ``want``; yield the position after each piece of them."""
         position = want.start
         with self._opened(want) as response:
-            if not check_answer(response, want, self._size_bytes):
+            if not check_answer(response, want, self._size_bytes, self._location.name):
                 raise _NoRangesError
             self._start_worker()  # the address is known and ranges work: let the others begin
             while position < want.end:
@@ -254,7 +254,8 @@ class FileStream:
     def _read_sequentially(self, patience: Patience) -> None:
         scratch = memoryview(bytearray(_SCRATCH_BYTES))
         with self._opened(None) as response:
-            check_answer(response, ByteRange(0, self._size_bytes), self._size_bytes)
+            whole = ByteRange(0, self._size_bytes)
+            check_answer(response, whole, self._size_bytes, self._location.name)
             self._skip(response, scratch, self.wanted.start)
             for block in range(self._ring.blocks):
                 size = min(
@@ -270,7 +271,7 @@ class FileStream:
                 self._ring.publish(block)
                 patience.progressed()
             if self.wanted.end == self._size_bytes:
-                check_end(response)
+                check_end(response, self._location.name)
 
     def _skip(self, response: BaseHTTPResponse, scratch: memoryview, size_bytes: int) -> None:
         for piece in ByteRange(0, size_bytes).split(len(scratch)):

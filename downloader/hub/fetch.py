@@ -1,0 +1,213 @@
+"""A snapshot into the cache on disk: side by side, verified, with nothing twice."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from downloader.errors import IntegrityError
+from downloader.hub import transfer
+from downloader.hub.blob import BlobFetcher, FetchSettings
+from downloader.hub.cache import blob_path, finish_snapshot, lock_path
+from downloader.hub.disk import check_space, storage_errors
+from downloader.hub.locks import hold_lock
+from downloader.hub.repo import RepoFile, Snapshot
+from downloader.hub.source import FileSource
+from downloader.hub.verify import check_blob
+from downloader.hub.work import run_all
+from downloader.net.http import HttpPool
+from downloader.progress import Meter, NoProgress, Progress
+
+__all__ = ["FetchReport", "FetchSettings", "fetch_snapshot"]
+
+
+@dataclass(frozen=True)
+class FetchReport:
+    """What a fetch did.
+
+    Args:
+        snapshot_dir: ``snapshots/<commit>``, complete.
+        fetched_files: Distinct contents that came from the Hub.
+        fetched_bytes: Their size.
+        reused_files: Distinct contents that the cache had.
+        reused_bytes: Their size.
+        ways: How many contents came which way: ``plain``, ``hf_transfer``, ``stream``, ``empty``.
+        notes: What the user may want to know, one line each.
+    """
+
+    snapshot_dir: Path
+    fetched_files: int
+    fetched_bytes: int
+    reused_files: int
+    reused_bytes: int
+    ways: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def fetch_snapshot(
+    snapshot: Snapshot,
+    source_of: Callable[[RepoFile], FileSource],
+    cache_dir: Path,
+    *,
+    http: HttpPool,
+    settings: FetchSettings | None = None,
+    progress: Progress | None = None,
+    set_main: bool = True,
+    extra_files: Mapping[str, bytes] | None = None,
+) -> FetchReport:
+    """Bring every file of a snapshot into the cache, then write refs, links and tree.
+
+    Blobs that are there under their final name were verified when they got it, and are
+    not fetched again. Interrupted at any moment, no half file has its final name.
+
+    Args:
+        snapshot: What to fetch.
+        source_of: Where each file comes from.
+        cache_dir: The directory that holds the repo folders (``HF_HUB_CACHE``).
+        http: Connections.
+        settings: Bounds and patience.
+        progress: Told about bytes and files.
+        set_main: As `finish_snapshot` takes it.
+        extra_files: As `finish_snapshot` takes it.
+
+    Raises:
+        HubError: The Hub said no.
+        TransportError: No bytes, after the retries.
+        ProtocolError: Answers that break HTTP.
+        IntegrityError: Wrong bytes, twice.
+        StorageError: Too little space, or the disk said no.
+    """
+    job = _Fetch(
+        snapshot,
+        source_of,
+        cache_dir,
+        http=http,
+        settings=settings or FetchSettings(),
+        progress=progress or NoProgress(),
+    )
+    job.run()
+    folder = finish_snapshot(cache_dir, snapshot, set_main=set_main, extra_files=extra_files)
+    return job.report(folder)
+
+
+class _Fetch:
+    """One call of `fetch_snapshot`."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        source_of: Callable[[RepoFile], FileSource],
+        cache_dir: Path,
+        *,
+        http: HttpPool,
+        settings: FetchSettings,
+        progress: Progress,
+    ) -> None:
+        self._snapshot = snapshot
+        self._source_of = source_of
+        self._cache_dir = cache_dir
+        self._settings = settings
+        self._progress = progress
+        self._folder = cache_dir / snapshot.repo.folder_name
+        self._cancelled = threading.Event()
+        self._fetcher = BlobFetcher(http, self._settings, self._cancelled)
+        self._files = {file.oid: file for file in snapshot.files}
+        self._paths: dict[str, list[str]] = {}
+        for file in snapshot.files:
+            self._paths.setdefault(file.oid, []).append(file.path)
+        self._leftovers = _find_leftovers(self._folder / "blobs")
+        self._ways: Counter[str] = Counter()
+        self._reused: set[str] = set()
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Fetch what is missing."""
+        self._progress.start(sum(self._snapshot.blobs.values()), len(self._snapshot.files))
+        missing = [file for file in self._files.values() if not self._take_existing(file)]
+        with storage_errors(self._folder):
+            (self._folder / "blobs").mkdir(parents=True, exist_ok=True)
+        check_space(self._folder, sum(file.size_bytes for file in missing))
+        is_small = self._settings.is_small
+        # The largest first: the small ones fill what is left of the line beside them.
+        large = sorted((f for f in missing if not is_small(f)), key=lambda f: -f.size_bytes)
+        small = [file for file in missing if is_small(file)]
+        run_all(
+            [
+                (self._settings.large_at_once, [self._task(file) for file in large]),
+                (self._settings.small_at_once, [self._task(file) for file in small]),
+            ],
+            self._cancelled,
+            self._fetcher.interrupt,
+        )
+
+    def report(self, snapshot_dir: Path) -> FetchReport:
+        """Return what was done."""
+        reused = [self._files[oid].size_bytes for oid in self._reused]
+        fetched = [f.size_bytes for f in self._files.values() if f.oid not in self._reused]
+        return FetchReport(
+            snapshot_dir=snapshot_dir,
+            fetched_files=len(fetched),
+            fetched_bytes=sum(fetched),
+            reused_files=len(reused),
+            reused_bytes=sum(reused),
+            ways=dict(self._ways),
+            notes=tuple(self._notes()),
+        )
+
+    def _notes(self) -> Iterable[str]:
+        if self._settings.use_transfer and self._ways["stream"] and not transfer.is_installed():
+            yield "hf_transfer is not installed: large files came through this program's own stream"
+
+    def _task(self, file: RepoFile) -> Callable[[], None]:
+        return lambda: self._fetch(file)
+
+    def _fetch(self, file: RepoFile) -> None:
+        lock = self._cache_dir / lock_path(self._snapshot.repo, file.oid)
+        with hold_lock(lock, self._cancelled):
+            # Another process may have fetched it while we waited.
+            if self._take_existing(file):
+                return
+            for leftover in self._leftovers.get(file.oid, []):
+                leftover.unlink(missing_ok=True)
+            meter = Meter(self._progress, file.size_bytes)
+            final = self._folder / blob_path(file.oid)
+            way = self._fetcher.fetch(file, self._source_of(file), final, meter)
+        with self._lock:
+            self._ways[way] += 1
+        self._finish(file)
+
+    def _take_existing(self, file: RepoFile) -> bool:
+        path = self._folder / blob_path(file.oid)
+        if not _has_size(path, file.size_bytes):
+            return False
+        if self._settings.verify_existing:
+            try:
+                check_blob(path, file.oid, file.size_bytes)
+            except IntegrityError:
+                return False
+        with self._lock:
+            self._reused.add(file.oid)
+        self._progress.advance(file.size_bytes)
+        self._finish(file)
+        return True
+
+    def _finish(self, file: RepoFile) -> None:
+        for path in self._paths[file.oid]:
+            self._progress.finish_file(path)
+
+
+def _has_size(path: Path, size_bytes: int) -> bool:
+    try:
+        return path.stat().st_size == size_bytes
+    except OSError:
+        return False
+
+
+def _find_leftovers(blobs: Path) -> dict[str, list[Path]]:
+    """Return by oid what runs that were killed left behind."""
+    found: dict[str, list[Path]] = {}
+    if blobs.is_dir():
+        for path in blobs.glob("*.incomplete"):
+            found.setdefault(path.name.partition(".")[0], []).append(path)
+    return found
