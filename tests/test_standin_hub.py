@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
 
 import pytest
 import urllib3
 
 from tests.standin import (
     Commit,
-    Fault,
     File,
     Generated,
     Hub,
     HubProcess,
     HubServer,
     HubSpec,
-    Memory,
     Repo,
     awkward_names_repo,
     faults,
@@ -37,11 +27,9 @@ from tests.standin import (
     many_files_repo,
     minilm_repo,
     read_all,
-    sha256_of,
     sharded_repo,
     tiny_repo,
 )
-from tests.standin.content import BLOCK_BYTES
 from tests.standin.spec import dump_spec, parse_spec
 
 if TYPE_CHECKING:
@@ -105,13 +93,6 @@ def hub(served: HubProcess) -> HubProcess:
     served.clear_faults()
     served.clear_log()
     return served
-
-
-@pytest.fixture
-def local() -> Iterator[HubServer]:
-    """In this process: for raw clients, and for faults."""
-    with HubServer([TINY]) as server:
-        yield server
 
 
 def client_env(hub: Hub, home: Path, token: str = "", **more: str) -> dict[str, str]:
@@ -341,424 +322,6 @@ def test_hf_transfer_in_ranges(hub: HubProcess, tmp_path: Path) -> None:
     assert not any(entry.has_auth for entry in hub.log().of(origin="cdn"))
 
 
-# Raw: what a strict server refuses
-
-
-def get(url: str, method: str = "GET", **headers: str) -> urllib3.BaseHTTPResponse:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return urllib3.request(
-        method, url, headers=named, redirect=False, retries=False, timeout=urllib3.Timeout(20)
-    )
-
-
-def weights_url(hub: Hub) -> str:
-    """The signed address, as the Hub gives it."""
-    answer = get(f"{hub.endpoint}/org/tiny/resolve/main/model.safetensors")
-    assert answer.status == 302
-    return answer.headers["Location"]
-
-
-def talk(url: str, request: bytes) -> bytes:
-    address = urlsplit(url)
-    assert address.hostname
-    assert address.port
-    with socket.create_connection((address.hostname, address.port), timeout=20) as sock:
-        sock.sendall(request)
-        sock.shutdown(socket.SHUT_WR)
-        return b"".join(iter(lambda: sock.recv(65536), b""))
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"GET /org/tiny/resolve/main/a b HTTP/1.1",
-        b"GET /org/tiny/resolve/main/a#b HTTP/1.1",
-        b"GET /org/tiny/resolve/main/100% HTTP/1.1",
-        b"GET /org/tiny/resolve/main/100%zz HTTP/1.1",
-        b"GET /org/tiny/resolve/main/%ff HTTP/1.1",
-        "GET /org/tiny/resolve/main/é HTTP/1.1".encode(),
-        b"GET /org/tiny/resolve/main/sub%2Fdir%2Fvocab.txt HTTP/1.1",
-        b"GET http://x/org/tiny HTTP/1.1",
-        b"GET /org/tiny HTTP/1.0",
-        b"GET /api/models/org/tiny?blobs=perhaps HTTP/1.1",
-        b"GET /api/models/org/tiny?other=1 HTTP/1.1",
-        b"GET /api/models/org/tiny/tree/main?cursor=x HTTP/1.1",
-        b"GET /api/models/org/tiny/tree/main?limit=0 HTTP/1.1",
-    ],
-)
-def test_malformed_requests_are_refused(local: HubServer, line: bytes) -> None:
-    assert talk(local.endpoint, line + b"\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
-
-
-def test_a_request_without_host_is_refused(local: HubServer) -> None:
-    answer = talk(local.endpoint, b"GET /api/models/org/tiny HTTP/1.1\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 400 ")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/",
-        "/api/agent-harnesses",
-        "/api/nope?x=1",
-        "/api/models/org/tiny/nope?x=1",
-        "/org/tiny/resolve/main",
-        "/org/tiny/resolve/main/sub//dir/vocab.txt",
-        "/models/org/tiny/resolve/main/config.json",
-        "/api/models/org/tiny/tree/refs/pr/1",
-    ],
-)
-def test_unknown_routes_are_404(local: HubServer, path: str) -> None:
-    assert get(local.endpoint + path).status == 404
-
-
-def test_an_encoded_slash_does_not_name_a_repo(local: HubServer) -> None:
-    assert get(f"{local.endpoint}/api/models/org%2Ftiny").status == 401
-
-
-def test_git_file_headers(local: HubServer) -> None:
-    url = f"{local.endpoint}/org/tiny/resolve/main/sub/dir/vocab.txt"
-    file = TINY.files()["sub/dir/vocab.txt"]
-    for method, body in (("HEAD", b""), ("GET", read_all(file.source))):
-        answer = get(url, method)
-        assert (answer.status, answer.data) == (200, body)
-        assert answer.headers["ETag"] == f'"{file.git_oid}"'
-        assert answer.headers["X-Repo-Commit"] == TINY.sha
-        assert answer.headers["Content-Length"] == str(file.size_bytes)
-
-
-def test_git_oids_are_those_of_git(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"[PAD]\n[UNK]\n")
-    done = subprocess.run(["git", "hash-object", str(tmp_path / "file")], capture_output=True)
-    assert done.stdout.decode().strip() == TINY.files()["sub/dir/vocab.txt"].git_oid
-
-
-def test_lfs_file_headers(local: HubServer) -> None:
-    answer = get(f"{local.endpoint}/org/tiny/resolve/old/model.safetensors", "HEAD")
-    assert answer.status == 302
-    assert answer.headers["X-Linked-ETag"] == f'"{sha256_of(WEIGHTS.source)}"'
-    assert answer.headers["X-Linked-Size"] == str(WEIGHTS.size_bytes)
-    assert answer.headers["X-Repo-Commit"] == TINY.commits[0].sha
-    assert answer.headers["Location"].startswith(f"{local.cdn_endpoint}/")
-    assert urlsplit(local.cdn_endpoint).netloc != urlsplit(local.endpoint).netloc
-
-
-@pytest.mark.parametrize(
-    ("value", "start", "stop"),
-    [
-        ("bytes=0-0", 0, 1),
-        ("bytes=5-", 5, WEIGHTS.size_bytes),
-        ("bytes=-7", WEIGHTS.size_bytes - 7, WEIGHTS.size_bytes),
-        (f"bytes=1048570-{1 << 40}", 1048570, WEIGHTS.size_bytes),
-    ],
-)
-def test_ranges(local: HubServer, value: str, start: int, stop: int) -> None:
-    answer = get(weights_url(local), Range=value)
-    assert answer.status == 206
-    assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{WEIGHTS.size_bytes}"
-    assert answer.data == read_all(WEIGHTS.source, start, stop)
-
-
-def test_range_outside_is_416(local: HubServer) -> None:
-    answer = get(weights_url(local), Range=f"bytes={WEIGHTS.size_bytes}-")
-    assert answer.status == 416
-    assert answer.headers["Content-Range"] == f"bytes */{WEIGHTS.size_bytes}"
-
-
-@pytest.mark.parametrize("value", ["bytes=-", "bytes=5-4", "bytes=0-1,3-4", "items=0-1"])
-def test_malformed_range_is_400(local: HubServer, value: str) -> None:
-    assert get(weights_url(local), Range=value).status == 400
-
-
-def test_if_range(local: HubServer) -> None:
-    url, etag = weights_url(local), f'"{WEIGHTS.oid}"'
-    assert get(url, Range="bytes=0-0", If_Range=etag).status == 206
-    assert get(url, Range="bytes=0-0", If_Range='"other"').status == 200
-
-
-def test_cdn_refuses_credentials(local: HubServer) -> None:
-    answer = get(weights_url(local), Authorization="Bearer hf_canary")
-    assert answer.status == 400
-    assert [entry.has_auth for entry in local.log().of(origin="cdn")] == [True]
-
-
-def test_cdn_refuses_what_is_not_signed(local: HubServer) -> None:
-    url = weights_url(local)
-    assert get(url.partition("?")[0]).status == 403
-    assert get(url[:-1] + ("0" if url[-1] != "0" else "1")).status == 403
-    assert get(url.replace("model.safetensors", "other.safetensors")).status == 403
-
-
-def test_signed_address_expires() -> None:
-    with HubServer(HubSpec((TINY,), url_ttl_s=0)) as hub:
-        answer = get(weights_url(hub))
-    assert (answer.status, b"expired" in answer.data) == (403, True)
-
-
-def test_cdn_on_another_host() -> None:
-    with HubServer(HubSpec((TINY,), cdn_host="127.0.0.2")) as hub:
-        url = weights_url(hub)
-        assert url.startswith("http://127.0.0.2:")
-        assert get(url).data == read_all(WEIGHTS.source)
-
-
-def test_files_from_disk(tmp_path: Path) -> None:
-    data = read_all(Generated(5_000_001, seed=3))
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a b.bin").write_bytes(data)
-    with HubServer([make_repo("org/disk", tmp_path)]) as hub:
-        url = f"{hub.endpoint}/org/disk/resolve/main/sub/{quote('a b.bin')}"
-        signed = get(url).headers["Location"]
-        assert get(signed).data == data
-        assert get(signed, Range="bytes=4194300-4194310").data == data[4194300:4194311]
-        assert hub.log().of(origin="cdn", file="sub/a b.bin").bytes_sent == len(data) + 11
-
-
-def test_a_tebibyte_needs_no_disk() -> None:
-    source = Generated(TEBIBYTE, seed=9, sha256="ab" * 32)
-    with HubServer([make_repo("org/huge", {"huge.bin": source})]) as hub:
-        url = get(f"{hub.endpoint}/org/huge/resolve/main/huge.bin").headers["Location"]
-        answer = get(url, Range="bytes=-3000000")
-    assert answer.headers["Content-Range"].endswith(f"/{TEBIBYTE}")
-    assert answer.data == read_all(source, TEBIBYTE - 3_000_000, TEBIBYTE)
-
-
-@pytest.mark.parametrize("bf16", [False, True])
-def test_generated_bytes_are_the_same_from_any_offset(bf16: bool) -> None:
-    source = Generated(3 * BLOCK_BYTES + 5, seed=4, bf16=bf16)
-    whole = read_all(source)
-    assert len(whole) == source.size_bytes
-    for cut in (1, 31, 32, 33, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 33):
-        assert read_all(source, 0, cut) + read_all(source, cut) == whole
-    blocks = {whole[at : at + BLOCK_BYTES] for at in range(0, len(whole), BLOCK_BYTES)}
-    assert len(blocks) == 4
-    assert hashlib.sha256(whole).hexdigest() == sha256_of(source)
-    assert whole != read_all(dataclasses.replace(source, seed=5))
-
-
-def test_64_connections_at_once(local: HubServer) -> None:
-    url, barrier = weights_url(local), threading.Barrier(64)
-    want = hashlib.sha256(read_all(WEIGHTS.source, 0, 100_000)).digest()
-
-    def fetch(_: int) -> bytes:
-        barrier.wait(30)
-        return hashlib.sha256(get(url, Range="bytes=0-99999").data).digest()
-
-    with ThreadPoolExecutor(64) as pool:
-        assert set(pool.map(fetch, range(64))) == {want}
-
-
-def test_connection_is_kept_alive(local: HubServer) -> None:
-    with urllib3.PoolManager() as pool:
-        for _ in range(3):
-            pool.request("GET", f"{local.endpoint}/api/models/org/tiny")
-        [connections] = [pool.pools[key].num_connections for key in pool.pools.keys()]  # noqa: SIM118
-    assert connections == 1
-
-
-def test_spec_travels_as_json() -> None:
-    assert parse_spec(dump_spec(spec())) == spec()
-
-
-def test_serve_a_directory_by_hand(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_bytes(b"{}")
-    command = [sys.executable, "-m", "tests.standin", "--repo", f"dataset:org/data={tmp_path}"]
-    root = Path(__file__).parents[1]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as child:
-        assert child.stdout
-        endpoint = json.loads(child.stdout.readline())["endpoint"]
-        data = get(f"{endpoint}/datasets/org/data/resolve/main/config.json").data
-        child.terminate()
-    assert (data, child.returncode) == (b"{}", 0)
-
-
-# Faults, each seen by a client of few words
-
-
-class Weights:
-    """The signed address of the weights, with a fault set on them."""
-
-    def __init__(self, hub: HubServer, fault: Fault) -> None:
-        self.url = weights_url(hub)
-        hub.clear_log()
-        hub.add_fault(fault)
-
-    def get(self, **headers: str) -> urllib3.BaseHTTPResponse:
-        return get(self.url, **headers)
-
-    def read_until_closed(self) -> tuple[bytes, bool]:
-        """Read the body until the end; the second says whether it was a reset."""
-        address = urlsplit(self.url)
-        assert address.port
-        data = bytearray()
-        with socket.create_connection(("127.0.0.1", address.port), timeout=20) as sock:
-            sock.sendall(f"GET {address.path}?{address.query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            was_reset = True
-            with contextlib.suppress(ConnectionResetError):
-                while piece := sock.recv(65536):
-                    data += piece
-                was_reset = False
-        return bytes(data.partition(b"\r\n\r\n")[2]), was_reset
-
-
-def test_fault_no_ranges(local: HubServer) -> None:
-    answer = Weights(local, faults.NoRanges()).get(Range="bytes=0-0")
-    assert (answer.status, len(answer.data)) == (200, WEIGHTS.size_bytes)
-    assert "Content-Range" not in answer.headers
-    assert "Accept-Ranges" not in answer.headers
-
-
-def test_fault_ranges_ignored_after_the_probe(local: HubServer) -> None:
-    weights = Weights(local, faults.RangesIgnoredAfterProbe())
-    assert weights.get(Range="bytes=0-0").status == 206
-    answer = weights.get(Range="bytes=10-19")
-    assert (answer.status, len(answer.data)) == (200, WEIGHTS.size_bytes)
-
-
-def test_fault_other_range(local: HubServer) -> None:
-    answer = Weights(local, faults.OtherRange(shift=10)).get(Range="bytes=100-109")
-    assert answer.headers["Content-Range"] == f"bytes 90-99/{WEIGHTS.size_bytes}"
-    assert answer.data == read_all(WEIGHTS.source, 90, 100)
-
-
-def test_fault_429_in_seconds_twice(local: HubServer) -> None:
-    local.add_fault(faults.TooManyRequests(path="/api/*", retry_after_s=7, times=2))
-    answers = [get(f"{local.endpoint}/api/models/org/tiny") for _ in range(3)]
-    assert [answer.status for answer in answers] == [429, 429, 200]
-    assert answers[0].headers["Retry-After"] == "7"
-    assert [entry.faults for entry in local.log()] == [("TooManyRequests",)] * 2 + [()]
-
-
-def test_fault_429_as_a_date(local: HubServer) -> None:
-    answer = Weights(local, faults.TooManyRequests(retry_after_s=60, as_date=True)).get()
-    after = parsedate_to_datetime(answer.headers["Retry-After"])
-    assert 58 <= (after - parsedate_to_datetime(answer.headers["Date"])).total_seconds() <= 62
-
-
-def test_fault_429_with_ratelimit(local: HubServer) -> None:
-    answer = Weights(local, faults.TooManyRequests(retry_after_s=55, ratelimit=True)).get()
-    assert (answer.status, answer.headers["ratelimit"]) == (429, '"api";r=0;t=55')
-    assert "Retry-After" not in answer.headers
-
-
-@pytest.mark.parametrize("status", [500, 502, 503])
-def test_fault_server_error_after_the_first(local: HubServer, status: int) -> None:
-    weights = Weights(local, faults.ServerError(status=status, skip=1, times=2))
-    statuses = [weights.get(Range="bytes=0-0").status for _ in range(4)]
-    assert statuses == [206, status, status, 206]
-
-
-def test_fault_401_in_the_middle(local: HubServer) -> None:
-    weights = Weights(local, faults.Unauthorized(from_byte=1000))
-    assert weights.get(Range="bytes=0-9").status == 206
-    assert weights.get(Range="bytes=1000-1009").status == 401
-
-
-def test_fault_signed_url_expired(local: HubServer) -> None:
-    weights = Weights(local, faults.SignedUrlExpired(times=1))
-    assert [weights.get().status for _ in range(2)] == [403, 200]
-
-
-def test_fault_hands_out_expired_urls(local: HubServer) -> None:
-    local.add_fault(faults.HandsOutExpiredUrls(times=1))
-    answers = [get(weights_url(local)) for _ in range(2)]
-    assert [answer.status for answer in answers] == [403, 200]
-    assert b"expired" in answers[0].data
-
-
-def test_fault_redirect_elsewhere(local: HubServer) -> None:
-    answer = Weights(local, faults.RedirectElsewhere(origin="cdn")).get()
-    assert answer.status == 302
-    url = answer.headers["Location"]
-    assert url.startswith(local.elsewhere_endpoint)
-    assert urlsplit(url).hostname != urlsplit(local.endpoint).hostname
-    assert get(url).data == read_all(WEIGHTS.source)
-    assert get(url, Authorization="Bearer hf_canary").status == 400
-
-
-def test_fault_redirect_elsewhere_from_the_hub(local: HubServer) -> None:
-    local.add_fault(faults.RedirectElsewhere(path="*config.json"))
-    url = get(f"{local.endpoint}/org/tiny/resolve/main/config.json").headers["Location"]
-    assert get(url).data == read_all(TINY.files()["config.json"].source)
-
-
-def test_fault_reset(local: HubServer) -> None:
-    data, was_reset = Weights(local, faults.ResetAfter(after_bytes=1000)).read_until_closed()
-    assert was_reset
-    assert len(data) <= 1000
-    assert local.log().of(origin="cdn").bytes_sent == 1000
-
-
-def test_fault_cut(local: HubServer) -> None:
-    data, was_reset = Weights(local, faults.CutAfter(after_bytes=2_000_000)).read_until_closed()
-    assert not was_reset
-    assert data == read_all(WEIGHTS.source, 0, 2_000_000)
-
-
-def test_fault_stall_until_released(local: HubServer) -> None:
-    weights = Weights(local, faults.StallAfter(after_bytes=1000))
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(weights.get)
-        while local.log(settle_s=0).of(origin="cdn").bytes_sent < 1000:
-            assert not pending.done()
-        assert not pending.done()
-        assert local.log(settle_s=0.1).of(origin="cdn").bytes_sent == 1000
-        local.release()
-        assert pending.result(20).data == read_all(WEIGHTS.source)
-
-
-def test_fault_stall_for_a_time(local: HubServer) -> None:
-    answer = Weights(local, faults.StallAfter(after_bytes=1000, stall_s=0.05)).get()
-    assert answer.data == read_all(WEIGHTS.source)
-
-
-def test_fault_wrong_bytes(local: HubServer) -> None:
-    weights = Weights(local, faults.WrongBytes(at_byte=2_000_000))
-    want = read_all(WEIGHTS.source)
-    got = weights.get().data
-    assert len(got) == len(want)
-    wrong = [at for at in range(1_999_990, 2_000_010) if got[at] != want[at]]
-    assert wrong == [2_000_000]
-    assert got[:2_000_000] + want[2_000_000:2_000_001] + got[2_000_001:] == want
-    assert weights.get(Range="bytes=2000000-2000000").data != want[2_000_000:2_000_001]
-    assert weights.get(Range="bytes=0-999").data == want[:1000]
-
-
-def test_fault_fewer_bytes(local: HubServer) -> None:
-    weights = Weights(local, faults.FewerBytes(missing_bytes=10))
-    assert weights.get().data == read_all(WEIGHTS.source)[:-10]
-    ranged = weights.get(Range="bytes=-5").headers["Content-Range"]
-    assert ranged.endswith(f"/{WEIGHTS.size_bytes - 10}")
-
-
-def test_fault_more_bytes(local: HubServer) -> None:
-    answer = Weights(local, faults.MoreBytes(extra_bytes=10)).get()
-    assert answer.data == read_all(WEIGHTS.source) + bytes(10)
-    assert answer.headers["Content-Length"] == str(WEIGHTS.size_bytes + 10)
-
-
-def test_fault_bandwidth_cap(local: HubServer) -> None:
-    weights = Weights(local, faults.BandwidthCap(bytes_per_s=1))
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(weights.get)
-        while not (seen := local.log(settle_s=0).of(origin="cdn").bytes_sent):
-            assert not pending.done()
-        assert seen < 1000  # a second each; without the cap it is a block at once
-        local.stop()
-        assert isinstance(pending.exception(20), urllib3.exceptions.ProtocolError)
-
-
-def test_fault_slow_first_byte(local: HubServer) -> None:
-    weights = Weights(local, faults.SlowFirstByte())
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(weights.get, Range="bytes=0-9")
-        while not local.log(settle_s=0).of(origin="cdn"):
-            assert not pending.done()
-        assert not local.log(settle_s=0.1).of(origin="cdn")[0].done
-        local.release()
-        assert pending.result(20).data == read_all(WEIGHTS.source, 0, 10)
-
-
 def test_faults_reach_a_child_process(hub: HubProcess, tmp_path: Path) -> None:
     hub.add_fault(faults.CutAfter(path="*.safetensors", after_bytes=1_500_000, times=1))
     [path] = ask(hub, tmp_path, "snapshot_download('org/tiny')")
@@ -767,18 +330,5 @@ def test_faults_reach_a_child_process(hub: HubProcess, tmp_path: Path) -> None:
     assert [entry.faults for entry in seen] == [("CutAfter",), ()]
 
 
-def test_every_fault_travels_as_json() -> None:
-    for kind in faults.KINDS.values():
-        fault = kind(path="*.bin", times=2, skip=1)
-        assert faults.parse_fault(faults.dump_fault(fault)) == fault
-
-
-def test_every_fault_is_tested() -> None:
-    text = Path(__file__).read_text(encoding="utf-8")
-    assert [name for name in faults.KINDS if f"faults.{name}(" not in text] == []
-
-
-def test_memory_files_are_git_files_below_the_limit() -> None:
-    assert not File("a.txt", Memory(b"x")).is_lfs
-    assert File("a.txt", Memory(b"x"), lfs=True).is_lfs
-    assert File("a.bin", Memory(b"x")).is_lfs
+def test_spec_travels_as_json() -> None:
+    assert parse_spec(dump_spec(spec())) == spec()
