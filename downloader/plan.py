@@ -41,6 +41,11 @@ TAR_OVERHEAD_BYTES = 64 * 1024
 SMALLEST_LIMIT_BYTES = 1 * MIB
 PART_ALIGNMENT_BYTES = 1 * MIB  # whole buffers for whoever copies the parts
 
+# Measured on the containerd image store: the builder's layers, the image's blobs, and the
+# image's unpacked layers are there at once; the base images and the builder's Python beside.
+BUILD_DISK_FACTOR = 3
+BUILD_DISK_EXTRA_BYTES = 500_000_000
+
 LAYER_PROFILES: Mapping[str, int] = {
     # Docker Hub refuses blobs above about 10 GB; GHCR documents 10 GB.
     "default": 9_500_000_000,
@@ -211,16 +216,69 @@ def split_shards(layers: Sequence[Layer], count: int) -> list[list[Layer]]:
     """Share layers among ``count`` jobs, balanced by bytes; some may be empty.
 
     Largest first into the emptiest: at most a third above the best possible share (Graham 1969).
+    The parts of one file stay in one job, because only who reads them all can verify the file.
     """
     if count < 1:
         raise InputError(f"want at least 1 shard, got {count}")
     shards: list[list[Layer]] = [[] for _ in range(count)]
     loads = [0] * count
-    for layer in sorted(layers, key=lambda layer: (-layer.size_bytes, layer.key)):
+    sizes = [(sum(layer.size_bytes for layer in unit), unit) for unit in group_by_file(layers)]
+    for size_bytes, unit in sorted(sizes, key=lambda item: (-item[0], item[1][0].key)):
         lightest = loads.index(min(loads))
-        shards[lightest].append(layer)
-        loads[lightest] += layer.size_bytes
+        shards[lightest] += unit
+        loads[lightest] += size_bytes
     return shards
+
+
+def group_by_file(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
+    """Group layers that carry parts of the same file, each group in the order of the parts.
+
+    Raises:
+        InputError: Two layers each carry a part that has to come before one of the other.
+    """
+    group_of: dict[str, list[Layer]] = {}
+    groups: list[list[Layer]] = []
+    for layer in layers:
+        group = [layer]
+        for oid in {content.oid for content in layer.contents if content.parts}:
+            known = group_of.get(oid, group)
+            if known is not group:
+                known += group
+                groups = [item for item in groups if item is not group]
+                group_of |= {key: known for key, item in group_of.items() if item is group}
+                group = known
+            group_of[oid] = group
+        if not any(item is group for item in groups):
+            groups.append(group)
+    return [_in_order_of_parts(group) for group in groups]
+
+
+def _in_order_of_parts(group: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Sort so that every file's first part comes first."""
+    left, ordered = list(group), list[Layer]()
+    done: set[tuple[str, int]] = set()
+    while left:
+        ready = [layer for layer in left if _parts_before(layer) <= done]
+        if not ready:
+            raise InputError(
+                "want parts of files in an order that fits every layer, got none",
+                hint="choose another --layer-size",
+            )
+        ordered.append(ready[0])
+        left.remove(ready[0])
+        done |= {(content.oid, content.part) for content in ready[0].contents}
+    return tuple(ordered)
+
+
+def _parts_before(layer: Layer) -> set[tuple[str, int]]:
+    split = [content for content in layer.contents if content.parts]
+    own = {(content.oid, content.part) for content in split}
+    return {(content.oid, part) for content in split for part in range(1, content.part)} - own
+
+
+def disk_needed_bytes(plan: Plan) -> int:
+    """Return the free disk that `build` needs where the engine keeps its data, in bytes."""
+    return BUILD_DISK_FACTOR * plan.size_bytes + BUILD_DISK_EXTRA_BYTES
 
 
 def parse_layer_limit(text: str) -> int:

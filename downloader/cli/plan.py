@@ -88,7 +88,7 @@ def describe_plan(plan: Plan, tag: str, shards: int) -> dict[str, Any]:
 
 def disk_needed(plan: Plan) -> int:
     """Return the bytes of disk that `build` needs where the engine keeps its data."""
-    from downloader.engine import disk_needed_bytes
+    from downloader.plan import disk_needed_bytes
 
     return disk_needed_bytes(plan)
 

@@ -36,7 +36,7 @@ def check_repo_path(path: str) -> None:
 
     Raises:
         ProtocolError: The path is empty or absolute, holds ``.``, ``..``, an empty segment,
-            a backslash, or a control character (NUL and newline among them).
+            or a control character (NUL and newline among them).
 
     >>> check_repo_path("sub folder/config.json")
     >>> check_repo_path("../../etc/passwd")
@@ -46,7 +46,7 @@ def check_repo_path(path: str) -> None:
     """
     segments = path.split("/")
     bad_segment = any(segment in {"", ".", ".."} for segment in segments)
-    bad_character = any(ord(char) < 0x20 or char in "\\\x7f" for char in path)
+    bad_character = any(ord(char) < 0x20 or char == "\x7f" for char in path)
     if bad_segment or bad_character:
         raise ProtocolError(f"unsafe file name in repo: {path!r}")
 

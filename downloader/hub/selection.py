@@ -52,7 +52,8 @@ def _matching(flag: str, patterns: Iterable[str], paths: Iterable[str]) -> set[s
     all_paths = list(paths)
     for pattern in patterns:
         glob = (f"{pattern}*" if pattern.endswith("/") else pattern).replace("\\", "/")
-        found = {path for path in all_paths if fnmatchcase(path, glob)}
+        # The library reads a backslash as a slash, in pattern and path.
+        found = {path for path in all_paths if fnmatchcase(path.replace("\\", "/"), glob)}
         if not found:
             raise InputError(f"{flag} {pattern!r} matches none of the {len(all_paths)} files")
         every |= found
