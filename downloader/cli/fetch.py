@@ -51,7 +51,7 @@ def fetch(
 
     FILE names single files, or folders by a trailing slash.
     """
-    hub = Hub(token=options["token"])
+    hub = Hub(token=options["token"], note=say)
     snapshot = read_plan(plan_file).snapshot if plan_file else _resolve(hub, options)
     target = find_cache_dir(cache_dir)
     if dry_run:

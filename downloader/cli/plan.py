@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from downloader.cli.console import format_bytes, print_json, print_result, print_table
+from downloader.cli.console import format_bytes, print_json, print_result, print_table, say
 from downloader.cli.options import (
     json_option,
     layer_options,
@@ -31,7 +31,7 @@ def resolve_plan(options: dict[str, Any]) -> tuple[Hub, Plan]:
     limit_bytes = parse_layer_limit(options["layer_size"])
     repo = selected(options["repo_id"], options["repo_type"])
     wanted = selection(options["filenames"], options["include"], options["exclude"])
-    hub = Hub(token=options["token"])
+    hub = Hub(token=options["token"], note=say)
     snapshot = hub.resolve(repo, options["revision"], wanted)
     plan = make_plan(snapshot, layer_limit_bytes=limit_bytes, cache_root=options["cache_root"])
     return hub, plan

@@ -37,12 +37,14 @@ class Hub:
         token: None for huggingface_hub's own (``HF_TOKEN``, else the stored one).
         retry: For metadata calls; huggingface_hub itself does not retry ``repo_info``.
         sleep: Replaced in tests.
+        note: Told before each new try, so that nobody waits in silence.
     """
 
     endpoint: str | None = None
     token: str | None = field(default=None, repr=False)
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(tries=5))
     sleep: Callable[[float], None] = time.sleep
+    note: Callable[[str], None] = lambda _text: None
 
     @property
     def api(self) -> HfApi:
@@ -134,6 +136,7 @@ class Hub:
                 delay_s = self.retry.delay_s(failures)
                 if delay_s is None:
                     raise self._unreachable(error) from error
+            self.note(f"{self.api.endpoint} gave no answer for {repo.id}; again in {delay_s:.0f} s")
             self.sleep(delay_s)
 
     def _delay_s(self, error: errors.HfHubHTTPError, failures: int) -> float | None:
