@@ -1,0 +1,206 @@
+"""Bytes of a layer or archive as they were before compression, without trusting them.
+
+A bomb is a small file that becomes a large one. Memory is bounded, because output is made
+only as it is asked for; time and disk are bounded by the ratio of output to input.
+"""
+
+import sys
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from downloader.errors import ProtocolError
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+MAGIC_BYTES = 4
+
+_INPUT_BYTES = 256 * 1024
+# `zstd --long` needs 128 MiB; `--ultra --long=31` would need 2 GiB of memory to read.
+_WINDOW_LOG_LIMIT = 27
+# Weights shrink by a fifth, text tenfold. Sparse files may shrink more, but not for long.
+RATIO_LIMIT = 250
+RATIO_GRACE_BYTES = 1024**3
+
+ReadInto = Callable[[memoryview], int]
+Compression = str | None
+
+
+class _Reader(Protocol):
+    def readinto(self, buffer: memoryview) -> int: ...
+
+
+def detect_compression(first_bytes: bytes) -> Compression:
+    r"""Return ``gzip``, ``zstd``, or None for neither.
+
+    Media types are not asked: ``docker save`` and some registries get them wrong.
+
+    >>> detect_compression(b"\x1f\x8b\x08\x00"), detect_compression(b"etc/")
+    ('gzip', None)
+    """
+    if first_bytes.startswith(GZIP_MAGIC):
+        return "gzip"
+    return "zstd" if first_bytes.startswith(ZSTD_MAGIC) else None
+
+
+class PlainStream:
+    """A stream of bytes, decompressed, as a `downloader.oci.tar_reader.ByteSource`.
+
+    Args:
+        read_into: Fills a buffer with the next compressed bytes; 0 at the end.
+        what: The stream, for messages.
+
+    Raises (while reading):
+        ProtocolError: The data are damaged or cut, or expand like a bomb.
+    """
+
+    def __init__(self, read_into: ReadInto, what: str) -> None:
+        self.offset = 0
+        self._what = what
+        self._input = _Input(read_into)
+        self.compression = detect_compression(self._input.peek(MAGIC_BYTES))
+        self._reader = self._open()
+        self._scratch = memoryview(bytearray(_INPUT_BYTES))
+
+    def _open(self) -> _Reader:
+        match self.compression:
+            case "gzip":
+                return _Gzip(self._input, self._what)
+            case "zstd":
+                return _open_zstd(self._input)
+        return self._input
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill ``buffer``; fewer bytes at the end only, then 0."""
+        filled = 0
+        while filled < len(buffer):
+            count = self._read_some(buffer[filled:])
+            if not count:
+                break
+            filled += count
+        self.offset += filled
+        self._check_ratio()
+        return filled
+
+    def _read_some(self, buffer: memoryview) -> int:
+        try:
+            return self._reader.readinto(buffer)
+        except (zlib.error, EOFError, _zstd_error()) as error:
+            message = f"{self._what}: want {self.compression} data, got damage"
+            raise ProtocolError(message) from error
+
+    def _check_ratio(self) -> None:
+        limit = max(RATIO_GRACE_BYTES, RATIO_LIMIT * self._input.taken_bytes)
+        if self.compression and self.offset > limit:
+            raise ProtocolError(
+                f"{self._what}: want at most {RATIO_LIMIT} bytes from each compressed one,"
+                f" got {self.offset} from {self._input.taken_bytes}: a decompression bomb"
+            )
+
+    def skip(self, size_bytes: int) -> None:
+        """Read and forget so many bytes.
+
+        Raises:
+            ProtocolError: There are fewer.
+        """
+        while size_bytes:
+            got = self.readinto(self._scratch[:size_bytes])
+            if not got:
+                raise ProtocolError(f"{self._what}: want {size_bytes} bytes more, got its end")
+            size_bytes -= got
+
+
+class _Input:
+    """Compressed bytes with a look ahead; a file object as far as zstd asks for one."""
+
+    def __init__(self, read_into: ReadInto) -> None:
+        self._read_into = read_into
+        self._ahead = b""
+        self.taken_bytes = 0
+
+    def peek(self, size_bytes: int) -> bytes:
+        while len(self._ahead) < size_bytes:
+            data = bytearray(size_bytes - len(self._ahead))
+            got = self._read_into(memoryview(data))
+            if not got:
+                break
+            self._ahead += bytes(data[:got])
+        return self._ahead
+
+    def readinto(self, buffer: memoryview) -> int:
+        if self._ahead:
+            count = min(len(buffer), len(self._ahead))
+            buffer[:count] = self._ahead[:count]
+            self._ahead = self._ahead[count:]
+        else:
+            count = self._read_into(buffer)
+        self.taken_bytes += count
+        return count
+
+    def read(self, size_bytes: int = _INPUT_BYTES) -> bytes:
+        data = bytearray(size_bytes if size_bytes > 0 else _INPUT_BYTES)
+        return bytes(data[: self.readinto(memoryview(data))])
+
+
+class _Gzip:
+    """The members of a gzip file, one after the other; zero bytes may follow (tape padding)."""
+
+    def __init__(self, source: _Input, what: str) -> None:
+        self._source = source
+        self._what = what
+        self._member = zlib.decompressobj(wbits=31)
+        self._pending = b""
+        self._is_begun = False
+
+    def readinto(self, buffer: memoryview) -> int:
+        while True:
+            if not self._pending:
+                self._pending = self._source.read()
+            if not self._pending:
+                if self._is_begun:
+                    raise EOFError
+                return 0
+            if not self._is_begun and not self._begin():
+                continue
+            data = self._member.decompress(self._pending, len(buffer))
+            self._advance()
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+
+    def _begin(self) -> bool:
+        self._pending = self._pending.lstrip(b"\0")
+        self._is_begun = bool(self._pending)
+        return self._is_begun
+
+    def _advance(self) -> None:
+        if self._member.eof:
+            self._pending = self._member.unused_data
+            self._member = zlib.decompressobj(wbits=31)
+            self._is_begun = False
+        else:
+            self._pending = self._member.unconsumed_tail
+
+
+if sys.version_info >= (3, 14):
+    from compression import zstd as _zstd
+
+    def _zstd_error() -> type[Exception]:
+        return _zstd.ZstdError
+
+    def _open_zstd(source: _Input) -> _Reader:
+        limit = {_zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_LIMIT}
+        return cast("_Reader", _zstd.ZstdFile(cast("Any", source), options=limit))
+else:
+
+    def _zstd_error() -> type[Exception]:
+        import zstandard  # noqa: PLC0415 - most images need no zstd
+
+        return cast("type[Exception]", zstandard.ZstdError)
+
+    def _open_zstd(source: _Input) -> _Reader:
+        import zstandard  # noqa: PLC0415 - most images need no zstd
+
+        context = zstandard.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG_LIMIT)
+        reader = context.stream_reader(cast("Any", source), read_across_frames=True)
+        return cast("_Reader", reader)
