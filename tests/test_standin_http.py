@@ -78,6 +78,19 @@ def test_malformed_requests_are_refused(local: HubServer, line: bytes) -> None:
     assert talk(local.endpoint, line + b"\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
 
+def test_what_could_not_be_read_is_in_the_log(local: HubServer) -> None:
+    talk(local.endpoint, b"nonsense\r\n\r\n")
+    [entry] = local.log()
+    assert (entry.method, entry.status, entry.done) == ("?", 400, True)
+
+
+def test_log_tells_files_of_one_ending_apart(local: HubServer) -> None:
+    get(f"{local.endpoint}/org/tiny/resolve/main/config.json")
+    seen = local.log()
+    names = ("config.json", "org/tiny/config.json", "model:org/tiny/config.json", "fig.json")
+    assert [len(seen.of(file=name)) for name in names] == [1, 1, 1, 0]
+
+
 def test_a_request_without_host_is_refused(local: HubServer) -> None:
     answer = talk(local.endpoint, b"GET /api/models/org/tiny HTTP/1.1\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")

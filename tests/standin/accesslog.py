@@ -82,12 +82,20 @@ class Accesses(list[Access]):
     """A log that has been read, with the questions that tests ask."""
 
     def of(self, *, origin: str = "", file: str = "", method: str = "", path: str = "") -> Accesses:
-        """Keep those of an origin, of a file (its path's end), a method, a part of the path."""
+        """Keep those of an origin, of a file, of a method, with a part of the URL's path.
+
+        Args:
+            origin: ``hub``, ``cdn`` or ``elsewhere``.
+            file: Its last path segments, all of them if need be: ``config.json`` is not
+                ``data_config.json``; or ``model:org/name/config.json``.
+            method: The HTTP method.
+            path: Any part of the URL's path, as it was sent.
+        """
         return Accesses(
             entry
             for entry in self
             if entry.origin.startswith(origin)
-            and entry.file.endswith(file)
+            and _is_file(entry, file)
             and entry.method.startswith(method)
             and path in entry.path
         )
@@ -95,6 +103,11 @@ class Accesses(list[Access]):
     @property
     def bytes_sent(self) -> int:
         return sum(entry.bytes_sent for entry in self)
+
+
+def _is_file(entry: Access, file: str) -> bool:
+    # The last segments: after a slash, or after the colon that ends the type.
+    return not file or entry.file == file or entry.file.endswith(("/" + file, ":" + file))
 
 
 def dump_log(entries: Iterable[Access]) -> list[dict[str, Any]]:

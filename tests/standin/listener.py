@@ -42,7 +42,9 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """End every connection and join the accepting thread."""
+        """End every connection and join the accepting thread; again is harmless."""
+        if self._closing.is_set():
+            return
         self._closing.set()
         with contextlib.suppress(OSError):  # wakes accept() on every platform
             socket.create_connection((self._host, self.port), timeout=5).close()
@@ -78,13 +80,18 @@ class Listener:
         try:
             request = wire.read_request()
         except (BadRequestError, ValueError) as error:
-            wire.send(
-                Reply.text(400, str(error), Connection="close"),
-                self._entry(Request("?", "?", "", {})),
-                body=True,
-            )
-            return False
+            return self._refuse(wire, str(error))
         return request is not None and self._answer(wire, request)
+
+    def _refuse(self, wire: Wire, message: str) -> bool:
+        """Answer what could not be read, and trust nothing that follows it."""
+        entry = self._entry(Request("?", "?", "", {}))
+        entry.status = 400
+        try:
+            wire.send(Reply.text(400, message, Connection="close"), entry, body=True)
+        finally:
+            entry.done = True
+        return False
 
     def _answer(self, wire: Wire, request: Request) -> bool:
         entry = self._entry(request)
