@@ -275,7 +275,5 @@ def _parse_layer_size(table: TomlTable, default: str) -> str:
 
 def _parse_engine(table: TomlTable, default: str) -> Engine:
     text = table.text("engine", default)
-    for engine in ENGINES:
-        if text == engine:
-            return engine
-    table.fail(f"engine: want one of {', '.join(ENGINES)}, got {text!r}", "engine")
+    found: Engine | None = next((engine for engine in ENGINES if engine == text), None)
+    return found or table.fail(f"engine: want one of {', '.join(ENGINES)}, got {text!r}", "engine")

@@ -17,13 +17,18 @@ from downloader import __version__
 from downloader.cli.console import say_error
 from downloader.errors import HfModelsError
 
-# name -> module that defines a click command of that name (dashes become underscores)
+# name -> module that defines a click command of that name (dashes become underscores), or
+# module:attribute where that would be the name of a builtin
 COMMANDS: Mapping[str, str] = {
     "plan": "downloader.cli.plan",
     "fetch": "downloader.cli.fetch",
     "verify": "downloader.cli.verify",
     "build": "downloader.cli.build",
     "push": "downloader.cli.push",
+    "models": "downloader.cli.models",
+    "list": "downloader.cli.list:list_tags",
+    "catalog": "downloader.cli.catalog",
+    "stage": "downloader.cli.stage",
 }
 
 INTERRUPTED = 130  # 128 + SIGINT, as every shell reports it
@@ -40,8 +45,9 @@ class LazyGroup(click.Group):
         """Import and return one command."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(COMMANDS[cmd_name])
-        command = getattr(module, cmd_name.replace("-", "_"))
+        name, _, attribute = COMMANDS[cmd_name].partition(":")
+        module = importlib.import_module(name)
+        command = getattr(module, attribute or cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)  # noqa: S101 - a table of our own
         return command
 

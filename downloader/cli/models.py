@@ -1,0 +1,118 @@
+"""``hf-models models``: what ``models.toml`` says, and one more entry for it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from downloader.cli.console import print_json, print_result, print_table, say
+from downloader.cli.options import json_option, selection_options
+from downloader.hub.repo import parse_repo
+from downloader.models import ENGINES, MODELS_FILE, Model, Models, read_models
+from downloader.models_edit import add_model
+from downloader.oci.reference import tag_from_name
+
+models_file_option = click.option(
+    "--file",
+    "models_file",
+    type=click.Path(path_type=Path),
+    default=MODELS_FILE,
+    show_default=True,
+    metavar="FILE",
+    help="Which models.toml.",
+)
+
+
+def read_models_file(path: Path) -> Models:
+    """Read a models.toml; in a GitHub job ``{owner}`` is who owns the job's repository."""
+    return read_models(path, os.environ.get("GITHUB_REPOSITORY_OWNER") or None)
+
+
+@click.group()
+def models() -> None:
+    """What is published: list, check, show or add entries of models.toml."""
+
+
+@models.command("list")
+@models_file_option
+@json_option
+def list_models(models_file: Path, as_json: bool) -> None:
+    """Print every entry."""
+    found = read_models_file(models_file)
+    if as_json:
+        print_json([model.to_json() for model in found])
+        return
+    rows = [(model.tag, model.repo.type, model.repo.id, _contents(model)) for model in found]
+    print_table(f"{models_file}: {len(found)} models", ("tag", "type", "repo", "files"), rows)
+
+
+@models.command()
+@models_file_option
+def check(models_file: Path) -> None:
+    """Read the file as strictly as the build farm does; exit code 2 and the line of a mistake."""
+    found = read_models_file(models_file)
+    print_result(f"{models_file}: {len(found)} models, no mistake")
+
+
+@models.command()
+@click.argument("tag")
+@models_file_option
+@json_option
+def show(tag: str, models_file: Path, as_json: bool) -> None:
+    """Print the entry of a tag, with the defaults filled in."""
+    document = read_models_file(models_file).find(tag).to_json()
+    if as_json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        print_result(f"{key + ':':13}{_plain(value)}")
+
+
+@models.command()
+@click.argument("repo_id", metavar="REPO_ID")
+@click.option("--tag", metavar="TAG", help="Image tag.  [default: the repo's name]")
+@click.option(
+    "--repo-type",
+    "--type",
+    type=click.Choice(["model", "dataset", "space"]),
+    default="model",
+    show_default=True,
+)
+@click.option("--revision", metavar="REV", help="Branch, tag or commit.  [default: main]")
+@selection_options
+@click.option("--layer-size", metavar="SIZE", help="Largest layer: default, mirror, or like 2GB.")
+@click.option("--to", multiple=True, metavar="NAME", help="Registry and image name; repeatable.")
+@click.option("--engine", type=click.Choice(ENGINES), help="How to build it.")
+@click.option("--allow-gated", is_flag=True, help="Publish it although it is gated or private.")
+@models_file_option
+def add(repo_id: str, repo_type: str, tag: str | None, models_file: Path, **options: Any) -> None:
+    """Append an entry; comments and order of the file stay."""
+    repo = parse_repo(repo_id, repo_type)
+    values = {
+        "tag": tag or tag_from_name(repo.name),
+        "repo": repo.id,
+        "type": "" if repo.type == "model" else repo.type,
+        "revision": options["revision"] or "",
+        "include": list(options["include"]),
+        "exclude": list(options["exclude"]),
+        "layer_size": options["layer_size"] or "",
+        "registries": list(options["to"]),
+        "engine": options["engine"] or "",
+        "allow_gated": options["allow_gated"],
+    }
+    model = add_model(models_file, values)
+    print_result(f"{models_file}:{model.line}: added {model.tag!r}, {model.repo.type} {repo.id}")
+    say(f"commit {models_file} and push it: the build farm publishes what it names")
+
+
+def _contents(model: Model) -> str:
+    chosen = [f"only {glob}" for glob in model.selection.include]
+    chosen += [f"without {glob}" for glob in model.selection.exclude]
+    return ", ".join(chosen) or "all"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
