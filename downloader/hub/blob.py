@@ -165,7 +165,7 @@ class BlobFetcher:
                 for piece in whole.split(len(buffer)):
                     self._check_cancelled(file)
                     view = buffer[: piece.size_bytes]
-                    for _ in iter_fill(response, view):
+                    for _ in iter_fill(response, view, location.name):
                         pass
                     yield view
                 check_end(response, location.name)

@@ -239,7 +239,7 @@ def _check_total(text: str, want_bytes: int, name: str) -> None:
         raise IntegrityError(f"{name}: want {want_bytes} bytes, got an answer of {text[:40]} bytes")
 
 
-def iter_fill(response: BaseHTTPResponse, view: memoryview) -> Iterator[int]:
+def iter_fill(response: BaseHTTPResponse, view: memoryview, name: str) -> Iterator[int]:
     """Fill ``view`` with the body's next bytes; yield how many were added, each time.
 
     Raises:
@@ -247,12 +247,12 @@ def iter_fill(response: BaseHTTPResponse, view: memoryview) -> Iterator[int]:
     """
     at = 0
     while at < len(view):
-        with body_errors(response):
+        with body_errors(name):
             count = response.readinto(view[at : at + _PIECE_BYTES])
         if not count:
             missing = len(view) - at
-            error = TransportError(f"the answer ended early: want {missing} more bytes, got 0")
-            raise PassingError(error)
+            text = f"{name}: want {missing} more bytes, got the end of the answer"
+            raise PassingError(TransportError(text))
         at += count
         yield count
 
@@ -263,19 +263,19 @@ def check_end(response: BaseHTTPResponse, name: str) -> None:
     Raises:
         PassingError: More bytes follow.
     """
-    with body_errors(response):
+    with body_errors(name):
         more = response.read(1)
     if more:
         raise PassingError(IntegrityError(f"{name}: want the end of the file, got more bytes"))
 
 
 @contextmanager
-def body_errors(response: BaseHTTPResponse) -> Iterator[None]:
+def body_errors(name: str) -> Iterator[None]:
     """Turn what urllib3 and sockets raise while a body is read into a `PassingError`."""
     try:
         yield
     except (HTTPError, OSError) as error:
-        raise PassingError(transport_error("GET", response.url or "", error)) from error
+        raise PassingError(transport_error("GET", name, error)) from error
 
 
 @contextmanager

@@ -51,8 +51,6 @@ def hold_lock(path: Path, cancelled: threading.Event | None = None) -> Iterator[
         StorageError: The file cannot be made.
         TransportError: ``cancelled`` was set while waiting.
     """
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     cancelled = cancelled or threading.Event()
     descriptor = _open_locked(path)
     while descriptor is None:
@@ -65,9 +63,17 @@ def hold_lock(path: Path, cancelled: threading.Event | None = None) -> Iterator[
         os.close(descriptor)
 
 
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
 def _open_locked(path: Path) -> int | None:
     with storage_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open(path)
         try:
             locked = _try_lock(descriptor)
         except BaseException:

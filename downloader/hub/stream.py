@@ -203,7 +203,7 @@ class FileStream:
             while position < want.end:
                 block, view_start = self._place(position)
                 with self._ring.writing(block, self._is_over) as view:
-                    for count in iter_fill(response, view[view_start:]):
+                    for count in iter_fill(response, view[view_start:], self._location.name):
                         position += count
                         yield position
                 self._ring.publish(block)
@@ -266,7 +266,7 @@ class FileStream:
                     self._skip(response, scratch, size)
                     continue
                 with self._ring.writing(block, self._is_over) as view:
-                    for _ in iter_fill(response, view):
+                    for _ in iter_fill(response, view, self._location.name):
                         pass
                 self._ring.publish(block)
                 patience.progressed()
@@ -276,7 +276,7 @@ class FileStream:
     def _skip(self, response: BaseHTTPResponse, scratch: memoryview, size_bytes: int) -> None:
         for piece in ByteRange(0, size_bytes).split(len(scratch)):
             self._check_open()
-            for _ in iter_fill(response, scratch[: piece.size_bytes]):
+            for _ in iter_fill(response, scratch[: piece.size_bytes], self._location.name):
                 pass
 
 
