@@ -177,6 +177,13 @@ class BlobHasher:
         self.seen_bytes += len(data)
         self._hash.update(data)
 
+    def copy(self) -> "BlobHasher":
+        """Return one that has seen the same, and goes on by itself."""
+        clone = BlobHasher(self.oid, self.size_bytes)
+        clone.seen_bytes = self.seen_bytes
+        clone._hash = self._hash.copy()
+        return clone
+
     def hexdigest(self) -> str:
         """Return the oid of what was seen so far."""
         return self._hash.hexdigest()
