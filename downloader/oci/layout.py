@@ -1,10 +1,28 @@
-"""An OCI image layout directory as a `Store`."""
+"""An OCI image layout directory as a `Store`.
 
+Source: OCI image specification 1.1, image-layout.md.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from downloader.errors import IntegrityError, ProtocolError, StorageError
 from downloader.net.ranges import ByteRange
-from downloader.oci.digest import Digest
+from downloader.oci.digest import Digest, digest_of, hex_of, parse_digest
+from downloader.oci.files import FileBlobReader, FileBlobWriter, storage_errors, write_whole
 from downloader.oci.store import BlobReader, BlobWriter, RawManifest, Store
+
+REF_NAME = "org.opencontainers.image.ref.name"
+_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+_MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # the same as a registry's
+_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
+
+Index = dict[str, Any]
 
 
 class Layout:
@@ -25,34 +43,200 @@ class Layout:
         """For messages: ``dist/codet5-small``."""
         return str(self.root)
 
+    def path_of(self, digest: Digest) -> Path:
+        """Return where a blob lies, or would."""
+        return self._blobs / hex_of(digest)
+
+    @property
+    def _blobs(self) -> Path:
+        return self.root / "blobs" / "sha256"
+
     def blob_size(self, digest: Digest) -> int | None:
         """Return the blob's size in bytes, None if it is not there."""
-        raise NotImplementedError
+        with storage_errors("read", self.path_of(digest)):
+            try:
+                return self.path_of(digest).stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def open_blob(self, digest: Digest, byte_range: ByteRange | None = None) -> BlobReader:
         """Open a blob, or exactly ``byte_range`` of it."""
-        raise NotImplementedError
+        path = self.path_of(digest)
+        size_bytes = self.blob_size(digest)
+        want = byte_range or ByteRange(0, size_bytes or 0)
+        if size_bytes is None:
+            raise StorageError(f"{self.name}: want the blob {digest}, got none")
+        if want.end > size_bytes:
+            raise ProtocolError(
+                f"{path}: want bytes {want.start} to {want.end}, got a blob of {size_bytes} bytes"
+            )
+        return FileBlobReader(path, want)
 
     def create_blob(self, size_bytes: int | None = None) -> BlobWriter:
         """Begin a blob under a temporary name."""
-        raise NotImplementedError
+        self._prepare()
+        return FileBlobWriter(self.root, self._blobs, size_bytes)
 
     def mount_blob(self, digest: Digest, source: Store) -> bool:
         """Link a blob of another layout on the same file system."""
-        raise NotImplementedError
+        if not isinstance(source, Layout) or source.blob_size(digest) is None:
+            return False
+        self._prepare()
+        try:
+            os.link(source.path_of(digest).resolve(), self.path_of(digest))
+        except FileExistsError:
+            return True
+        except OSError:
+            return False  # another file system, or one without links: the bytes must be copied
+        return True
 
     def get_manifest(self, reference: str) -> RawManifest | None:
         """Return the manifest of a tag or digest, or None."""
-        raise NotImplementedError
+        descriptors = self._find(self._read_index(), reference)
+        if ":" in reference:
+            digest = parse_digest(reference)
+        elif descriptors:
+            digest = parse_digest(descriptors[-1].get("digest"), f"{self.name}/index.json")
+        else:
+            return None
+        size_bytes = self.blob_size(digest)
+        if size_bytes is None:
+            return None
+        path = self.path_of(digest)
+        if size_bytes > _MANIFEST_LIMIT_BYTES:
+            raise ProtocolError(
+                f"{path}: want a manifest of at most {_MANIFEST_LIMIT_BYTES} bytes,"
+                f" got {size_bytes}"
+            )
+        with storage_errors("read", path):
+            data = path.read_bytes()
+        if digest_of(data) != digest:
+            raise IntegrityError(f"{path}: want {digest}, got {digest_of(data)}")
+        listed = descriptors[-1].get("mediaType") if descriptors else None
+        return RawManifest(data, _media_type(data, listed), digest)
 
     def put_manifest(self, reference: str, data: bytes, media_type: str) -> Digest:
-        """Store a manifest under a tag or its own digest."""
-        raise NotImplementedError
+        """Store a manifest under a tag or its own digest; what it names must be there."""
+        digest = digest_of(data)
+        if ":" in reference and reference != digest:
+            raise IntegrityError(f"{self.name}: want a manifest's own digest, which is {digest}")
+        document = _parse_object(data, f"{self.name}@{digest}")
+        for named in _iter_named(document):
+            if self.blob_size(named) is None:
+                raise StorageError(f"{self.name}@{digest}: want its blob {named}, got none")
+        with self.create_blob(len(data)) as writer:
+            writer.write(memoryview(data))
+            writer.commit(digest)
+        if ":" not in reference:
+            self._tag(reference, _descriptor(document, digest, len(data), media_type))
+        return digest
 
     def delete_manifest(self, reference: str) -> bool:
         """Remove a tag, or a manifest with every tag that it has."""
-        raise NotImplementedError
+        if not self.root.is_dir():
+            return True
+        with self._locked() as index:
+            gone = self._find(index, reference)
+            index["manifests"] = [entry for entry in index["manifests"] if entry not in gone]
+        if ":" in reference:
+            path = self.path_of(parse_digest(reference))
+            with storage_errors("remove", path):
+                path.unlink(missing_ok=True)
+        return True
 
     def list_tags(self) -> list[str]:
         """Return every tag, sorted; empty where there is no layout yet."""
-        raise NotImplementedError
+        entries = self._read_index()["manifests"]
+        tags = {entry.get("annotations", {}).get(REF_NAME) for entry in entries}
+        return sorted(tag for tag in tags if isinstance(tag, str))
+
+    def _tag(self, tag: str, descriptor: Index) -> None:
+        with self._locked() as index:
+            others = [entry for entry in index["manifests"] if entry not in self._find(index, tag)]
+            index["manifests"] = [*others, {**descriptor, "annotations": {REF_NAME: tag}}]
+
+    def _find(self, index: Index, reference: str) -> list[Index]:
+        return [
+            entry
+            for entry in index["manifests"]
+            if reference in (entry.get("digest"), entry.get("annotations", {}).get(REF_NAME))
+        ]
+
+    def _read_index(self) -> Index:
+        path = self.root / "index.json"
+        with storage_errors("read", path):
+            try:
+                data = path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                data = json.dumps({"schemaVersion": 2, "mediaType": _INDEX_TYPE}).encode()
+        index = _parse_object(data, str(path))
+        entries = index.setdefault("manifests", [])
+        if not isinstance(entries, list):
+            raise ProtocolError(f"{path}: manifests: want a list, got {type(entries).__name__}")
+        for at, entry in enumerate(entries):
+            if not isinstance(entry, dict) or not isinstance(entry.get("annotations", {}), dict):
+                raise ProtocolError(f"{path}: manifests[{at}]: want a descriptor, got none")
+        return index
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[Index]:
+        """Give the index to change, while nobody else does; written when the block ends."""
+        import fcntl  # noqa: PLC0415 - Windows lacks it, and can read layouts all the same
+
+        self._make_directories()
+        with storage_errors("lock", self.root):
+            lock = os.open(self.root, os.O_RDONLY)
+        try:
+            with storage_errors("lock", self.root):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            index = self._read_index()
+            yield index
+            write_whole(self.root / "index.json", json.dumps(index, indent=2).encode() + b"\n")
+        finally:
+            os.close(lock)
+
+    def _make_directories(self) -> None:
+        with storage_errors("create", self.root):
+            self._blobs.mkdir(parents=True, exist_ok=True)
+
+    def _prepare(self) -> None:
+        self._make_directories()
+        if not (self.root / "oci-layout").exists():
+            write_whole(self.root / "oci-layout", _MARKER)
+        if not (self.root / "index.json").exists():
+            with self._locked():
+                pass
+
+
+def _parse_object(data: bytes, where: str) -> Index:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise ProtocolError(f"{where}: want a JSON object, got {len(data)} bytes of something else")
+    return document
+
+
+def _media_type(data: bytes, listed: object) -> str:
+    document = _parse_object(data, "manifest")
+    default = _INDEX_TYPE if "manifests" in document else _MANIFEST_TYPE
+    found = document.get("mediaType") or listed or default
+    return found if isinstance(found, str) else default
+
+
+def _iter_named(document: Index) -> Iterator[Digest]:
+    for key in ("config", "layers", "manifests"):
+        value = document.get(key, [])
+        for at, descriptor in enumerate(value if isinstance(value, list) else [value]):
+            where = f"{key}[{at}].digest" if isinstance(value, list) else f"{key}.digest"
+            yield parse_digest(
+                descriptor.get("digest") if isinstance(descriptor, dict) else None, where
+            )
+
+
+def _descriptor(document: Index, digest: Digest, size_bytes: int, media_type: str) -> Index:
+    descriptor: Index = {"mediaType": media_type, "digest": digest, "size": size_bytes}
+    if isinstance(document.get("artifactType"), str):
+        descriptor["artifactType"] = document["artifactType"]
+    return descriptor

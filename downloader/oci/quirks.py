@@ -4,7 +4,7 @@
 # chunks, and one that refuses them is learned from its answer.
 _STREAM_HOSTS = {
     # Answers 416, "the request body is too large and exceeds the maximum permissible limit of
-    # 4 MiB", for every PATCH with a Content-Range; one without it, as `docker push` sends, has no limit.
+    # 4 MiB", for a PATCH with a Content-Range; one without it, as `docker push` sends, may be long.
     # Source: oras-project/rust-oci-client #37; openai/tart #179; kitops upload-format.go
     "ghcr.io": "limits a chunk to 4 MiB",
     # Source: cloud.google.com/artifact-registry/docs/reference/docker-api, "chunked uploads";
