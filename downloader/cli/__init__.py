@@ -25,6 +25,8 @@ COMMANDS: Mapping[str, str] = {
     "verify": "downloader.cli.verify",
     "build": "downloader.cli.build",
     "push": "downloader.cli.push",
+    "publish": "downloader.cli.publish",
+    "assemble": "downloader.cli.assemble",
     "models": "downloader.cli.models",
     "list": "downloader.cli.list:list_tags",
     "catalog": "downloader.cli.catalog",

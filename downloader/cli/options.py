@@ -19,7 +19,9 @@ from downloader.plan import DEFAULT_CACHE_ROOT, parse_layer_limit
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+def compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Return one decorator that applies all of them, the first one outermost."""
+
     def apply(function: F) -> F:
         for decorator in reversed(decorators):
             function = decorator(function)
@@ -28,7 +30,7 @@ def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
-selection_options = _compose(
+selection_options = compose(
     click.option(
         "--include", multiple=True, metavar="GLOB", help="Only files that match; repeatable."
     ),
@@ -37,7 +39,7 @@ selection_options = _compose(
     ),
 )
 
-repo_options = _compose(
+repo_options = compose(
     click.argument("repo_id", metavar="REPO_ID"),
     click.argument("filenames", nargs=-1, metavar="[FILE]..."),
     click.option("--revision", metavar="REV", help="Branch, tag or commit.  [default: main]"),
@@ -56,7 +58,7 @@ repo_options = _compose(
     ),
 )
 
-layer_options = _compose(
+layer_options = compose(
     click.option(
         "--layer-size",
         default="default",

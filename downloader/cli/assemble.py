@@ -1,0 +1,102 @@
+"""``hf-models assemble``: one image of the shards that other machines published."""
+
+import time
+from typing import Any
+
+import click
+
+from downloader.cli.console import ConsoleProgress, print_json, print_result, say_error
+from downloader.cli.fetch import read_plan
+from downloader.cli.options import http_pool, json_option, quiet_option
+from downloader.cli.registries import (
+    base_option,
+    find_base,
+    make_registries,
+    modelpack_option,
+    parse_target,
+    registry_options,
+    to_option,
+)
+from downloader.errors import HfModelsError, InputError
+from downloader.hub.repo import is_commit
+from downloader.oci.reference import check_tag
+from downloader.publish import Outcome, Settings
+from downloader.publish import assemble as assemble_shards
+
+
+@click.command()
+@click.argument("tag")
+@to_option
+@click.option(
+    "--shards",
+    type=click.IntRange(1, 9999),
+    metavar="N",
+    help="How many there are, for a registry that lists no tags.",
+)
+@click.option("--revision", metavar="COMMIT", help="Only shards of this commit.")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(dir_okay=False, exists=True),
+    metavar="FILE",
+    help="What was published.  [default: what the shards say]",
+)
+@base_option
+@modelpack_option
+@click.option("--force", is_flag=True, help="Overwrite a tag that carries another repo.")
+@registry_options
+@json_option
+@quiet_option
+def assemble(
+    tag: str,
+    targets: tuple[str, ...],
+    shards: int | None,
+    revision: str | None,
+    plan_file: str | None,
+    base: str,
+    modelpack: bool,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Make one image, one tag, of shards that other machines published; moves no model bytes."""
+    begun_at = time.monotonic()
+    check_tag(tag)
+    if revision and not is_commit(revision):
+        raise InputError(f"want a commit of 40 hex digits, got {revision!r}")
+    references = [parse_target(target) for target in targets]
+    plan = read_plan(plan_file) if plan_file else None
+    registries = make_registries(options, http_pool(), references)
+    done: list[Outcome] = []
+    failed: list[HfModelsError] = []
+    with ConsoleProgress("assemble", quiet=quiet) as progress:
+        settings = Settings(base=find_base(base, registries), modelpack=modelpack, force=force)
+        for reference in references:
+            try:
+                outcome = assemble_shards(
+                    registries.open(reference),
+                    tag,
+                    plan=plan,
+                    commit=revision,
+                    count=shards,
+                    settings=settings,
+                    progress=progress,
+                )
+            except HfModelsError as error:
+                failed.append(error)
+            else:
+                done.append(outcome)
+    _print(done, time.monotonic() - begun_at, as_json=as_json)
+    for failure in failed:
+        say_error(failure.message, failure.hint)
+    return failed[0].exit_code if failed else 0
+
+
+def _print(done: list[Outcome], seconds: float, *, as_json: bool) -> None:
+    if as_json:
+        images = [{"image": outcome.name, "digest": outcome.digest} for outcome in done]
+        print_json({"seconds": round(seconds, 3), "targets": images})
+        return
+    for outcome in done:
+        print_result(f"{outcome.name}@{outcome.digest}")

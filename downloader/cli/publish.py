@@ -1,0 +1,227 @@
+"""``hf-models publish``: Hub to registries, streaming."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from downloader.cli.console import (
+    ConsoleProgress,
+    format_bytes,
+    print_json,
+    print_result,
+    say,
+    say_error,
+)
+from downloader.cli.fetch import read_plan
+from downloader.cli.options import (
+    http_pool,
+    json_option,
+    layer_options,
+    quiet_option,
+    repo_options,
+    tag_option,
+)
+from downloader.cli.plan import resolve_plan, tag_of
+from downloader.cli.registries import (
+    Registries,
+    base_option,
+    find_base,
+    make_registries,
+    modelpack_option,
+    parse_target,
+    registry_options,
+    to_option,
+)
+from downloader.hub.snapshot import Hub
+from downloader.oci.reference import parse_reference
+from downloader.plan import Layer, Plan, parse_size
+from downloader.publish import (
+    DEFAULT_JOBS,
+    Image,
+    Outcome,
+    Publication,
+    Settings,
+    Shard,
+    no_base,
+    parse_shard,
+)
+from downloader.publish.memory import share_memory
+
+
+@click.command()
+@repo_options
+@layer_options
+@tag_option
+@to_option
+@click.option("--shard", metavar="I/N", help="Only this share of the layers; then assemble.")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Publish what this plan names, not what the repo is now.",
+)
+@click.option(
+    "--reuse",
+    multiple=True,
+    metavar="IMAGE",
+    help="Take layers from this image where it has them; repeatable.",
+)
+@base_option
+@modelpack_option
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 16),
+    default=DEFAULT_JOBS,
+    show_default=True,
+    help="Layers at once.",
+)
+@click.option(
+    "--memory",
+    default="256MiB",
+    show_default=True,
+    metavar="SIZE",
+    help="The most memory that the process takes.",
+)
+@click.option("--allow-gated", is_flag=True, help="Publish a gated or private repo as well.")
+@click.option("--force", is_flag=True, help="Overwrite a tag that carries another repo.")
+@click.option("--dry-run", is_flag=True, help="Say what would be moved and what is there.")
+@registry_options
+@json_option
+@quiet_option
+def publish(
+    tag: str | None,
+    targets: tuple[str, ...],
+    shard: str | None,
+    plan_file: str | None,
+    reuse: tuple[str, ...],
+    base: str,
+    modelpack: bool,
+    jobs: int,
+    memory: str,
+    allow_gated: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Publish a repo to registries, streaming: no engine, no disk, little memory.
+
+    FILE names single files, or folders by a trailing slash. Interrupted at any moment and run
+    again, it continues.
+    """
+    begun_at = time.monotonic()
+    references = [parse_target(target) for target in targets]
+    images = [parse_reference(image) for image in reuse]
+    share = parse_shard(shard) if shard else Shard()
+    memory_bytes = parse_size(memory)
+    shares = share_memory(memory_bytes, jobs, len(targets))
+    http = http_pool()
+    registries = make_registries(options, http, references, shares.chunk_bytes)
+    hub, plan = _plan(options, plan_file)
+    needs_base = share.count == 1 and not dry_run
+    with ConsoleProgress("publish", quiet=quiet) as progress:
+        settings = Settings(
+            jobs=jobs,
+            memory_bytes=memory_bytes,
+            base=find_base(base, registries) if needs_base else no_base(),
+            modelpack=modelpack,
+            allow_gated=allow_gated,
+            force=force,
+            retry=registries.retry,
+        )
+        for platform in settings.base.missing:
+            progress.note(f"base image {base} has no {platform}; the image has none either")
+        publication = Publication(
+            plan,
+            tag_of(plan, tag),
+            [registries.open(reference) for reference in references],
+            shard=share,
+            images=[Image(registries.open(image), image.target) for image in images],
+            settings=settings,
+            progress=progress,
+        )
+        _run(publication, hub, plan, registries, dry_run=dry_run)
+    seconds = time.monotonic() - begun_at
+    return report(publication.outcomes(), plan, seconds, as_json=as_json, quiet=quiet)
+
+
+def _plan(options: dict[str, Any], plan_file: str | None) -> tuple[Hub, Plan]:
+    if plan_file:
+        return Hub(token=options["token"], note=say), read_plan(plan_file)
+    return resolve_plan(options)
+
+
+def _run(
+    publication: Publication, hub: Hub, plan: Plan, registries: Registries, *, dry_run: bool
+) -> None:
+    publication.look(dry_run=dry_run)
+    if not dry_run:
+        publication.transfer(lambda file: hub.source_of(plan.snapshot, file), registries.http)
+        publication.finish()
+
+
+def report(
+    outcomes: Sequence[Outcome], plan: Plan, seconds: float, *, as_json: bool, quiet: bool
+) -> int:
+    """Print what became of each target; return the exit code of the first that failed."""
+    if as_json:
+        print_json(
+            {
+                "repo": plan.snapshot.repo.id,
+                "commit": plan.snapshot.commit,
+                "seconds": round(seconds, 3),
+                "targets": [_to_json(outcome, plan) for outcome in outcomes],
+            }
+        )
+    for outcome in outcomes:
+        if not as_json:
+            _print(outcome, plan, quiet=quiet)
+        if outcome.error:
+            say_error(outcome.error.message, outcome.error.hint)
+    return next((outcome.error.exit_code for outcome in outcomes if outcome.error), 0)
+
+
+def _print(outcome: Outcome, plan: Plan, *, quiet: bool) -> None:
+    if not quiet:
+        for verb in ("moved", "reused", "missing"):
+            for layer in getattr(outcome, verb):
+                print_result(f"{verb:8}{layer.size_bytes:>14}  {title_of(layer, plan)}")
+        moved, reused = _bytes(outcome.moved), _bytes(outcome.reused)
+        say(f"{outcome.name}: moved {format_bytes(moved)}, reused {format_bytes(reused)}")
+    if outcome.error is None:
+        digest = f"@{outcome.digest}" if outcome.digest else ""
+        print_result(f"{outcome.name}{digest}")
+
+
+def _to_json(outcome: Outcome, plan: Plan) -> dict[str, Any]:
+    layers = [
+        {"status": verb, "bytes": layer.size_bytes, "carries": title_of(layer, plan)}
+        for verb in ("moved", "reused", "missing")
+        for layer in getattr(outcome, verb)
+    ]
+    return {
+        "image": outcome.name,
+        "digest": outcome.digest,
+        "bytes_moved": _bytes(outcome.moved),
+        "bytes_reused": _bytes(outcome.reused),
+        "bytes_missing": _bytes(outcome.missing),
+        "layers": layers,
+        "error": outcome.error.message if outcome.error else None,
+    }
+
+
+def title_of(layer: Layer, plan: Plan) -> str:
+    """Return what a layer carries, for people."""
+    first = layer.contents[0]
+    path = next(file.path for file in plan.snapshot.files if file.oid == first.oid)
+    if len(layer.contents) > 1:
+        return f"{path} and {len(layer.contents) - 1} more"
+    return path + (f" part {first.part} of {first.parts}" if first.parts else "")
+
+
+def _bytes(layers: Sequence[Layer]) -> int:
+    return sum(layer.size_bytes for layer in layers)

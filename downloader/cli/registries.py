@@ -1,0 +1,166 @@
+"""Flags about registries that several commands share, and what they mean."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import click
+
+from downloader.cli.options import compose, docker_config_dir
+from downloader.dockerfile import DEFAULT_BASE, NO_BASE
+from downloader.errors import InputError
+from downloader.net.http import HttpPool
+from downloader.net.retry import RetryPolicy
+from downloader.oci.auth import Credential
+from downloader.oci.credentials import Credentials, DockerCredentials, ExplicitCredentials
+from downloader.oci.reference import Reference, parse_reference
+from downloader.oci.registry import Registry
+from downloader.oci.uploads import CHUNK_BYTES, UploadMode
+from downloader.publish import Base, no_base, open_base
+
+to_option = click.option(
+    "--to",
+    "targets",
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    help="Where to, like ghcr.io/me/models; repeatable.",
+)
+
+registry_options = compose(
+    click.option("--username", metavar="USER", help="Instead of Docker's own credentials."),
+    click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
+    click.option(
+        "--upload",
+        type=click.Choice(["auto", "chunked", "stream"]),
+        default="auto",
+        show_default=True,
+        help="How the registry takes a large blob; auto knows and learns.",
+    ),
+    click.option(
+        "--tries",
+        type=click.IntRange(1, 100),
+        default=RetryPolicy.tries,
+        show_default=True,
+        help="How often one request is tried before it counts as failed.",
+    ),
+)
+
+base_option = click.option(
+    "--base",
+    default=DEFAULT_BASE,
+    show_default=True,
+    metavar="IMAGE",
+    help="Base image with sh and sha256sum, or none for an image of files only.",
+)
+
+modelpack_option = click.option(
+    "--modelpack/--no-modelpack",
+    default=True,
+    show_default=True,
+    help="Whether the tag also carries a CNCF ModelPack manifest over the same layers.",
+)
+
+
+@dataclass(frozen=True)
+class Registries:
+    """How to reach any registry.
+
+    Args:
+        http: Connections.
+        credentials: Who asks.
+        upload: How blobs are sent.
+        retry: For whatever may pass by itself.
+        chunk_bytes: That an upload keeps in memory.
+    """
+
+    http: HttpPool
+    credentials: Credentials
+    upload: UploadMode
+    retry: RetryPolicy
+    chunk_bytes: int = CHUNK_BYTES
+
+    def open(self, reference: Reference) -> Registry:
+        """Return the repository that ``reference`` names."""
+        return Registry(
+            reference,
+            self.http,
+            self.credentials,
+            upload=self.upload,
+            chunk_bytes=self.chunk_bytes,
+            retry=self.retry,
+        )
+
+
+def make_registries(
+    options: dict[str, Any],
+    http: HttpPool,
+    targets: Sequence[Reference],
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Registries:
+    """Return what the flags of `registry_options` say.
+
+    Args:
+        options: Their values, by name.
+        http: Connections.
+        targets: What ``--username`` is for.
+        chunk_bytes: That an upload keeps in memory.
+
+    Raises:
+        InputError: A user without a password, or one for several registries.
+    """
+    return Registries(
+        http,
+        _credentials(options["username"], options["password_stdin"], targets),
+        cast("UploadMode", options["upload"]),
+        RetryPolicy(tries=options["tries"]),
+        chunk_bytes,
+    )
+
+
+def _credentials(
+    username: str | None, password_stdin: bool, targets: Sequence[Reference]
+) -> Credentials:
+    docker = DockerCredentials(docker_config_dir())
+    if username is None and not password_stdin:
+        return docker
+    if username is None or not password_stdin:
+        raise InputError("want --username and --password-stdin together, got one of them")
+    registries = {target.registry for target in targets}
+    if len(registries) != 1:
+        raise InputError(
+            f"want one registry for --username, got {', '.join(sorted(registries))}",
+            hint="log in to the others with `docker login`",
+        )
+    password = sys.stdin.readline().rstrip("\r\n")
+    if not password:
+        raise InputError("want a password on standard input, got none")
+    return ExplicitCredentials(registries.pop(), Credential(username, password), docker)
+
+
+def parse_target(text: str) -> Reference:
+    """Parse what ``--to`` names: a repository, without a tag.
+
+    Raises:
+        InputError: It is none, or it names no registry and no user.
+    """
+    reference = parse_reference(text)
+    if reference.tag or reference.digest or "/" not in text:
+        raise InputError(
+            f"want a repository like ghcr.io/me/models, without tag, got {text!r}",
+            hint="the tag is given by --tag",
+        )
+    return reference
+
+
+def find_base(name: str, registries: Registries) -> Base:
+    """Return the base image that ``--base`` names.
+
+    Raises:
+        InputError: It is no image, or not there.
+    """
+    if name == NO_BASE:
+        return no_base()
+    reference = parse_reference(name)
+    return open_base(registries.open(reference), reference.target, str(reference))

@@ -1,0 +1,34 @@
+"""Hub to stores, streaming: no engine, no disk, memory bounded by a constant."""
+
+from downloader.publish.assemble import assemble_image
+from downloader.publish.base import DEFAULT_BASE, Base, no_base, open_base
+from downloader.publish.publication import (
+    DEFAULT_JOBS,
+    Outcome,
+    Publication,
+    Settings,
+    assemble,
+    check_gated,
+    publish,
+)
+from downloader.publish.reuse import Image, read_labels
+from downloader.publish.shards import Shard, parse_shard
+
+__all__ = [
+    "DEFAULT_BASE",
+    "DEFAULT_JOBS",
+    "Base",
+    "Image",
+    "Outcome",
+    "Publication",
+    "Settings",
+    "Shard",
+    "assemble",
+    "assemble_image",
+    "check_gated",
+    "no_base",
+    "open_base",
+    "parse_shard",
+    "publish",
+    "read_labels",
+]

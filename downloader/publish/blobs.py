@@ -1,0 +1,96 @@
+"""Whole blobs between memory and stores, and from store to store: verified both ways."""
+
+import hashlib
+
+from downloader.errors import IntegrityError, ProtocolError
+from downloader.oci.digest import Digest
+from downloader.oci.manifest import Descriptor
+from downloader.oci.store import Store
+from downloader.oci.uploads import UploadLost
+
+# An upload that cannot be continued begins again; a line that breaks every time is no line.
+LOST_TRIES = 5
+
+_COPY_BUFFER_BYTES = 1024 * 1024
+
+
+def read_blob(store: Store, descriptor: Descriptor, limit_bytes: int) -> bytes:
+    """Return a small blob.
+
+    Raises:
+        ProtocolError: It is larger than anything of its kind.
+        IntegrityError: It is not what the descriptor says.
+    """
+    if descriptor.size_bytes > limit_bytes:
+        raise ProtocolError(
+            f"{descriptor.digest}: want at most {limit_bytes} bytes, got {descriptor.size_bytes}"
+        )
+    data = bytearray(descriptor.size_bytes + 1)  # one more, to see that nothing follows
+    filled = 0
+    with store.open_blob(descriptor.digest) as reader:
+        while filled < len(data) and (count := reader.readinto(memoryview(data)[filled:])):
+            filled += count
+    _check(descriptor, filled, hashlib.sha256(memoryview(data)[:filled]).hexdigest())
+    return bytes(data[:filled])
+
+
+def put_blob(store: Store, data: bytes, digest: Digest) -> bool:
+    """Put a small blob where it is not yet; return whether it had to be sent."""
+    if store.blob_size(digest) == len(data):
+        return False
+    for left in reversed(range(LOST_TRIES)):
+        try:
+            with store.create_blob(len(data)) as writer:
+                writer.write(memoryview(data))
+                writer.commit(digest)
+        except UploadLost:
+            if not left:
+                raise
+        else:
+            break
+    return True
+
+
+def copy_blob(source: Store, target: Store, descriptor: Descriptor) -> bool:
+    """Copy a blob where it is not yet; return whether its bytes had to be sent.
+
+    Raises:
+        IntegrityError: The source has other bytes under this digest.
+    """
+    if target.blob_size(descriptor.digest) == descriptor.size_bytes:
+        return False
+    if target.mount_blob(descriptor.digest, source):
+        return False
+    for left in reversed(range(LOST_TRIES)):
+        try:
+            _send_copy(source, target, descriptor)
+        except UploadLost:
+            if not left:
+                raise
+        else:
+            break
+    return True
+
+
+def _send_copy(source: Store, target: Store, descriptor: Descriptor) -> None:
+    digest, done = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(_COPY_BUFFER_BYTES))
+    with (
+        source.open_blob(descriptor.digest) as reader,
+        target.create_blob(descriptor.size_bytes) as writer,
+    ):
+        while (count := reader.readinto(buffer)) and done <= descriptor.size_bytes:
+            digest.update(buffer[:count])
+            writer.write(buffer[:count])
+            done += count
+        _check(descriptor, done, digest.hexdigest())
+        writer.commit(descriptor.digest)
+
+
+def _check(descriptor: Descriptor, size_bytes: int, sha256: str) -> None:
+    if size_bytes != descriptor.size_bytes:
+        raise IntegrityError(
+            f"{descriptor.digest}: want {descriptor.size_bytes} bytes, got {size_bytes}"
+        )
+    if descriptor.digest != f"sha256:{sha256}":
+        raise IntegrityError(f"want {descriptor.digest}, got sha256:{sha256}")

@@ -1,0 +1,338 @@
+"""Publishing: Hub to any number of stores, and the image over what arrived there."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from downloader.errors import HfModelsError, InputError
+from downloader.hub.ring import BufferPool
+from downloader.hub.stream import StreamSettings
+from downloader.hub.work import run_all
+from downloader.image import plan_json
+from downloader.net.http import HttpPool
+from downloader.net.retry import RetryPolicy
+from downloader.oci.digest import Digest
+from downloader.oci.store import Store
+from downloader.plan import Layer, Plan, group_by_file, split_shards
+from downloader.progress import NoProgress, Progress
+from downloader.publish.assemble import assemble_image, missing_shards
+from downloader.publish.base import Base, no_base
+from downloader.publish.contents import HubAccess, HubContents, SourceOf
+from downloader.publish.memory import DEFAULT_MEMORY_BYTES, share_memory
+from downloader.publish.reuse import Image, check_overwrite, find_layers
+from downloader.publish.shards import (
+    Record,
+    Shard,
+    list_shards,
+    plan_descriptor,
+    read_plan,
+    read_record,
+)
+from downloader.publish.target import Target
+from downloader.publish.transfer import Work, transfer
+
+DEFAULT_JOBS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to publish.
+
+    Args:
+        jobs: Layers at once.
+        memory_bytes: Of the whole process.
+        base: What lies under the image.
+        modelpack: Whether the index carries a ModelPack manifest too.
+        allow_gated: Whether a gated or private repo may be published.
+        force: Whether a tag that carries another repo may be overwritten.
+        retry: For whatever may pass by itself, at the Hub.
+    """
+
+    jobs: int = DEFAULT_JOBS
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    base: Base = field(default_factory=no_base)
+    modelpack: bool = False
+    allow_gated: bool = False
+    force: bool = False
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one target.
+
+    Args:
+        name: ``ghcr.io/me/hf-models:codet5-small``, or a directory and tag.
+        digest: Of the image; None for a single shard, a dry run, or a failure.
+        moved: The layers whose bytes were sent.
+        reused: The layers that were there.
+        missing: The layers that a dry run would send.
+        error: Why it failed, None if it did not.
+    """
+
+    name: str
+    digest: Digest | None
+    moved: tuple[Layer, ...]
+    reused: tuple[Layer, ...]
+    missing: tuple[Layer, ...]
+    error: HfModelsError | None
+
+
+class Publication:
+    """One plan on its way to some stores.
+
+    Args:
+        plan: What to publish.
+        tag: The image's tag, in every store.
+        stores: Where to.
+        shard: Which share of the layers; the only one makes the image as well.
+        images: Where to look for layers besides the tag itself.
+        settings: How.
+        progress: Told of everything.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        tag: str,
+        stores: Sequence[Store],
+        *,
+        shard: Shard | None = None,
+        images: Sequence[Image] = (),
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._plan = plan
+        self._shard = shard or Shard()
+        self._shard.tag(tag)  # a tag that is too long is refused before anything is asked
+        self._images = images
+        self._settings = settings or Settings()
+        self._progress = progress or NoProgress()
+        self._targets = [Target(store, tag) for store in stores]
+        self._layers = split_shards(plan.layers, self._shard.count)[self._shard.index - 1]
+        self._cancelled = threading.Event()
+        self._digests: dict[Target, Digest] = {}
+
+    def look(self, *, dry_run: bool = False) -> None:
+        """Check what is allowed, and find out what every target has; moves no model bytes.
+
+        Raises:
+            InputError: The repo is gated or private, or a tag carries another repo.
+            HfModelsError: Every target failed; what the first one said.
+        """
+        check_gated(self._plan, allow=self._settings.allow_gated)
+        for target in self._targets:
+            others = [Image(t.store, t.tag) for t in self._targets if t is not target]
+            self._guarded(target, partial(self._look_at, target, others, dry_run))
+        self._check_alive()
+
+    def _look_at(self, target: Target, others: Sequence[Image], dry_run: bool) -> None:
+        if not self._settings.force:
+            check_overwrite(target, self._plan)
+        find_layers(
+            target,
+            self._layers,
+            [self._shard],
+            (*self._images, *others),
+            mount=not dry_run,
+            progress=self._progress,
+        )
+
+    def transfer(self, source_of: SourceOf, http: HttpPool) -> None:
+        """Bring every layer of the shard that is missing to every target that lacks it.
+
+        Raises:
+            HfModelsError: The Hub failed, or every target did.
+        """
+        units = [unit for unit in group_by_file(self._layers) if self._is_wanted(unit)]
+        jobs = max(1, min(self._settings.jobs, len(units)))
+        memory = share_memory(self._settings.memory_bytes, jobs, len(self._targets))
+        access = HubAccess(
+            source_of,
+            http,
+            BufferPool(memory.pool_bytes),
+            StreamSettings(ring_bytes=memory.ring_bytes, policy=self._settings.retry),
+        )
+        contents = HubContents(self._plan.snapshot, access)
+        work = Work(
+            self._plan, self._shard, contents, self._targets, self._progress, self._cancelled
+        )
+        missing = [layer for layer in self._layers if not self._is_everywhere(layer)]
+        self._progress.start(sum(layer.size_bytes for layer in missing), len(missing))
+        # The largest first, so that the last one to finish is a short one.
+        units.sort(key=lambda unit: -sum(layer.size_bytes for layer in unit))
+        tasks = [partial(transfer, unit, work) for unit in units]
+        run_all([(jobs, tasks)], self._cancelled, contents.close)
+
+    def finish(self) -> None:
+        """Record the shard, or, where it is the only one, make the image and move the tag."""
+        for target in self._alive():
+            if self._shard.count > 1:
+                call = partial(target.record, self._plan, self._shard, self._progress)
+                self._guarded(target, call)
+            else:
+                self._guarded(target, partial(self._assemble, target))
+
+    def _assemble(self, target: Target) -> None:
+        settings = self._settings
+        self._digests[target] = assemble_image(
+            target, self._plan, settings.base, modelpack=settings.modelpack
+        )
+        forget_shards(target, self._progress)
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what became of each target, in the order of the stores."""
+        return [self._outcome(target) for target in self._targets]
+
+    def _outcome(self, target: Target) -> Outcome:
+        moved = tuple(layer for layer in self._layers if layer.key in target.moved)
+        there = [layer for layer in self._layers if layer.key in target.have]
+        reused = tuple(layer for layer in there if layer.key not in target.moved)
+        missing = tuple(layer for layer in self._layers if layer.key not in target.have)
+        digest = self._digests.get(target)
+        return Outcome(target.name, digest, moved, reused, missing, target.error)
+
+    def _alive(self) -> list[Target]:
+        return [target for target in self._targets if target.error is None]
+
+    def _check_alive(self) -> None:
+        if not self._alive():
+            raise next(target.error for target in self._targets if target.error)
+
+    def _is_wanted(self, unit: Sequence[Layer]) -> bool:
+        return any(not target.is_done(layer) for target in self._alive() for layer in unit)
+
+    def _is_everywhere(self, layer: Layer) -> bool:
+        return all(layer.key in target.have for target in self._alive())
+
+    def _guarded(self, target: Target, call: partial[None]) -> None:
+        try:
+            call()
+        except InputError:
+            raise  # what the user asked for is wrong, whatever the other targets say
+        except HfModelsError as error:
+            target.give_up(error, self._progress)
+
+
+def publish(publication: Publication, source_of: SourceOf, http: HttpPool) -> list[Outcome]:
+    """Do all of it: look, transfer, finish.
+
+    Args:
+        publication: What and where to.
+        source_of: Where the bytes of a file come from.
+        http: Connections to the Hub.
+
+    Raises:
+        HfModelsError: The Hub failed, or what the user asked for is wrong, or every target
+            failed before the end. One that failed alone has its error in its outcome.
+    """
+    publication.look()
+    publication.transfer(source_of, http)
+    publication.finish()
+    return publication.outcomes()
+
+
+def check_gated(plan: Plan, *, allow: bool) -> None:
+    """Raise if a repo is not for everybody, unless that is allowed.
+
+    Raises:
+        InputError: It is gated or private.
+    """
+    snapshot = plan.snapshot
+    if (snapshot.gated or snapshot.private) and not allow:
+        kind = "private" if snapshot.private else "gated"
+        raise InputError(
+            f"want a public repo, got {snapshot.repo.id}, which is {kind}",
+            hint="publish it only where its licence allows: --allow-gated",
+        )
+
+
+def assemble(
+    store: Store,
+    tag: str,
+    *,
+    plan: Plan | None = None,
+    commit: str | None = None,
+    count: int | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Make one image of the shards that other machines published; moves no model bytes.
+
+    Args:
+        store: Where the shards are.
+        tag: Of the image.
+        plan: What was published; None to take it from the shards.
+        commit: Only shards of this commit.
+        count: Of shards; None for those that the store lists.
+        settings: The base and ModelPack; whether to overwrite.
+        progress: Told of everything.
+
+    Raises:
+        InputError: No shard is there, some are missing, or they carry different plans.
+        HfModelsError: The store said no.
+    """
+    settings = settings or Settings()
+    progress = progress or NoProgress()
+    target = Target(store, tag)
+    records = _read_records(target, count)
+    planned = plan or _plan_of(target, records, commit)
+    if not settings.force:
+        check_overwrite(target, planned)
+    find_layers(target, planned.layers, [record.shard for record in records], progress=progress)
+    _check_shards(target, planned, records, count)
+    digest = assemble_image(target, planned, settings.base, modelpack=settings.modelpack)
+    forget_shards(target, progress)
+    return Outcome(target.name, digest, (), planned.layers, (), None)
+
+
+def _read_records(target: Target, count: int | None) -> list[Record]:
+    if count:
+        shards = [Shard(index, count) for index in range(1, count + 1)]
+    else:
+        shards = list_shards(target.store, target.tag)
+    read = (read_record(target.store, target.tag, shard) for shard in shards)
+    return [record for record in read if record is not None]
+
+
+def _plan_of(target: Target, records: Sequence[Record], commit: str | None) -> Plan:
+    descriptors = {record.plan.digest: record.plan for record in records}
+    plans = [read_plan(target.store, descriptor) for descriptor in descriptors.values()]
+    if commit:
+        plans = [plan for plan in plans if plan.snapshot.commit == commit]
+    if not plans:
+        raise InputError(
+            f"{target.name}: want shards{f' of commit {commit}' if commit else ''}, got none",
+            hint="publish them first: hf-models publish --shard I/N",
+        )
+    if len(plans) > 1:
+        commits = ", ".join(sorted({plan.snapshot.commit for plan in plans}))
+        raise InputError(
+            f"{target.name}: want shards of one plan, got {len(plans)} plans (commits {commits})",
+            hint="choose one with --revision COMMIT or --plan FILE",
+        )
+    return plans[0]
+
+
+def _check_shards(target: Target, plan: Plan, records: Sequence[Record], count: int | None) -> None:
+    if all(target.is_done(layer) for layer in plan.layers):
+        return
+    ours = plan_descriptor(plan_json(plan)).digest
+    counts = [record.shard.count for record in records if record.plan.digest == ours]
+    missing = missing_shards(target, plan, count or max(counts, default=1))
+    names = ", ".join(str(shard) for shard in missing)
+    raise InputError(
+        f"{target.name}: want every shard, got none of {names}",
+        hint=f"publish it first: hf-models publish --shard {missing[0]}",
+    )
+
+
+def forget_shards(target: Target, progress: Progress) -> None:
+    """Remove the records of the shards, which the image has taken the place of."""
+    try:
+        for shard in list_shards(target.store, target.tag):
+            target.store.delete_manifest(shard.tag(target.tag))
+    except HfModelsError as error:
+        # The image is complete; a tag that stays behind does no harm.
+        progress.note(f"{target.name}: tags of shards stay behind: {error.message}")

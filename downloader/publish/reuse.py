@@ -1,0 +1,197 @@
+"""What is there already: layers that the tag has, a shard has, or another image has.
+
+A layer is a pure function of its contents, and every descriptor that we write names the
+layer by its key. So what was once published, under whatever tag, costs one question (is the
+blob still there?), and no byte.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from downloader.errors import InputError, ProtocolError, RegistryError
+from downloader.hub.work import run_all
+from downloader.image import ImageLabels, layer_key, parse_labels
+from downloader.oci.manifest import (
+    LAYER,
+    Descriptor,
+    Index,
+    Manifest,
+    parse_json_object,
+    parse_manifest,
+)
+from downloader.oci.store import RawManifest, Store
+from downloader.plan import Layer, Plan
+from downloader.progress import Progress
+from downloader.publish.blobs import read_blob
+from downloader.publish.shards import Shard, list_shards, read_record
+from downloader.publish.target import Target
+
+CONFIG_LIMIT_BYTES = 8 * 1024 * 1024  # labels and a history of some thousand lines
+_QUESTIONS = 8  # at once; registries begin to limit small requests at some fifty
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image to take layers from."""
+
+    store: Store
+    reference: str
+
+
+@dataclass(frozen=True)
+class Find:
+    """A layer that some image names."""
+
+    descriptor: Descriptor
+    store: Store
+    is_pending: bool = False
+
+
+def find_layers(
+    target: Target,
+    layers: Sequence[Layer],
+    shards: Sequence[Shard],
+    images: Sequence[Image] = (),
+    *,
+    mount: bool = True,
+    progress: Progress,
+) -> None:
+    """Fill in which of ``layers`` a target has; take what another repository can give.
+
+    Args:
+        target: Where to.
+        layers: What is wanted there.
+        shards: Whose records are read even where tags cannot be listed.
+        images: Where else to look: other tags, other repositories.
+        mount: Whether to take layers from other repositories; False only says so.
+        progress: Told what cannot be used.
+
+    Raises:
+        HfModelsError: The target itself did not answer, or said no.
+    """
+    found: dict[str, list[Find]] = {}
+    for key, find in _iter_finds(target, shards, images, progress):
+        found.setdefault(key, []).append(find)
+    tasks = [
+        partial(_check, target, layer, found[layer.key], mount)
+        for layer in layers
+        if layer.key in found
+    ]
+    run_all([(_QUESTIONS, tasks)], threading.Event(), lambda: None)
+
+
+def _check(target: Target, layer: Layer, finds: Sequence[Find], mount: bool) -> None:
+    for find in finds:
+        descriptor = Descriptor(LAYER, find.descriptor.digest, layer.size_bytes)
+        if find.descriptor.size_bytes == layer.size_bytes and _has(target, find, mount):
+            target.have[layer.key] = descriptor
+            if find.is_pending:
+                target.pending.add(layer.key)
+            return
+
+
+def _has(target: Target, find: Find, mount: bool) -> bool:
+    digest, size_bytes = find.descriptor.digest, find.descriptor.size_bytes
+    if target.store.blob_size(digest) == size_bytes:
+        return True
+    if find.store is target.store or find.store.blob_size(digest) != size_bytes:
+        return False
+    return target.store.mount_blob(digest, find.store) if mount else True
+
+
+def _iter_finds(
+    target: Target, shards: Sequence[Shard], images: Sequence[Image], progress: Progress
+) -> Iterator[tuple[str, Find]]:
+    # Verified layers come first: one that is pending costs reading it again.
+    pending: list[tuple[str, Find]] = []
+    for image in (Image(target.store, target.tag), *images):
+        for layer in _layers_of(image, progress):
+            if key := layer_key(layer):
+                yield key, Find(layer, image.store)
+    for other in _all_shards(target, shards):
+        record = read_record(target.store, target.tag, other)
+        for key, layer in record.layers.items() if record else ():
+            is_pending = record is not None and key in record.pending
+            find = Find(layer, target.store, is_pending)
+            if is_pending:
+                pending.append((key, find))
+            else:
+                yield key, find
+    yield from pending
+
+
+def _all_shards(target: Target, shards: Sequence[Shard]) -> list[Shard]:
+    try:
+        listed = list_shards(target.store, target.tag)
+    except RegistryError:
+        listed = []  # not every registry lets everybody list tags
+    return sorted({*listed, *shards})
+
+
+def _layers_of(image: Image, progress: Progress) -> Sequence[Descriptor]:
+    try:
+        manifest = read_image(image.store, image.reference)
+    except ProtocolError as error:
+        progress.note(f"{image.store.name}:{image.reference}: not used: {error.message}")
+        return ()
+    return manifest.layers if manifest else ()
+
+
+def read_image(store: Store, reference: str) -> Manifest | None:
+    """Return the manifest of an image, of an index the first one; None if there is none."""
+    raw = store.get_manifest(reference)
+    return _first_manifest(store, raw) if raw else None
+
+
+def _first_manifest(store: Store, raw: RawManifest) -> Manifest | None:
+    manifest = parse_manifest(raw.data)
+    if isinstance(manifest, Manifest):
+        return manifest
+    assert isinstance(manifest, Index)  # noqa: S101 - the two that there are
+    for descriptor in manifest.manifests:
+        inner = store.get_manifest(descriptor.digest)
+        parsed = parse_manifest(inner.data) if inner else None
+        if isinstance(parsed, Manifest):
+            return parsed
+    return None
+
+
+def read_labels(store: Store, reference: str) -> ImageLabels | None:
+    """Return what an image says of itself, None if it is absent or says nothing of ours.
+
+    Manifests of `publish` say it in annotations; what `docker push` sent, in its config.
+    """
+    manifest = read_image(store, reference)
+    if manifest is None:
+        return None
+    found = parse_labels(manifest.annotations)
+    if found is None and manifest.config.size_bytes <= CONFIG_LIMIT_BYTES:
+        data = read_blob(store, manifest.config, CONFIG_LIMIT_BYTES)
+        inner = parse_json_object(data, "config", CONFIG_LIMIT_BYTES).get("config")
+        labels = inner.get("Labels") if isinstance(inner, dict) else None
+        texts = labels.items() if isinstance(labels, dict) else ()
+        found = parse_labels({key: text for key, text in texts if isinstance(text, str)})
+    return found
+
+
+def check_overwrite(target: Target, plan: Plan) -> None:
+    """Raise if the tag carries anything but the plan's own repo.
+
+    Raises:
+        InputError: It does.
+    """
+    if target.store.get_manifest(target.tag) is None:
+        return
+    try:
+        labels = read_labels(target.store, target.tag)
+    except ProtocolError:
+        labels = None
+    if labels is None or labels.repo != plan.snapshot.repo:
+        carries = f"{labels.repo.type} {labels.repo.id}" if labels else "another image"
+        raise InputError(
+            f"{target.name}: want {plan.snapshot.repo.type} {plan.snapshot.repo.id},"
+            f" got a tag that carries {carries}",
+            hint="choose another --tag, or overwrite it with --force",
+        )

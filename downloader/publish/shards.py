@@ -1,0 +1,149 @@
+"""What one job has finished, recorded in the store itself under a tag of its own.
+
+After every finished layer the tag ``TAG.shard-I-of-N`` names a small manifest over the layers
+that are there, with the plan as its config. It is what an interrupted run, killed at any
+moment, goes on from; it keeps the registry from collecting the layers as garbage; and it is
+all that `assemble` needs.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from downloader.errors import InputError, ProtocolError
+from downloader.image import PREFIX, layer_key
+from downloader.oci.manifest import (
+    LAYER,
+    Descriptor,
+    Manifest,
+    describe,
+    parse_json_object,
+    parse_manifest,
+)
+from downloader.oci.reference import check_tag
+from downloader.oci.store import Store
+from downloader.plan import Plan
+from downloader.publish.blobs import read_blob
+
+PLAN_TYPE = f"application/vnd.{PREFIX}.plan.v1+json"
+SHARD_TYPE = f"application/vnd.{PREFIX}.shard.v1+json"
+_PENDING = f"{PREFIX}.layer.pending"
+PLAN_LIMIT_BYTES = 256 * 1024 * 1024  # a million files
+_SUFFIX = re.compile(r"\.shard-([1-9]\d{0,3})-of-([1-9]\d{0,3})")
+
+
+@dataclass(frozen=True, order=True)
+class Shard:
+    """Which share of the layers: ``index`` from 1 to ``count``."""
+
+    index: int = 1
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def tag(self, tag: str) -> str:
+        """Return the tag of this shard of the image ``tag``.
+
+        Raises:
+            InputError: It is longer than a tag may be.
+
+        >>> Shard(3, 8).tag("codet5")
+        'codet5.shard-3-of-8'
+        """
+        return check_tag(f"{tag}.shard-{self.index}-of-{self.count}")
+
+
+def parse_shard(text: str) -> Shard:
+    """Parse what the user gave: ``3/8``.
+
+    Raises:
+        InputError: It is no such thing.
+
+    >>> parse_shard("3/8")
+    Shard(index=3, count=8)
+    """
+    match = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise InputError(f"want a shard like 3/8, got {text!r}")
+    return Shard(int(match[1]), int(match[2]))
+
+
+def shard_of_tag(tag: str, name: str) -> Shard | None:
+    """Return which shard of the image ``tag`` the tag ``name`` is, None if it is none.
+
+    >>> shard_of_tag("codet5", "codet5.shard-3-of-8")
+    Shard(index=3, count=8)
+    """
+    match = _SUFFIX.fullmatch(name[len(tag) :]) if name.startswith(tag) else None
+    if match is None or int(match[1]) > int(match[2]):
+        return None
+    return Shard(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one shard has finished.
+
+    Args:
+        shard: Which one.
+        plan: Of the image.
+        layers: What is there, by layer key.
+        pending: Those of them that carry parts of a file whose oid was not verified yet.
+    """
+
+    shard: Shard
+    plan: Descriptor
+    layers: Mapping[str, Descriptor]
+    pending: frozenset[str] = frozenset()
+
+
+def record_manifest(record: Record) -> bytes:
+    """Return the manifest of a record."""
+    layers = []
+    for key, found in sorted(record.layers.items()):
+        notes = {f"{PREFIX}.layer.key": key}
+        if key in record.pending:
+            notes[_PENDING] = "true"
+        layers.append(Descriptor(LAYER, found.digest, found.size_bytes, notes))
+    return Manifest(record.plan, tuple(layers), artifact_type=SHARD_TYPE).to_bytes()
+
+
+def plan_descriptor(plan_json: bytes) -> Descriptor:
+    """Return the descriptor of a plan, as a record names it."""
+    return describe(plan_json, PLAN_TYPE)
+
+
+def read_record(store: Store, tag: str, shard: Shard) -> Record | None:
+    """Return what a shard of the image ``tag`` has finished, None if it has not begun.
+
+    Raises:
+        ProtocolError: The manifest under its tag is another thing.
+    """
+    raw = store.get_manifest(shard.tag(tag))
+    if raw is None:
+        return None
+    manifest = parse_manifest(raw.data)
+    if not isinstance(manifest, Manifest) or manifest.config.media_type != PLAN_TYPE:
+        raise ProtocolError(
+            f"{store.name}:{shard.tag(tag)}: want the record of a shard, got another image"
+        )
+    layers = {key: layer for layer in manifest.layers if (key := layer_key(layer))}
+    pending = frozenset(key for key, layer in layers.items() if _PENDING in layer.annotations)
+    return Record(shard, manifest.config, layers, pending)
+
+
+def read_plan(store: Store, descriptor: Descriptor) -> Plan:
+    """Return the plan that a record names.
+
+    Raises:
+        ProtocolError, IntegrityError: It is none, or another one.
+    """
+    data = read_blob(store, descriptor, PLAN_LIMIT_BYTES)
+    return Plan.from_json(parse_json_object(data, "plan", PLAN_LIMIT_BYTES))
+
+
+def list_shards(store: Store, tag: str) -> list[Shard]:
+    """Return every shard of the image ``tag`` that the store has a record of, sorted."""
+    found = (shard_of_tag(tag, name) for name in store.list_tags())
+    return sorted(shard for shard in found if shard is not None)

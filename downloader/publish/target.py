@@ -1,0 +1,101 @@
+"""One place that an image goes to: what it has already, and what it got in this run."""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from downloader.errors import HfModelsError, RegistryError
+from downloader.image import plan_json
+from downloader.oci.manifest import MANIFEST, Descriptor
+from downloader.oci.store import Store
+from downloader.plan import Layer, Plan
+from downloader.progress import Progress
+from downloader.publish.blobs import put_blob
+from downloader.publish.shards import Record, Shard, plan_descriptor, record_manifest
+
+
+@dataclass(eq=False)
+class Target:
+    """A store, the tag in it, and what is known of its layers.
+
+    Args:
+        store: Where to.
+        tag: Of the image.
+        have: The layers that are there, by layer key.
+        pending: Those of them that carry parts of a file whose oid is not verified yet.
+        moved: Keys of the layers whose bytes were sent in this run.
+        error: Why this target was given up.
+    """
+
+    store: Store
+    tag: str
+    have: dict[str, Descriptor] = field(default_factory=dict)
+    pending: set[str] = field(default_factory=set)
+    moved: set[str] = field(default_factory=set)
+    error: HfModelsError | None = None
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._plan: Descriptor | None = None
+        self._takes_records = True
+
+    @property
+    def name(self) -> str:
+        """For messages: ``ghcr.io/me/hf-models:codet5-small``."""
+        return f"{self.store.name}:{self.tag}"
+
+    def is_done(self, layer: Layer) -> bool:
+        """Whether a layer is there and every byte of it belongs to a verified file."""
+        return layer.key in self.have and layer.key not in self.pending
+
+    def give_up(self, error: HfModelsError, progress: Progress) -> None:
+        """Remember why nothing more goes here; the first reason counts."""
+        with self._lock:
+            if self.error is None:
+                self.error = error
+                progress.note(f"{self.name}: given up: {error.message}")
+
+    def finished(self, layer: Layer, descriptor: Descriptor, *, is_pending: bool) -> None:
+        """Say that a layer was sent."""
+        with self._lock:
+            self.have[layer.key] = descriptor
+            self.moved.add(layer.key)
+            (self.pending.add if is_pending else self.pending.discard)(layer.key)
+
+    def verified(self, layers: Iterable[Layer]) -> None:
+        """Say that all files of these layers are what the Hub promised."""
+        with self._lock:
+            self.pending -= {layer.key for layer in layers}
+
+    def forget(self, layers: Iterable[Layer]) -> None:
+        """Say that these layers carry wrong bytes."""
+        with self._lock:
+            for layer in layers:
+                self.have.pop(layer.key, None)
+                self.pending.discard(layer.key)
+                self.moved.discard(layer.key)
+
+    def record(self, plan: Plan, shard: Shard, progress: Progress) -> None:
+        """Write down in the store what is finished.
+
+        Raises:
+            HfModelsError: The store said no, and others depend on the record.
+        """
+        with self._lock:
+            if not self._takes_records:
+                return
+            try:
+                self._record(plan, shard)
+            except RegistryError as error:
+                if shard.count > 1:
+                    raise
+                self._takes_records = False
+                progress.note(f"{self.name}: cannot be continued if interrupted: {error.message}")
+
+    def _record(self, plan: Plan, shard: Shard) -> None:
+        if self._plan is None:
+            data = plan_json(plan)
+            put_blob(self.store, data, plan_descriptor(data).digest)
+            self._plan = plan_descriptor(data)
+        record = Record(shard, self._plan, self.have, frozenset(self.pending))
+        self.store.put_manifest(shard.tag(self.tag), record_manifest(record), MANIFEST)

@@ -1,0 +1,292 @@
+"""Layers from the Hub to every store that lacks them: each byte read once, hashed twice.
+
+::
+
+    Hub ── piece ──┬── sha256 of the layer      (this thread)
+                   ├── oid of the file          (a lane)
+                   ├── upload to one store      (a lane)
+                   └── upload to another        (a lane)
+
+All of them are done with a piece before the next one comes, so memory is that of the stream
+that brings it, and a slow store slows the others down instead of filling memory.
+"""
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+from downloader.errors import HfModelsError, IntegrityError, TransportError
+from downloader.net.ranges import ByteRange
+from downloader.oci.digest import Digest
+from downloader.oci.manifest import LAYER, Descriptor
+from downloader.oci.store import BlobWriter
+from downloader.oci.uploads import UploadLost
+from downloader.plan import Content, Layer, Plan
+from downloader.progress import Progress
+from downloader.publish.blobs import LOST_TRIES
+from downloader.publish.contents import HubContents
+from downloader.publish.lanes import Lane
+from downloader.publish.pieces import Piece, Verifier, iter_pieces
+from downloader.publish.shards import Shard
+from downloader.publish.target import Target
+
+_READ_BACK_BYTES = 1024 * 1024
+# Wrong bytes may come from one bad cache of a CDN; twice, and it is the file.
+_HUB_TRIES = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the layers of one run have in common.
+
+    Args:
+        plan: Of the image.
+        shard: Whose layers these are.
+        contents: Where their bytes come from.
+        targets: Where to.
+        progress: Told of every byte, once, whatever the number of targets.
+        cancelled: Set when nothing more should be begun.
+    """
+
+    plan: Plan
+    shard: Shard
+    contents: HubContents
+    targets: Sequence[Target]
+    progress: Progress
+    cancelled: threading.Event
+
+    def alive(self) -> list[Target]:
+        """Return the targets that were not given up.
+
+        Raises:
+            HfModelsError: There are none: what the first one said.
+            TransportError: The run was interrupted.
+        """
+        if self.cancelled.is_set():
+            raise TransportError("interrupted")
+        left = [target for target in self.targets if target.error is None]
+        if not left:
+            raise next(target.error for target in self.targets if target.error)
+        return left
+
+
+def transfer(unit: Sequence[Layer], work: Work) -> None:
+    """Bring the layers that carry parts of the same files to every target that lacks them.
+
+    Args:
+        unit: In the order of the parts; most often a single layer.
+        work: The run.
+
+    Raises:
+        IntegrityError: The Hub sent wrong bytes, twice.
+        HubError, TransportError, ProtocolError: The Hub did not send them.
+        HfModelsError: Every target said no; what the first one said.
+    """
+    for left in reversed(range(_HUB_TRIES)):
+        try:
+            _transfer_once(unit, work)
+        except IntegrityError as error:
+            for target in work.targets:
+                target.forget(unit)
+            if not left or work.cancelled.is_set():
+                raise
+            work.progress.note(f"{error.message}; once more from the Hub")
+        else:
+            return
+
+
+def _transfer_once(unit: Sequence[Layer], work: Work) -> None:
+    verifier = Verifier(work.contents.path_of)
+    if all(target.is_done(layer) for target in work.alive() for layer in unit):
+        return
+    for layer in unit:
+        lacking = [target for target in work.alive() if layer.key not in target.have]
+        if lacking:
+            verifier = _send_to_all(layer, lacking, verifier, work, is_last=layer is unit[-1])
+        else:
+            _read_back(layer, verifier, work)
+    for target in work.alive():
+        target.verified(unit)
+        _record(target, work)
+
+
+def _send_to_all(
+    layer: Layer, lacking: Sequence[Target], verifier: Verifier, work: Work, *, is_last: bool
+) -> Verifier:
+    """Send a layer, again and again to those that lose it; return what was hashed so far."""
+    waiting, seen = list(lacking), verifier
+    for left in reversed(range(LOST_TRIES)):
+        trial, descriptor, failures = _send(layer, waiting, verifier, work)
+        seen = trial or seen
+        for target in waiting:
+            if target not in failures:
+                target.finished(layer, descriptor, is_pending=not is_last)
+                _record(target, work)
+            elif not left or not isinstance(failures[target], UploadLost):
+                target.give_up(failures[target], work.progress)
+        waiting = [target for target in failures if target.error is None]
+        work.alive()
+        if not waiting:
+            break
+        names = ", ".join(target.name for target in waiting)
+        work.progress.note(f"{names}: the upload was lost; the layer is sent again")
+        work.progress.advance(-layer.size_bytes)
+    work.progress.finish_file(_title(layer, work))
+    return seen
+
+
+def _send(
+    layer: Layer, targets: Sequence[Target], verifier: Verifier, work: Work
+) -> tuple[Verifier | None, Descriptor, dict[Target, HfModelsError]]:
+    """Send a layer once to several targets.
+
+    Returns:
+        What was hashed, None unless the layer was read to its end; what the layer is; and
+        who did not take it, and why.
+    """
+    trial = verifier.copy()
+    with _Pump(layer, targets, trial, work.progress) as pump:
+        try:
+            for piece in iter_pieces(layer, work.contents):
+                work.alive()
+                pump.put(piece)
+                if pump.is_deserted():
+                    break
+        except IntegrityError:
+            work.progress.advance(-pump.done_bytes)
+            raise
+        work.progress.advance(layer.size_bytes - pump.done_bytes)
+        return (trial if pump.is_whole() else None), pump.finish(), pump.failures()
+
+
+class _Pump:
+    """Gives every piece of a layer to the hashes and to the uploads, and waits for all."""
+
+    def __init__(
+        self,
+        layer: Layer,
+        targets: Sequence[Target],
+        verifier: Verifier,
+        progress: Progress,
+    ) -> None:
+        self.done_bytes = 0
+        self._layer = layer
+        self._verifier = verifier
+        self._progress = progress
+        self._digest = hashlib.sha256()
+        self._oid_lane = Lane("oid")
+        self._targets = targets
+        self._lanes = [Lane(f"to {target.store.name}") for target in targets]
+        self._writers: list[BlobWriter | None] = [None] * len(targets)
+
+    def __enter__(self) -> Self:
+        for at, lane in enumerate(self._lanes):
+            lane.begin(partial(self._open, at))
+        for lane in self._lanes:
+            lane.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Abandoned uploads are cancelled beside each other, by requests of their own.
+        for lane, writer in zip(self._lanes, self._writers, strict=True):
+            lane.error = None
+            lane.begin(partial(_close, writer))
+        for lane in self._lanes:
+            lane.wait()
+            lane.close()
+        self._oid_lane.close()
+
+    def _open(self, at: int) -> None:
+        writer = self._targets[at].store.create_blob(self._layer.size_bytes)
+        self._writers[at] = writer.__enter__()
+
+    def put(self, piece: Piece) -> None:
+        """Give a piece to all, and return when all are done with it."""
+        for lane, writer in zip(self._lanes, self._writers, strict=True):
+            if writer is not None:
+                lane.begin(partial(writer.write, piece.data))
+        if piece.content is not None:
+            self._oid_lane.begin(partial(self._verifier.update, piece.content, piece.data))
+        self._digest.update(piece.data)
+        if piece.content is not None:
+            self._oid_lane.wait()
+        for lane, writer in zip(self._lanes, self._writers, strict=True):
+            if writer is not None:
+                lane.wait()
+        self.done_bytes += len(piece.data)
+        self._progress.advance(len(piece.data))
+        if self._oid_lane.error is not None:
+            raise self._oid_lane.error
+
+    def is_deserted(self) -> bool:
+        """Whether no target takes any more of this."""
+        return all(lane.error is not None for lane in self._lanes)
+
+    def is_whole(self) -> bool:
+        """Whether every byte of the layer was read."""
+        return self.done_bytes == self._layer.size_bytes
+
+    def finish(self) -> Descriptor:
+        """Commit the layer wherever it arrived whole, and return what it is."""
+        digest = Digest(f"sha256:{self._digest.hexdigest()}")
+        if self.is_whole():
+            for lane, writer in zip(self._lanes, self._writers, strict=True):
+                if writer is not None:
+                    lane.begin(partial(writer.commit, digest))
+            for lane, writer in zip(self._lanes, self._writers, strict=True):
+                if writer is not None:
+                    lane.wait()
+        return Descriptor(LAYER, digest, self._layer.size_bytes)
+
+    def failures(self) -> dict[Target, HfModelsError]:
+        """Return why, for every target that does not have the layer now."""
+        found: dict[Target, HfModelsError] = {}
+        for target, lane in zip(self._targets, self._lanes, strict=True):
+            if isinstance(lane.error, HfModelsError):
+                found[target] = lane.error
+            elif lane.error is not None:
+                raise lane.error
+        return found
+
+
+def _close(writer: BlobWriter | None) -> None:
+    if writer is not None:
+        writer.__exit__(None, None, None)
+
+
+def _read_back(layer: Layer, verifier: Verifier, work: Work) -> None:
+    """Hash the parts of files in a layer that every target has, from one of them."""
+    store_of = work.alive()[0]
+    descriptor = store_of.have[layer.key]
+    placed = [item for item in layer.tar.entries if item.entry.kind == "file"]
+    for content, item in zip(layer.contents, placed, strict=True):
+        if content.parts:
+            at = item.content_offset
+            inside = ByteRange(at, at + content.size_bytes)
+            _hash_range(store_of, descriptor, inside, content, verifier)
+
+
+def _hash_range(
+    target: Target, layer: Descriptor, byte_range: ByteRange, content: Content, verifier: Verifier
+) -> None:
+    buffer = memoryview(bytearray(_READ_BACK_BYTES))
+    with target.store.open_blob(layer.digest, byte_range) as reader:
+        while count := reader.readinto(buffer):
+            verifier.update(content, buffer[:count])
+
+
+def _record(target: Target, work: Work) -> None:
+    try:
+        target.record(work.plan, work.shard, work.progress)
+    except HfModelsError as error:
+        target.give_up(error, work.progress)
+        work.alive()
+
+
+def _title(layer: Layer, work: Work) -> str:
+    first = layer.contents[0]
+    part = f" part {first.part} of {first.parts}" if first.parts else ""
+    return work.contents.path_of(first) + part
