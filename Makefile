@@ -25,7 +25,7 @@ test: .venv/bin/nox ## The tests
 	$(NOX) -s tests -- $(ARGS)
 
 ##@ Publish
-.PHONY: plan fetch build push
+.PHONY: plan fetch build push publish assemble models catalog
 plan: .venv/bin/nox ## What would be built: REPO=org/name
 	$(call need,REPO,org/name)$(NOX) -s plan -- $(REPO) $(ARGS)
 fetch: .venv/bin/nox ## Download a repo into the cache: REPO=org/name
@@ -34,9 +34,21 @@ build: .venv/bin/nox ## Build the image: REPO=org/name
 	$(call need,REPO,org/name)$(NOX) -s build -- $(REPO) $(ARGS)
 push: .venv/bin/nox ## Push it: TAG=x
 	$(call need,TAG,x)$(NOX) -s push -- $(TAG) $(ARGS)
+publish: .venv/bin/nox ## Hub to registry, no engine, no disk: REPO=org/name TO=registry/name
+	$(call need,REPO,org/name)$(call need,TO,registry/name)$(NOX) -s publish -- $(REPO) --to $(TO) $(ARGS)
+assemble: .venv/bin/nox ## One image from shards: TAG=x TO=registry/name
+	$(call need,TAG,x)$(call need,TO,registry/name)$(NOX) -s assemble -- $(TAG) --to $(TO) $(ARGS)
+models: .venv/bin/nox ## The entries of models.toml; add one with ARGS="add org/name"
+	$(NOX) -s models -- $(or $(ARGS),list)
+catalog: .venv/bin/nox ## The page of what is published
+	$(NOX) -s catalog -- $(ARGS)
 
 ##@ Use
-.PHONY: verify
+.PHONY: restore inspect verify
+restore: .venv/bin/nox ## An image back into the cache: IMAGE=registry/name:tag
+	$(call need,IMAGE,registry/name:tag)$(NOX) -s restore -- $(IMAGE) $(ARGS)
+inspect: .venv/bin/nox ## What an image carries: IMAGE=registry/name:tag
+	$(call need,IMAGE,registry/name:tag)$(NOX) -s inspect -- $(IMAGE) $(ARGS)
 verify: .venv/bin/nox ## Check a cache directory or an image: TARGET=path-or-image
 	$(call need,TARGET,path-or-image)$(NOX) -s verify -- $(TARGET) $(ARGS)
 

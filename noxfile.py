@@ -61,6 +61,13 @@ command("plan", "What would be built: `nox -s plan -- org/name [--json]`.")
 command("fetch", "Download a repo into a cache directory: `nox -s fetch -- org/name`.")
 command("build", "Build the image of a repo: `nox -s build -- org/name`.")
 command("push", "Push an image: `nox -s push -- TAG [--to NAME]`.")
+command("publish", "Hub to registry, streaming: `nox -s publish -- org/name --to NAME`.")
+command("assemble", "One image from published shards: `nox -s assemble -- TAG --to NAME`.")
+command("restore", "An image back into the cache: `nox -s restore -- IMAGE`.")
+command("inspect", "What an image carries: `nox -s inspect -- IMAGE`.")
+command("list", "The images of a registry: `nox -s list -- NAME`.")
+command("models", "The entries of models.toml: `nox -s models -- add org/name`.")
+command("catalog", "The page of what is published, into dist/site.")
 command("verify", "Check a cache or an image offline: `nox -s verify -- PATH_OR_IMAGE`.")
 
 
