@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from downloader.errors import HfModelsError, InputError
-from downloader.toml_lines import Path, find_lines, find_repeated
+from downloader.models.toml_lines import Path, find_lines, find_repeated
 
 T = TypeVar("T")
 

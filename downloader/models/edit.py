@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from downloader.errors import InputError, StorageError
-from downloader.models import Model, parse_models, read_text
+from downloader.models.models import Model, parse_models, read_text
 
 Value = str | bool | Sequence[str]
 

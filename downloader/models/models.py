@@ -1,4 +1,4 @@
-"""``models.toml``: what is published, as data. Parsed once, strictly; errors name the line."""
+"""The entries of ``models.toml``, parsed once, strictly; errors name the line."""
 
 import difflib
 import re
@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 from downloader.errors import InputError
 from downloader.hub.patterns import find_impossible
 from downloader.hub.repo import Repo, RepoType, Selection, parse_repo, parse_revision
+from downloader.models.toml_table import TomlTable, parse_toml
 from downloader.oci.reference import check_tag, parse_reference
 from downloader.plan import SMALLEST_LIMIT_BYTES, parse_layer_limit
-from downloader.toml_table import TomlTable, parse_toml
 
 MODELS_FILE = "models.toml"
 

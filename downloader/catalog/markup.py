@@ -1,0 +1,61 @@
+"""HTML that cannot be forgotten to be escaped: text is escaped unless it is markup already."""
+
+import html
+import json
+from typing import Any
+
+
+class Markup(str):
+    """Text that is HTML."""
+
+    __slots__ = ()
+
+
+def element(name: str, *children: str | None, **attributes: str | bool | None) -> Markup:
+    """Return an element; an underscore in an attribute's name is a dash, at its end nothing.
+
+    Args:
+        name: Of the tag.
+        children: Text, which is escaped, or `Markup`, which is not; None for nothing.
+        attributes: None and False leave one out, True writes its name alone.
+
+    >>> element("a", "1 < 2", href="/?a&b", class_="x", hidden=True)
+    '<a href="/?a&amp;b" class="x" hidden>1 &lt; 2</a>'
+    """
+    inner = "".join(escape(child) for child in children if child is not None)
+    return Markup(f"<{name}{_attributes(attributes)}>{inner}</{name}>")
+
+
+def json_script(document: Any) -> Markup:  # noqa: ANN401 - whatever JSON can hold
+    r"""Return a data block; nothing in it can end the script element or begin a comment.
+
+    Source: HTML Living Standard, "Restrictions for contents of script elements".
+
+    >>> json_script({"a": "</script><!--"})
+    '{"a":"\\u003c/script\\u003e\\u003c!--"}'
+    """
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)
+
+
+def join(parts: list[Markup]) -> Markup:
+    """Return the parts one after the other."""
+    return Markup("".join(parts))
+
+
+def escape(text: str) -> Markup:
+    """Return text as HTML, fit for an attribute as well; markup as it is."""
+    return text if isinstance(text, Markup) else Markup(html.escape(text))
+
+
+def _attributes(attributes: dict[str, str | bool | None]) -> str:
+    written = []
+    for key, value in attributes.items():
+        name = key.rstrip("_").replace("_", "-")
+        if value is True:
+            written.append(f" {name}")
+        elif value not in {None, False}:
+            written.append(f' {name}="{html.escape(str(value))}"')
+    return "".join(written)

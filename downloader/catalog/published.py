@@ -1,0 +1,150 @@
+"""What a registry says of a tag: from its manifests, without a byte of any layer."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from downloader.errors import ProtocolError
+from downloader.image import PREFIX, ImageLabels, parse_labels
+from downloader.oci.digest import Digest
+from downloader.oci.manifest import (
+    Descriptor,
+    Index,
+    Manifest,
+    parse_json_object,
+    parse_manifest,
+)
+from downloader.oci.store import Store
+
+# A config holds labels, history and one digest per layer: some kB.
+CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
+_ANNOTATION = "org.opencontainers.image"
+_PREFERRED = "linux/amd64"
+# What a shard of an image is stored under until it is assembled, and what cosign and BuildKit
+# attach to a digest (sha256-<hex>, .sig, .att, .sbom): no images of their own.
+_NO_IMAGE = re.compile(r".*\.shard-\d+-of-\d+|sha256-[0-9a-f]{64}(?:\.[a-z]+)?")
+_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A tag of a registry.
+
+    Args:
+        tag: Of the image.
+        digest: Of the manifest or index that the tag points to.
+        labels: What the image says of itself; None where it is none of ours.
+        license: An SPDX expression, None where nothing is stated.
+        files: How many files of the repo; None where nothing is stated.
+        size_bytes: Of those files; None where nothing is stated.
+        layers: How many layers one platform has, the base image's among them.
+        layer_bytes: Of those layers, as they are stored.
+        committed_at: The commit's date, RFC 3339; None where nothing is stated.
+    """
+
+    tag: str
+    digest: Digest
+    labels: ImageLabels | None
+    license: str | None
+    files: int | None
+    size_bytes: int | None
+    layers: int
+    layer_bytes: int
+    committed_at: str | None
+
+
+def is_image_tag(tag: str) -> bool:
+    """Whether a tag can name an image of its own.
+
+    >>> [is_image_tag(tag) for tag in ("starcoder", "starcoder.shard-1-of-8", "sha256-" + "0" * 64)]
+    [True, False, False]
+    """
+    return _NO_IMAGE.fullmatch(tag) is None
+
+
+def read_published(store: Store, tag: str) -> Published | None:
+    """Return what a store says of a tag, None where it has no such tag.
+
+    Raises:
+        RegistryError: The registry said no.
+        TransportError: No usable answer.
+        ProtocolError: The manifest, or what it says of the repo, breaks its specification.
+    """
+    raw = store.get_manifest(tag)
+    if raw is None:
+        return None
+    top = parse_manifest(raw.data)
+    manifest = _read_platform(store, tag, top) if isinstance(top, Index) else top
+    facts = _facts(store, top, manifest)
+    layers = manifest.layers
+    return Published(
+        tag=tag,
+        digest=raw.digest,
+        labels=parse_labels(facts),
+        license=facts.get(f"{_ANNOTATION}.licenses"),
+        files=_number(facts, "files"),
+        size_bytes=_number(facts, "bytes"),
+        layers=len(layers),
+        layer_bytes=sum(layer.size_bytes for layer in layers),
+        committed_at=_date(facts.get(f"{_ANNOTATION}.created")),
+    )
+
+
+def _read_platform(store: Store, tag: str, index: Index) -> Manifest:
+    images = [item for item in index.manifests if _is_image(item)]
+    if not images:
+        raise ProtocolError(f"{store.name}:{tag}: want an image in the index, got none")
+    chosen = next((item for item in images if str(item.platform) == _PREFERRED), images[0])
+    raw = store.get_manifest(chosen.digest)
+    manifest = parse_manifest(raw.data) if raw else None
+    if not isinstance(manifest, Manifest):
+        raise ProtocolError(f"{store.name}:{tag}: want the manifest {chosen.digest}, got none")
+    return manifest
+
+
+def _is_image(item: Descriptor) -> bool:
+    # BuildKit lists an attestation as a manifest for the platform unknown/unknown.
+    return item.artifact_type is None and str(item.platform) != "unknown/unknown"
+
+
+def _facts(store: Store, top: Manifest | Index, manifest: Manifest) -> Mapping[str, str]:
+    for annotations in (top.annotations, manifest.annotations):
+        if f"{PREFIX}.repo-id" in annotations:
+            return annotations
+    # `docker push` from the classic image store keeps no annotation; the labels survive.
+    return _read_labels(store, manifest.config)
+
+
+def _read_labels(store: Store, config: Descriptor) -> Mapping[str, str]:
+    if config.size_bytes > CONFIG_LIMIT_BYTES:
+        raise ProtocolError(
+            f"{config.digest}: want a config of at most {CONFIG_LIMIT_BYTES} bytes,"
+            f" got {config.size_bytes}"
+        )
+    data = bytearray(config.size_bytes)
+    filled = 0
+    with store.open_blob(config.digest) as reader, memoryview(data) as view:
+        while filled < len(data) and (count := reader.readinto(view[filled:])):
+            filled += count
+    document = parse_json_object(bytes(data[:filled]), str(config.digest), CONFIG_LIMIT_BYTES)
+    inner: Any = document.get("config")
+    labels: Any = inner.get("Labels") if isinstance(inner, Mapping) else None
+    if not isinstance(labels, Mapping):
+        return {}
+    return {str(key): value for key, value in labels.items() if isinstance(value, str)}
+
+
+def _number(facts: Mapping[str, str], key: str) -> int | None:
+    text = facts.get(f"{PREFIX}.{key}")
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ProtocolError(f"label {key}: want a number, got {text[:40]!r}")
+    return int(text)
+
+
+def _date(text: str | None) -> str | None:
+    if text is not None and not _DATE.fullmatch(text):
+        raise ProtocolError(f"label created: want a date by RFC 3339, got {text[:40]!r}")
+    return text

@@ -1,0 +1,130 @@
+"""``hf-models catalog``: the page of what is published, and the table in the READMEs."""
+
+import json
+import os
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from downloader.catalog.catalog import Catalog, check_hub, read_catalog
+from downloader.catalog.page import SOURCE_URL, render_page
+from downloader.catalog.readme import language_of, parse_facts, render_table, replace_table
+from downloader.cli.console import print_result, say
+from downloader.cli.models import models_file_option, read_models_file
+from downloader.cli.options import http_pool
+from downloader.cli.registries import make_registries, parse_target, registry_options
+from downloader.errors import InputError, StorageError
+from downloader.hub.repo import Repo
+from downloader.models import Models
+
+_README = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@models_file_option
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="dist/site",
+    show_default=True,
+    metavar="DIR",
+    help="Where index.html and catalog.json go.",
+)
+@click.option(
+    "--check-hub", "asks_hub", is_flag=True, help="Ask the Hub which images are behind it."
+)
+@click.option("--readme", is_flag=True, help="Write the table of models into README... instead.")
+@click.option("--check", is_flag=True, help="With --readme: exit code 2 where it is out of date.")
+@click.option(
+    "--facts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With --readme: a catalog.json for license and size.",
+)
+@click.argument("readmes", nargs=-1, type=_README, metavar="[README]...")
+@registry_options
+def catalog(
+    models_file: Path,
+    output: Path,
+    asks_hub: bool,
+    readme: bool,
+    check: bool,
+    facts: Path | None,
+    readmes: tuple[Path, ...],
+    **options: Any,
+) -> None:
+    """Write a static page of what is published, read from the registries' manifests.
+
+    With --readme README.md README.zh-CN.md: write the same models, offline, as a table between
+    the markers of these files.
+    """
+    models = read_models_file(models_file)
+    if readme != bool(readmes) or ((check or facts) and not readme):
+        raise InputError("want --readme with the names of READMEs; --check and --facts need it")
+    if readme:
+        _write_readmes(models, readmes, facts, check)
+    else:
+        _write_site(_read(models, options, asks_hub), output)
+
+
+def _read(models: Models, options: dict[str, Any], asks_hub: bool) -> Catalog:
+    names = dict.fromkeys(name for model in models for name in model.registries)
+    references = {name: parse_target(name) for name in names}
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    with closing(http_pool()) as http:
+        registries = make_registries(options, http, list(references.values()))
+        stores = {name: registries.open(reference) for name, reference in references.items()}
+        found = read_catalog(models, stores, now, say)
+    return check_hub(found, _commit_of, say) if asks_hub else found
+
+
+def _commit_of(repo: Repo, revision: str) -> str:
+    from downloader.hub.snapshot import Hub
+
+    return Hub().resolve(repo, revision).commit
+
+
+def _write_site(found: Catalog, output: Path) -> None:
+    document = found.to_json()
+    texts = {
+        "index.html": render_page(document, _source_url()),
+        "catalog.json": json.dumps(document, indent=2, ensure_ascii=False) + "\n",
+    }
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (output / name).write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise StorageError(f"cannot write {output}: {error.strerror}") from error
+    published = sum(entry.published is not None for entry in found.entries)
+    print_result(f"{output}/index.html: {len(found.entries)} models, {published} published")
+
+
+def _source_url() -> str:
+    """Return the GitHub repository of the job, so that a fork's page leads to the fork."""
+    server, name = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
+    return f"{server}/{name}" if server and name else SOURCE_URL
+
+
+def _write_readmes(
+    models: Models, readmes: tuple[Path, ...], facts: Path | None, is_check: bool
+) -> None:
+    known = parse_facts(facts.read_bytes()) if facts else None
+    stale: list[str] = []
+    for path in readmes:
+        before = path.read_text(encoding="utf-8")
+        table = render_table(models, language_of(path.name), known)
+        after = replace_table(before, table, str(path))
+        if after != before and not is_check:
+            path.write_text(after, encoding="utf-8", newline="\n")
+        stale += [str(path)] if after != before else []
+    if stale and is_check:
+        command = f"nox -s catalog -- --readme {' '.join(map(str, readmes))}"
+        command += f" --facts {facts}" if facts else ""
+        raise InputError(
+            f"the models in {', '.join(stale)} are out of date", hint=f"run: {command}"
+        )
+    print_result(f"{len(readmes) - len(stale)} up to date, {len(stale)} written")

@@ -1,0 +1,89 @@
+"""``hf-models list``: what a repository of a registry carries."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import click
+
+from downloader.catalog.catalog import REQUESTS_AT_ONCE
+from downloader.catalog.published import Published, is_image_tag, read_published
+from downloader.cli.console import format_bytes, print_json, print_table, say
+from downloader.cli.options import http_pool, json_option
+from downloader.cli.registries import make_registries, parse_target, registry_options
+from downloader.errors import InputError, ProtocolError
+from downloader.oci.store import Store
+
+_COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "date", "notes")
+
+
+@click.command("list")
+@click.argument("name", metavar="REGISTRY/NAME")
+@registry_options
+@json_option
+def list_tags(name: str, as_json: bool, **options: Any) -> None:
+    """Print every image of a repository, like ghcr.io/me/hf-models, from its manifests alone."""
+    reference = parse_target(name)
+    with closing(http_pool()) as http:
+        store = make_registries(options, http, [reference]).open(reference)
+        found = read_all(store)
+    if not found:
+        raise InputError(f"{store.name} has no image", hint="check the name; it may be private")
+    if as_json:
+        print_json([describe(image) for image in found])
+    else:
+        print_table(f"{store.name}: {len(found)} images", _COLUMNS, [_row(item) for item in found])
+
+
+def read_all(store: Store) -> list[Published]:
+    """Return what a store says of each of its images, by tag; a malformed one is left out."""
+    tags = [tag for tag in store.list_tags() if is_image_tag(tag)]
+
+    def read(tag: str) -> Published | None:
+        try:
+            return read_published(store, tag)
+        except ProtocolError as error:
+            say(f"{tag}: left out: {error.message}")
+            return None
+
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        return [image for image in pool.map(read, tags) if image]
+
+
+def describe(image: Published) -> dict[str, Any]:
+    """Return an image for programs; null for what it does not say."""
+    labels = image.labels
+    return {
+        "tag": image.tag,
+        "digest": image.digest,
+        "repo_id": labels.repo.id if labels else None,
+        "repo_type": labels.repo.type if labels else None,
+        "revision": labels.revision if labels else None,
+        "commit": labels.commit if labels else None,
+        "committed_at": image.committed_at,
+        "license": image.license,
+        "files": image.files,
+        "size_bytes": image.size_bytes,
+        "layers": image.layers,
+        "layer_bytes": image.layer_bytes,
+        "partial": labels.is_partial if labels else None,
+        "gated": labels.gated if labels else None,
+        "private": labels.private if labels else None,
+    }
+
+
+def _row(image: Published) -> tuple[str, ...]:
+    labels = image.labels
+    notes = [key for key in ("partial", "gated", "private") if describe(image)[key]]
+    size_bytes = image.layer_bytes if image.size_bytes is None else image.size_bytes
+    return (
+        image.tag,
+        labels.repo.url_path if labels else "-",
+        labels.commit[:7] if labels else "-",
+        image.license or "-",
+        format_bytes(size_bytes),
+        "-" if image.files is None else str(image.files),
+        str(image.layers),
+        (image.committed_at or "-")[:10],
+        ", ".join(notes),
+    )
