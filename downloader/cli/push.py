@@ -1,0 +1,120 @@
+"""``hf-models push``: an image of the engine to one or several registries."""
+
+import os
+
+import click
+
+from downloader.cli.build import image_name, push_seconds
+from downloader.cli.console import (
+    ConsoleProgress,
+    print_json,
+    print_result,
+    say,
+    say_error,
+)
+from downloader.cli.options import image_option, json_option, quiet_option
+from downloader.engine import Engine, ImageInfo
+from downloader.errors import HfModelsError, InputError
+from downloader.image import parse_labels
+from downloader.oci.reference import check_tag, parse_reference
+from downloader.pushing import push_image
+
+
+@click.command()
+@click.argument("tag")
+@image_option
+@click.option(
+    "--to",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="Where to, like ghcr.io/me/models; repeatable.  [default: the image's own name]",
+)
+@click.option("--allow-gated", is_flag=True, help="Push a gated or private repo as well.")
+@json_option
+@quiet_option
+def push(
+    tag: str, image: str, targets: tuple[str, ...], allow_gated: bool, as_json: bool, quiet: bool
+) -> None:
+    """Push the image TAG from the Docker engine, with Docker's own credentials."""
+    source = image_name(image, check_tag(tag))
+    names = [target_name(target, tag) for target in targets or (image,)]
+    engine = Engine(dict(os.environ))
+    info = engine.info()
+    found = engine.inspect(source)
+    if found is None:
+        raise InputError(f"want the image {source} in the engine, got none", hint="build it first")
+    if not allow_gated:
+        check_open(found, source)
+    if not info.has_containerd_store and not quiet:
+        say(f"the classic image store compresses on push: {push_seconds(found.size_bytes)}")
+    pushed, failed = _push_all(engine, source, names, quiet=quiet)
+    _print_pushed(pushed, as_json)
+    if failed:
+        for error in failed[:-1]:
+            say_error(error.message, error.hint)
+        raise failed[-1]
+
+
+def target_name(target: str, tag: str) -> str:
+    """Return ``REGISTRY/NAME:TAG`` for a target, with its own tag where it has one.
+
+    Raises:
+        InputError: It names no registry and no user, so it could be anybody's.
+    """
+    reference = parse_reference(target)
+    if reference.digest or "/" not in target:
+        raise InputError(
+            f"want a name like ghcr.io/me/models to push to, got {target!r}",
+            hint="name it with --to, or with --image",
+        )
+    return str(reference if reference.tag else reference.with_tag(tag))
+
+
+def check_open(found: ImageInfo, name: str) -> None:
+    """Raise if the image's own labels say that not everybody may have what it carries.
+
+    Raises:
+        InputError: It is gated or private.
+    """
+    known = parse_labels(found.labels)
+    if known is None or not (known.gated or known.private):
+        return
+    why = "gated" if known.gated else "private"
+    raise InputError(
+        f"{name} carries {known.repo.id}, which is {why} on the Hub: "
+        "whoever can pull the image gets the files without asking its owner",
+        hint="if its licence and the registry's readers allow that, add --allow-gated",
+    )
+
+
+def _push_all(
+    engine: Engine, source: str, names: list[str], *, quiet: bool
+) -> tuple[dict[str, str], list[HfModelsError]]:
+    pushed: dict[str, str] = {}
+    failed: list[HfModelsError] = []
+    with ConsoleProgress("push", quiet=quiet) as progress:
+        for name in names:
+            try:
+                pushed[name] = _push_as(engine, source, name, progress)
+            except HfModelsError as error:
+                failed.append(error)
+    return pushed, failed
+
+
+def _push_as(engine: Engine, source: str, name: str, progress: ConsoleProgress) -> str:
+    had_name = engine.inspect(name) is not None
+    engine.tag(source, name)
+    try:
+        return push_image(engine, name, progress)
+    finally:
+        if not had_name and parse_reference(source) != parse_reference(name):
+            engine.untag(name)
+
+
+def _print_pushed(pushed: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        print_json([{"image": name, "digest": digest} for name, digest in pushed.items()])
+        return
+    for name, digest in pushed.items():
+        print_result(f"{name}@{digest}")

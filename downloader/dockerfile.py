@@ -1,0 +1,91 @@
+"""The Dockerfile of a plan, and the build context around it."""
+
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+from downloader.errors import StorageError
+from downloader.hub.disk import storage_errors
+from downloader.image import plan_json
+from downloader.oci.reference import parse_reference
+from downloader.plan import Plan
+from downloader.stage import METADATA_DIR, layer_dir
+
+DEFAULT_BASE = "busybox:stable-musl"
+NO_BASE = "none"
+
+# The two lines of docker/Dockerfile that a plan replaces; each is there exactly once.
+_BASE_LINE = f"FROM {DEFAULT_BASE} AS base\n"
+_COPY_LINE = "COPY --link --from=builder /layers/all/ /\n"
+
+
+def docker_dir() -> Path:
+    """Return the directory of Dockerfile and requirements: in the wheel, else in the sources.
+
+    Raises:
+        StorageError: Neither is there.
+    """
+    package = Path(str(files("downloader")))
+    for candidate in (package / "docker", package.parent / "docker"):
+        if (candidate / "Dockerfile").is_file():
+            return candidate
+    raise StorageError(f"want docker/Dockerfile beside {package}", hint="install hf-models again")
+
+
+def check_base(base: str) -> str:
+    """Return ``base`` if it can stand in a FROM line.
+
+    Raises:
+        InputError: It is neither an image reference nor ``none``.
+    """
+    if base != NO_BASE:
+        parse_reference(base)
+    return base
+
+
+def render(template: str, plan: Plan, base: str = DEFAULT_BASE) -> str:
+    r"""Return the Dockerfile with one COPY line per layer of the plan, the metadata last.
+
+    Args:
+        template: The text of ``docker/Dockerfile``.
+        plan: What is built.
+        base: An image reference, or ``none``.
+
+    Raises:
+        StorageError: The template lacks a line that is to be replaced.
+    """
+    names = [*(layer_dir(number) for number in range(len(plan.layers))), METADATA_DIR]
+    copies = "".join(_COPY_LINE.replace("/all/", f"/{name}/") for name in names)
+    image = "scratch" if base == NO_BASE else base
+    text = _replace_once(template, _BASE_LINE, f"FROM {image} AS base\n")
+    return _replace_once(text, _COPY_LINE, copies)
+
+
+def _replace_once(text: str, line: str, by: str) -> str:
+    if text.count(line) != 1:
+        raise StorageError(f"docker/Dockerfile: want the line {line.strip()!r} once")
+    return text.replace(line, by)
+
+
+def write_context(directory: Path, plan: Plan, base: str = DEFAULT_BASE) -> Path:
+    """Write all that the build needs into an empty directory, and return its Dockerfile.
+
+    Args:
+        directory: Becomes the build context.
+        plan: What is built.
+        base: An image reference, or ``none``.
+
+    Raises:
+        StorageError: The disk said no.
+    """
+    source = docker_dir()
+    with storage_errors(directory):
+        ignore = shutil.ignore_patterns("__pycache__", "docker")
+        shutil.copytree(str(files("downloader")), directory / "downloader", ignore=ignore)
+        (directory / "docker").mkdir()
+        shutil.copyfile(source / "requirements.txt", directory / "docker/requirements.txt")
+        (directory / "plan.json").write_bytes(plan_json(plan))
+        dockerfile = directory / "docker/Dockerfile"
+        text = (source / "Dockerfile").read_text(encoding="utf-8")
+        dockerfile.write_text(render(text, plan, base), encoding="utf-8")
+    return dockerfile

@@ -1,0 +1,224 @@
+#!/bin/sh
+# Copies the Hugging Face cache of this image to a directory, verified:
+#
+#   docker run --rm -v ~/.cache/huggingface:/export IMAGE export
+#
+# Every blob is named by its hash, so the names alone say whether the bytes are right. What is
+# there already and right is kept, split files are joined, nothing gets its final name before
+# its hash was checked, refs come last, and all of it is given to the owner of the directory.
+# Only what busybox and dash both have. Exit codes as everywhere in hf-models.
+set -eu
+umask 022
+
+usage_error=2 integrity_error=6 storage_error=7
+large_bytes=50000000 # worth a line of progress
+
+source_dir=${HF_HUB_CACHE:-/root/.cache/huggingface/hub}
+export_dir=${1:-/export}
+temporary='' list='' child='' hub_is_new=''
+
+say() { printf 'export: %s\n' "$*"; }
+fail() {
+    code=$1
+    shift
+    printf 'error: %s\n' "$1" >&2
+    [ $# -lt 2 ] || printf 'hint: %s\n' "$2" >&2
+    exit "$code"
+}
+clean_up() {
+    [ -z "$child" ] || kill "$child" 2> /dev/null || true
+    rm -f -- ${temporary:+"$temporary"} ${list:+"$list"}
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM HUP
+
+has() { command -v "$1" > /dev/null 2>&1; }
+can_sha256=$(has sha256sum && echo yes || true)
+can_sha1=$(has sha1sum && echo yes || true)
+
+# hash_file FILE OID SIZE: sets `got` to the file's hash, of the kind that OID is; to the OID
+# where nothing can tell. Few processes: a repo may have thousands of small files.
+hash_file() {
+    case ${#2}$can_sha256$can_sha1 in
+        64yes*) got=$(sha256sum < "$1") || return 1 ;;
+        # git's name of a blob: its size comes first.
+        40*yes) got=$({ printf 'blob %s\0' "$3" && cat -- "$1"; } | sha1sum) || return 1 ;;
+        40* | 64*) [ "$(stat -c %s -- "$1")" = "$3" ] && got=$2 || got=size ;;
+        *) return 1 ;;
+    esac
+    got=${got%% *}
+}
+
+# A name that no other export and no huggingface_hub uses, of the form it cleans up.
+run_id=$(head -c 4 /dev/urandom | od -An -tx1 | tr -d ' \n')
+new_temporary() { temporary=$1.$run_id.incomplete; }
+
+no_room() {
+    free=$(df -Pk "$export_dir" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
+    fail $storage_error "$1: want $2 bytes, cannot write them; $free KiB are free in $export_dir" \
+        "free some space and run it again: what is there already is kept"
+}
+
+# bring OID SIZE FILE...: join the files into blobs/OID, unless it is there and right.
+bring() {
+    oid=$1 want_bytes=$2
+    shift 2
+    final=blobs/$oid
+    if [ -f "$final" ]; then
+        if hash_file "$final" "$oid" "$want_bytes" && [ "$got" = "$oid" ]; then
+            kept=$((kept + 1))
+            return
+        fi
+        say "$folder/$final has wrong bytes: replacing it"
+    fi
+    new_temporary "$final"
+    if [ "$want_bytes" -ge "$large_bytes" ]; then
+        # In the background: a shell answers no signal while it waits in the foreground.
+        cat -- "$@" > "$temporary" &
+        child=$!
+        wait "$child" || no_room "$folder/$final" "$want_bytes"
+        child=''
+    else
+        cat -- "$@" > "$temporary" || no_room "$folder/$final" "$want_bytes"
+    fi
+    hash_file "$temporary" "$oid" "$want_bytes" \
+        || fail $storage_error "$folder/$final: cannot read it back"
+    [ "$got" = "$oid" ] || wrong_bytes
+    mv -f -- "$temporary" "$final" || no_room "$folder/$final" "$want_bytes"
+    temporary=''
+    written=$((written + 1)) written_bytes=$((written_bytes + want_bytes))
+}
+
+wrong_bytes() {
+    [ "$(stat -c %s -- "$temporary")" = "$want_bytes" ] || no_room "$folder/$final" "$want_bytes"
+    fail $integrity_error "$folder/$final: want oid $oid, got $got" "pull the image again"
+}
+
+# Flushes the parts that were gathered for $joining.
+join_parts() {
+    [ -n "$joining" ] || return 0
+    [ "$part_count" -eq "$part_total" ] \
+        || fail $integrity_error "$folder/blobs/$joining: want $part_total parts, got $part_count" \
+            "pull the image again"
+    # Paths of our own making: hexadecimal names below a root without spaces.
+    # shellcheck disable=SC2086
+    bring "$joining" "$part_bytes" $part_files
+    joining=''
+}
+
+# Reads "SIZE PATH" lines in the order of names, so the parts of a file follow one another.
+bring_all() {
+    kept=0 written=0 written_bytes=0 done_bytes=0 count=0 joining=''
+    while read -r size path; do
+        name=${path##*/} count=$((count + 1))
+        case $name in
+            *.part-*-of-*)
+                oid=${name%%.*} total=${name##*-of-}
+                if [ "$oid" != "$joining" ]; then
+                    join_parts
+                    # A leading zero would make the number octal.
+                    joining=$oid part_files='' part_count=0 part_bytes=0
+                    part_total=${total#"${total%%[!0]*}"}
+                fi
+                part_count=$((part_count + 1)) part_bytes=$((part_bytes + size))
+                part_files="$part_files $path"
+                number=${name##*.part-} number=${number%%-*}
+                [ "${number#"${number%%[!0]*}"}" = "$part_count" ] \
+                    || fail $integrity_error "$folder/blobs/$oid: want part $part_count, got $name"
+                ;;
+            *)
+                join_parts
+                bring "$name" "$size" "$path"
+                ;;
+        esac
+        done_bytes=$((done_bytes + size))
+        if [ "$size" -ge "$large_bytes" ] || [ $((count % 500)) -eq 0 ]; then
+            say "$folder: $((done_bytes / 1000000)) of $((total_bytes / 1000000)) MB"
+        fi
+    done
+    join_parts
+    say "$folder: $written files written ($((written_bytes / 1000000)) MB), $kept kept"
+}
+
+total_of() {
+    sum=0
+    while read -r size path; do sum=$((sum + size)); done
+    printf '%s\n' "$sum"
+}
+
+# copy_small DIRECTORY: small files of the repo folder (refs, trees, plans), each written whole or not at all.
+copy_small() {
+    (cd "$source_dir/$folder" && find "$1" -type f) | while IFS= read -r path; do
+        mkdir -p -- "${path%/*}"
+        new_temporary "${path%/*}/small"
+        cat -- "$source_dir/$folder/$path" > "$temporary" || no_room "$folder/$path" few
+        mv -f -- "$temporary" "$path"
+    done
+}
+
+# The links of all snapshots; where links cannot be, the files themselves.
+copy_links() {
+    mkdir -p snapshots
+    if ln -sfn blobs .links-work 2> /dev/null; then
+        rm -f .links-work
+        cp -dRf -- "$source_dir/$folder/snapshots/." snapshots/ \
+            || fail $storage_error "$folder: cannot write the links of snapshots/"
+        return
+    fi
+    say "$folder: no links can be made here: copying every file into snapshots/ as well"
+    list_links | while IFS= read -r path; do
+        link=$(readlink -- "$source_dir/$folder/$path")
+        mkdir -p -- "${path%/*}"
+        new_temporary "${path%/*}/file"
+        cat -- "blobs/${link##*/}" > "$temporary" || no_room "$folder/$path" its
+        mv -f -- "$temporary" "$path"
+    done
+}
+
+list_links() { (cd "$source_dir/$folder" && find snapshots -type l); }
+
+check_links() {
+    list_links | while IFS= read -r path; do
+        [ -f "$path" ] || fail $integrity_error "$folder/$path: want a file, got nothing"
+    done
+}
+
+export_folder() {
+    folder=$1
+    target=$export_dir/hub/$folder
+    mkdir -p -- "$target/blobs" || fail $storage_error "cannot write to $export_dir"
+    cd "$target"
+    new_temporary "$target/list"
+    list=$temporary temporary=''
+    find "$source_dir/$folder/blobs" -type f -exec stat -c '%s %n' {} + | sort -k 2 > "$list" \
+        || no_room "$folder" few
+    total_bytes=$(total_of < "$list")
+    bring_all < "$list"
+    rm -f -- "$list"
+    copy_links
+    check_links
+    for name in trees plans refs; do
+        [ ! -d "$source_dir/$folder/$name" ] || copy_small "$name"
+    done
+    chown -Rh "$owner" "$target" 2> /dev/null \
+        || say "cannot give $folder to $owner here: left as it is"
+}
+
+[ -d "$export_dir" ] || fail $usage_error "want a directory at $export_dir, got none" \
+    "docker run --rm -v DIR:$export_dir IMAGE export"
+[ -d "$source_dir" ] || fail $storage_error "want a cache in this image at $source_dir, got none" \
+    "a mount over it hides it: mount the directory at /export"
+owner=$(stat -c %u:%g -- "$export_dir")
+[ -n "$can_sha256" ] || say "this base image has no sha256sum: large files are not checked"
+[ -n "$can_sha1" ] || say "this base image has no sha1sum: small files are not checked"
+
+[ -d "$export_dir/hub" ] || hub_is_new=yes
+found=''
+for path in "$source_dir"/*--*; do
+    [ -d "$path/blobs" ] || continue
+    found=yes
+    export_folder "${path##*/}"
+done
+[ -n "$found" ] || fail $storage_error "want a repo in $source_dir, got none"
+[ -z "$hub_is_new" ] || chown "$owner" "$export_dir/hub" 2> /dev/null || true
+say "done: HF_HUB_OFFLINE=1 and this directory as HF_HOME load it"
