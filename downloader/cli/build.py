@@ -11,7 +11,10 @@ from urllib.parse import urlsplit
 import click
 
 from downloader.cli.console import ConsoleProgress, format_bytes, print_json, print_result, say
+from downloader.cli.layouts import LayoutRequest, build_layout, report_layout
 from downloader.cli.options import (
+    docker_config_dir,
+    http_pool,
     http_settings,
     image_option,
     json_option,
@@ -23,9 +26,10 @@ from downloader.cli.options import (
 from downloader.cli.plan import describe_plan, resolve_plan, tag_of
 from downloader.dockerfile import DEFAULT_BASE, NO_BASE, check_base, write_context
 from downloader.engine import BuildRequest, Engine, ImageInfo, check_disk
-from downloader.errors import InputError
+from downloader.errors import EngineError, InputError
 from downloader.hub.snapshot import Hub
 from downloader.image import labels, parse_labels
+from downloader.oci.credentials import DockerCredentials
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan, disk_needed_bytes
 
@@ -42,10 +46,16 @@ _PROXY_ARGS = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"
 @click.option(
     "--engine",
     "engine_name",
-    type=click.Choice(["auto", "docker"]),
+    type=click.Choice(["auto", "docker", "layout"]),
     default="auto",
     show_default=True,
-    help="What builds and keeps the image.",
+    help="Docker, or an OCI layout dist/TAG; auto: Docker where it answers.",
+)
+@click.option(
+    "--archive",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the layout as a tar that `docker load` takes, too.",
 )
 @click.option(
     "--base",
@@ -61,7 +71,8 @@ _PROXY_ARGS = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"
 def build(
     tag: str | None,
     image: str,
-    engine_name: str,  # noqa: ARG001 - one engine so far; auto and docker are the same
+    engine_name: str,
+    archive: Path | None,
     base: str,
     force: bool,
     dry_run: bool,
@@ -69,19 +80,50 @@ def build(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Build an image that carries a repo, in the Docker engine.
+    """Build an image that carries a repo, in the Docker engine or as an OCI layout.
 
     FILE names single files, or folders by a trailing slash.
     """
     check_base(base)
+    if archive and engine_name == "docker":
+        raise InputError("want --archive with --engine layout, got docker", hint="docker save")
     hub, plan = resolve_plan(options)
     name = image_name(image, tag_of(plan, tag))
     if dry_run:
         print_json(describe_plan(plan, tag_of(plan, tag), 1))
         return
     engine = Engine(dict(os.environ))
+    if archive or engine_name == "layout" or (engine_name == "auto" and not answers(engine)):
+        request = LayoutRequest(image, tag_of(plan, tag), base, archive, force=force)
+        _build_layout(hub, plan, request, as_json=as_json, quiet=quiet)
+        return
     found = _build_with_docker(engine, hub, plan, name, base, force=force, quiet=quiet)
     _print_built(found, plan, name, as_json)
+
+
+def answers(engine: Engine) -> bool:
+    """Whether there is a Docker engine, and it can build; says so if not."""
+    try:
+        engine.info()
+    except EngineError as error:
+        say(f"no Docker engine ({error.message}); going on with an OCI layout")
+        return False
+    return True
+
+
+def _build_layout(
+    hub: Hub, plan: Plan, request: LayoutRequest, *, as_json: bool, quiet: bool
+) -> None:
+    credentials = DockerCredentials(docker_config_dir())
+    outcome = build_layout(
+        hub, plan, request, http=http_pool(), credentials=credentials, quiet=quiet
+    )
+    if as_json:
+        print_json(report_layout(outcome, request))
+        return
+    print_result(str(request.dist / request.tag))
+    if request.archive:
+        print_result(str(request.archive))
 
 
 def image_name(image: str, tag: str) -> str:

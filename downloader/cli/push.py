@@ -1,10 +1,12 @@
 """``hf-models push``: an image of the engine to one or several registries."""
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
-from downloader.cli.build import image_name, push_seconds
+from downloader.cli.build import answers, image_name, push_seconds
 from downloader.cli.console import (
     ConsoleProgress,
     print_json,
@@ -12,7 +14,9 @@ from downloader.cli.console import (
     say,
     say_error,
 )
-from downloader.cli.options import image_option, json_option, quiet_option
+from downloader.cli.layouts import has_layout, push_layout
+from downloader.cli.options import http_pool, image_option, json_option, quiet_option
+from downloader.cli.registries import make_registries, parse_target, registry_options
 from downloader.engine import Engine, ImageInfo
 from downloader.errors import HfModelsError, InputError
 from downloader.image import parse_labels
@@ -30,16 +34,38 @@ from downloader.pushing import push_image
     metavar="NAME",
     help="Where to, like ghcr.io/me/models; repeatable.  [default: the image's own name]",
 )
+@click.option(
+    "--engine",
+    "engine_name",
+    type=click.Choice(["auto", "docker", "layout"]),
+    default="auto",
+    show_default=True,
+    help="Where the image is; auto: Docker where it answers, else dist/TAG.",
+)
 @click.option("--allow-gated", is_flag=True, help="Push a gated or private repo as well.")
+@registry_options
 @json_option
 @quiet_option
 def push(
-    tag: str, image: str, targets: tuple[str, ...], allow_gated: bool, as_json: bool, quiet: bool
+    tag: str,
+    image: str,
+    targets: tuple[str, ...],
+    engine_name: str,
+    allow_gated: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
-    """Push the image TAG from the Docker engine, with Docker's own credentials."""
+    """Push the image TAG from the Docker engine, or from the OCI layout dist/TAG."""
     source = image_name(image, check_tag(tag))
-    names = [target_name(target, tag) for target in targets or (image,)]
     engine = Engine(dict(os.environ))
+    if _is_layout(engine_name, engine, source, tag):
+        names = [*targets] or [image]
+        registries = make_registries(options, http_pool(), [parse_target(name) for name in names])
+        pushed, failed = push_layout(tag, names, registries, allow_gated=allow_gated, quiet=quiet)
+        _report(dict(pushed), failed, as_json)
+        return
+    names = [target_name(target, tag) for target in targets or (image,)]
     info = engine.info()
     found = engine.inspect(source)
     if found is None:
@@ -48,7 +74,17 @@ def push(
         check_open(found, source)
     if not info.has_containerd_store and not quiet:
         say(f"the classic image store compresses on push: {push_seconds(found.size_bytes)}")
-    pushed, failed = _push_all(engine, source, names, quiet=quiet)
+    by_docker, failed = _push_all(engine, source, names, quiet=quiet)
+    _report(by_docker, failed, as_json)
+
+
+def _is_layout(engine_name: str, engine: Engine, source: str, tag: str) -> bool:
+    if engine_name != "auto":
+        return engine_name == "layout"
+    return not answers(engine) or (engine.inspect(source) is None and has_layout(tag))
+
+
+def _report(pushed: Mapping[str, str], failed: Sequence[HfModelsError], as_json: bool) -> None:
     _print_pushed(pushed, as_json)
     if failed:
         for error in failed[:-1]:
@@ -112,7 +148,7 @@ def _push_as(engine: Engine, source: str, name: str, progress: ConsoleProgress) 
             engine.untag(name)
 
 
-def _print_pushed(pushed: dict[str, str], as_json: bool) -> None:
+def _print_pushed(pushed: Mapping[str, str], as_json: bool) -> None:
     if as_json:
         print_json([{"image": name, "digest": digest} for name, digest in pushed.items()])
         return

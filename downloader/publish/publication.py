@@ -29,7 +29,7 @@ from downloader.publish.shards import (
     read_plan,
     read_record,
 )
-from downloader.publish.target import Target
+from downloader.publish.target import Target, replace_records
 from downloader.publish.transfer import Work, transfer
 
 DEFAULT_JOBS = 2
@@ -179,7 +179,7 @@ class Publication:
         self._digests[target] = assemble_image(
             target, self._plan, settings.base, modelpack=settings.modelpack
         )
-        forget_shards(target, self._progress)
+        replace_records(target, self._progress)
 
     def outcomes(self) -> list[Outcome]:
         """Return what became of each target, in the order of the stores."""
@@ -283,7 +283,7 @@ def assemble(
     find_layers(target, planned.layers, [record.shard for record in records], progress=progress)
     _check_shards(target, planned, records, count)
     digest = assemble_image(target, planned, settings.base, modelpack=settings.modelpack)
-    forget_shards(target, progress)
+    replace_records(target, progress)
     return Outcome(target.name, digest, (), planned.layers, (), None)
 
 
@@ -326,13 +326,3 @@ def _check_shards(target: Target, plan: Plan, records: Sequence[Record], count: 
         f"{target.name}: want every shard, got none of {names}",
         hint=f"publish it first: hf-models publish --shard {missing[0]}",
     )
-
-
-def forget_shards(target: Target, progress: Progress) -> None:
-    """Remove the records of the shards, which the image has taken the place of."""
-    try:
-        for shard in list_shards(target.store, target.tag):
-            target.store.delete_manifest(shard.tag(target.tag))
-    except HfModelsError as error:
-        # The image is complete; a tag that stays behind does no harm.
-        progress.note(f"{target.name}: tags of shards stay behind: {error.message}")

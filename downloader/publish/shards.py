@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from downloader.errors import InputError, ProtocolError
+from downloader.errors import InputError
 from downloader.image import PREFIX, layer_key
 from downloader.oci.manifest import (
     LAYER,
@@ -115,19 +115,16 @@ def plan_descriptor(plan_json: bytes) -> Descriptor:
 
 
 def read_record(store: Store, tag: str, shard: Shard) -> Record | None:
-    """Return what a shard of the image ``tag`` has finished, None if it has not begun.
+    """Return what a shard of the image ``tag`` has finished.
 
-    Raises:
-        ProtocolError: The manifest under its tag is another thing.
+    None if it has not begun, or if the image was assembled and has taken the tag.
     """
     raw = store.get_manifest(shard.tag(tag))
     if raw is None:
         return None
     manifest = parse_manifest(raw.data)
     if not isinstance(manifest, Manifest) or manifest.config.media_type != PLAN_TYPE:
-        raise ProtocolError(
-            f"{store.name}:{shard.tag(tag)}: want the record of a shard, got another image"
-        )
+        return None
     layers = {key: layer for layer in manifest.layers if (key := layer_key(layer))}
     pending = frozenset(key for key, layer in layers.items() if _PENDING in layer.annotations)
     return Record(shard, manifest.config, layers, pending)

@@ -6,12 +6,19 @@ from dataclasses import dataclass, field
 
 from downloader.errors import HfModelsError, RegistryError
 from downloader.image import plan_json
-from downloader.oci.manifest import MANIFEST, Descriptor
+from downloader.oci.manifest import MANIFEST, Descriptor, Manifest, parse_manifest
 from downloader.oci.store import Store
 from downloader.plan import Layer, Plan
 from downloader.progress import Progress
 from downloader.publish.blobs import put_blob
-from downloader.publish.shards import Record, Shard, plan_descriptor, record_manifest
+from downloader.publish.shards import (
+    SHARD_TYPE,
+    Record,
+    Shard,
+    list_shards,
+    plan_descriptor,
+    record_manifest,
+)
 
 
 @dataclass(eq=False)
@@ -99,3 +106,30 @@ class Target:
             self._plan = plan_descriptor(data)
         record = Record(shard, self._plan, self.have, frozenset(self.pending))
         self.store.put_manifest(shard.tag(self.tag), record_manifest(record), MANIFEST)
+
+
+def replace_records(target: Target, progress: Progress) -> None:
+    """Remove the records of the shards, which the image has taken the place of.
+
+    Docker Hub and GHCR let nobody delete a tag by this API; there the tags go on to name the
+    finished image, so that no later run takes what is old for what is new.
+    """
+    try:
+        image = target.store.get_manifest(target.tag)
+        for shard in list_shards(target.store, target.tag):
+            tag = shard.tag(target.tag)
+            if not _delete(target.store, tag) and image is not None:
+                target.store.put_manifest(tag, image.data, image.media_type)
+    except HfModelsError as error:
+        # The image is complete; a tag that stays behind does no harm.
+        progress.note(f"{target.name}: tags of shards stay behind: {error.message}")
+
+
+def _delete(store: Store, tag: str) -> bool:
+    if store.delete_manifest(tag):
+        return True
+    raw = store.get_manifest(tag)
+    record = parse_manifest(raw.data) if raw else None
+    # By digest a registry removes every tag of the manifest: of a record only, never an image.
+    is_record = isinstance(record, Manifest) and record.artifact_type == SHARD_TYPE
+    return raw is not None and is_record and store.delete_manifest(raw.digest)

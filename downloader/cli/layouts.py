@@ -1,0 +1,168 @@
+"""The way without an engine: an image as an OCI layout under ``dist/``, and its push."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from downloader.archive import write_archive
+from downloader.cli.console import ConsoleProgress
+from downloader.cli.registries import Registries, find_base, parse_target
+from downloader.errors import HfModelsError, InputError
+from downloader.hub.disk import check_space
+from downloader.hub.snapshot import Hub
+from downloader.net.http import HttpPool
+from downloader.net.retry import RetryPolicy
+from downloader.oci.credentials import Credentials
+from downloader.oci.digest import Digest, hex_of, parse_digest
+from downloader.oci.layout import Layout
+from downloader.oci.reference import parse_reference
+from downloader.plan import Plan
+from downloader.publish import Outcome, Publication, Settings, read_labels
+from downloader.publish.copying import copy_image, reachable
+
+DIST = Path("dist")
+_JOBS = 2
+
+
+@dataclass(frozen=True)
+class LayoutRequest:
+    """What to build.
+
+    Args:
+        image: The name that the image gets in an engine, without tag.
+        tag: Its tag, and its directory under ``dist/``.
+        base: Base image, or ``none``.
+        archive: Where to write a tar for ``docker load``; None for no tar.
+        dist: The directory of all layouts.
+        force: Whether a layout of another repo is overwritten.
+    """
+
+    image: str
+    tag: str
+    base: str
+    archive: Path | None = None
+    dist: Path = DIST
+    force: bool = False
+
+
+def build_layout(
+    hub: Hub,
+    plan: Plan,
+    request: LayoutRequest,
+    *,
+    http: HttpPool,
+    credentials: Credentials,
+    quiet: bool,
+) -> Outcome:
+    """Build the image of a plan as an OCI layout, and an archive of it where that is wanted.
+
+    Args:
+        hub: Where the files come from.
+        plan: What to build.
+        request: Where to, and how.
+        http: Connections.
+        credentials: For the base image's registry.
+        quiet: Whether to show nothing.
+
+    Raises:
+        HfModelsError: Hub, base image, or disk said no.
+    """
+    registries = Registries(http, credentials, "auto", RetryPolicy())
+    layout = Layout(request.dist / request.tag)
+    with ConsoleProgress("build", quiet=quiet) as progress:
+        base = find_base(request.base, registries)
+        for platform in base.missing:
+            progress.note(f"base image {request.base} has no {platform}; the image has none either")
+        # A directory of one's own is no publication: gated repos may lie in it.
+        settings = Settings(base=base, modelpack=True, allow_gated=True, force=request.force)
+        publication = Publication(plan, request.tag, [layout], settings=settings, progress=progress)
+        publication.look()
+        missing = publication.outcomes()[0].missing
+        check_space(layout.root, sum(item.size_bytes for item in missing))
+        publication.transfer(lambda file: hub.source_of(plan.snapshot, file), http)
+        publication.finish()
+        [outcome] = publication.outcomes()
+        if outcome.error:
+            raise outcome.error
+        prune(layout, request.tag)
+        if request.archive:
+            progress.note(f"writing {request.archive}")
+            name = parse_reference(request.image).with_tag(request.tag)
+            write_archive(layout, name, request.archive)
+    return outcome
+
+
+def prune(layout: Layout, tag: str) -> None:
+    """Remove every blob that the only tag of a layout does not name: those of earlier builds."""
+    if layout.list_tags() != [tag]:
+        return
+    kept = {hex_of(digest) for digest in reachable(layout, tag)}
+    for path in (layout.root / "blobs" / "sha256").iterdir():
+        if path.name not in kept:
+            layout.delete_manifest(parse_digest(f"sha256:{path.name}"))
+    for path in layout.root.glob(".incomplete-*"):
+        path.unlink(missing_ok=True)
+
+
+def has_layout(tag: str, dist: Path = DIST) -> bool:
+    """Whether `build_layout` has made an image of this tag."""
+    return Layout(dist / tag).get_manifest(tag) is not None
+
+
+def push_layout(
+    tag: str,
+    targets: Sequence[str],
+    registries: Registries,
+    *,
+    allow_gated: bool,
+    dist: Path = DIST,
+    quiet: bool = False,
+) -> tuple[dict[str, Digest], list[HfModelsError]]:
+    """Push ``dist/TAG`` to one or several registries.
+
+    Returns:
+        The digest by ``NAME:TAG``, and the errors of the targets that failed.
+
+    Raises:
+        InputError: There is no such layout, or its repo is gated or private.
+    """
+    layout = Layout(dist / tag)
+    if not has_layout(tag, dist):
+        raise InputError(f"want an image in {layout.name}, got none", hint="build it first")
+    _check_open(layout, tag, allow=allow_gated)
+    references = [parse_target(target).with_tag(tag) for target in targets]
+    pushed: dict[str, Digest] = {}
+    failed: list[HfModelsError] = []
+    for reference in references:
+        with ConsoleProgress(f"push {reference.name}", quiet=quiet) as progress:
+            try:
+                store = registries.open(reference)
+                pushed[str(reference)] = copy_image(
+                    layout, tag, store, tag, jobs=_JOBS, progress=progress
+                )
+            except HfModelsError as error:
+                failed.append(error)
+    return pushed, failed
+
+
+def _check_open(layout: Layout, tag: str, *, allow: bool) -> None:
+    labels = read_labels(layout, tag)
+    if labels and (labels.gated or labels.private) and not allow:
+        why = "private" if labels.private else "gated"
+        raise InputError(
+            f"want a public repo, got {labels.repo.id}, which is {why}",
+            hint="push it only where its licence allows: --allow-gated",
+        )
+
+
+def report_layout(outcome: Outcome, request: LayoutRequest) -> dict[str, Any]:
+    """Return what was built, for programs."""
+    return {
+        "layout": str(request.dist / request.tag),
+        "tag": request.tag,
+        "digest": outcome.digest,
+        "archive": str(request.archive) if request.archive else None,
+        "bytes_moved": sum(layer.size_bytes for layer in outcome.moved),
+        "bytes_reused": sum(layer.size_bytes for layer in outcome.reused),
+    }
