@@ -365,14 +365,37 @@ def test_waits_for_the_librarys_own_lock(side: Side, tmp_path: Path) -> None:
         check_whole(tmp_path)
 
 
-def start_cli(side: Side, cache_dir: Path) -> "subprocess.Popen[bytes]":
+def start_cli(
+    side: Side, cache_dir: Path, repo_id: str = "org/big", token: str = ""
+) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-m", "downloader", "fetch", "org/big", "--cache-dir", cache_dir],
+        [sys.executable, "-m", "downloader", "fetch", repo_id, "--cache-dir", cache_dir],
         cwd=ROOT,
-        env={**os.environ, "HF_ENDPOINT": side.hub.endpoint},
+        env={**os.environ, "HF_ENDPOINT": side.hub.endpoint, "HF_TOKEN": token},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "token", "fault", "code"),
+    [
+        ("org/big", "", faults.WrongBytes(path="*config.json"), 6),
+        ("org/gated", "hf_bob", faults.SlowFirstByte(delay_s=0), 3),
+        ("org/big", "", faults.Unauthorized(path="*config.json"), 3),
+    ],
+    ids=["wrong bytes", "gated", "revoked"],
+)
+def test_exit_code_of_the_command_line(
+    side: Side, tmp_path: Path, *, repo_id: str, token: str, fault: Fault, code: int
+) -> None:
+    side.hub.add_fault(fault)
+    with start_cli(side, tmp_path, repo_id, token) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said.decode()
+    assert b"Traceback" not in said
+    assert b"sig=" not in said
+    assert not token or token.encode() not in said
 
 
 def wait_for(is_so: Callable[[], bool], timeout_s: float = 30) -> None:

@@ -200,6 +200,8 @@ class BlobFetcher:
                 with storage_errors(path):
                     path.unlink(missing_ok=True)
                 meter.set(0)
+                if failure.asked_s:
+                    return False  # our own stream knows how to wait
                 continue
             self._check_transferred(file, path)
             return True

@@ -4,6 +4,7 @@ The library locks with the ``filelock`` package, which calls the same system fun
 the same files; importing it here would be one dependency more on the consumer's side.
 """
 
+import errno
 import os
 import sys
 import threading
@@ -28,11 +29,18 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+    _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # some network file systems
+
     def _try_lock(descriptor: int) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            # Unique temporary names keep the cache right; the lock only saves bandwidth.
+            return True
         # Whoever removed the file while we waited made it a lock that guards no name.
         return os.fstat(descriptor).st_nlink > 0
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from downloader.errors import TransportError, without_secrets
 from downloader.hub.disk import allocated_bytes
-from downloader.hub.location import Location, PassingError
+from downloader.hub.location import Location, PassingError, Target
 from downloader.hub.ring import MIB
 from downloader.net.http import HttpSettings
 
@@ -85,21 +85,8 @@ def transfer_file(
         raise UnfitError("the server has no ranges")
     if any(name.lower() == "authorization" for name in target.headers):
         raise UnfitError("the file's own host wants the token")
-    connections = max(1, min(settings.connections, -(-size_bytes // _CHUNK_BYTES)))
-    job = {
-        "parent_pid": os.getpid(),
-        "environment": _environment(http),
-        "call": {
-            "url": target.url,
-            "filename": str(path),
-            "max_files": connections,
-            "chunk_size": _CHUNK_BYTES,
-            # Fewer, and as many failures at once would be an error without a retry.
-            "parallel_failures": connections,
-            "max_retries": 8,
-            "headers": dict(target.headers),
-        },
-    }
+    call = _make_call(target, path, min(settings.connections, -(-size_bytes // _CHUNK_BYTES)))
+    job = {"parent_pid": os.getpid(), "environment": _environment(http), "call": call}
     with subprocess.Popen(
         [sys.executable, "-P", str(_CHILD)],
         stdin=subprocess.PIPE,
@@ -113,6 +100,19 @@ def transfer_file(
             child.kill()
             child.wait()
         _check_answer(child)
+
+
+def _make_call(target: Target, path: Path, connections: int) -> dict[str, object]:
+    return {
+        "url": target.url,
+        "filename": str(path),
+        "max_files": connections,
+        "chunk_size": _CHUNK_BYTES,
+        # Fewer, and as many failures at once would be an error without a retry.
+        "parallel_failures": connections,
+        "max_retries": 8,
+        "headers": dict(target.headers),
+    }
 
 
 def _environment(http: HttpSettings) -> dict[str, str]:
