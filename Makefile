@@ -25,7 +25,7 @@ test: .venv/bin/nox ## The tests
 	$(NOX) -s tests -- $(ARGS)
 
 ##@ Publish
-.PHONY: plan fetch build push publish assemble models catalog
+.PHONY: plan fetch build push publish assemble models catalog refresh
 plan: .venv/bin/nox ## What would be built: REPO=org/name
 	$(call need,REPO,org/name)$(NOX) -s plan -- $(REPO) $(ARGS)
 fetch: .venv/bin/nox ## Download a repo into the cache: REPO=org/name
@@ -42,6 +42,17 @@ models: .venv/bin/nox ## The entries of models.toml; add one with ARGS="add org/
 	$(NOX) -s models -- $(or $(ARGS),list)
 catalog: .venv/bin/nox ## The page of what is published
 	$(NOX) -s catalog -- $(ARGS)
+refresh: .venv/bin/nox ## Which published tags are behind the Hub
+	$(NOX) -s refresh -- $(ARGS)
+
+##@ On a CI runner
+.PHONY: farm cleanup peers
+farm: .venv/bin/nox ## A step of the publishing workflow: STEP=plan
+	$(call need,STEP,plan)$(NOX) -s farm -- $(STEP)
+cleanup: .venv/bin/nox ## Free the disk of a hosted runner; look first with ARGS=--dry-run
+	$(NOX) -s cleanup -- $(ARGS)
+peers: .venv/bin/nox ## Install what the tests use and a hosted runner lacks
+	$(NOX) -s peers
 
 ##@ Use
 .PHONY: restore inspect verify

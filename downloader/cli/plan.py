@@ -117,7 +117,7 @@ def _print_plan(plan: Plan, document: dict[str, Any]) -> None:
     for name, value in facts.items():
         print_result(f"{name + ':':18}{value}")
     print_result("")
-    print_table("layers", ("#", ">bytes", "carries"), _layer_rows(plan))
+    print_table("layers", ("#", ">bytes", "carries"), layer_rows(plan))
     jobs = document["matrix"]["include"]
     if len(jobs) > 1:
         print_result("")
@@ -125,7 +125,8 @@ def _print_plan(plan: Plan, document: dict[str, Any]) -> None:
         print_table("shards", ("shard", ">layers", ">bytes"), rows)
 
 
-def _layer_rows(plan: Plan) -> list[tuple[str, str, str]]:
+def layer_rows(plan: Plan) -> list[tuple[str, str, str]]:
+    """Return number, bytes and contents of every layer, for a table."""
     paths: dict[str, str] = {}
     for file in plan.snapshot.files:
         paths.setdefault(file.oid, file.path)

@@ -1,0 +1,250 @@
+"""``hf-models farm``: the steps of the publishing workflow, one subcommand each.
+
+Everything comes from variables, never from a command line that a shell would read: what
+people type into a form may hold any character. Each step that publishes runs an ordinary
+command of ``hf-models``, and prints it, so that anybody can run the same elsewhere.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from downloader.cli.console import print_result, say
+from downloader.cli.farm_step import (
+    PLAN_FILE,
+    Ran,
+    base_flags,
+    current_job,
+    docker_login,
+    docker_logout,
+    gated_flags,
+    json_variable,
+    read_plan,
+    read_plan_document,
+    repo_flags,
+    run_command,
+    to_flags,
+    variable,
+    write_digests,
+)
+from downloader.cli.github import write_environment, write_outputs, write_summary
+from downloader.cli.models import read_models_file
+from downloader.cli.options import docker_config_dir, http_pool
+from downloader.cli.plan import describe_plan, layer_rows
+from downloader.errors import InputError
+from downloader.hub.repo import is_commit
+from downloader.models import MODELS_FILE, Models, parse_models
+from downloader.oci.credentials import DockerCredentials
+from downloader.oci.digest import parse_digest
+from downloader.oci.reference import parse_reference
+from downloader.oci.registry import Registry
+from downloader.plan import Plan, disk_needed_bytes
+from downloader.publish import check_gated
+from downloader.runner.check import check_image
+from downloader.runner.cleanup import reclaimable_bytes
+from downloader.runner.destinations import Destinations, choose_destinations, read_logins
+from downloader.runner.engine import choose_engine
+from downloader.runner.jobs import (
+    Job,
+    jobs_of_change,
+    jobs_of_inputs,
+    jobs_of_tag,
+    models_matrix,
+    shard_count,
+)
+from downloader.runner.summary import image_summary, plan_summary, shard_summary, table
+
+
+@click.group()
+def farm() -> None:
+    """Run a step of the publishing workflow; its input is variables of the job."""
+
+
+@farm.command()
+def choose() -> None:
+    """Turn a form, a git tag or a change of models.toml into the images to publish."""
+    jobs = _chosen_jobs(read_models_file(Path(MODELS_FILE)))
+    write_jobs(jobs)
+    rows = [(job.model.tag, job.model.repo.type, job.model.repo.id) for job in jobs]
+    for row in rows:
+        print_result(" ".join(row))
+    if not rows:
+        say(f"nothing to publish: no entry of {MODELS_FILE} changed")
+    write_summary(table(["tag", "type", "repo"], rows) if rows else "Nothing to publish.")
+
+
+def write_jobs(jobs: Sequence[Job]) -> None:
+    """Give the workflow its matrix: one job for each image."""
+    write_outputs({"matrix": json.dumps(models_matrix(jobs)), "count": str(len(jobs))})
+
+
+def _chosen_jobs(models: Models) -> list[Job]:
+    event = os.environ.get("GITHUB_EVENT_NAME")
+    if event == "workflow_dispatch":
+        return jobs_of_inputs(json_variable("INPUTS"), models)
+    if event != "push":
+        raise InputError(f"want the event workflow_dispatch or push, got {event!r}")
+    if os.environ.get("GITHUB_REF_TYPE") == "tag":
+        return jobs_of_tag(variable("GITHUB_REF_NAME"), models)
+    return jobs_of_change(models, _models_before(os.environ.get("BEFORE", "")))
+
+
+def _models_before(commit: str) -> Models | None:
+    """Return models.toml as it was before the push; None where nobody knows."""
+    if not is_commit(commit):
+        return None
+    shown = subprocess.run(
+        ["git", "show", f"{commit}:{MODELS_FILE}"], capture_output=True, text=True, check=False
+    )
+    try:
+        if shown.returncode == 0:
+            return parse_models(shown.stdout, owner=os.environ.get("GITHUB_REPOSITORY_OWNER"))
+        said = f"none at {commit}"
+    except InputError as error:
+        said = error.message
+    say(f"{MODELS_FILE} as it was before: {said}; every entry counts as new")
+    return None
+
+
+@farm.command()
+def login() -> None:
+    """Log in to every registry whose secrets exist, and note where JOB publishes to."""
+    found = _destinations(current_job()) if os.environ.get("JOB") else None
+    for note in found.notes if found else ():
+        say(note)
+    if found and not found.images:
+        raise InputError(
+            "want a registry with credentials, got none",
+            hint="GHCR needs the permission packages: write; docs/farm.md names the secrets",
+        )
+    logins = found.logins if found else read_logins(os.environ)
+    for item in logins:
+        docker_login(item)
+        print_result(f"logged in to {item.registry}")
+    images = " ".join(found.images) if found else ""
+    write_environment({"IMAGES": images, "LOGGED_IN": " ".join(i.registry for i in logins)})
+
+
+@farm.command()
+def logout() -> None:
+    """Log out of every registry: no password stays behind on a runner that does."""
+    for registry in os.environ.get("LOGGED_IN", "").split():
+        docker_logout(registry)
+
+
+@farm.command()
+def plan() -> int:
+    """Resolve JOB at a commit, choose engine and number of jobs, write the plan for them."""
+    job = current_job()
+    ran = run_command(["plan", *repo_flags(job), "--json", "--", job.model.repo.id])
+    if ran.exit_code:
+        return ran.exit_code
+    planned = Plan.from_json(ran.document["plan"])
+    _check_access(job, planned)
+    free_bytes = shutil.disk_usage("/").free + reclaimable_bytes()
+    choice = choose_engine(disk_needed_bytes(planned), free_bytes, job.model.engine)
+    count = shard_count(planned) if choice.engine == "publish" else 1
+    document = describe_plan(planned, job.model.tag, count)
+    PLAN_FILE.parent.mkdir(parents=True, exist_ok=True)
+    PLAN_FILE.write_text(json.dumps(document), encoding="utf-8")
+    matrix = json.dumps(document["matrix"])
+    commit = planned.snapshot.commit
+    write_outputs({"matrix": matrix, "engine": choice.engine, "commit": commit})
+    print_result(f"engine: {choice.engine}: {choice.reason}")
+    print_result(f"jobs: {count} for {planned.size_bytes} bytes in {len(planned.layers)} layers")
+    found = _destinations(job)
+    layers = layer_rows(planned)
+    write_summary(plan_summary(document, layers, choice.reason, found.images, found.notes))
+    return 0
+
+
+@farm.command()
+def shard() -> int:
+    """Publish the share SHARD (I/N) of JOB's plan."""
+    return _publish(current_job(), variable("SHARD")).exit_code
+
+
+@farm.command()
+def assemble() -> int:
+    """Make one image of the shards of JOB, in every registry."""
+    job = current_job()
+    count = len(read_plan_document()["matrix"]["include"])
+    arguments = [f"--plan={PLAN_FILE}", f"--shards={count}", *base_flags(), *to_flags()]
+    ran = run_command(["assemble", *arguments, "--json", "--", job.model.tag])
+    write_digests(ran.document["targets"] if ran.document else [])
+    return ran.exit_code
+
+
+@farm.command()
+def build() -> int:
+    """Build JOB with Docker; where it does not fit this runner after all, stream it."""
+    job = current_job()
+    free_bytes = shutil.disk_usage("/").free
+    choice = choose_engine(disk_needed_bytes(read_plan()), free_bytes, job.model.engine)
+    print_result(f"engine: {choice.engine}: {choice.reason}")
+    write_summary(f"Engine: {choice.reason}.")
+    write_outputs({"engine": choice.engine})
+    if choice.engine == "docker":
+        flags = [*repo_flags(job), *base_flags(), "--json"]
+        return run_command(["build", *flags, "--", job.model.repo.id]).exit_code
+    ran = _publish(job, "1/1")
+    write_digests(ran.document["targets"] if ran.document else [])
+    return ran.exit_code
+
+
+@farm.command()
+def push() -> int:
+    """Push what `build` made, to every registry."""
+    job = current_job()
+    ran = run_command(["push", *to_flags(), *gated_flags(job), "--json", "--", job.model.tag])
+    write_digests(ran.document or [])
+    return ran.exit_code
+
+
+@farm.command()
+def check() -> None:
+    """Ask every registry for every part of JOB's image, and say how to pull it."""
+    job, digest, images = current_job(), variable("DIGEST"), variable("IMAGES").split()
+    pool, credentials = http_pool(), DockerCredentials(docker_config_dir())
+    for name in images:
+        # What is streamed is the same everywhere; Docker compresses anew for each registry.
+        is_same = variable("ENGINE") == "publish" or name == os.environ.get("IMAGE")
+        store = Registry(parse_reference(name), pool, credentials)
+        found = check_image(store, job.model.tag, parse_digest(digest) if is_same else None)
+        print_result(f"{name}@{found.digest}: {found.blobs} blobs, {found.size_bytes} bytes")
+    repository = os.environ.get("GITHUB_REPOSITORY", "OWNER/NAME")
+    write_summary(image_summary(job.model.tag, images, digest, repository))
+
+
+def _publish(job: Job, share: str) -> Ran:
+    base = base_flags() if share.endswith("/1") else []
+    flags = [f"--plan={PLAN_FILE}", f"--shard={share}", f"--tag={job.model.tag}"]
+    flags += [*base, *to_flags(), *gated_flags(job), "--json"]
+    ran = run_command(["publish", *flags, "--", job.model.repo.id])
+    if ran.document:
+        write_summary(shard_summary(share, ran.document))
+    return ran
+
+
+def _check_access(job: Job, planned: Plan) -> None:
+    """Raise before any other job starts if the repo is not for everybody.
+
+    Raises:
+        InputError: It is gated or private, and the switch or the token is missing.
+    """
+    check_gated(planned, allow=job.model.allow_gated)
+    snapshot = planned.snapshot
+    if (snapshot.gated or snapshot.private) and not os.environ.get("HF_TOKEN"):
+        raise InputError(
+            f"want the secret HF_TOKEN for {snapshot.repo.id}, which is not public, got none",
+            hint="make a read token on the Hub and save it as the repository's secret HF_TOKEN",
+        )
+
+
+def _destinations(job: Job) -> Destinations:
+    return choose_destinations(job.model.registries, os.environ, is_exact=job.is_exact)

@@ -1,0 +1,49 @@
+"""What a GitHub Actions job gives a step, and takes from it: files named by variables.
+
+Source: https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
+"""
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from downloader.errors import InputError
+
+
+def write_outputs(values: Mapping[str, str]) -> None:
+    """Give values to the steps and jobs that follow.
+
+    Raises:
+        InputError: This is no such job.
+    """
+    _append("GITHUB_OUTPUT", _lines(values))
+
+
+def write_environment(values: Mapping[str, str]) -> None:
+    """Set variables for the steps that follow in this job.
+
+    Raises:
+        InputError: This is no such job.
+    """
+    _append("GITHUB_ENV", _lines(values))
+
+
+def write_summary(markdown: str) -> None:
+    """Add to the page that the run shows to people; nowhere outside of such a job."""
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        _append("GITHUB_STEP_SUMMARY", f"{markdown}\n")
+
+
+def _lines(values: Mapping[str, str]) -> str:
+    # A delimiter nobody can guess: a value with line breaks cannot set other names.
+    mark = f"end-{secrets.token_hex(16)}"
+    return "".join(f"{name}<<{mark}\n{value}\n{mark}\n" for name, value in values.items())
+
+
+def _append(variable: str, text: str) -> None:
+    path = os.environ.get(variable)
+    if not path:
+        raise InputError(f"want ${variable}, which only a job of GitHub Actions has, got none")
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(text)

@@ -1,0 +1,81 @@
+"""``hf-models refresh``: which published tags are behind the Hub."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from downloader.cli.console import print_json, print_table, say
+from downloader.cli.farm import write_jobs
+from downloader.cli.github import write_summary
+from downloader.cli.models import models_file_option, read_models_file
+from downloader.cli.options import docker_config_dir, http_pool, json_option
+from downloader.cli.registries import parse_target
+from downloader.hub.snapshot import Hub
+from downloader.models import Model
+from downloader.oci.credentials import DockerCredentials
+from downloader.oci.reference import parse_reference
+from downloader.oci.registry import Registry
+from downloader.runner.destinations import choose_destinations
+from downloader.runner.jobs import Job
+from downloader.runner.refresh import Freshness, check_freshness
+from downloader.runner.summary import table
+
+COLUMNS = ("tag", "repo", "state", "published", "Hub", "note")
+
+
+@click.command()
+@models_file_option
+@click.option(
+    "--to",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="Look there, not where models.toml says; repeatable.",
+)
+@click.option(
+    "--github-output",
+    is_flag=True,
+    help="Look where this job has credentials for; write what is due to $GITHUB_OUTPUT.",
+)
+@json_option
+def refresh(
+    models_file: Path, targets: tuple[str, ...], github_output: bool, as_json: bool
+) -> None:
+    """Compare every tag of models.toml with the Hub's commit; moves no model bytes."""
+    models = read_models_file(models_file)
+    pool, credentials = http_pool(), DockerCredentials(docker_config_dir())
+    chosen = tuple(parse_target(target).name for target in targets)
+    hub = Hub(note=say)
+
+    def stores_of(model: Model) -> dict[str, Registry]:
+        names = chosen or model.registries
+        if github_output:
+            names = choose_destinations(names, os.environ, is_exact=bool(chosen)).images
+        return {name: Registry(parse_reference(name), pool, credentials) for name in names}
+
+    found = check_freshness(
+        models.entries, stores_of, lambda model: hub.resolve(model.repo, model.revision)
+    )
+    if github_output:
+        write_jobs([Job(item.model) for item in found if item.is_due])
+        write_summary(table(COLUMNS, _rows(found)))
+    if as_json:
+        print_json([item.to_json() for item in found])
+    else:
+        print_table(f"{models_file}: {len(found)} models", COLUMNS, _rows(found))
+
+
+def _rows(found: Sequence[Freshness]) -> list[tuple[str, ...]]:
+    return [
+        (
+            item.model.tag,
+            item.model.repo.id,
+            item.state,
+            ", ".join(sorted({(commit or "none")[:12] for commit in item.published.values()})),
+            (item.commit or "")[:12],
+            item.note,
+        )
+        for item in found
+    ]

@@ -1,0 +1,131 @@
+"""Which registries a job publishes to, and the credentials for them. Pure.
+
+GitHub's own registry needs nothing but the job's token. Every other registry takes part when
+its secrets exist, and is left out, with a note, when they do not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from downloader.oci.reference import parse_reference
+
+IMAGE = "hf-models"
+
+
+@dataclass(frozen=True)
+class Login:
+    """A credential for one registry; its password is never shown."""
+
+    registry: str
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A registry that a repository's secrets and variables can describe.
+
+    Args:
+        registry: Its host, or the variable that names it, as ``$NAME``.
+        username: The variable with the user.
+        password: The secret.
+        images: Parts of the image name, as hosts above; empty names none.
+    """
+
+    registry: str
+    username: str
+    password: str
+    images: tuple[str, ...] = ()
+
+
+# The names are those that people have already: docker/login-action's documentation, and
+# tech-shrimp/docker_image_pusher for Aliyun.
+KNOWN: tuple[Known, ...] = (
+    Known("ghcr.io", "GITHUB_ACTOR", "GITHUB_TOKEN"),
+    Known("docker.io", "DOCKERHUB_USERNAME", "DOCKERHUB_TOKEN", ("$DOCKERHUB_USERNAME", IMAGE)),
+    Known(
+        "$ALIYUN_REGISTRY",
+        "ALIYUN_REGISTRY_USER",
+        "ALIYUN_REGISTRY_PASSWORD",
+        ("$ALIYUN_NAME_SPACE", IMAGE),
+    ),
+    Known(
+        "$OTHER_REGISTRY", "OTHER_REGISTRY_USER", "OTHER_REGISTRY_PASSWORD", ("$OTHER_IMAGE_NAME",)
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """Where a job publishes to.
+
+    Args:
+        images: Image names without tag.
+        logins: For their registries.
+        notes: What was left out, and why.
+    """
+
+    images: tuple[str, ...]
+    logins: tuple[Login, ...]
+    notes: tuple[str, ...]
+
+
+def read_logins(environment: Mapping[str, str]) -> list[Login]:
+    """Return every credential that the secrets hold."""
+    found = (_login(known, environment) for known in KNOWN)
+    return [login for login in found if login]
+
+
+def choose_destinations(
+    registries: Sequence[str], environment: Mapping[str, str], *, is_exact: bool = False
+) -> Destinations:
+    """Return those of ``registries`` with credentials.
+
+    A registry of which the secrets name an image takes part although ``registries`` do not
+    name it, unless ``is_exact``.
+
+    Args:
+        registries: Image names without tag, of a model's entry.
+        environment: Secrets and variables, by name; empty ones are missing ones.
+        is_exact: Whether ``registries`` are all that was asked for.
+
+    >>> env = {"GITHUB_ACTOR": "me", "GITHUB_TOKEN": "t"}
+    >>> found = choose_destinations(["ghcr.io/me/hf-models", "docker.io/me/hf-models"], env)
+    >>> found.images, found.notes
+    (('ghcr.io/me/hf-models',), ('docker.io/me/hf-models: left out, docker.io has no secrets',))
+    """
+    logins = {login.registry: login for login in read_logins(environment)}
+    images = [parse_reference(name) for name in dict.fromkeys(registries)]
+    if not is_exact:
+        named = [_image(known, environment) for known in KNOWN if _login(known, environment)]
+        hosts = {image.registry for image in images}
+        extra = [parse_reference(name) for name in named if name]
+        images += [image for image in extra if image.registry not in hosts]
+    kept = tuple(image for image in images if image.registry in logins)
+    notes = [
+        f"{image.name}: left out, {image.registry} has no secrets"
+        for image in images
+        if image not in kept
+    ]
+    used = {image.registry for image in kept}
+    return Destinations(
+        images=tuple(image.name for image in kept),
+        logins=tuple(login for host, login in logins.items() if host in used),
+        notes=tuple(notes),
+    )
+
+
+def _login(known: Known, environment: Mapping[str, str]) -> Login | None:
+    host = _value(known.registry, environment)
+    username, password = environment.get(known.username), environment.get(known.password)
+    return Login(host, username, password) if host and username and password else None
+
+
+def _image(known: Known, environment: Mapping[str, str]) -> str | None:
+    parts = [_value(part, environment) for part in (known.registry, *known.images)]
+    # Image names are lower-case; account names need not be.
+    return "/".join(part.lower() for part in parts) if known.images and all(parts) else None
+
+
+def _value(text: str, environment: Mapping[str, str]) -> str:
+    return environment.get(text[1:], "") if text.startswith("$") else text
