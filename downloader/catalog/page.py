@@ -138,7 +138,7 @@ def _cells(model: dict[str, Any]) -> list[Markup]:
     size = model["size_bytes"]
     return [
         _cell("model", element("span", model["tag"], class_="tag"), _repo(model), header=True),
-        _cell("license", model["license"] or "–"),
+        _cell("license", _license(model["license"])),
         _cell("size", "–" if size is None else format_size(size)),
         _cell("files", _count(model["files"])),
         _cell("layers", _count(model["layers"])),
@@ -157,6 +157,12 @@ def _cell(key: str, *children: str, header: bool = False) -> Markup:
 
 def _repo(model: dict[str, Any]) -> Markup:
     return element("a", model["repo_id"], href=model["repo_url"], class_="repo", rel="noreferrer")
+
+
+def _license(spdx: str | None) -> str:
+    # SPDX wants the prefix before a licence that it does not list; a person does not.
+    plain = (spdx or "–").replace("LicenseRef-", "")
+    return plain if plain == spdx else element("span", plain, title=spdx)
 
 
 def _version(model: dict[str, Any]) -> list[Markup]:

@@ -8,7 +8,7 @@ import click
 
 from downloader.catalog.catalog import REQUESTS_AT_ONCE
 from downloader.catalog.published import Published, is_image_tag, read_published
-from downloader.cli.console import format_bytes, print_json, print_table, say
+from downloader.cli.console import format_bytes, print_json, print_result, print_table, say
 from downloader.cli.options import http_pool, json_option
 from downloader.cli.registries import make_registries, parse_target, registry_options
 from downloader.errors import InputError, ProtocolError
@@ -32,7 +32,8 @@ def list_tags(name: str, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json([describe(image) for image in found])
     else:
-        print_table(f"{store.name}: {len(found)} images", _COLUMNS, [_row(item) for item in found])
+        print_result(f"{store.name}: {len(found)} images")
+        print_table("", _COLUMNS, [_row(item) for item in found])
 
 
 def read_all(store: Store) -> list[Published]:

@@ -43,7 +43,8 @@ def list_models(models_file: Path, as_json: bool) -> None:
         print_json([model.to_json() for model in found])
         return
     rows = [(model.tag, model.repo.type, model.repo.id, _contents(model)) for model in found]
-    print_table(f"{models_file}: {len(found)} models", ("tag", "type", "repo", "files"), rows)
+    print_result(f"{models_file}: {len(found)} models")
+    print_table("", ("tag", "type", "repo", "files"), rows)
 
 
 @models.command()
