@@ -221,6 +221,20 @@ def test_closing_during_a_stall_does_not_wait_for_it(side: Side) -> None:
     assert len(pool.reserve(4, 4)) == 4
 
 
+def test_another_thread_may_close_it(side: Side) -> None:
+    side.hub.add_fault(faults.StallAfter(path=FILE, after_bytes=MIB + 5))
+    pool = BufferPool(4 * MIB)
+    with side.open("org/big", "big.bin", pool=pool) as stream:
+        views = iter(stream)
+        next(views)
+        thread = threading.Thread(target=stream.close)
+        thread.start()
+        with pytest.raises(TransportError, match="interrupted"):
+            list(views)
+        thread.join()
+    assert len(pool.reserve(1, 100)) == 4
+
+
 def test_empty_range_asks_nobody(side: Side) -> None:
     with side.open("org/big", "big.bin", byte_range=ByteRange(0, 0)) as stream:
         assert list(stream) == []

@@ -22,7 +22,7 @@ from downloader.hub.location import (
     iter_fill,
 )
 from downloader.hub.repo import RepoFile
-from downloader.hub.ring import MIB, BufferPool, RingClosedError
+from downloader.hub.ring import MIB, BufferPool
 from downloader.hub.source import FileSource
 from downloader.hub.stream import FileStream, StreamSettings
 from downloader.hub.transfer import TransferSettings, UnfitError
@@ -122,9 +122,6 @@ class BlobFetcher:
                 self._check_cancelled(file)
                 with storage_errors(final):
                     temporary.replace(final)
-            except RingClosedError:
-                self._check_cancelled(file)
-                raise
             finally:
                 with suppress(OSError):
                     temporary.unlink()

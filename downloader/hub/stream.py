@@ -19,6 +19,7 @@ from typing import Self
 
 from urllib3 import BaseHTTPResponse
 
+from downloader.errors import TransportError
 from downloader.hub.location import (
     Location,
     PassingError,
@@ -90,7 +91,7 @@ class FileStream:
 
     Raises (while iterating):
         HubError: The Hub said no.
-        TransportError: No bytes, after the retries.
+        TransportError: No bytes, after the retries; or another thread has closed it.
         ProtocolError, IntegrityError: Answers that announce other bytes than were asked for.
     """
 
@@ -119,7 +120,10 @@ class FileStream:
             self._start_worker()
 
     def __iter__(self) -> Iterator[memoryview]:
-        yield from self._ring
+        try:
+            yield from self._ring
+        except RingClosedError as error:
+            raise TransportError(f"{self._location.name}: interrupted") from error
 
     def __enter__(self) -> Self:
         return self
@@ -128,13 +132,14 @@ class FileStream:
         self.close()
 
     def close(self) -> None:
-        """Cancel what is under way and give the memory back; may be called twice."""
+        """Cancel what is under way and give the memory back; any thread may, and twice."""
         self._cancelled.set()
         with self._lock:
             for response in self._responses:
                 _interrupt(response)
         self._ring.close()
-        buffers, self._buffers = self._buffers, []
+        with self._lock:
+            buffers, self._buffers = self._buffers, []
         self._pool.give_back(buffers)
 
     def _reserve(self) -> list[bytearray]:

@@ -27,7 +27,8 @@ def _die_with_parent(parent_pid: int) -> None:
 def _main() -> None:
     job: dict[str, Any] = json.load(sys.stdin)
     _die_with_parent(job["parent_pid"])
-    os.environ.update(job["environment"])  # before the import: its TLS reads it once
+    for name, value in job["environment"].items():
+        os.putenv(name, value)  # hf_transfer is no Python: it reads the process's own
     try:
         import hf_transfer  # noqa: PLC0415
 
