@@ -18,7 +18,7 @@ nox.options.error_on_external_run = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 SHELL_SCRIPTS = [".ci/run", "downloader/export.sh"]
-PEERS = ["umoci", "skopeo", "podman", "nginx-light", "fonts-noto-cjk"]
+PEERS = ["umoci", "skopeo", "podman", "nginx", "fonts-noto-cjk"]
 # A command that is interrupted removes its temporary files first; nox waits for it.
 INTERRUPT_TIMEOUT_S = 20.0
 
@@ -55,7 +55,7 @@ def command(name: str, purpose: str) -> Callable[[nox.Session], None]:
         run_command(session, name, *session.posargs)
 
     run.__doc__ = purpose
-    return nox.session(run, name=name, default=False, tags=["command"])
+    return nox.session(name=name, default=False, tags=["command"])(run)
 
 
 command("plan", "What would be built: `nox -s plan -- org/name [--json]`.")

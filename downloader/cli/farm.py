@@ -47,7 +47,12 @@ from downloader.plan import Plan, disk_needed_bytes
 from downloader.publish import check_gated
 from downloader.runner.check import check_image
 from downloader.runner.cleanup import reclaimable_bytes
-from downloader.runner.destinations import Destinations, choose_destinations, read_logins
+from downloader.runner.destinations import (
+    Destinations,
+    choose_destinations,
+    named_images,
+    read_logins,
+)
 from downloader.runner.engine import choose_engine
 from downloader.runner.jobs import (
     Job,
@@ -114,20 +119,28 @@ def _models_before(commit: str) -> Models | None:
 @farm.command()
 def login() -> None:
     """Log in to every registry whose secrets exist, and note where JOB publishes to."""
-    found = _destinations(current_job()) if os.environ.get("JOB") else None
-    for note in found.notes if found else ():
-        say(note)
-    if found and not found.images:
+    logins, named = read_logins(os.environ), named_images(os.environ)
+    kept = {"NAMED_IMAGES": " ".join(named)}
+    if os.environ.get("JOB"):
+        job, hosts = current_job(), {item.registry for item in logins}
+        found = choose_destinations(job.model.registries, hosts, named, is_exact=job.is_exact)
+        for note in found.notes:
+            say(note)
+        _check_any(found)
+        logins = [item for item in logins if item.registry in found.hosts]
+        kept |= {"IMAGES": " ".join(found.images), "NOTES": "\n".join(found.notes)}
+    for item in logins:
+        docker_login(item)
+        print_result(f"logged in to {item.registry}")
+    write_environment({**kept, "LOGGED_IN": " ".join(item.registry for item in logins)})
+
+
+def _check_any(found: Destinations) -> None:
+    if not found.images:
         raise InputError(
             "want a registry with credentials, got none",
             hint="GHCR needs the permission packages: write; docs/farm.md names the secrets",
         )
-    logins = found.logins if found else read_logins(os.environ)
-    for item in logins:
-        docker_login(item)
-        print_result(f"logged in to {item.registry}")
-    images = " ".join(found.images) if found else ""
-    write_environment({"IMAGES": images, "LOGGED_IN": " ".join(i.registry for i in logins)})
 
 
 @farm.command()
@@ -157,9 +170,8 @@ def plan() -> int:
     write_outputs({"matrix": matrix, "engine": choice.engine, "commit": commit})
     print_result(f"engine: {choice.engine}: {choice.reason}")
     print_result(f"jobs: {count} for {planned.size_bytes} bytes in {len(planned.layers)} layers")
-    found = _destinations(job)
-    layers = layer_rows(planned)
-    write_summary(plan_summary(document, layers, choice.reason, found.images, found.notes))
+    images, notes = variable("IMAGES").split(), os.environ.get("NOTES", "").splitlines()
+    write_summary(plan_summary(document, layer_rows(planned), choice.reason, images, notes))
     return 0
 
 
@@ -217,6 +229,7 @@ def check() -> None:
         store = Registry(parse_reference(name), pool, credentials)
         found = check_image(store, job.model.tag, parse_digest(digest) if is_same else None)
         print_result(f"{name}@{found.digest}: {found.blobs} blobs, {found.size_bytes} bytes")
+    write_outputs({"image": os.environ.get("IMAGE") or images[0], "digest": digest})
     repository = os.environ.get("GITHUB_REPOSITORY", "OWNER/NAME")
     write_summary(image_summary(job.model.tag, images, digest, repository))
 
@@ -244,7 +257,3 @@ def _check_access(job: Job, planned: Plan) -> None:
             f"want the secret HF_TOKEN for {snapshot.repo.id}, which is not public, got none",
             hint="make a read token on the Hub and save it as the repository's secret HF_TOKEN",
         )
-
-
-def _destinations(job: Job) -> Destinations:
-    return choose_destinations(job.model.registries, os.environ, is_exact=job.is_exact)

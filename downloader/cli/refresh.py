@@ -37,7 +37,7 @@ COLUMNS = ("tag", "repo", "state", "published", "Hub", "note")
 @click.option(
     "--github-output",
     is_flag=True,
-    help="Look where this job has credentials for; write what is due to $GITHUB_OUTPUT.",
+    help="Look where `farm login` logged in; write what is due to $GITHUB_OUTPUT.",
 )
 @json_option
 def refresh(
@@ -52,7 +52,8 @@ def refresh(
     def stores_of(model: Model) -> dict[str, Registry]:
         names = chosen or model.registries
         if github_output:
-            names = choose_destinations(names, os.environ, is_exact=bool(chosen)).images
+            hosts, named = _words("LOGGED_IN"), _words("NAMED_IMAGES")
+            names = choose_destinations(names, hosts, named, is_exact=bool(chosen)).images
         return {name: Registry(parse_reference(name), pool, credentials) for name in names}
 
     found = check_freshness(
@@ -65,6 +66,10 @@ def refresh(
         print_json([item.to_json() for item in found])
     else:
         print_table(f"{models_file}: {len(found)} models", COLUMNS, _rows(found))
+
+
+def _words(variable: str) -> list[str]:
+    return os.environ.get(variable, "").split()
 
 
 def _rows(found: Sequence[Freshness]) -> list[tuple[str, ...]]:

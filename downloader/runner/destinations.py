@@ -4,7 +4,7 @@ GitHub's own registry needs nothing but the job's token. Every other registry ta
 its secrets exist, and is left out, with a note, when they do not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from downloader.oci.reference import parse_reference
@@ -61,57 +61,64 @@ class Destinations:
 
     Args:
         images: Image names without tag.
-        logins: For their registries.
         notes: What was left out, and why.
     """
 
     images: tuple[str, ...]
-    logins: tuple[Login, ...]
     notes: tuple[str, ...]
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The registries of the images."""
+        return frozenset(parse_reference(image).registry for image in self.images)
 
 
 def read_logins(environment: Mapping[str, str]) -> list[Login]:
-    """Return every credential that the secrets hold."""
+    """Return every credential that the secrets hold.
+
+    Args:
+        environment: Secrets and variables, by name; empty ones are missing ones.
+    """
     found = (_login(known, environment) for known in KNOWN)
     return [login for login in found if login]
 
 
-def choose_destinations(
-    registries: Sequence[str], environment: Mapping[str, str], *, is_exact: bool = False
-) -> Destinations:
-    """Return those of ``registries`` with credentials.
+def named_images(environment: Mapping[str, str]) -> list[str]:
+    """Return the image names that secrets and variables tell, of registries with credentials."""
+    known = [known for known in KNOWN if _login(known, environment)]
+    return [name for item in known if (name := _image(item, environment))]
 
-    A registry of which the secrets name an image takes part although ``registries`` do not
-    name it, unless ``is_exact``.
+
+def choose_destinations(
+    registries: Sequence[str],
+    hosts: Collection[str],
+    named: Sequence[str] = (),
+    *,
+    is_exact: bool = False,
+) -> Destinations:
+    """Return those of ``registries`` with credentials, and what else the secrets name.
 
     Args:
         registries: Image names without tag, of a model's entry.
-        environment: Secrets and variables, by name; empty ones are missing ones.
+        hosts: Registries with credentials.
+        named: Image names of `named_images`; each takes part where ``registries`` name none
+            at its host.
         is_exact: Whether ``registries`` are all that was asked for.
 
-    >>> env = {"GITHUB_ACTOR": "me", "GITHUB_TOKEN": "t"}
-    >>> found = choose_destinations(["ghcr.io/me/hf-models", "docker.io/me/hf-models"], env)
-    >>> found.images, found.notes
-    (('ghcr.io/me/hf-models',), ('docker.io/me/hf-models: left out, docker.io has no secrets',))
+    >>> choose_destinations(["ghcr.io/me/hf-models", "docker.io/me/hf-models"], ["ghcr.io"])
+    ... # doctest: +NORMALIZE_WHITESPACE
+    Destinations(images=('ghcr.io/me/hf-models',),
+        notes=('docker.io/me/hf-models: left out, docker.io has no secrets',))
     """
-    logins = {login.registry: login for login in read_logins(environment)}
     images = [parse_reference(name) for name in dict.fromkeys(registries)]
     if not is_exact:
-        named = [_image(known, environment) for known in KNOWN if _login(known, environment)]
-        hosts = {image.registry for image in images}
-        extra = [parse_reference(name) for name in named if name]
-        images += [image for image in extra if image.registry not in hosts]
-    kept = tuple(image for image in images if image.registry in logins)
-    notes = [
-        f"{image.name}: left out, {image.registry} has no secrets"
-        for image in images
-        if image not in kept
-    ]
-    used = {image.registry for image in kept}
+        taken = {image.registry for image in images}
+        extra = [parse_reference(name) for name in named]
+        images += [image for image in extra if image.registry not in taken]
+    lost = [image for image in images if image.registry not in hosts]
     return Destinations(
-        images=tuple(image.name for image in kept),
-        logins=tuple(login for host, login in logins.items() if host in used),
-        notes=tuple(notes),
+        images=tuple(image.name for image in images if image not in lost),
+        notes=tuple(f"{i.name}: left out, {i.registry} has no secrets" for i in lost),
     )
 
 
