@@ -18,6 +18,7 @@ from downloader.hub.cache import lock_path
 from downloader.hub.locks import hold_lock
 from downloader.hub.ring import MIB
 from downloader.hub.verify import verify_cache
+from downloader.progress import NoProgress
 from tests.hub_side import Side, file_of, fresh
 from tests.standin import (
     Generated,
@@ -173,6 +174,54 @@ def test_without_hf_transfer_the_stream_does_it_and_says_so(
     check_whole(tmp_path)
 
 
+def test_server_without_ranges_is_noted(side: Side, tmp_path: Path) -> None:
+    side.hub.add_fault(faults.NoRanges(path=FILE))
+    report = side.fetch(side.snapshot("org/big"), tmp_path)
+    assert report.ways["stream"] == 1
+    assert "hf_transfer could not do 1" in report.notes[0]
+
+
+class Seen(NoProgress):
+    def __init__(self) -> None:
+        self.total_bytes = self.done_bytes = 0
+        self.paths: list[str] = []
+        self._lock = threading.Lock()
+
+    def start(self, total_bytes: int, total_files: int) -> None:
+        self.total_bytes = total_bytes
+
+    def advance(self, size_bytes: int) -> None:
+        with self._lock:
+            self.done_bytes += size_bytes
+
+    def finish_file(self, path: str) -> None:
+        self.paths.append(path)
+
+
+@pytest.mark.parametrize("use_transfer", [True, False])
+def test_progress_is_exact_even_when_bytes_come_twice(
+    side: Side, tmp_path: Path, use_transfer: bool
+) -> None:
+    seen = Seen()
+    snapshot = side.snapshot("org/big")
+    side.hub.add_fault(faults.WrongBytes(path=FILE, at_byte=5, times=2))
+    side.hub.add_fault(faults.CutAfter(path="*config.json", after_bytes=1, times=2))
+    side.fetch(snapshot, tmp_path, progress=seen, use_transfer=use_transfer)
+    assert seen.done_bytes == seen.total_bytes == sum(snapshot.blobs.values())
+    assert sorted(seen.paths) == sorted(file.path for file in snapshot.files)
+
+
+def test_redirect_inside_the_hub_keeps_the_token(hub: HubServer, tmp_path: Path) -> None:
+    # As huggingface.co does for files that git itself holds: 307 to /api/resolve-cache.
+    spec = HubSpec(hub.state.spec.repos, hub.state.spec.users, resolve_cache=True)
+    with HubServer(spec) as server, fresh(server, "hf_alice") as side:
+        side.fetch(side.snapshot("org/gated"), tmp_path)
+        moved = side.log().of(origin="hub", path="resolve-cache")
+    assert moved
+    assert all(entry.has_auth for entry in moved)
+    check_whole(tmp_path)
+
+
 def test_second_run_asks_for_nothing(side: Side, tmp_path: Path) -> None:
     snapshot = side.snapshot("org/big")
     side.fetch(snapshot, tmp_path)
@@ -312,11 +361,11 @@ def test_disk_that_fills_up_on_the_way(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Give a directory on a file system of its own, a little smaller than the file."""
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={BIG_BYTES - 3 * MIB}", "tmpfs", tmp_path], check=True
-    )
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    options = f"size={BIG_BYTES - 3 * MIB},mode=1777"
+    subprocess.run([*as_root, "mount", "-t", "tmpfs", "-o", options, "tmpfs", tmp_path], check=True)
     yield tmp_path / "cache"
-    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+    subprocess.run([*as_root, "umount", "--lazy", tmp_path], check=True)
 
 
 def test_two_at_once_fetch_everything_once(side: Side, tmp_path: Path) -> None:

@@ -156,8 +156,13 @@ class _Fetch:
         )
 
     def _notes(self) -> Iterable[str]:
-        if self._settings.use_transfer and self._ways["stream"] and not transfer.is_installed():
-            yield "hf_transfer is not installed: large files came through this program's own stream"
+        streamed = self._ways["stream"]
+        if not streamed or not self._settings.use_transfer:
+            return
+        if transfer.is_installed():
+            yield f"hf_transfer could not do {streamed} of the large files; our own stream did"
+        else:
+            yield "hf_transfer is not installed: large files came through our own stream"
 
     def _task(self, file: RepoFile) -> Callable[[], None]:
         return lambda: self._fetch(file)
