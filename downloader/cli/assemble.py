@@ -1,18 +1,20 @@
 """``hf-models assemble``: one image of the shards that other machines published."""
 
 import time
+from contextlib import closing
 from typing import Any
 
 import click
 
 from downloader.cli.console import ConsoleProgress, print_json, print_result, say_error
 from downloader.cli.fetch import read_plan
-from downloader.cli.options import http_pool, json_option, quiet_option
+from downloader.cli.options import json_option, quiet_option
 from downloader.cli.registries import (
     base_option,
     find_base,
     make_registries,
     modelpack_option,
+    open_pool,
     parse_target,
     registry_options,
     to_option,
@@ -67,10 +69,13 @@ def assemble(
         raise InputError(f"want a commit of 40 hex digits, got {revision!r}")
     references = [parse_target(target) for target in targets]
     plan = read_plan(plan_file) if plan_file else None
-    registries = make_registries(options, http_pool(), references)
     done: list[Outcome] = []
     failed: list[HfModelsError] = []
-    with ConsoleProgress("assemble", quiet=quiet) as progress:
+    with (
+        closing(open_pool(options)) as http,
+        ConsoleProgress("assemble", quiet=quiet) as progress,
+    ):
+        registries = make_registries(options, http, references)
         settings = Settings(base=find_base(base, registries), modelpack=modelpack, force=force)
         for reference in references:
             try:

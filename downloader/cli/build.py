@@ -4,6 +4,7 @@ import os
 import tempfile
 import urllib.request
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -115,9 +116,8 @@ def _build_layout(
     hub: Hub, plan: Plan, request: LayoutRequest, *, as_json: bool, quiet: bool
 ) -> None:
     credentials = DockerCredentials(docker_config_dir())
-    outcome = build_layout(
-        hub, plan, request, http=http_pool(), credentials=credentials, quiet=quiet
-    )
+    with closing(http_pool()) as http:
+        outcome = build_layout(hub, plan, request, http=http, credentials=credentials, quiet=quiet)
     if as_json:
         print_json(report_layout(outcome, request))
         return

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import click
@@ -16,20 +17,20 @@ from downloader.cli.console import (
 )
 from downloader.cli.fetch import read_plan
 from downloader.cli.options import (
-    http_pool,
     json_option,
     layer_options,
     quiet_option,
     repo_options,
     tag_option,
 )
-from downloader.cli.plan import resolve_plan, tag_of
+from downloader.cli.plan import open_hub, resolve_plan, tag_of
 from downloader.cli.registries import (
     Registries,
     base_option,
     find_base,
     make_registries,
     modelpack_option,
+    open_pool,
     parse_target,
     registry_options,
     to_option,
@@ -119,11 +120,13 @@ def publish(
     share = parse_shard(shard) if shard else Shard()
     memory_bytes = parse_size(memory)
     shares = share_memory(memory_bytes, jobs, len(targets))
-    http = http_pool()
-    registries = make_registries(options, http, references, shares.chunk_bytes)
-    hub, plan = _plan(options, plan_file)
     needs_base = share.count == 1 and not dry_run
-    with ConsoleProgress("publish", quiet=quiet) as progress:
+    with (
+        closing(open_pool(options)) as http,
+        ConsoleProgress("publish", quiet=quiet) as progress,
+    ):
+        registries = make_registries(options, http, references, shares.chunk_bytes)
+        hub, plan = _plan(options, plan_file)
         settings = Settings(
             jobs=jobs,
             memory_bytes=memory_bytes,
@@ -151,7 +154,7 @@ def publish(
 
 def _plan(options: dict[str, Any], plan_file: str | None) -> tuple[Hub, Plan]:
     if plan_file:
-        return Hub(token=options["token"], note=say), read_plan(plan_file)
+        return open_hub(options["token"]), read_plan(plan_file)
     return resolve_plan(options)
 
 

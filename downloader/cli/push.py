@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import click
@@ -15,8 +16,13 @@ from downloader.cli.console import (
     say_error,
 )
 from downloader.cli.layouts import has_layout, push_layout
-from downloader.cli.options import http_pool, image_option, json_option, quiet_option
-from downloader.cli.registries import make_registries, parse_target, registry_options
+from downloader.cli.options import image_option, json_option, quiet_option
+from downloader.cli.registries import (
+    make_registries,
+    open_pool,
+    parse_target,
+    registry_options,
+)
 from downloader.engine import Engine, ImageInfo
 from downloader.errors import HfModelsError, InputError
 from downloader.image import parse_labels
@@ -61,8 +67,11 @@ def push(
     engine = Engine(dict(os.environ))
     if _is_layout(engine_name, engine, source, tag):
         names = [*targets] or [image]
-        registries = make_registries(options, http_pool(), [parse_target(name) for name in names])
-        pushed, failed = push_layout(tag, names, registries, allow_gated=allow_gated, quiet=quiet)
+        with closing(open_pool(options)) as http:
+            registries = make_registries(options, http, [parse_target(name) for name in names])
+            pushed, failed = push_layout(
+                tag, names, registries, allow_gated=allow_gated, quiet=quiet
+            )
         _report(dict(pushed), failed, as_json)
         return
     names = [target_name(target, tag) for target in targets or (image,)]

@@ -2,15 +2,15 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import click
 
-from downloader.cli.options import compose, docker_config_dir
+from downloader.cli.options import compose, docker_config_dir, http_settings
 from downloader.dockerfile import DEFAULT_BASE, NO_BASE
 from downloader.errors import InputError
-from downloader.net.http import HttpPool
+from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy
 from downloader.oci.auth import Credential
 from downloader.oci.credentials import Credentials, DockerCredentials, ExplicitCredentials
@@ -44,6 +44,14 @@ registry_options = compose(
         default=RetryPolicy.tries,
         show_default=True,
         help="How often one request is tried before it counts as failed.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(0.1, 3600),
+        default=HttpSettings.read_timeout_s,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long a connection may be silent.",
     ),
 )
 
@@ -93,6 +101,11 @@ class Registries:
         )
 
 
+def open_pool(options: dict[str, Any]) -> HttpPool:
+    """Return connections as the environment and the flags of `registry_options` want them."""
+    return HttpPool(replace(http_settings(), read_timeout_s=options["timeout"]))
+
+
 def make_registries(
     options: dict[str, Any],
     http: HttpPool,
@@ -112,16 +125,26 @@ def make_registries(
     """
     return Registries(
         http,
-        _credentials(options["username"], options["password_stdin"], targets),
+        find_credentials(options["username"], options["password_stdin"], targets),
         cast("UploadMode", options["upload"]),
         RetryPolicy(tries=options["tries"]),
         chunk_bytes,
     )
 
 
-def _credentials(
+def find_credentials(
     username: str | None, password_stdin: bool, targets: Sequence[Reference]
 ) -> Credentials:
+    """Return who asks: Docker's own credentials, and over them what the flags say.
+
+    Args:
+        username: Of ``--username``.
+        password_stdin: Of ``--password-stdin``.
+        targets: What ``--username`` is for.
+
+    Raises:
+        InputError: A user without a password, or one for several registries.
+    """
     docker = DockerCredentials(docker_config_dir())
     if username is None and not password_stdin:
         return docker

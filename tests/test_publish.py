@@ -1,0 +1,390 @@
+"""Publishing through the command line: a stand-in of the Hub, a real registry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from downloader.oci.manifest import Index, parse_manifest
+from tests.faulty_proxy import Fault, FaultyProxy
+from tests.publish_side import (
+    CARD,
+    FILE_BYTES,
+    MANY,
+    MIB,
+    MODEL,
+    SPEC,
+    SPLIT,
+    SPLIT_BYTES,
+    Side,
+    check_image,
+    files_of,
+    manifest_of,
+    new_side,
+    read_blob,
+)
+from tests.standin import HubServer, faults
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer(SPEC) as server:
+        yield server
+
+
+@pytest.fixture
+def side(
+    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Side]:
+    with new_side(hub, capsys, monkeypatch) as made:
+        yield made
+
+
+def test_every_file_arrives_bit_by_bit(side: Side) -> None:
+    ran = side.publish()
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[-1].startswith(f"{side.name}:model@sha256:")
+    check_image(side.store(), "model", MODEL)
+    assert side.read_bytes() == 3 * FILE_BYTES
+
+
+def test_an_unchanged_repo_moves_nothing(side: Side) -> None:
+    first = side.publish("org/model", "--json").json
+    side.forget()
+    second = side.publish("org/model", "--json").json
+    assert second["targets"][0]["digest"] == first["targets"][0]["digest"]
+    assert second["targets"][0]["bytes_moved"] == 0
+    assert second["targets"][0]["bytes_reused"] > 3 * FILE_BYTES
+    assert side.hub.log().of(path="/resolve/") == []
+    assert side.sent_bytes() == 0
+
+
+def test_reuse_costs_one_question_for_each_layer(side: Side) -> None:
+    side.publish()
+    side.forget()
+    side.publish()
+    asked = [seen.path for seen in side.proxy.of("HEAD", "/blobs/")]
+    layers = manifest_of(side.store(), "model").layers
+    assert [sum(layer.digest in path for path in asked) for layer in layers] == [1] * len(layers)
+
+
+def test_a_new_readme_moves_the_readme_and_the_last_layer(side: Side, hub: HubServer) -> None:
+    hub.move(MODEL.key, "main", 0)
+    side.publish()
+    before = manifest_of(side.store(), "model").layers
+    hub.move(MODEL.key, "main", 1)
+    side.forget()
+    assert side.publish("org/model").code == 0
+    after = manifest_of(side.store(), "model").layers
+    assert side.read_bytes() == 0
+    assert side.sent_bytes() < 64 * 1024
+    assert [old == new for old, new in zip(before, after, strict=True)].count(False) == 2
+    check_image(side.store(), "model", MODEL)
+
+
+def test_another_tag_gives_its_layers(side: Side) -> None:
+    side.publish()
+    side.forget()
+    ran = side.publish("org/model", "--tag", "again", "--reuse", f"{side.name}:model", "--json")
+    assert ran.json["targets"][0]["bytes_moved"] == 0
+    assert side.read_bytes() == 0
+    check_image(side.store(), "again", MODEL)
+
+
+def test_another_repository_of_the_registry_gives_its_layers_by_mount(side: Side) -> None:
+    side.publish()
+    side.forget()
+    other = f"{side.name}-copy"
+    ran = side.publish("org/model", "--reuse", f"{side.name}:model", "--json", to=(other,))
+    assert ran.json["targets"][0]["bytes_moved"] == 0
+    assert side.read_bytes() == 0
+    assert side.sent_bytes() < 64 * 1024  # config and last layer
+    check_image(side.store(f"{side.repository}-copy"), "model", MODEL)
+
+
+def test_a_mount_that_is_refused_becomes_an_upload(side: Side) -> None:
+    side.publish()
+    side.proxy.faults.append(Fault("no mounts", "POST", "mount=", times=99, status=405))
+    other = f"{side.name}-copy"
+    ran = side.publish("org/model", "--reuse", f"{side.name}:model", to=(other,))
+    assert ran.code == 0
+    check_image(side.store(f"{side.repository}-copy"), "model", MODEL)
+
+
+def test_a_file_larger_than_a_layer_is_split_and_whole_again(side: Side) -> None:
+    ran = side.publish("org/split", "--layer-size", "4MiB")
+    assert ran.code == 0, ran.err
+    assert "big.bin part 4 of 4" in ran.out
+    assert side.read_bytes() == SPLIT_BYTES
+    check_image(side.store(), "split", SPLIT)
+    largest = max(layer.size_bytes for layer in manifest_of(side.store(), "split").layers)
+    assert largest <= 4 * MIB
+
+
+def test_parts_that_were_finished_are_read_back_and_not_sent_again(side: Side) -> None:
+    half = 7 * MIB
+    side.hub.add_fault(faults.ServerError(path="*big.bin", origin="cdn", status=403, from_byte=half))
+    first = side.publish("org/split", "--layer-size", "4MiB", "--jobs", "1")
+    assert first.code == 3
+    side.hub.clear_faults()
+    side.forget()
+    second = side.publish("org/split", "--layer-size", "4MiB", "--json")
+    assert second.code == 0, second.err
+    assert second.json["targets"][0]["bytes_reused"] >= 2 * 3 * MIB
+    assert side.read_bytes() < SPLIT_BYTES - 6 * MIB
+    check_image(side.store(), "split", SPLIT)
+
+
+def test_many_small_files_share_a_layer(side: Side) -> None:
+    assert side.publish("org/many").code == 0
+    check_image(side.store(), "many", MANY)
+
+
+def test_two_targets_cost_one_read_of_the_hub(side: Side) -> None:
+    other = f"{side.name}-two"
+    ran = side.publish("org/model", "--json", to=(side.name, other))
+    assert ran.code == 0, ran.err
+    assert side.read_bytes() == 3 * FILE_BYTES
+    digests = {target["digest"] for target in ran.json["targets"]}
+    assert len(digests) == 1
+    check_image(side.store(f"{side.repository}-two"), "model", MODEL)
+
+
+def test_a_target_that_fails_does_not_stop_the_other(side: Side) -> None:
+    with FaultyProxy(side.proxy.upstream) as broken:
+        broken.faults.append(Fault("denied", "PATCH|PUT|POST", times=999, status=403))
+        broken.faults.append(Fault("denied", "POST", times=999, status=403))
+        ran = side.publish("org/model", "--json", to=(f"{broken.host}/{side.repository}", side.name))
+    assert ran.code == 3
+    bad, good = ran.json["targets"]
+    assert bad["error"]
+    assert bad["digest"] is None
+    assert good["digest"]
+    check_image(side.store(), "model", MODEL)
+
+
+def test_a_target_that_lacks_layers_gets_only_those(side: Side) -> None:
+    side.publish()
+    side.forget()
+    with FaultyProxy(side.proxy.upstream) as second:
+        name = f"{second.host}/{side.repository}-late"
+        ran = side.publish("org/model", "--json", to=(side.name, name))
+        assert ran.code == 0, ran.err
+    old, new = ran.json["targets"]
+    assert old["bytes_moved"] == 0
+    assert new["bytes_moved"] > 3 * FILE_BYTES
+    assert side.sent_bytes() == 0
+
+
+def test_shards_become_one_image_without_a_model_byte(side: Side) -> None:
+    for shard in ("1/3", "2/3", "3/3"):
+        ran = side.publish("org/model", "--shard", shard)
+        assert ran.code == 0, ran.err
+    assert side.read_bytes() == 3 * FILE_BYTES
+    assert "model" not in side.store().list_tags()
+    side.forget()
+    ran = side.assemble("model")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"{side.name}:model@sha256:")
+    assert side.read_bytes() == 0
+    assert side.sent_bytes() < 64 * 1024
+    check_image(side.store(), "model", MODEL)
+
+
+def test_shards_give_the_same_image_as_one_run(side: Side) -> None:
+    side.publish("org/model", "--shard", "1/2")
+    side.publish("org/model", "--shard", "2/2")
+    side.assemble("model")
+    raw = side.store().get_manifest("model")
+    whole = side.publish("org/model", "--json", to=(f"{side.name}-whole",)).json
+    assert raw is not None
+    assert raw.digest == whole["targets"][0]["digest"]
+
+
+def test_a_missing_shard_is_named(side: Side) -> None:
+    side.publish("org/model", "--shard", "1/3")
+    side.publish("org/model", "--shard", "3/3")
+    ran = side.assemble("model")
+    assert ran.code == 2
+    assert "got none of 2/3" in ran.err
+    assert "--shard 2/3" in ran.err
+    assert "model" not in side.store().list_tags()
+
+
+def test_assemble_without_shards_says_so(side: Side) -> None:
+    ran = side.assemble("model")
+    assert ran.code == 2
+    assert "want shards, got none" in ran.err
+
+
+def test_assemble_needs_no_listing_where_it_is_told_how_many(side: Side) -> None:
+    side.publish("org/model", "--shard", "1/2")
+    side.publish("org/model", "--shard", "2/2")
+    side.proxy.faults.append(Fault("no listing", "GET", "/tags/list", times=99, status=403))
+    ran = side.assemble("model", "--shards", "2")
+    assert ran.code == 0, ran.err
+    check_image(side.store(), "model", MODEL)
+
+
+def test_shards_of_two_commits_want_a_choice(side: Side, hub: HubServer) -> None:
+    side.publish("org/model", "--shard", "1/2")
+    hub.move(MODEL.key, "main", 0)
+    side.publish("org/model", "--shard", "2/2")
+    ran = side.assemble("model")
+    assert ran.code == 2
+    assert "--revision COMMIT" in ran.err
+    hub.move(MODEL.key, "main", 1)
+    side.publish("org/model", "--shard", "2/2")
+    assert side.assemble("model", "--revision", MODEL.sha).code == 0
+    check_image(side.store(), "model", MODEL)
+
+
+def test_after_assembly_no_tag_names_a_shard(side: Side) -> None:
+    side.publish("org/model", "--shard", "1/1")
+    store = side.store()
+    for tag in store.list_tags():
+        # The registry may not let anybody delete; then the tag names the finished image.
+        raw, image = store.get_manifest(tag), store.get_manifest("model")
+        assert raw is not None
+        assert image is not None
+        assert raw.digest == image.digest
+
+
+def test_a_plan_from_a_file_is_what_is_published(
+    side: Side, hub: HubServer, tmp_path: Path
+) -> None:
+    planned = side.run("plan", "org/model", "--layer-size", "6MiB", "--json")
+    path = tmp_path / "plan.json"
+    path.write_text(planned.out)
+    hub.move(MODEL.key, "main", 0)
+    assert side.publish("org/model", "--plan", str(path)).code == 0
+    check_image(side.store(), "model", MODEL)
+
+
+def test_a_gated_repo_is_refused_before_any_byte(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    ran = side.publish("org/gated")
+    assert ran.code == 2
+    assert "--allow-gated" in ran.err
+    assert side.proxy.of("POST") == []
+    assert side.hub.log().of(path="/resolve/") == []
+    assert side.publish("org/gated", "--allow-gated").code == 0
+
+
+def test_a_tag_of_another_repo_is_not_overwritten(side: Side) -> None:
+    side.publish("org/other", "--tag", "shared")
+    before = side.store().get_manifest("shared")
+    ran = side.publish("org/model", "--tag", "shared")
+    assert ran.code == 2
+    assert "carries model org/other" in ran.err
+    assert side.store().get_manifest("shared") == before
+    assert side.publish("org/model", "--tag", "shared", "--force").code == 0
+    check_image(side.store(), "shared", MODEL)
+
+
+def test_a_dry_run_moves_nothing_and_says_what_it_would(side: Side) -> None:
+    ran = side.publish("org/model", "--dry-run", "--json")
+    assert ran.code == 0
+    assert ran.json["targets"][0]["bytes_missing"] > 3 * FILE_BYTES
+    assert side.proxy.of("POST") == []
+    assert side.store().list_tags() == []
+
+
+def test_both_platforms_share_every_model_layer(side: Side) -> None:
+    side.publish()
+    store = side.store()
+    amd64, arm64 = (manifest_of(store, "model", name) for name in ("amd64", "arm64"))
+    assert amd64.layers == arm64.layers
+    for manifest, name in ((amd64, "amd64"), (arm64, "arm64")):
+        config = json.loads(read_blob(store, manifest.config))
+        assert (config["os"], config["architecture"]) == ("linux", name)
+        assert config["rootfs"]["diff_ids"] == [layer.digest for layer in manifest.layers]
+
+
+def test_the_index_carries_a_modelpack_manifest_over_the_same_blobs(side: Side) -> None:
+    side.publish()
+    store = side.store()
+    image, model = manifest_of(store, "model"), manifest_of(store, "model", "unknown")
+    assert model.artifact_type == "application/vnd.cncf.model.manifest.v1+json"
+    assert [layer.digest for layer in model.layers] == [layer.digest for layer in image.layers]
+    config = json.loads(read_blob(store, model.config))
+    assert config["modelfs"]["diffIds"] == [layer.digest for layer in model.layers]
+    assert config["descriptor"]["revision"] == MODEL.sha
+
+
+def test_no_modelpack_leaves_two_platforms(side: Side) -> None:
+    side.publish("org/model", "--no-modelpack")
+    raw = side.store().get_manifest("model")
+    assert raw is not None
+    index = parse_manifest(raw.data)
+    assert isinstance(index, Index)
+    assert [str(item.platform) for item in index.manifests] == ["linux/amd64", "linux/arm64"]
+
+
+def test_labels_are_annotations_of_the_index(side: Side) -> None:
+    side.publish()
+    raw = side.store().get_manifest("model")
+    assert raw is not None
+    notes = parse_manifest(raw.data).annotations
+    assert notes["org.opencontainers.image.revision"] == MODEL.sha
+    assert notes["org.opencontainers.image.licenses"] == "MIT"
+
+
+def test_no_secret_is_in_the_image_or_in_what_is_printed(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    ran = side.publish("org/gated", "--allow-gated")
+    store = side.store()
+    texts = [ran.out, ran.err, *(str(content) for content in files_of(store, "gated").values())]
+    manifest = manifest_of(store, "gated")
+    texts += [str(manifest), read_blob(store, manifest.config).decode()]
+    assert not any("hf_alice" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--shard", "4/3"), "want a shard like 3/8"),
+        (("--memory", "64MiB"), "raise --memory"),
+        (("--memory", "lots"), "want a size like 256MiB"),
+        (("--username", "me"), "--username and --password-stdin together"),
+        (("--tag", "x" * 125), "want an image tag"),
+        (("--base", "127.0.0.1:1/none:x", "--tries", "1"), "no answer from 127.0.0.1"),
+    ],
+)
+def test_a_wrong_flag_is_named_before_anything_moves(
+    side: Side, arguments: tuple[str, ...], said: str
+) -> None:
+    ran = side.publish("org/model", *arguments)
+    assert ran.code in {2, 4}
+    assert said in ran.err
+    assert side.proxy.of("POST") == []
+
+
+def test_an_artifact_is_no_base(side: Side) -> None:
+    side.publish("org/model", "--shard", "1/2")
+    ran = side.publish("org/model", "--base", f"{side.name}:model.shard-1-of-2")
+    assert ran.code == 2
+    assert "want an image, got an artifact" in ran.err
+
+
+def test_a_base_is_copied_and_its_config_kept(side: Side) -> None:
+    side.publish("org/other")
+    ran = side.publish("org/model", "--base", f"{side.name}:other", "--tag", "based")
+    assert ran.code == 0, ran.err
+    manifest = manifest_of(side.store(), "based")
+    base = manifest_of(side.store(), "other")
+    assert manifest.layers[: len(base.layers)] == tuple(
+        type(layer)(layer.media_type, layer.digest, layer.size_bytes) for layer in base.layers
+    )
+    notes = manifest.annotations
+    assert notes["org.opencontainers.image.base.name"] == f"{side.name}:other"
+    assert CARD in files_of(side.store(), "based").values()
