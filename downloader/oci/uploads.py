@@ -102,6 +102,8 @@ class RegistryBlobWriter:
             if self._room() == 0:
                 self._push(None)
             piece = data[: self._room()]
+            if self._is_direct() and self._stream and self._is_full():
+                self._window.forget()  # half a stream is of no use
             self._window.append(piece)
             if self._is_direct():
                 self._push(piece)
@@ -134,10 +136,15 @@ class RegistryBlobWriter:
     def _room(self) -> int:
         """How many bytes may be written before the registry must have taken some."""
         if self._is_direct() and self._stream:
-            return self._chunk_bytes
+            # The first bytes are kept as long as they fit, to begin again with.
+            left = self._window.capacity_bytes - self._window.end
+            return left if left > 0 else self._chunk_bytes
         if self._exchange is not None and self._request_end is not None:
             return self._request_end - self._window.end
         return self._acked + self._chunk_bytes - self._window.end
+
+    def _is_full(self) -> bool:
+        return self._window.end >= self._window.capacity_bytes
 
     def _push(self, piece: memoryview | None, *, last: bool = False) -> None:
         """Send what is in the window and has not left, ``piece`` being the end of it.

@@ -10,6 +10,7 @@ class Window:
     def __init__(self, capacity_bytes: int) -> None:
         self._ring = memoryview(bytearray(capacity_bytes))
         self.end = 0
+        self._first = 0  # nothing before it was ever here
 
     @property
     def capacity_bytes(self) -> int:
@@ -19,16 +20,24 @@ class Window:
     @property
     def start(self) -> int:
         """The offset of the oldest byte that is kept."""
-        return max(0, self.end - len(self._ring))
+        return max(self._first, self.end - len(self._ring))
 
     def append(self, data: memoryview) -> None:
         """Copy ``data`` to the end; the oldest bytes make room."""
         self.end += len(data)
+        if not self._ring:
+            self._first = self.end
+            return
         data = data[-len(self._ring) :]
-        at = (self.end - len(data)) % len(self._ring) if len(self._ring) else 0
+        at = (self.end - len(data)) % len(self._ring)
         head = min(len(data), len(self._ring) - at)
         self._ring[at : at + head] = data[:head]
         self._ring[: len(data) - head] = data[head:]
+
+    def forget(self) -> None:
+        """Keep nothing from here on, and give the memory back."""
+        self._ring = memoryview(b"")
+        self._first = self.end
 
     def views(self, offset: int) -> list[memoryview]:
         """Return the bytes from ``offset`` to the end, in at most two pieces, without a copy."""
@@ -44,7 +53,7 @@ class Window:
     def grown(self, capacity_bytes: int) -> "Window":
         """Return one that keeps more, with the bytes of this one."""
         grown = Window(capacity_bytes)
-        grown.end = self.start
+        grown.end = grown._first = self.start
         for view in self.views(self.start):
             grown.append(view)
         return grown
