@@ -27,6 +27,8 @@ COMMANDS: Mapping[str, str] = {
     "push": "downloader.cli.push",
     "publish": "downloader.cli.publish",
     "assemble": "downloader.cli.assemble",
+    "restore": "downloader.cli.restore",
+    "inspect": "downloader.cli.inspect",
     "models": "downloader.cli.models",
     "list": "downloader.cli.list:list_tags",
     "catalog": "downloader.cli.catalog",

@@ -13,7 +13,7 @@ from downloader.errors import ProtocolError
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-MAGIC_BYTES = 4
+HEAD_BYTES = 512  # a tar header, or the magic number of a compression
 
 _INPUT_BYTES = 256 * 1024
 # `zstd --long` needs 128 MiB; `--ultra --long=31` would need 2 GiB of memory to read.
@@ -50,6 +50,10 @@ class PlainStream:
         read_into: Fills a buffer with the next compressed bytes; 0 at the end.
         what: The stream, for messages.
 
+    Attributes:
+        head: The first `HEAD_BYTES` of the stream, as they came; they will be read again.
+        compression: Of the stream.
+
     Raises (while reading):
         ProtocolError: The data are damaged or cut, or expand like a bomb.
     """
@@ -58,7 +62,8 @@ class PlainStream:
         self.offset = 0
         self._what = what
         self._input = _Input(read_into)
-        self.compression = detect_compression(self._input.peek(MAGIC_BYTES))
+        self.head = self._input.peek(HEAD_BYTES)
+        self.compression = detect_compression(self.head)
         self._reader = self._open()
         self._scratch = memoryview(bytearray(_INPUT_BYTES))
 

@@ -9,6 +9,10 @@ from downloader.oci.auth import Scopes
 from downloader.oci.client import Client, Request
 
 
+class RangesIgnoredError(ProtocolError):
+    """A server sends the whole blob where a range was asked for; reading from 0 on works."""
+
+
 class RegistryBlobReader:
     """A `BlobReader` on a registry; asks for the rest again when a connection breaks.
 
@@ -118,7 +122,7 @@ class RegistryBlobReader:
         elif want is None:
             self._end = size_bytes
         elif want.start or size_bytes is None or size_bytes < want.end:
-            raise ProtocolError(
+            raise RangesIgnoredError(
                 f"{self._what}: want bytes {want.start} to {want.end} (status 206),"
                 f" got status 200 with {size_bytes} bytes",
                 hint="this registry, or a proxy before it, ignores ranges",

@@ -1,0 +1,222 @@
+"""``hf-models restore``: images back into the Hugging Face cache."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from downloader.cli.console import (
+    ConsoleProgress,
+    format_bytes,
+    print_json,
+    print_result,
+    print_table,
+    say,
+)
+from downloader.cli.options import (
+    compose,
+    find_cache_dir,
+    http_settings,
+    json_option,
+    quiet_option,
+    selection,
+    selection_options,
+)
+from downloader.cli.registries import find_credentials
+from downloader.errors import InputError
+from downloader.net.http import HttpPool
+from downloader.plan import parse_size
+from downloader.restore import (
+    CacheTarget,
+    DownloadSettings,
+    LocalTarget,
+    Network,
+    Report,
+    Restore,
+    Restored,
+    RestoreOptions,
+    parse_source,
+)
+from downloader.restore.passing import engine_has
+from downloader.restore.source import RegistrySource, Source, looks_like_source
+from downloader.restore.target import Target
+
+FILES_SHOWN = 40  # a screen; --json has them all
+# Below this a connection's buffer is so small that its system calls show.
+_SMALLEST_MEMORY_BYTES = 4 * 1024**2
+
+network_options = compose(
+    click.option(
+        "--mirror",
+        "mirrors",
+        multiple=True,
+        metavar="HOST",
+        help="Ask this host first, for manifests too; repeatable.  [env: HF_MODELS_MIRRORS]",
+    ),
+    click.option("--username", metavar="USER", help="Instead of Docker's own credentials."),
+    click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
+    click.option(
+        "--stall-timeout",
+        type=click.FloatRange(0.1, 3600),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="A connection that is silent longer is replaced.",
+    ),
+)
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("arguments", nargs=-1, metavar="[SOURCE|FILE]...")
+@selection_options
+@click.option("--cache-dir", metavar="DIR", help="Where to.  [default: HF_HUB_CACHE]")
+@click.option("--local-dir", metavar="DIR", help="Plain files there instead of a cache.")
+@network_options
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 256),
+    default=DownloadSettings.connections,
+    show_default=True,
+    help="At once, over all files; one large file may use them all.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=DownloadSettings.jobs,
+    show_default=True,
+    help="Large files at once.",
+)
+@click.option(
+    "--memory", default="64MiB", show_default=True, metavar="SIZE", help="For all buffers."
+)
+@click.option("--verify-existing", is_flag=True, help="Hash the files that are there already.")
+@click.option("--dry-run", is_flag=True, help="Say what would be restored.")
+@json_option
+@quiet_option
+def restore(source: str, arguments: tuple[str, ...], **options: Any) -> None:
+    """Put the files of an image back into the Hugging Face cache, verified.
+
+    SOURCE is an image in a registry, an OCI layout directory, an archive (OCI or docker save,
+    also .gz or .zst), or docker-daemon:NAME. A further argument with a tag or digest, or that
+    is a directory or archive here, is another SOURCE; any other is a FILE of the repo, and
+    a FILE that ends in / a whole folder.
+    """
+    further = [text for text in arguments if looks_like_source(text)]
+    names = tuple(text for text in arguments if text not in further)
+    sources = [parse_source(text, engine_has) for text in [source, *further]]
+    wanted = selection(names, options["include"], options["exclude"])
+    settings = RestoreOptions(wanted, _bounds(options), options["dry_run"])
+    with ConsoleProgress("restore", quiet=options["quiet"]) as progress:
+        work = Restore(find_target(options), settings, find_network(options, sources), progress)
+        report = work.run(sources)
+    _print_report(report, options)
+
+
+def _bounds(options: dict[str, Any]) -> DownloadSettings:
+    memory_bytes = parse_size(options["memory"])
+    if memory_bytes < _SMALLEST_MEMORY_BYTES:
+        raise InputError(
+            f"want --memory of at least {_SMALLEST_MEMORY_BYTES} bytes, got {memory_bytes}"
+        )
+    return DownloadSettings(
+        options["connections"], options["jobs"], memory_bytes, options["verify_existing"]
+    )
+
+
+def find_target(options: dict[str, Any]) -> Target:
+    """Return where ``--cache-dir`` or ``--local-dir`` says that files go."""
+    if options["local_dir"] and options["cache_dir"]:
+        raise InputError("want --cache-dir or --local-dir, got both")
+    if options["local_dir"]:
+        return LocalTarget(Path(options["local_dir"]).expanduser())
+    return CacheTarget(find_cache_dir(options["cache_dir"]))
+
+
+def find_network(options: dict[str, Any], sources: Sequence[Source]) -> Network:
+    """Return what the flags of `network_options` and the environment say.
+
+    Args:
+        options: Their values, by name.
+        sources: What ``--username`` is for.
+    """
+    references = [item.reference for item in sources if isinstance(item, RegistrySource)]
+    settings = replace(http_settings(), read_timeout_s=options["stall_timeout"])
+    mirrors = options["mirrors"] or _mirrors_of_environment()
+    return Network(
+        HttpPool(settings),
+        find_credentials(options["username"], options["password_stdin"], references),
+        tuple(mirrors),
+    )
+
+
+def _mirrors_of_environment() -> list[str]:
+
+    items = os.environ.get("HF_MODELS_MIRRORS", "").split(",")
+    return [item.strip() for item in items if item.strip()]
+
+
+def _print_report(report: Report, options: dict[str, Any]) -> None:
+    if options["as_json"]:
+        print_json(_to_json(report, dry_run=options["dry_run"]))
+        return
+    if options["dry_run"]:
+        for item in report.restored:
+            _print_planned(item)
+    counts = report.counts
+    if not options["quiet"]:
+        verb = "would fetch" if options["dry_run"] else "fetched"
+        say(
+            f"{verb} {format_bytes(counts.fetched_bytes)};"
+            f" kept {format_bytes(counts.kept_bytes)} in {counts.kept_blobs} files"
+            f" and {format_bytes(counts.resumed_bytes)} of an earlier run"
+        )
+    if not options["dry_run"]:
+        for item in report.restored:
+            print_result(str(item.path))
+
+
+def _print_planned(item: Restored) -> None:
+    snapshot = item.snapshot
+    rows = [[file.path, format_bytes(file.size_bytes)] for file in snapshot.files[:FILES_SHOWN]]
+    more = len(snapshot.files) - len(rows)
+    if more > 0:
+        rows.append([f"... and {more} more", ""])
+    title = (
+        f"{snapshot.repo.type} {snapshot.repo.id} at {snapshot.commit}:"
+        f" {len(snapshot.files)} files, {format_bytes(snapshot.size_bytes)}"
+    )
+    print_table(title, ["file", ">size"], rows)
+
+
+def _to_json(report: Report, *, dry_run: bool) -> dict[str, Any]:
+    counts = report.counts
+    return {
+        "dry_run": dry_run,
+        "fetched_bytes": counts.fetched_bytes,
+        "resumed_bytes": counts.resumed_bytes,
+        "kept_bytes": counts.kept_bytes,
+        "kept_blobs": counts.kept_blobs,
+        "snapshots": [_snapshot_json(item) for item in report.restored],
+    }
+
+
+def _snapshot_json(item: Restored) -> dict[str, Any]:
+    snapshot = item.snapshot
+    return {
+        "source": item.source,
+        "digest": item.digest,
+        "repo_type": snapshot.repo.type,
+        "repo_id": snapshot.repo.id,
+        "commit": snapshot.commit,
+        "revision": snapshot.revision,
+        "partial": snapshot.is_partial,
+        "path": str(item.path),
+        "files": [
+            {"path": file.path, "size": file.size_bytes, "oid": file.oid} for file in snapshot.files
+        ],
+        "missing": list(item.missing),
+    }

@@ -1,0 +1,28 @@
+"""Restoring: an image of a registry, a directory, an archive or the local engine to files.
+
+::
+
+    source ── image ──┬── plan (ours: says what lies where) ──┬── download ── target
+                      └── layers ── scan ── tree ── contents ─┘     │
+                            └── capture (what passes only once) ────┘
+
+Nothing here imports huggingface_hub: the consumer's side needs no Hub.
+"""
+
+from downloader.restore.download import DownloadSettings
+from downloader.restore.run import Network, Report, Restore, Restored, RestoreOptions, open_image
+from downloader.restore.source import parse_source
+from downloader.restore.target import CacheTarget, LocalTarget
+
+__all__ = [
+    "CacheTarget",
+    "DownloadSettings",
+    "LocalTarget",
+    "Network",
+    "Report",
+    "Restore",
+    "RestoreOptions",
+    "Restored",
+    "open_image",
+    "parse_source",
+]

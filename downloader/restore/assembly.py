@@ -1,0 +1,212 @@
+"""One cache blob while it comes together: written in place from any side, hashed from the front.
+
+The bytes arrive out of order from several connections; the hash needs them in order. So one
+thread follows the part that has no gap and reads it back, from the page cache as a rule.
+"""
+
+import os
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from downloader.errors import StorageError
+from downloader.hub.cache import BlobHasher
+from downloader.hub.disk import storage_errors
+from downloader.net.ranges import ByteRange
+from downloader.restore.journal import Journal
+from downloader.restore.places import Visit
+from downloader.restore.rangeset import RangeSet
+from downloader.restore.values import BlobPlan, Piece
+
+MIB = 1024**2
+SMALLEST_RANGE_BYTES = 4 * MIB
+LARGEST_RANGE_BYTES = 32 * MIB  # of one request: long enough that its round trip does not show
+
+if sys.platform == "win32":
+    _SEEK_LOCK = threading.Lock()
+
+    def _write_at(descriptor: int, data: memoryview, offset: int) -> int:
+        with _SEEK_LOCK:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            return os.write(descriptor, data)
+
+    def _read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
+        with _SEEK_LOCK:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            data = os.read(descriptor, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+else:
+    _write_at = os.pwrite
+
+    def _read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
+        return os.preadv(descriptor, [buffer], offset)
+
+
+def partial_paths(final: Path) -> tuple[Path, Path]:
+    """Return the names of an unfinished file and its journal, beside the finished one.
+
+    They do not change from run to run, or nothing could be continued; and they look like
+    the library's own (``<etag>.<8 hex>.incomplete``), so that its clean-up knows them.
+    """
+    stem = f"{final.name}.{final.name[:8]}"
+    return final.with_name(f"{stem}.incomplete"), final.with_name(f"{stem}.journal.incomplete")
+
+
+class Assembly:
+    """An unfinished cache blob on disk. Several threads fetch into it, one hashes.
+
+    Args:
+        plan: What it is made of.
+        final: The name that it gets when it is right.
+        boot: This start of the machine, for the journal.
+        changed: Notified whenever there is more to fetch or to hash; guards everything here.
+    """
+
+    def __init__(
+        self, plan: BlobPlan, final: Path, boot: str, changed: threading.Condition
+    ) -> None:
+        self.plan = plan
+        self.final = final
+        self.visit = Visit()
+        self.is_sequential = False
+        self.is_resumed = False
+        self.sequential_tries = 0
+        self._partial, journal = partial_paths(final)
+        self._journal = Journal(journal, plan.size_bytes, boot)
+        self._changed = changed
+        self._there = RangeSet()
+        self._claimed = RangeSet()
+        self._descriptor = -1
+
+    def open(self) -> int:
+        """Open the file, and return how many bytes an earlier run left in it.
+
+        Raises:
+            StorageError: The disk said no.
+        """
+        with storage_errors(self._partial):
+            self._partial.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            self._descriptor = os.open(self._partial, flags, 0o666)
+            if os.fstat(self._descriptor).st_size == self.plan.size_bytes:
+                self._there = self._journal.read()
+            # Sparse: what it will need was compared with what is free before.
+            os.truncate(self._descriptor, self.plan.size_bytes)
+        self._journal.begin(self._there)
+        for there in self._there:
+            self._claimed.add(there)
+        self.is_resumed = self._there.size_bytes > 0
+        return self._there.size_bytes
+
+    def claim(self, connections: int) -> ByteRange | None:
+        """Return bytes that nobody fetches yet, as one request's share; None if there are none.
+
+        Args:
+            connections: How many share the work, so that none waits for the last one's tail.
+        """
+        if self.is_sequential and self._claimed.size_bytes > self._there.size_bytes:
+            return None  # somebody reads already, and will read to the end
+        gap = next(self._claimed.gaps(ByteRange(0, self.plan.size_bytes)), None)
+        if gap is None:
+            return None
+        end = min(gap.end, self.piece_at(gap.start).end)
+        if not self.is_sequential:
+            left = self.plan.size_bytes - self._claimed.size_bytes
+            share = max(SMALLEST_RANGE_BYTES, left // (2 * connections) // MIB * MIB)
+            end = min(end, gap.start + min(share, LARGEST_RANGE_BYTES))
+        claimed = ByteRange(gap.start, end)
+        self._claimed.add(claimed)
+        return claimed
+
+    def piece_at(self, offset: int) -> Piece:
+        """Return the piece that holds the byte ``offset``."""
+        return next(piece for piece in self.plan.pieces if piece.start <= offset < piece.end)
+
+    def release(self, unread: ByteRange) -> None:
+        """Let somebody else fetch what was claimed and did not come."""
+        with self._changed:
+            self._claimed.remove(unread)
+            self._changed.notify_all()
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write bytes where they belong."""
+        with storage_errors(self._partial):
+            while data:
+                count = _write_at(self._descriptor, data, offset)
+                data, offset = data[count:], offset + count
+
+    def note(self, written: ByteRange) -> None:
+        """Say that bytes are there, for the next run and for the hash."""
+        with self._changed:
+            self._journal.add(written)
+            self._there.add(written)
+            self._changed.notify_all()
+
+    def prefix_end(self) -> int:
+        """Return how many bytes are there from the beginning on."""
+        return self._there.prefix_end
+
+    def hash_until(self, hasher: BlobHasher, end: int, buffer: memoryview) -> None:
+        """Hash what is there up to the offset ``end``."""
+        while hasher.seen_bytes < end:
+            room = buffer[: end - hasher.seen_bytes]
+            with storage_errors(self._partial):
+                count = _read_at(self._descriptor, room, hasher.seen_bytes)
+            if not count:
+                raise StorageError(f"{self._partial}: was cut by another program")
+            hasher.update(room[:count])
+
+    def sync(self) -> None:
+        """Bring what was written to the disk itself, and note that."""
+        with self._changed:
+            if self._descriptor < 0:
+                return
+            descriptor = os.dup(self._descriptor)
+            there = list(self._there)
+        try:
+            os.fsync(descriptor)
+        except OSError:
+            return  # a file system without it; the next start of the machine begins anew
+        finally:
+            os.close(descriptor)
+        with self._changed:
+            if self._descriptor >= 0 and not self._is_forgotten(there):
+                self._journal.add_durable(there)
+
+    def _is_forgotten(self, ranges: list[ByteRange]) -> bool:
+        return any(gap for item in ranges for gap in self._there.gaps(item))
+
+    def forget(self) -> int:
+        """Begin again from nothing; return how many bytes that gives up."""
+        with self._changed:
+            lost = self._there.size_bytes
+            self._there, self._claimed = RangeSet(), RangeSet()
+            self._journal.begin(self._there)
+            self.is_resumed = False
+            self._changed.notify_all()
+        return lost
+
+    def finish(self) -> None:
+        """Give the file its name: every byte is there, and hashed."""
+        self.close()
+        with storage_errors(self.final):
+            self._partial.replace(self.final)
+            self._journal.path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove the file, whose bytes are wrong."""
+        self.close()
+        with suppress(OSError):
+            self._partial.unlink()
+        with suppress(OSError):
+            self._journal.path.unlink()
+
+    def close(self) -> None:
+        """Close the file; what is in it stays for the next run."""
+        with self._changed:
+            self._journal.close()
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1

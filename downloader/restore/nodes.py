@@ -1,0 +1,156 @@
+"""What restoring looks at in an image: the parts of Hugging Face caches, and what hides them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from downloader.errors import HfModelsError, ProtocolError
+from downloader.hub.repo import Repo, is_oid, parse_repo
+from downloader.oci.digest import Digest
+
+# The first one in a path counts: a repo may hold a file models--a--b/blobs/x of its own.
+_IN_REPO = re.compile(
+    r"(?:^|/)((?P<type>model|dataset|space)s--(?P<id>[^/]+))/"
+    r"(?P<area>blobs|refs|snapshots|trees)/(?P<rest>.+)\Z",
+    re.DOTALL,
+)
+# huggingface_hub 2 keeps what came through Xet once for all repos; repos link to it.
+_SHARED = re.compile(r"(?:^|/)blobs/[0-9a-f]{2}/[0-9a-f]{64}\Z")
+_PART = re.compile(r"(?P<oid>[0-9a-f]{64}|[0-9a-f]{40})\.part-(?P<part>\d{5})-of-(?P<parts>\d{5})")
+
+WHITEOUT = ".wh."
+OPAQUE = ".wh..wh..opq"
+
+Area = Literal["blobs", "refs", "snapshots", "trees"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a cache a path lies.
+
+    Args:
+        root: The path up to and with the repo folder.
+        folder: The repo folder's name.
+        area: Which part of the repo folder.
+        rest: The path in that part.
+    """
+
+    root: str
+    folder: str
+    area: str
+    rest: str
+
+    @property
+    def oid(self) -> str | None:
+        """The cache blob that the path is, if it is one."""
+        return self.rest if self.area == "blobs" and is_oid(self.rest) else None
+
+
+def place_of(path: str) -> Place | None:
+    """Return where in a cache ``path`` lies, None for what is in none.
+
+    >>> place_of("root/hub/models--a--b/refs/main").rest
+    'main'
+    """
+    found = _IN_REPO.search(path)
+    if found is None:
+        return None
+    return Place(path[: found.end(1)], found[1], found["area"], found["rest"])
+
+
+def is_shared_blob(path: str) -> bool:
+    """Whether ``path`` can be in the library's shared store."""
+    return _SHARED.search(path) is not None
+
+
+@dataclass(frozen=True, order=True)
+class PartName:
+    """The name of a part of a cache blob; parts count from 1."""
+
+    oid: str
+    parts: int
+    part: int
+
+
+def parse_part(name: str) -> PartName | None:
+    """Parse the name of a part, None for any other name.
+
+    >>> parse_part("ab" * 20 + ".part-00001-of-00002").part
+    1
+    """
+    found = _PART.fullmatch(name)
+    if found is None:
+        return None
+    return PartName(found["oid"], int(found["parts"]), int(found["part"]))
+
+
+def parse_folder(name: str) -> Repo:
+    """Return the repo whose folder is called ``name``.
+
+    Raises:
+        ProtocolError: None is.
+
+    >>> parse_folder("datasets--org--name")
+    Repo(type='dataset', id='org/name')
+    """
+    kind, _, rest = name.partition("s--")
+    try:
+        repo = parse_repo(rest.replace("--", "/", 1), kind)
+    except HfModelsError as error:
+        raise ProtocolError(f"folder {name[:200]!r}: {error.message}") from error
+    if repo.folder_name != name:
+        raise ProtocolError(f"want the folder of a repo, got {name[:200]!r}")
+    return repo
+
+
+@dataclass(frozen=True)
+class InLayer:
+    """Content that can be read by range from an uncompressed layer."""
+
+    layer: Digest
+    offset: int
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Content that passed by once and was kept, because it cannot be asked for again.
+
+    Args:
+        path: Where it lies; None where it was only looked at.
+        oids: What its bytes hash to: its sha256, its git sha1, or both.
+        is_new: Whether this run wrote it.
+    """
+
+    path: Path | None
+    oids: tuple[str, ...]
+    is_new: bool = True
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Content of a few bytes that was read on the way."""
+
+    data: bytes
+
+
+Content = InLayer | Captured | InMemory
+
+
+@dataclass(frozen=True)
+class Node:
+    """A file or a link of an image.
+
+    Args:
+        path: In the image, without leading slash.
+        kind: ``file``, ``link`` or ``hardlink``.
+        size_bytes: Of a file.
+        target: Of a link, as it stands in the layer.
+        content: Of a file in a cache.
+    """
+
+    path: str
+    kind: Literal["file", "link", "hardlink"]
+    size_bytes: int = 0
+    target: str = ""
+    content: Content | None = None

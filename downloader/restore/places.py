@@ -1,0 +1,176 @@
+"""The places that hold an image's registry blobs: mirrors in their order, then its own.
+
+A mirror may be down, slow, incomplete, or lie. The first three are noticed here, and the
+next place goes on at the byte where the last one stopped; the fourth by whoever hashes.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from downloader.errors import HfModelsError, ProtocolError, RegistryError, TransportError
+from downloader.net.ranges import ByteRange
+from downloader.oci.digest import Digest
+from downloader.oci.downloads import RangesIgnoredError
+from downloader.oci.store import BlobReader
+from downloader.progress import NoProgress, Progress
+from downloader.restore.values import Blobs
+
+# After so many failures in a row a mirror is left alone: each costs the user a timeout.
+_FAILURES_LIMIT = 3
+
+
+@dataclass
+class Visit:
+    """What one cache blob has seen of the places; shared by the threads that fetch it.
+
+    Args:
+        used: Names of the places that its bytes came from.
+        avoided: Names of those that failed it, or gave it wrong bytes.
+    """
+
+    used: set[str] = field(default_factory=set)
+    avoided: set[str] = field(default_factory=set)
+
+
+class Places:
+    """Where an image's registry blobs can be read.
+
+    Args:
+        places: In order of preference; the last is the image's own.
+        progress: Told when a mirror fails.
+    """
+
+    def __init__(self, places: Sequence[Blobs], progress: Progress | None = None) -> None:
+        self._places = tuple(places)
+        self._progress = progress or NoProgress()
+        self._failures: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Of the image's own place."""
+        return self.own.name
+
+    @property
+    def own(self) -> Blobs:
+        """The image's own place."""
+        return self._places[-1]
+
+    @property
+    def has_mirrors(self) -> bool:
+        """Whether there is another place than the image's own."""
+        return len(self._places) > 1
+
+    def open_blob(
+        self, digest: Digest, byte_range: ByteRange | None = None, visit: Visit | None = None
+    ) -> BlobReader:
+        """Open a blob, or exactly ``byte_range`` of it, wherever it can be had.
+
+        Args:
+            digest: Of the blob.
+            byte_range: Half-open; None for all of it.
+            visit: What the cache blob that it is read for has seen.
+
+        Raises (also from the reader):
+            RegistryError, TransportError, ProtocolError: From the last place.
+        """
+        if not self.has_mirrors:
+            return self.own.open_blob(digest, byte_range)
+        return _Fallback(self, digest, byte_range, visit or Visit())
+
+    def choices(self, visit: Visit) -> list[Blobs]:
+        """Return the places to try now, best first; never none."""
+        with self._lock:
+            mirrors = [
+                place
+                for place in self._places[:-1]
+                if place.name not in visit.avoided
+                and self._failures.get(place.name, 0) < _FAILURES_LIMIT
+            ]
+        return [*mirrors, self.own]
+
+    def failed(self, place: Blobs, error: HfModelsError, visit: Visit) -> None:
+        """Note that a mirror failed."""
+        with self._lock:
+            visit.avoided.add(place.name)
+            self._failures[place.name] = self._failures.get(place.name, 0) + 1
+        self._progress.note(f"{place.name}: {error.message}; trying the next place")
+
+    def succeeded(self, place: Blobs) -> None:
+        """Note that a mirror works."""
+        with self._lock:
+            self._failures.pop(place.name, None)
+
+    def blame(self, visit: Visit) -> bool:
+        """Avoid every mirror that the bytes of a wrong cache blob came from.
+
+        Returns:
+            Whether there was one, so that it is worth a try without it.
+        """
+        liars = {place.name for place in self._places[:-1]} & visit.used
+        for name in sorted(liars - visit.avoided):
+            self._progress.note(f"{name}: sent wrong bytes; trying the next place")
+        visit.avoided |= liars
+        visit.used.clear()
+        return bool(liars)
+
+
+class _Fallback:
+    """A blob from the first place that gives it, and the rest of it from the next."""
+
+    def __init__(
+        self, places: Places, digest: Digest, byte_range: ByteRange | None, visit: Visit
+    ) -> None:
+        self._places = places
+        self._digest = digest
+        self._range = byte_range
+        self._visit = visit
+        self._at = byte_range.start if byte_range else 0
+        self._reader: BlobReader | None = None
+        self._place = self._next()
+
+    def _next(self) -> Blobs:
+        return self._places.choices(self._visit)[0]
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill ``buffer``; fewer bytes at the end only, then 0."""
+        while True:
+            try:
+                count = self._open().readinto(buffer)
+            except (TransportError, RegistryError, ProtocolError) as error:
+                self._close()
+                if self._place is self._places.own:
+                    raise
+                self._places.failed(self._place, error, self._visit)
+                self._place = self._next()
+                continue
+            if count:
+                self._visit.used.add(self._place.name)
+                self._places.succeeded(self._place)
+            self._at += count
+            return count
+
+    def _open(self) -> BlobReader:
+        if self._reader is None:
+            self._reader = self._place.open_blob(self._digest, self._rest())
+        return self._reader
+
+    def _rest(self) -> ByteRange | None:
+        if self._range is not None:
+            return ByteRange(self._at, self._range.end)
+        if self._at:
+            raise RangesIgnoredError(f"{self._digest}: cut, and its size was never told")
+        return None
+
+    def _close(self) -> None:
+        if self._reader is not None:
+            self._reader.__exit__(None, None, None)
+            self._reader = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()

@@ -1,0 +1,136 @@
+"""What SOURCE means on the command line: where an image is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from downloader.errors import InputError
+from downloader.oci.compression import HEAD_BYTES, detect_compression
+from downloader.oci.reference import Reference, parse_reference
+
+ENGINE_PREFIX = "docker-daemon:"
+_REGISTRY_PREFIXES = ("docker://", "oras://")
+_PATH_PREFIXES = ("./", "../", "/", "~")
+_ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".oci")
+
+
+@dataclass(frozen=True)
+class RegistrySource:
+    """An image in a registry."""
+
+    reference: Reference
+
+    def __str__(self) -> str:
+        return str(self.reference)
+
+
+@dataclass(frozen=True)
+class LayoutSource:
+    """A directory; ``tag`` where it holds several images."""
+
+    path: Path
+    tag: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.tag}" if self.tag else str(self.path)
+
+
+@dataclass(frozen=True)
+class ArchiveSource:
+    """A file, compressed or not; ``tag`` where it holds several images."""
+
+    path: Path
+    compression: str | None
+    tag: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.tag}" if self.tag else str(self.path)
+
+
+@dataclass(frozen=True)
+class EngineSource:
+    """An image in the local Docker engine."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{ENGINE_PREFIX}{self.name}"
+
+
+Source = RegistrySource | LayoutSource | ArchiveSource | EngineSource
+
+
+def parse_source(text: str, engine_has: Callable[[str], bool]) -> Source:
+    """Return what ``text`` names.
+
+    In this order: a prefix decides; then what exists as a directory or file; then, for a name
+    without a registry, what the local engine has; else an image in a registry.
+
+    Args:
+        text: As the user wrote it.
+        engine_has: Whether the local engine has an image of that name.
+
+    Raises:
+        InputError: It names nothing that can be.
+    """
+    if text.startswith(ENGINE_PREFIX):
+        return EngineSource(text.removeprefix(ENGINE_PREFIX))
+    for prefix in _REGISTRY_PREFIXES:
+        if text.startswith(prefix):
+            return RegistrySource(parse_reference(text.removeprefix(prefix)))
+    for prefix in ("oci-archive:", "docker-archive:", "oci:"):
+        text = text.removeprefix(prefix) if Path(_path_and_tag(text, prefix)[0]).exists() else text
+    local = _local(text)
+    if local is not None:
+        return local
+    if text.startswith(_PATH_PREFIXES) or text.endswith(_ARCHIVE_SUFFIXES):
+        raise InputError(f"{text}: want a directory or an archive, got nothing there")
+    reference = parse_reference(text)
+    if not text.startswith(reference.registry) and engine_has(text):
+        return EngineSource(text)
+    return RegistrySource(reference)
+
+
+def _path_and_tag(text: str, prefix: str) -> tuple[str, str]:
+    path, _, tag = text.removeprefix(prefix).partition(":")
+    return path, tag
+
+
+def _local(text: str) -> Source | None:
+    path, tag = Path(text).expanduser(), None
+    if not path.exists() and ":" in text:
+        head, _, tag = text.rpartition(":")
+        path = Path(head).expanduser()
+    if path.is_dir() and any((path / name).exists() for name in ("index.json", "manifest.json")):
+        return LayoutSource(path, tag)
+    if path.is_file():
+        return ArchiveSource(path, compression_of(path), tag)
+    return None
+
+
+def is_local_image(text: str) -> bool:
+    """Whether ``text`` names an image that lies in this machine's files."""
+    return _local(text) is not None
+
+
+def compression_of(path: Path) -> str | None:
+    """Return the compression of a file, by its first bytes.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return detect_compression(file.read(HEAD_BYTES))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+
+
+def looks_like_source(text: str) -> bool:
+    """Whether a further argument names an image, and not a file of the repo.
+
+    An image has a tag or a digest, or a prefix, or lies here; names in repos have no colon.
+    """
+    if ":" in text or "@" in text:
+        return True
+    return is_local_image(text)

@@ -1,0 +1,203 @@
+"""Where restored files go: the library's cache, or a directory of plain files."""
+
+import shutil
+import threading
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import Protocol
+
+from downloader.errors import IntegrityError, StorageError
+from downloader.hub.cache import (
+    BlobHasher,
+    blob_path,
+    finish_snapshot,
+    iter_metadata_entries,
+    lock_path,
+)
+from downloader.hub.disk import storage_errors, temporary_name
+from downloader.hub.locks import hold_lock
+from downloader.hub.repo import Repo, RepoFile, Snapshot
+
+_PRIVATE = ".hf-models"  # of a local directory: what is not a whole file yet
+_READ_BYTES = 1024**2
+
+
+class Target(Protocol):
+    """Takes cache blobs, and shows them under the names of a snapshot in the end."""
+
+    @property
+    def root(self) -> Path:
+        """The directory that everything lies in."""
+
+    @property
+    def scratch(self) -> Path:
+        """A directory on the same file system for what has no name yet."""
+
+    def blob(self, repo: Repo, oid: str) -> Path:
+        """Return where a cache blob lies when it is right."""
+
+    def existing(self, repo: Repo, oid: str) -> Path | None:
+        """Return a file that should hold this content already."""
+
+    def lock(
+        self, repo: Repo, oid: str, cancelled: threading.Event
+    ) -> AbstractContextManager[None]:
+        """Keep others from fetching the same cache blob meanwhile."""
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Learn the names, and raise what would stop `finish`, before the first byte."""
+
+    def finish(self, snapshot: Snapshot, *, set_main: bool) -> Path:
+        """Show a snapshot whose cache blobs are all there; return its directory."""
+
+    def clean(self) -> None:
+        """Remove what nobody needs when all is finished."""
+
+
+class CacheTarget:
+    """The Hugging Face cache.
+
+    Args:
+        root: ``HF_HUB_CACHE``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def scratch(self) -> Path:
+        """A place in the cache that the library does not take for a repo."""
+        return self.root / ".locks" / _PRIVATE
+
+    def blob(self, repo: Repo, oid: str) -> Path:
+        """Return where a cache blob lies when it is right."""
+        return self.root / repo.folder_name / blob_path(oid)
+
+    def existing(self, repo: Repo, oid: str) -> Path | None:
+        """Return the cache blob if there is one, be it a link to the library's shared store."""
+        path = self.blob(repo, oid)
+        return path if path.exists() else None
+
+    def lock(
+        self, repo: Repo, oid: str, cancelled: threading.Event
+    ) -> AbstractContextManager[None]:
+        """Hold the library's own lock file."""
+        return hold_lock(self.root / lock_path(repo, oid), cancelled)
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Raise if the names of a snapshot cannot lie side by side."""
+        iter_metadata_entries(snapshot)
+
+    def finish(self, snapshot: Snapshot, *, set_main: bool) -> Path:
+        """Write refs, links and tree."""
+        return finish_snapshot(self.root, snapshot, set_main=set_main)
+
+    def clean(self) -> None:
+        """Remove the scratch directory if nobody uses it."""
+        with suppress(OSError):
+            self.scratch.rmdir()
+
+
+class LocalTarget:
+    """Plain files under their own names.
+
+    Args:
+        root: The directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._paths: dict[str, RepoFile] = {}
+
+    @property
+    def scratch(self) -> Path:
+        """A hidden directory; gone when everything is finished."""
+        return self.root / _PRIVATE / "scratch"
+
+    def blob(self, repo: Repo, oid: str) -> Path:
+        """Return where a content lies until it gets its names."""
+        del repo
+        return self.root / _PRIVATE / blob_path(oid)
+
+    def existing(self, repo: Repo, oid: str) -> Path | None:
+        """Return a whole file of this content; by its hash, because its name says nothing."""
+        waiting = self.blob(repo, oid)
+        if waiting.exists():
+            return waiting
+        for path, file in self._paths.items():
+            if file.oid == oid and _holds(self.root / path, file):
+                return self.root / path
+        return None
+
+    def lock(
+        self, repo: Repo, oid: str, cancelled: threading.Event
+    ) -> AbstractContextManager[None]:
+        """Hold a lock file of our own."""
+        del repo
+        if cancelled.is_set():
+            return nullcontext()
+        return hold_lock(self.root / _PRIVATE / "locks" / f"{oid}.lock", cancelled)
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Learn the names.
+
+        Raises:
+            StorageError: Another snapshot has one of these names for another content.
+        """
+        iter_metadata_entries(snapshot)
+        for file in snapshot.files:
+            if self._paths.setdefault(file.path, file).oid != file.oid:
+                raise StorageError(
+                    f"{self.root / file.path}: want one content, got two of two images",
+                    hint="restore one image into each --local-dir",
+                )
+
+    def finish(self, snapshot: Snapshot, *, set_main: bool) -> Path:
+        """Give every content its names: the first by renaming, the others by copying."""
+        del set_main
+        for file in snapshot.files:
+            self._place(file, self.blob(snapshot.repo, file.oid))
+        return self.root
+
+    def clean(self) -> None:
+        """Remove what only we needed."""
+        shutil.rmtree(self.root / _PRIVATE, ignore_errors=True)
+
+    def _place(self, file: RepoFile, blob: Path) -> None:
+        path = self.root / file.path
+        if _holds(path, file):
+            return
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if blob.exists():
+                blob.replace(path)
+                return
+            temporary = temporary_name(path.with_name("file"))
+            shutil.copyfile(self._placed(file), temporary)
+            temporary.replace(path)
+
+    def _placed(self, file: RepoFile) -> Path:
+        for path, other in self._paths.items():
+            if other.oid == file.oid and (self.root / path).exists():
+                return self.root / path
+        raise StorageError(f"{self.root / file.path}: was removed by another program")
+
+
+def _holds(path: Path, file: RepoFile) -> bool:
+    return path.is_file() and is_right(path, file.oid, file.size_bytes)
+
+
+def is_right(path: Path, oid: str, size_bytes: int) -> bool:
+    """Whether a file holds what its oid says; reads all of it."""
+    hasher = BlobHasher(oid, size_bytes)
+    with storage_errors(path), path.open("rb", buffering=0) as file:
+        if path.stat().st_size != size_bytes:
+            return False
+        buffer = memoryview(bytearray(_READ_BYTES))
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+    try:
+        hasher.check(str(path))
+    except IntegrityError:
+        return False
+    return True
