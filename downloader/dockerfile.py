@@ -18,6 +18,15 @@ NO_BASE = "none"
 _BASE_LINE = f"FROM {DEFAULT_BASE} AS base\n"
 _COPY_LINE = "COPY --link --from=builder /layers/all/ /\n"
 
+# What runs in the builder stage, and no more: whatever changes here makes the engine
+# download again.
+_BUILDER_NEEDS = (
+    *("__init__.py", "__main__.py", "buildlog.py", "errors.py", "image.py", "plan.py"),
+    *("progress.py", "stage.py", "export.sh", "hub", "net"),
+    *(f"oci/{name}.py" for name in ("__init__", "digest", "manifest", "tar")),
+    *(f"cli/{name}.py" for name in ("__init__", "console", "fetch", "options", "stage")),
+)
+
 
 def docker_dir() -> Path:
     """Return the directory of Dockerfile and requirements: in the wheel, else in the sources.
@@ -80,8 +89,7 @@ def write_context(directory: Path, plan: Plan, base: str = DEFAULT_BASE) -> Path
     """
     source = docker_dir()
     with storage_errors(directory):
-        ignore = shutil.ignore_patterns("__pycache__", "docker")
-        shutil.copytree(str(files("downloader")), directory / "downloader", ignore=ignore)
+        _copy_package(directory / "downloader")
         (directory / "docker").mkdir()
         shutil.copyfile(source / "requirements.txt", directory / "docker/requirements.txt")
         (directory / "plan.json").write_bytes(plan_json(plan))
@@ -89,3 +97,14 @@ def write_context(directory: Path, plan: Plan, base: str = DEFAULT_BASE) -> Path
         text = (source / "Dockerfile").read_text(encoding="utf-8")
         dockerfile.write_text(render(text, plan, base), encoding="utf-8")
     return dockerfile
+
+
+def _copy_package(target: Path) -> None:
+    package = Path(str(files("downloader")))
+    for name in _BUILDER_NEEDS:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if (package / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(package / name, target / name, ignore=ignore)
+        else:
+            shutil.copyfile(package / name, target / name)

@@ -15,7 +15,7 @@ large_bytes=50000000 # worth a line of progress
 
 source_dir=${HF_HUB_CACHE:-/root/.cache/huggingface/hub}
 export_dir=${1:-/export}
-temporary='' list='' child='' hub_is_new=''
+temporary='' list='' child='' batch_dir='' hub_is_new=''
 
 say() { printf 'export: %s\n' "$*"; }
 fail() {
@@ -27,7 +27,7 @@ fail() {
 }
 clean_up() {
     [ -z "$child" ] || kill "$child" 2> /dev/null || true
-    rm -f -- ${temporary:+"$temporary"} ${list:+"$list"}
+    rm -rf -- ${temporary:+"$temporary"} ${list:+"$list"} ${batch_dir:+"$batch_dir"}
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM HUP
@@ -59,18 +59,22 @@ no_room() {
         "free some space and run it again: what is there already is kept"
 }
 
-# bring OID SIZE FILE...: join the files into blobs/OID, unless it is there and right.
+# is_kept OID SIZE: whether the blob is there already, and right.
+is_kept() {
+    [ -f "blobs/$1" ] || return 1
+    if hash_file "blobs/$1" "$1" "$2" && [ "$got" = "$1" ]; then
+        kept=$((kept + 1))
+        return 0
+    fi
+    say "$folder/blobs/$1 has wrong bytes: replacing it"
+    return 1
+}
+
+# bring OID SIZE FILE...: join the files into blobs/OID.
 bring() {
     oid=$1 want_bytes=$2
     shift 2
     final=blobs/$oid
-    if [ -f "$final" ]; then
-        if hash_file "$final" "$oid" "$want_bytes" && [ "$got" = "$oid" ]; then
-            kept=$((kept + 1))
-            return
-        fi
-        say "$folder/$final has wrong bytes: replacing it"
-    fi
     new_temporary "$final"
     if [ "$want_bytes" -ge "$large_bytes" ]; then
         # In the background: a shell answers no signal while it waits in the foreground.
@@ -94,6 +98,32 @@ wrong_bytes() {
     fail $integrity_error "$folder/$final: want oid $oid, got $got" "pull the image again"
 }
 
+# Small files go hundreds at a time: one process to copy them, one to name them.
+bring_batch() {
+    [ -n "$batch" ] || return 0
+    new_temporary "$PWD/blobs/batch"
+    batch_dir=$temporary temporary=''
+    mkdir -p -- "$batch_dir"
+    # shellcheck disable=SC2086
+    cp -- $batch "$batch_dir/" || no_room "$folder" "some $batch_bytes"
+    # shellcheck disable=SC2086
+    set -- $batch_sizes
+    for path in $batch; do
+        oid=${path##*/} want_bytes=$1
+        shift
+        temporary=$batch_dir/$oid final=blobs/$oid
+        hash_file "$temporary" "$oid" "$want_bytes" \
+            || fail $storage_error "$folder/$final: cannot read it back"
+        [ "$got" = "$oid" ] || wrong_bytes
+    done
+    temporary=''
+    mv -f -- "$batch_dir"/* blobs/ || no_room "$folder" "some $batch_bytes"
+    rmdir -- "$batch_dir"
+    batch_dir=''
+    written=$((written + batch_count)) written_bytes=$((written_bytes + batch_bytes))
+    batch='' batch_sizes='' batch_bytes=0 batch_count=0
+}
+
 # Flushes the parts that were gathered for $joining.
 join_parts() {
     [ -n "$joining" ] || return 0
@@ -102,13 +132,14 @@ join_parts() {
             "pull the image again"
     # Paths of our own making: hexadecimal names below a root without spaces.
     # shellcheck disable=SC2086
-    bring "$joining" "$part_bytes" $part_files
+    is_kept "$joining" "$part_bytes" || bring "$joining" "$part_bytes" $part_files
     joining=''
 }
 
 # Reads "SIZE PATH" lines in the order of names, so the parts of a file follow one another.
 bring_all() {
     kept=0 written=0 written_bytes=0 done_bytes=0 count=0 joining=''
+    batch='' batch_sizes='' batch_bytes=0 batch_count=0
     while read -r size path; do
         name=${path##*/} count=$((count + 1))
         case $name in
@@ -128,7 +159,15 @@ bring_all() {
                 ;;
             *)
                 join_parts
-                bring "$name" "$size" "$path"
+                if is_kept "$name" "$size"; then
+                    :
+                elif [ "$size" -ge "$large_bytes" ]; then
+                    bring "$name" "$size" "$path"
+                else
+                    batch="$batch $path" batch_sizes="$batch_sizes $size"
+                    batch_bytes=$((batch_bytes + size)) batch_count=$((batch_count + 1))
+                fi
+                [ "$batch_count" -lt 250 ] || bring_batch
                 ;;
         esac
         done_bytes=$((done_bytes + size))
@@ -137,6 +176,7 @@ bring_all() {
         fi
     done
     join_parts
+    bring_batch
     say "$folder: $written files written ($((written_bytes / 1000000)) MB), $kept kept"
 }
 
