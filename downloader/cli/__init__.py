@@ -38,6 +38,10 @@ COMMANDS: Mapping[str, str] = {
     "stage": "downloader.cli.stage",
 }
 
+HIDDEN = {"stage"}  # what the builder stage runs
+EXTRA = "pip install 'hf-models[hub]'"
+EXTRA_MODULES = {"huggingface_hub", "hf_transfer", "httpx2"}
+
 INTERRUPTED = 130  # 128 + SIGINT, as every shell reports it
 
 
@@ -57,6 +61,21 @@ class LazyGroup(click.Group):
         command = getattr(module, attribute or cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)  # noqa: S101 - a table of our own
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a line per command; a consumer's install lacks what publishing needs."""
+        rows = [(name, self._short_help(ctx, name)) for name in COMMANDS if name not in HIDDEN]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def _short_help(self, ctx: click.Context, name: str) -> str:
+        try:
+            command = self.get_command(ctx, name)
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRA_MODULES:
+                raise
+            return f"(needs {EXTRA})"
+        return command.get_short_help_str(limit=100) if command else ""
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -89,9 +108,9 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
-        if error.name not in {"huggingface_hub", "hf_transfer", "httpx2"}:
+        if error.name not in EXTRA_MODULES:
             raise
-        say_error(f"this command needs {error.name}", "pip install 'hf-models[hub]'")
+        say_error(f"this command needs {error.name}", EXTRA)
         return 2
     return result if isinstance(result, int) else 0
 
