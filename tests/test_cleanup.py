@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from downloader.cli import run
 from downloader.runner.cleanup import Cleaned, Cleaner, reclaimable_bytes
 from downloader.runner.freeable import ITEMS, Item
 
@@ -52,24 +54,40 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def cleanup(root: Path, *flags: str, **env: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return subprocess.run(
-        [sys.executable, "-m", "downloader", "cleanup", "--root", str(root), *flags],
-        env={**kept, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Done:
+    code: int
+    stdout: str
+    stderr: str
 
 
-def rows(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
-    assert done.returncode == 0, done.stderr
+Cleanup = Callable[..., Done]
+
+
+@pytest.fixture
+def cleanup(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Cleanup:
+    """Run the command on ``root``; as a person would, unless a variable says CI."""
+
+    def call(*flags: str, **env: str) -> Done:
+        for name in ("CI", "GITHUB_ACTIONS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        code = run(["cleanup", "--root", str(root), *flags])
+        return Done(code, *capsys.readouterr())
+
+    return call
+
+
+def rows(done: Done) -> dict[str, dict[str, Any]]:
+    assert done.code == 0, done.stderr
     return {row["name"]: row for row in json.loads(done.stdout)}
 
 
-def test_frees_what_the_list_names_and_nothing_else(root: Path) -> None:
-    done = rows(cleanup(root, "--json", CI="true"))
+def test_frees_what_the_list_names_and_nothing_else(root: Path, cleanup: Cleanup) -> None:
+    done = rows(cleanup("--json", CI="true"))
     assert not (root / "usr/share/dotnet").exists()
     assert not (root / "usr/local/lib/android").exists()
     assert not (root / "opt/hostedtoolcache/CodeQL").exists()
@@ -80,36 +98,36 @@ def test_frees_what_the_list_names_and_nothing_else(root: Path) -> None:
     assert done[".NET"]["after_bytes"] == 0
 
 
-def test_prints_before_and_after_of_each_item_and_the_total(root: Path) -> None:
-    done = cleanup(root, CI="true")
+def test_prints_before_and_after_of_each_item_and_the_total(root: Path, cleanup: Cleanup) -> None:
+    done = cleanup(CI="true")
     android = next(line for line in done.stdout.splitlines() if line.startswith("Android"))
     assert android.split()[2:7] == ["removed", "2.1", "MB", "0", "B"]
     assert done.stdout.splitlines()[-1].startswith("freed 7.")  # 3 + 2 + 1 + 1 MiB
     assert "free before: " in done.stdout
 
 
-def test_refuses_outside_ci(root: Path) -> None:
-    done = cleanup(root)
-    assert done.returncode == 2
+def test_refuses_outside_ci(root: Path, cleanup: Cleanup) -> None:
+    done = cleanup()
+    assert done.code == 2
     assert "--dry-run" in done.stderr
     assert (root / "usr/share/dotnet").exists()
 
 
 @pytest.mark.parametrize("allowed", [{"CI": "true"}, {"GITHUB_ACTIONS": "true"}])
-def test_runs_in_ci(root: Path, allowed: dict[str, str]) -> None:
-    rows(cleanup(root, "--json", **allowed))
+def test_runs_in_ci(root: Path, cleanup: Cleanup, allowed: dict[str, str]) -> None:
+    rows(cleanup("--json", **allowed))
     assert not (root / "usr/share/dotnet").exists()
 
 
-def test_runs_elsewhere_when_it_is_told_to(root: Path) -> None:
-    rows(cleanup(root, "--json", "--yes"))
+def test_runs_elsewhere_when_it_is_told_to(root: Path, cleanup: Cleanup) -> None:
+    rows(cleanup("--json", "--yes"))
     assert not (root / "usr/share/dotnet").exists()
 
 
-def test_dry_run_removes_nothing_and_runs_nothing(root: Path) -> None:
+def test_dry_run_removes_nothing_and_runs_nothing(root: Path, cleanup: Cleanup) -> None:
     put_program(root, "docker")
     put_program(root, "swapoff")
-    done = rows(cleanup(root, "--json", "--dry-run"))
+    done = rows(cleanup("--json", "--dry-run"))
     assert (root / "usr/share/dotnet/sdk/a.dll").exists()
     assert done[".NET"]["state"] == "would remove"
     assert done[".NET"]["before_bytes"] >= 3 * MIB
@@ -117,30 +135,34 @@ def test_dry_run_removes_nothing_and_runs_nothing(root: Path) -> None:
     assert log_of(root) == []
 
 
-def test_an_empty_machine_is_no_error(tmp_path: Path) -> None:
-    done = rows(cleanup(tmp_path, "--json", CI="true"))
+def test_an_empty_machine_is_no_error(root: Path, cleanup: Cleanup) -> None:
+    for name in ("usr", "opt", "mnt"):
+        shutil.rmtree(root / name)
+    done = rows(cleanup("--json", CI="true"))
     assert {row["state"] for row in done.values()} == {"absent"}
 
 
-def test_images_are_pruned_and_swap_is_off_before_its_file_goes(root: Path) -> None:
+def test_images_are_pruned_and_swap_is_off_before_its_file_goes(
+    root: Path, cleanup: Cleanup
+) -> None:
     put_program(root, "docker")
     put_program(root, "swapoff")
-    done = rows(cleanup(root, "--json", CI="true"))
+    done = rows(cleanup("--json", CI="true"))
     assert log_of(root) == ["docker image prune --all --force", "swapoff /mnt/swapfile"]
     assert done["swap file"]["state"] == "removed"
     assert not (root / "mnt/swapfile").exists()
 
 
-def test_a_swap_file_that_stays_in_use_is_not_deleted(root: Path) -> None:
+def test_a_swap_file_that_stays_in_use_is_not_deleted(root: Path, cleanup: Cleanup) -> None:
     put_program(root, "swapoff", code=1)
-    done = rows(cleanup(root, "--json", CI="true"))
+    done = rows(cleanup("--json", CI="true"))
     assert done["swap file"]["state"] == "failed"
     assert (root / "mnt/swapfile").exists()
 
 
-def test_a_docker_that_fails_fails_no_job(root: Path) -> None:
+def test_a_docker_that_fails_fails_no_job(root: Path, cleanup: Cleanup) -> None:
     put_program(root, "docker", code=1)
-    done = rows(cleanup(root, "--json", CI="true"))
+    done = rows(cleanup("--json", CI="true"))
     assert done["Docker images"]["state"] == "failed"
     assert done["Docker images"]["note"] == "exit code 1"
     assert done[".NET"]["state"] == "removed"
