@@ -7,7 +7,14 @@ from typing import Any
 
 from downloader import __version__
 from downloader.catalog.published import Published, read_published
-from downloader.errors import HfModelsError, HubError, ProtocolError, RegistryError, TransportError
+from downloader.errors import (
+    HfModelsError,
+    HubError,
+    IntegrityError,
+    ProtocolError,
+    RegistryError,
+    TransportError,
+)
 from downloader.hub.repo import Repo
 from downloader.image import HUB_URL
 from downloader.models import Model, Models
@@ -133,7 +140,7 @@ def _ask_all(model: Model, stores: Mapping[str, Store]) -> _Answer:
             continue
         try:
             published = _ask(model, stores[name])
-        except (RegistryError, TransportError, ProtocolError) as error:
+        except (RegistryError, TransportError, ProtocolError, IntegrityError) as error:
             failures.append(error)
             is_known |= _is_no(error)
         else:
@@ -157,7 +164,9 @@ def _ask(model: Model, store: Store) -> Published | None:
 def _is_no(error: HfModelsError) -> bool:
     if isinstance(error, RegistryError):
         return error.status in _NOT_THERE
-    return isinstance(error, ProtocolError)  # there is something, but not this image
+    return isinstance(
+        error, (ProtocolError, IntegrityError)
+    )  # there is something, but not this image
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from downloader.oci.manifest import (
     parse_manifest,
 )
 from downloader.oci.store import Store
+from downloader.publish.blobs import read_blob
 
 # A config holds labels, history and one digest per layer: some kB.
 CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
@@ -70,6 +71,7 @@ def read_published(store: Store, tag: str) -> Published | None:
         RegistryError: The registry said no.
         TransportError: No usable answer.
         ProtocolError: The manifest, or what it says of the repo, breaks its specification.
+        IntegrityError: The config is not what the manifest says.
     """
     raw = store.get_manifest(tag)
     if raw is None:
@@ -117,17 +119,8 @@ def _facts(store: Store, top: Manifest | Index, manifest: Manifest) -> Mapping[s
 
 
 def _read_labels(store: Store, config: Descriptor) -> Mapping[str, str]:
-    if config.size_bytes > CONFIG_LIMIT_BYTES:
-        raise ProtocolError(
-            f"{config.digest}: want a config of at most {CONFIG_LIMIT_BYTES} bytes,"
-            f" got {config.size_bytes}"
-        )
-    data = bytearray(config.size_bytes)
-    filled = 0
-    with store.open_blob(config.digest) as reader, memoryview(data) as view:
-        while filled < len(data) and (count := reader.readinto(view[filled:])):
-            filled += count
-    document = parse_json_object(bytes(data[:filled]), str(config.digest), CONFIG_LIMIT_BYTES)
+    data = read_blob(store, config, CONFIG_LIMIT_BYTES)
+    document = parse_json_object(data, str(config.digest), CONFIG_LIMIT_BYTES)
     inner: Any = document.get("config")
     labels: Any = inner.get("Labels") if isinstance(inner, Mapping) else None
     if not isinstance(labels, Mapping):

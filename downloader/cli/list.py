@@ -11,7 +11,7 @@ from downloader.catalog.published import Published, is_image_tag, read_published
 from downloader.cli.console import format_bytes, print_json, print_result, print_table, say
 from downloader.cli.options import http_pool, json_option
 from downloader.cli.registries import make_registries, parse_target, registry_options
-from downloader.errors import InputError, ProtocolError
+from downloader.errors import InputError, IntegrityError, ProtocolError
 from downloader.oci.store import Store
 
 _COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "date", "notes")
@@ -43,7 +43,7 @@ def read_all(store: Store) -> list[Published]:
     def read(tag: str) -> Published | None:
         try:
             return read_published(store, tag)
-        except ProtocolError as error:
+        except (ProtocolError, IntegrityError) as error:
             say(f"{tag}: left out: {error.message}")
             return None
 
