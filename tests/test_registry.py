@@ -223,7 +223,8 @@ def test_cut_in_the_first_chunk_of_a_stream_begins_again(
     registry = open_registry("stream")
     with registry.create_blob(SIZE_BYTES) as writer:
         writer.write(memoryview(DATA)[:1000])
-        assert wait_for_read(writer._exchange._connection.sock, 10)  # type: ignore[attr-defined]
+        if len(proxy.of("POST")) == 1:  # else the answer was there even before the first byte
+            assert wait_for_read(writer._exchange._connection.sock, 10)  # type: ignore[attr-defined]
         writer.write(memoryview(DATA)[1000:])
         writer.commit(DIGEST)
     assert len(proxy.of("POST")) == 2
