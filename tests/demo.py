@@ -4,7 +4,6 @@ The Hub is the tests' stand-in, which serves a real model out of a PyPI package;
 else is real. Each step is a command that a user could type.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,7 +18,11 @@ from pathlib import Path
 from tests.standin import HubProcess, minilm_repo
 
 REPO = "sentence-transformers/all-MiniLM-L6-v2"
+FOLDER = "models--sentence-transformers--all-MiniLM-L6-v2"
 TAG = "all-minilm-l6-v2"
+SIZE_BYTES = sum(file.size_bytes for file in minilm_repo().files().values())
+# The default base image lies in a registry that this machine may not reach.
+NO_BASE = ["--base", "none"]
 LOAD = """
 import sys
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -32,6 +35,7 @@ for revision in ("main", commit):
     with safe_open(hf_hub_download(repo, "model.safetensors", revision=revision), "numpy") as model:
         names = list(model.keys())
         words = model.get_tensor("embeddings.word_embeddings.weight")
+tokenizer.no_padding()
 tokens = tokenizer.encode("containers carry models").tokens
 print(f"{len(names)} tensors, {words.shape[0]} words, tokens {tokens}")
 """
@@ -51,32 +55,30 @@ class Demo:
     environment: dict[str, str]
     rows: list[tuple[str, float, int]] = field(default_factory=list)
 
-    def step(self, name: str, call: Callable[[], int]) -> None:
-        """Run one step; it returns the bytes that it moved or checked."""
+    def step(self, name: str, call: Callable[[], object], *, moves: bool = True) -> None:
+        """Run one step; most of them move, or check, the whole model."""
         print(f"\n== {name}", flush=True)
         begun_at = time.monotonic()
-        size_bytes = call()
-        self.rows.append((name, time.monotonic() - begun_at, size_bytes))
+        call()
+        self.rows.append((name, time.monotonic() - begun_at, SIZE_BYTES if moves else 0))
 
-    def run(self, *command: str, **environment: str) -> str:
-        """Run a command in sight of the reader; return what it printed."""
+    def run(self, *command: str, **environment: str) -> None:
+        """Run a command in sight of the reader."""
         print("$ " + " ".join(_shown(command)), flush=True)
         env = self.environment | environment
-        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
-        print(done.stdout, end="", flush=True)
+        done = subprocess.run(command, env=env, cwd=self.directory, check=False)
         if done.returncode:
             sys.exit(f"demo: that ended with exit code {done.returncode}")
-        return done.stdout
 
-    def hf_models(self, *arguments: str) -> str:
+    def hf_models(self, *arguments: str) -> None:
         """Run `hf-models`."""
-        return self.run(sys.executable, "-m", "downloader", *arguments)
+        self.run(sys.executable, "-m", "downloader", *arguments)
 
-    def load(self, home: Path, commit: str) -> int:
+    def load(self, home: Path) -> None:
         """Load the model offline, by name and by commit."""
-        offline = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": ""}
+        offline = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        commit = (home / "hub" / FOLDER / "refs" / "main").read_text()
         self.run(sys.executable, "-c", LOAD, REPO, commit, **offline)
-        return _size_of(home)
 
     def print_table(self) -> None:
         """Print what was done, how long it took and how much it moved."""
@@ -87,12 +89,9 @@ class Demo:
 
 def _shown(command: tuple[str, ...]) -> Iterator[str]:
     text = " ".join("…" if "\n" in word else word for word in command)
-    yield text.replace(f"{sys.executable} -m downloader", "hf-models").replace(sys.executable, "python")
-
-
-def _size_of(directory: Path) -> int:
-    files = (path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
-    return sum(path.stat().st_size for path in files)
+    yield text.replace(f"{sys.executable} -m downloader", "hf-models").replace(
+        sys.executable, "python"
+    )
 
 
 def docker_missing() -> str | None:
@@ -106,10 +105,10 @@ def docker_missing() -> str | None:
 
 
 @contextmanager
-def registry() -> Iterator[str]:
-    """Give a registry: the one that HF_TEST_REGISTRY names, else one in a container."""
+def registry(*, has_docker: bool) -> Iterator[str | None]:
+    """Give a registry: the one that HF_TEST_REGISTRY names, else one in a container, else none."""
     given = os.environ.get("HF_TEST_REGISTRY")
-    if given:
+    if given or not has_docker:
         yield given
         return
     run = ["docker", "run", "-d", "--rm", "-p", "127.0.0.1::5000", "registry:3"]
@@ -121,26 +120,45 @@ def registry() -> Iterator[str]:
         subprocess.run(["docker", "rm", "-f", container], capture_output=True, check=False)
 
 
-def docker_way(demo: Demo, size_bytes: int, commit: str) -> None:
+def docker_way(demo: Demo, host: str) -> None:
     """Build with Docker, push, pull, export, verify, load."""
-    local = f"hf-models:{TAG}"
-    export = demo.directory / "export"
+    name, export = f"{host}/hf-models-demo/docker", demo.directory / "export"
+    image = f"{name}:{TAG}"
     export.mkdir()
-    with registry() as host:
-        name = f"{host}/hf-models-demo"
-        image = f"{name}:{TAG}"
-        demo.step("build", lambda: len(demo.hf_models("build", REPO, "--force")) and size_bytes)
-        demo.step("push", lambda: len(demo.hf_models("push", TAG, "--to", name)) and size_bytes)
-        demo.run("docker", "image", "rm", image, local)
-        demo.step("docker pull", lambda: len(demo.run("docker", "pull", "-q", image)) and size_bytes)
-        mount = f"{export}:/export"
-        demo.step(
-            "docker run … export",
-            lambda: len(demo.run("docker", "run", "--rm", "-v", mount, image, "export")) and size_bytes,
-        )
-        demo.step("verify", lambda: len(demo.hf_models("verify", str(export))) and size_bytes)
-        demo.step("load offline", lambda: demo.load(export, commit))
-        demo.run("docker", "image", "rm", image)
+    demo.step("build", lambda: demo.hf_models("build", REPO, "--engine", "docker", "--force"))
+    demo.step("push", lambda: demo.hf_models("push", TAG, "--to", name))
+    demo.run("docker", "image", "rm", f"hf-models:{TAG}")
+    demo.step("docker pull", lambda: demo.run("docker", "pull", "-q", image))
+    export_command = ["docker", "run", "--rm", "-v", f"{export}:/export", image, "export"]
+    demo.step("docker run … export", lambda: demo.run(*export_command))
+    demo.step("verify", lambda: demo.hf_models("verify", str(export)))
+    demo.step("load offline", lambda: demo.load(export))
+    demo.run("docker", "image", "rm", image)
+
+
+def registry_way(demo: Demo, host: str) -> None:
+    """Publish without an engine and without disk, and restore."""
+    name = f"{host}/hf-models-demo/stream"
+    demo.step("publish", lambda: demo.hf_models("publish", REPO, "--to", name, *NO_BASE))
+    restore_and_load(demo, f"{name}:{TAG}", "registry")
+
+
+def layout_way(demo: Demo) -> None:
+    """Build an OCI layout, and restore from it: needs neither engine nor registry."""
+    build = ["build", REPO, "--engine", "layout", *NO_BASE]
+    demo.step("build --engine layout", lambda: demo.hf_models(*build))
+    restore_and_load(demo, f"dist/{TAG}", "layout")
+
+
+def restore_and_load(demo: Demo, source: str, word: str) -> None:
+    """Restore into a fresh cache, verify it, and load the model from it offline."""
+    home = demo.directory / f"restored-from-{word}"
+    hub = str(home / "hub")
+    demo.step(
+        f"restore from the {word}", lambda: demo.hf_models("restore", source, "--cache-dir", hub)
+    )
+    demo.step("verify", lambda: demo.hf_models("verify", hub))
+    demo.step("load offline", lambda: demo.load(home))
 
 
 def main() -> None:
@@ -149,15 +167,18 @@ def main() -> None:
     with HubProcess([minilm_repo()]) as hub, tempfile.TemporaryDirectory() as directory:
         environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": f"{directory}/hf"}
         demo = Demo(Path(directory), environment)
-        demo.step("plan", lambda: len(demo.hf_models("plan", REPO)) * 0)
-        document = json.loads(demo.hf_models("plan", REPO, "--json"))
-        size_bytes = document["download_bytes"]
-        commit = document["plan"]["snapshot"]["commit"]
+        demo.step("plan", lambda: demo.hf_models("plan", REPO), moves=False)
+        layout_way(demo)
         missing = docker_missing()
         if missing:
-            print(f"\nno Docker here ({missing}): the Docker part is left out")
-        else:
-            docker_way(demo, size_bytes, commit)
+            print(f"\nno Docker here ({missing}): build, push, pull and export are left out")
+        with registry(has_docker=missing is None) as host:
+            if host:
+                registry_way(demo, host)
+            else:
+                print("\nno registry here: publish is left out")
+            if host and not missing:
+                docker_way(demo, host)
         demo.print_table()
     print(f"\ndemo: all done and verified in {time.monotonic() - begun_at:.0f} s")
 
