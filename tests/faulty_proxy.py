@@ -12,6 +12,7 @@ import http.client
 import json
 import re
 import socket
+import ssl
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -104,6 +105,7 @@ class Door:
         expires_in: What the token server says about it, in seconds; None to leave it out.
         allowed: The actions that the token server grants at most.
         realm: Instead of the proxy's own token server.
+        busy: How many requests to the token server are answered with 503 first.
     """
 
     scheme: str = ""
@@ -114,6 +116,7 @@ class Door:
     expires_in: int | None = 300
     allowed: tuple[str, ...] = ("pull", "push", "delete")
     realm: str = ""
+    busy: int = 0
     tokens: dict[str, list[Any]] = field(default_factory=dict)
     token_requests: list[Seen] = field(default_factory=list)
 
@@ -161,10 +164,17 @@ class FaultyProxy:
         door: Who may come in.
         cdn: Another proxy's URL, to which blob downloads are sent.
         is_cdn: Refuse whoever shows a credential.
+        certificate: A PEM file with key and certificate, to speak TLS.
     """
 
     def __init__(
-        self, upstream: str, *, door: Door | None = None, cdn: str = "", is_cdn: bool = False
+        self,
+        upstream: str,
+        *,
+        door: Door | None = None,
+        cdn: str = "",
+        is_cdn: bool = False,
+        certificate: str = "",
     ) -> None:
         self.upstream = upstream
         self.door = door or Door()
@@ -173,10 +183,15 @@ class FaultyProxy:
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.moved: dict[str, str] = {}
+        self.add_headers: dict[str, str] = {}  # that the registry gets to see besides
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     @property
@@ -310,7 +325,10 @@ class _Handler(BaseHTTPRequestHandler):
             form = parse_qs(urlsplit(self.path).query, strict_parsing=True)
             good = door.is_user(self.headers.get("Authorization"))
             scopes = form.get("scope", [])
-        if form.get("service") != ["tests"]:
+        door.busy -= 1
+        if door.busy >= 0:
+            self.answer(503, {}, b"")
+        elif form.get("service") != ["tests"]:
             self.answer(400, {}, b"want service=tests")
         elif not good:
             self.answer(401, {}, b'{"errors":[{"code":"UNAUTHORIZED","message":"wrong"}]}')
@@ -368,6 +386,7 @@ class _Handler(BaseHTTPRequestHandler):
         limit = fault.cut_request_at if fault.cut_request_at is not None else fault.keep_bytes
         headers = dict(self.headers.items())
         headers.pop("Authorization", None)
+        headers.update(self.server.proxy.add_headers)
         for name in fault.strip:
             headers.pop(name, None)
         if fault.keep_bytes is not None and "Content-Length" in headers:

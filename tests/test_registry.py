@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -562,6 +564,51 @@ def test_nobody_listens(pool: HttpPool, waits: list[float]) -> None:
     with pytest.raises(TransportError, match=r"no answer from 127\.0\.0\.1"):
         registry.blob_size(DIGEST)
     assert len(waits) == 5
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A certificate for loopback that nobody has signed, with its key."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-keyout", str(path), "-out", f"{path}.crt", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
+    return str(path)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_tls_on_loopback(certificate: str, mode: UploadMode) -> None:
+    pool = HttpPool(HttpSettings(ca_bundle=f"{certificate}.crt"))
+    with FaultyProxy(os.environ["HF_TEST_REGISTRY"], certificate=certificate) as server:
+        reference = Reference(server.host, f"tests/{uuid.uuid4().hex}")
+        registry = Registry(reference, pool, upload=mode, chunk_bytes=CHUNK_BYTES)
+        assert registry.blob_size(DIGEST) is None
+        with pytest.raises(ProtocolError, match="want a Location on https") as caught:
+            push(registry)
+        assert "X-Forwarded-Proto" in (caught.value.hint or "")
+        server.add_headers = {"X-Forwarded-Proto": "https"}
+        push(registry)
+        assert read(registry) == DATA
+    pool.close()
+
+
+def test_certificate_that_nobody_trusts(certificate: str, pool: HttpPool) -> None:
+    with FaultyProxy(os.environ["HF_TEST_REGISTRY"], certificate=certificate) as server:
+        registry = Registry(Reference(server.host, "a"), pool, sleep=lambda _: None)
+        with pytest.raises(TransportError, match="SSLCertVerificationError"):
+            registry.blob_size(DIGEST)
+
+
+def test_dns_is_gone(pool: HttpPool, waits: list[float]) -> None:
+    reference = Reference("registry.invalid", "a")
+    registry = Registry(reference, pool, retry=RetryPolicy(tries=2), sleep=waits.append)
+    with pytest.raises(TransportError, match=r"no answer from registry\.invalid"):
+        registry.blob_size(DIGEST)
+    assert len(waits) == 1
 
 
 def test_through_a_proxy(proxy: FaultyProxy) -> None:

@@ -149,8 +149,8 @@ class HttpPool:
 def transport_error(method: str, url: str, error: Exception) -> TransportError:
     """Return the error to raise where urllib3 or a socket gave up, without any secret."""
     host = urlsplit(url).hostname or "?"
-    reason = getattr(error, "reason", None) or error
-    kind = type(reason).__name__
+    reason = getattr(error, "reason", None)  # an exception in urllib3, a text in ssl
+    kind = type(reason if isinstance(reason, Exception) else error).__name__
     return TransportError(
         f"{method} {without_secrets(url)}: no answer from {host} ({kind})",
         hint="check the network, the proxy variables and the CA bundle, then run it again",
