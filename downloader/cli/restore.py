@@ -185,11 +185,11 @@ def _print_planned(item: Restored) -> None:
     more = len(snapshot.files) - len(rows)
     if more > 0:
         rows.append([f"... and {more} more", ""])
-    title = (
+    print_result(
         f"{snapshot.repo.type} {snapshot.repo.id} at {snapshot.commit}:"
         f" {len(snapshot.files)} files, {format_bytes(snapshot.size_bytes)}"
     )
-    print_table(title, ["file", ">size"], rows)
+    print_table("", ["file", ">size"], rows)
 
 
 def _to_json(report: Report, *, dry_run: bool) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class FoundSnapshot:
         files: What each path holds.
         listing: The whole commit as the library listed it; empty where it did not.
         missing: Paths whose content the image lacks.
+        promised: What the plan that built the image says is in it; empty where there is none.
     """
 
     repo: Repo
@@ -69,6 +70,7 @@ class FoundSnapshot:
     files: Mapping[str, Extent]
     listing: Mapping[str, RepoFile] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    promised: Mapping[str, RepoFile] = field(default_factory=dict)
 
     def to_snapshot(self, oids: Mapping[str, str]) -> Snapshot:
         """Return it as a value; the first revision stands for all.
@@ -149,7 +151,13 @@ class _RepoFolder:
                 oid = extent.oid or (listed.oid if listed else None)
                 files[path] = Extent(oid, extent.parts)
         return FoundSnapshot(
-            self._repo, commit, tuple(sorted(revisions)), files, listing, tuple(missing)
+            self._repo,
+            commit,
+            tuple(sorted(revisions)),
+            files,
+            listing,
+            tuple(missing),
+            self._promised(commit),
         )
 
     def _revisions(self) -> dict[str, list[str]]:
@@ -165,10 +173,23 @@ class _RepoFolder:
         return found
 
     def _listing(self, commit: str) -> dict[str, RepoFile]:
-        node = self._area("trees").get(f"{commit}.json")
-        if not isinstance(node, Node) or not isinstance(node.content, InMemory):
+        data = self._document("trees", commit)
+        return parse_listing(data, f"trees/{commit}.json") if data is not None else {}
+
+    def _promised(self, commit: str) -> dict[str, RepoFile]:
+        data = self._document("plans", commit)
+        if data is None:
             return {}
-        return parse_listing(node.content.data, node.path[-100:])
+        document = parse_json_object(data, "plan", _TREE_LIMIT_BYTES)
+        snapshot = document.get("snapshot")
+        if not isinstance(snapshot, Mapping):
+            raise ProtocolError(f"plans/{commit}.json: want the key snapshot")
+        return {file.path: file for file in Snapshot.from_json(snapshot).files}
+
+    def _document(self, area: str, commit: str) -> bytes | None:
+        node = self._area(area).get(f"{commit}.json")
+        is_file = isinstance(node, Node) and isinstance(node.content, InMemory)
+        return node.content.data if is_file else None
 
     def _find_parts(self) -> dict[str, list[tuple[PartName, Node]]]:
         found: dict[str, list[tuple[PartName, Node]]] = {}

@@ -137,10 +137,10 @@ def _scan(image: Image, layer: Descriptor, capture: Capture, budget: Budget) -> 
     with places.open_blob(layer.digest, ByteRange(0, min(HEAD_BYTES, layer.size_bytes))) as reader:
         head = read_all(reader, min(HEAD_BYTES, layer.size_bytes), what)
     if detect_compression(head) is not None:
-        return _scan_stream(image, layer, capture, budget)
+        return scan_stream(image, layer, capture, budget)
     locator = Locator(layer.digest)
     if layer.size_bytes <= WHOLE_LAYER_BYTES:
-        return _scan_stream(image, layer, locator, budget)
+        return scan_stream(image, layer, locator, budget)
     # Headers alone prove nothing, so they come from the image's own place, not from a mirror.
     source = RangedSource(
         lambda wanted: places.own.open_blob(layer.digest, wanted), layer.size_bytes, what
@@ -150,10 +150,16 @@ def _scan(image: Image, layer: Descriptor, capture: Capture, budget: Budget) -> 
         return scan_layer(source, what, locator, budget)
     except RangesIgnoredError:
         budget.left = before
-        return _scan_stream(image, layer, capture, budget)
+        return scan_stream(image, layer, capture, budget)
 
 
-def _scan_stream(image: Image, layer: Descriptor, taker: Taker, budget: Budget) -> LayerScan:
+def scan_stream(image: Image, layer: Descriptor, taker: Taker, budget: Budget) -> LayerScan:
+    """Look through a layer from its first byte to its last, and check its digest.
+
+    Raises:
+        ProtocolError: It is malformed or hostile.
+        IntegrityError: It is not the one that the manifest names.
+    """
     visit, before = Visit(), budget.left
     while True:
         budget.left = before

@@ -12,7 +12,7 @@ from downloader.oci.digest import Digest
 # The first one in a path counts: a repo may hold a file models--a--b/blobs/x of its own.
 _IN_REPO = re.compile(
     r"(?:^|/)((?P<type>model|dataset|space)s--(?P<id>[^/]+))/"
-    r"(?P<area>blobs|refs|snapshots|trees)/(?P<rest>.+)\Z",
+    r"(?P<area>blobs|refs|snapshots|trees|plans)/(?P<rest>.+)\Z",
     re.DOTALL,
 )
 # huggingface_hub 2 keeps what came through Xet once for all repos; repos link to it.
@@ -22,7 +22,7 @@ _PART = re.compile(r"(?P<oid>[0-9a-f]{64}|[0-9a-f]{40})\.part-(?P<part>\d{5})-of
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 
-Area = Literal["blobs", "refs", "snapshots", "trees"]
+Area = Literal["blobs", "refs", "snapshots", "trees", "plans"]
 
 
 @dataclass(frozen=True)

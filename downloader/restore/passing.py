@@ -5,6 +5,7 @@ seems to be, a layer or a small document, and put together when all have passed.
 """
 
 import hashlib
+import json
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ from downloader.oci.manifest import (
 )
 from downloader.oci.tar_reader import ByteSource, TarMember, iter_members, read_exactly
 from downloader.restore.contents import FoundSnapshot, find_snapshots
-from downloader.restore.image import all_labels, choose_manifest, pick_named
+from downloader.restore.image import choose_manifest, pick_named
 from downloader.restore.scan import Budget, LayerScan, Taker, scan_layer
 from downloader.restore.tree import Tree
 
@@ -46,6 +47,7 @@ _DOCUMENTS_LIMIT_BYTES = 64 * 1024**2
 _USTAR = slice(257, 262)
 _ERROR_LIMIT_BYTES = 4096  # of what docker says, for the message
 _DRAIN_BYTES = 1024**2
+_ANSWER_TIMEOUT_S = 20.0  # of an engine that only looks something up
 
 ReadInto = Callable[[memoryview], int]
 
@@ -74,11 +76,11 @@ class _Passed:
 
 @dataclass(frozen=True)
 class PassedImage:
-    """An image that has passed by: its manifest, labels, and the snapshots in it."""
+    """An image that has passed by: its manifest, its config, and the snapshots in it."""
 
     digest: Digest
     manifest: Manifest
-    labels: dict[str, str]
+    config: dict[str, Any]
     snapshots: list[FoundSnapshot]
 
 
@@ -108,7 +110,7 @@ def look_at_stream(read_into: ReadInto, name: str, tag: str | None, taker: Taker
             got = passed.digests.get(path, "nothing")
             raise ProtocolError(f"{name}: want layer {layer.digest}, got {got}")
         tree.apply(scan)
-    return PassedImage(digest, manifest, all_labels(manifest, config), find_snapshots(tree))
+    return PassedImage(digest, manifest, config, find_snapshots(tree))
 
 
 def _drain(read_into: ReadInto) -> None:
@@ -250,7 +252,7 @@ def open_saved(name: str, docker: str = "docker") -> Iterator[ReadInto]:
         if process.wait() == 0:
             raise
         reader.join()
-        raise _refused(name, said) from error
+        raise _refused("save", name, said) from error
     finally:
         process.stdout.close()
         if process.poll() is None:
@@ -266,21 +268,45 @@ def _keep_end(pipe: Any, said: list[bytes]) -> None:  # noqa: ANN401 - an untype
         del said[:-5]
 
 
-def _refused(name: str, said: list[bytes]) -> EngineError:
+def _refused(verb: str, name: str, said: list[bytes]) -> EngineError:
     text = b" ".join(said).decode("utf-8", "replace").strip()
-    return EngineError(f"docker image save {name}: {text or 'no reason given'}")
+    return EngineError(f"docker image {verb} {name}: {text or 'no reason given'}")
+
+
+def inspect_in_engine(name: str, docker: str = "docker") -> dict[str, Any]:
+    """Return what the local engine says of an image.
+
+    Raises:
+        EngineError: There is no docker, or it said no.
+        ProtocolError: It said what cannot be.
+    """
+    done = _run(docker, ["image", "inspect", name])
+    if done is None or done.returncode:
+        said = [done.stderr] if done else [b"no docker command"]
+        raise _refused("inspect", name, said)
+    try:
+        documents = json.loads(done.stdout)
+    except ValueError as error:
+        raise ProtocolError(f"docker image inspect {name}: want JSON") from error
+    if not isinstance(documents, list) or not documents or not isinstance(documents[0], dict):
+        raise ProtocolError(f"docker image inspect {name}: want a list of objects")
+    return documents[0]
 
 
 def engine_has(name: str, docker: str = "docker") -> bool:
     """Whether the local engine has an image of that name; no engine has none."""
+    done = _run(docker, ["image", "inspect", "--format", "{{.Id}}", name])
+    return done is not None and done.returncode == 0
+
+
+def _run(docker: str, arguments: list[str]) -> subprocess.CompletedProcess[bytes] | None:
     try:
-        done = subprocess.run(
-            [docker, "image", "inspect", "--format", "{{.Id}}", name],
+        return subprocess.run(
+            [docker, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=20,
+            timeout=_ANSWER_TIMEOUT_S,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+        return None

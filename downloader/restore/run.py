@@ -252,8 +252,9 @@ class Restore:
     ) -> None:
         missing_bytes = _missing_bytes(plans, self._target)
         check_space(self._target.root, missing_bytes)
-        self._progress.start(sum(plan.size_bytes for plan, _ in plans), len(plans))
-        download.run(plans)
+        if plans:
+            self._progress.start(sum(plan.size_bytes for plan, _ in plans), len(plans))
+            download.run(plans)
         kept = set()
         for item in wanted:
             for oid in item.snapshot.blobs:

@@ -100,7 +100,7 @@ def _look_at_file(member: TarMember, source: ByteSource, taker: Taker, scan: Lay
         return
     if member.kind == "device":
         raise ProtocolError(f"want a file or link in a cache, got a device: {member.path[:200]!r}")
-    if place is not None and place.area in {"refs", "trees"}:
+    if place is not None and place.area in {"refs", "trees", "plans"}:
         content: Content = InMemory(_read_metadata(member, place, source))
     else:
         content = taker.take(member, place, source)
