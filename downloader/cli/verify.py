@@ -1,32 +1,44 @@
-"""``hf-models verify``: is this cache what its names promise? Offline."""
+"""``hf-models verify``: is this cache, or image, what its names promise? Offline."""
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from downloader.cli.console import ConsoleProgress, format_bytes, print_json, print_result
 from downloader.cli.options import find_cache_dir, json_option, quiet_option
+from downloader.cli.restore import find_network, network_options
 from downloader.errors import IntegrityError
 from downloader.hub.verify import Report, verify_cache
+from downloader.restore import parse_source
+from downloader.restore.check import check_image
+from downloader.restore.passing import engine_has
 
 FINDINGS_SHOWN = 100  # a screen or two; --json has them all
 
 
 @click.command()
-@click.argument("path", required=False, metavar="[PATH]")
+@click.argument("target", required=False, metavar="[PATH_OR_IMAGE]")
+@network_options
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @json_option
 @quiet_option
-def verify(path: str | None, threads: int, as_json: bool, quiet: bool) -> None:
+def verify(target: str | None, threads: int, as_json: bool, quiet: bool, **options: Any) -> None:
     """Check every blob against its name, every link, and every file that was promised.
 
-    PATH is a cache directory, HF_HOME, or one repo's folder in it.  [default: HF_HUB_CACHE]
-    Asks nobody: a blob's name is its hash. Exit code 6 where anything is missing or wrong.
+    PATH_OR_IMAGE is a cache directory, HF_HOME, or one repo's folder in it; or an image: in a
+    registry, in the local engine, an OCI layout, an archive.  [default: HF_HUB_CACHE]
+
+    Asks no Hub: a blob's name is its hash. Exit code 6 where anything is missing or wrong.
     """
+    path = Path(target).expanduser() if target else find_cache_dir(None)
     with ConsoleProgress("verify", quiet=quiet) as progress:
-        target = Path(path).expanduser() if path else find_cache_dir(None)
-        report = verify_cache(target, threads=threads, progress=progress)
+        if target and (not path.is_dir() or (path / "oci-layout").is_file()):
+            source = parse_source(target, engine_has)
+            report = check_image(source, find_network(options, [source]), progress)
+        else:
+            report = verify_cache(path, threads=threads, progress=progress)
     print_report(report, as_json=as_json, quiet=quiet)
 
 
@@ -44,7 +56,7 @@ def print_report(report: Report, *, as_json: bool, quiet: bool) -> None:
         bad = sum(finding.kind != "extra" for finding in report.findings)
         raise IntegrityError(
             f"want every file as promised, got {bad} missing or wrong",
-            hint="fetch or restore again with --verify-existing: what is right is kept",
+            hint="run fetch or restore with --verify-existing: what is right is kept",
         )
 
 

@@ -188,8 +188,8 @@ class _RepoFolder:
 
     def _document(self, area: str, commit: str) -> bytes | None:
         node = self._area(area).get(f"{commit}.json")
-        is_file = isinstance(node, Node) and isinstance(node.content, InMemory)
-        return node.content.data if is_file else None
+        content = node.content if isinstance(node, Node) else None
+        return content.data if isinstance(content, InMemory) else None
 
     def _find_parts(self) -> dict[str, list[tuple[PartName, Node]]]:
         found: dict[str, list[tuple[PartName, Node]]] = {}
