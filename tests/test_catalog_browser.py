@@ -510,6 +510,22 @@ def test_an_address_leads_to_one_model(browser: Browser) -> None:
     expect(page.locator("#m-largest .tag")).to_be_in_viewport()
 
 
+def test_the_policy_forbids_whatever_is_not_the_page(browser: Browser) -> None:
+    page = browser.open()
+    page.evaluate("""() => {
+      const script = document.createElement("script");
+      script.textContent = "window.ran = true";
+      document.body.append(script);
+      document.body.setAttribute("style", "display: none");
+    }""")
+    assert not page.evaluate("window.ran")
+    assert page.locator("body").is_visible()
+    assert page.evaluate("fetch('catalog.json').then(() => 'read', () => 'refused')") == "refused"
+    refused = [text for text in browser.problems if "Content Security Policy" in text]
+    assert len(refused) == len(browser.problems) >= 3
+    browser.problems.clear()
+
+
 def test_links_lead_to_repo_and_commit(browser: Browser) -> None:
     page = browser.open()
     repo = page.get_by_role("link", name="bigcode/starcoder")

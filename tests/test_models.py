@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from downloader.cli import run
 from downloader.errors import InputError
@@ -202,6 +204,43 @@ k = [ [1], [2,
     assert lines[("m", 1, "sub", "k")] == 13
     assert ("c",) not in lines
     assert ("not", "a", "table") not in lines
+
+
+# What makes a TOML file, so that random texts come near to one.
+PIECES = [
+    "[",
+    "]",
+    "[[model]]",
+    "\n",
+    "=",
+    '"',
+    "'",
+    '"""',
+    "#",
+    ",",
+    "{",
+    "}",
+    "tag",
+    "repo",
+    "a.b",
+]
+PIECES += ["\\", " ", "1", "true", "[defaults]", "include", "é", '"x/y"', "\r\n", "\x00"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+def test_any_text_is_models_or_a_mistake(text: str) -> None:
+    try:
+        parse_models(text)
+    except InputError as error:
+        said = error.message
+    else:
+        return
+    assert said.startswith("models.toml:")
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000])
+def test_a_value_beyond_all_bounds(value: str) -> None:
+    assert complaint(f"x = {value}").startswith("models.toml:")
 
 
 # --- the command --------------------------------------------------------------------------

@@ -120,6 +120,8 @@ def parse_toml(text: str, file: str) -> TomlTable:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(text, file, error) from error
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits, 1000 brackets
+        raise InputError(f"{file}: no valid TOML: {type(error).__name__}") from error
     return TomlTable(values, (), file, find_lines(text))
 
 
