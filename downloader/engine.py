@@ -95,7 +95,10 @@ class BuildRequest:
         """
         # Provenance would carry the time of the build, and so a new image id each time.
         fixed = ["--progress=plain", "--provenance=false", "--sbom=false"]
-        output = f"type=image,name={self.image},compression=uncompressed,oci-mediatypes=true"
+        # The engine unpacks an image when it first runs it; most are only pushed, and an
+        # unpacked copy is one model more on its disk.
+        kept = "compression=uncompressed,oci-mediatypes=true,unpack=false"
+        output = f"type=image,name={self.image},{kept}"
         return [
             *("buildx", "build", f"--builder={builder}", *fixed, f"--output={output}"),
             f"--file={self.dockerfile}",

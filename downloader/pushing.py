@@ -26,7 +26,7 @@ _LIMITED = re.compile(r"too ?many ?requests", re.IGNORECASE)
 _NO_ANSWER = re.compile(
     r"connection re(?:set|fused)|broken pipe|\beof\b|timeout|timed out|deadline exceeded|"
     r"no such host|server misbehaving|temporary failure|network is unreachable|no route to host|"
-    r"closed network connection|failed to do request",
+    r"closed network connection",
     re.IGNORECASE,
 )
 _BEAT_S = 10.0  # docker tells a pipe nothing while a layer is on its way
@@ -69,8 +69,10 @@ def push_image(
         sleep(delay_s)
 
 
-def _is_passing(error: HfModelsError) -> bool:
-    return not isinstance(error, RegistryError) or is_passing(error.status or 0)
+def _is_passing(error: RegistryError | TransportError) -> bool:
+    if isinstance(error, RegistryError):
+        return is_passing(error.status or 0)
+    return bool(_NO_ANSWER.search(error.message))
 
 
 def _push_once(engine: Engine, name: str, progress: Progress) -> str:
@@ -123,4 +125,6 @@ def push_error(name: str, said: str) -> HfModelsError:
         return RegistryError(text, status=status, hint="check the name, and `docker login`")
     if _NO_ANSWER.search(said):
         return TransportError(text, hint="check the network and the registry's address")
+    if "failed to do request" in said:  # certificates, or a server that speaks no TLS
+        return TransportError(text, hint="check the registry's address and certificate")
     return EngineError(text)

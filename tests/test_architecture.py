@@ -16,7 +16,8 @@ LAYERS = (
     {"hub", "oci"},
     {"plan", "models"},
     {"image"},
-    {"stage", "publish", "restore", "engine", "catalog", "runner"},
+    {"stage", "dockerfile", "buildlog", "engine", "pushing"},
+    {"publish", "restore", "catalog", "runner"},
     {"cli"},
     {"__main__"},
 )
