@@ -1,7 +1,5 @@
 """What the tests of publishing share: a Hub stand-in, a counting proxy, one call per command."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -44,7 +42,9 @@ SPLIT = make_repo("org/split", {"big.bin": Generated(SPLIT_BYTES, seed=9), "conf
 OTHER = make_repo("org/other", {"config.json": b'{"other": 1}'})
 GATED = make_repo("org/gated", {"config.json": b"{}"}, gated="manual", readers=("alice",))
 MANY = make_repo("org/many", {f"d/{at}.json": b'{"n": %d}' % at for at in range(400)})
-SPEC = HubSpec((MODEL, SPLIT, OTHER, GATED, MANY), users={"hf_alice": "alice"})
+ONE_BYTES = 6 * MIB - 100_001
+ONE = make_repo("org/one", {"w.bin": Generated(ONE_BYTES, seed=11), "config.json": b"{}"})
+SPEC = HubSpec((MODEL, SPLIT, OTHER, GATED, MANY, ONE), users={"hf_alice": "alice"})
 
 
 @dataclass

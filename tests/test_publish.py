@@ -1,7 +1,5 @@
 """Publishing through the command line: a stand-in of the Hub, a real registry."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,7 +126,9 @@ def test_a_file_larger_than_a_layer_is_split_and_whole_again(side: Side) -> None
 
 def test_parts_that_were_finished_are_read_back_and_not_sent_again(side: Side) -> None:
     half = 7 * MIB
-    side.hub.add_fault(faults.ServerError(path="*big.bin", origin="cdn", status=403, from_byte=half))
+    side.hub.add_fault(
+        faults.ServerError(path="*big.bin", origin="cdn", status=403, from_byte=half)
+    )
     first = side.publish("org/split", "--layer-size", "4MiB", "--jobs", "1")
     assert first.code == 3
     side.hub.clear_faults()
@@ -159,7 +159,9 @@ def test_a_target_that_fails_does_not_stop_the_other(side: Side) -> None:
     with FaultyProxy(side.proxy.upstream) as broken:
         broken.faults.append(Fault("denied", "PATCH|PUT|POST", times=999, status=403))
         broken.faults.append(Fault("denied", "POST", times=999, status=403))
-        ran = side.publish("org/model", "--json", to=(f"{broken.host}/{side.repository}", side.name))
+        ran = side.publish(
+            "org/model", "--json", to=(f"{broken.host}/{side.repository}", side.name)
+        )
     assert ran.code == 3
     bad, good = ran.json["targets"]
     assert bad["error"]

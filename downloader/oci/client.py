@@ -26,6 +26,8 @@ from downloader.oci.reference import Reference
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REDIRECT_LIMIT = 5
+# A token that is over may be followed by an older one that is over as well.
+_RENEWALS_LIMIT = 3
 _PROBE_TIMEOUT_S = 2.0  # on loopback, where whoever listens answers at once
 
 
@@ -170,7 +172,7 @@ class Client:
             The same as `call`.
         """
         retries = retries or self.retries()
-        url, renewed, redirects = request.url, False, 0
+        url, renewals, redirects = request.url, 0, 0
         while True:
             try:
                 exchange, sent = self._send(request, url)
@@ -185,10 +187,10 @@ class Client:
                 headers = exchange.headers
                 if request.redirect and status in _REDIRECTS and redirects < _REDIRECT_LIMIT:
                     url, redirects = next_url(url, headers.get("Location")), redirects + 1
-                elif status == 401 and not renewed and self.owns(url):
+                elif status == 401 and renewals < _RENEWALS_LIMIT and self.owns(url):
                     exchange.read(ERROR_BODY_LIMIT_BYTES)
                     self.challenged(exchange.headers, request.scopes, sent)
-                    renewed = True
+                    renewals += 1
                 elif not (is_passing(status) and retries.wait(headers)):
                     raise self.error(request.what, exchange)
 

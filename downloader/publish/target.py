@@ -74,13 +74,13 @@ class Target:
         with self._lock:
             self.pending -= {layer.key for layer in layers}
 
-    def forget(self, layers: Iterable[Layer]) -> None:
-        """Say that these layers carry wrong bytes."""
+    def forget(self, layers: Iterable[Layer]) -> bool:
+        """Say that these layers carry wrong bytes; return whether any of them was there."""
         with self._lock:
-            for layer in layers:
-                self.have.pop(layer.key, None)
-                self.pending.discard(layer.key)
-                self.moved.discard(layer.key)
+            gone = [layer.key for layer in layers if self.have.pop(layer.key, None)]
+            self.pending -= set(gone)
+            self.moved -= set(gone)
+            return bool(gone)
 
     def record(self, plan: Plan, shard: Shard, progress: Progress) -> None:
         """Write down in the store what is finished.

@@ -90,7 +90,8 @@ def transfer(unit: Sequence[Layer], work: Work) -> None:
             _transfer_once(unit, work)
         except IntegrityError as error:
             for target in work.targets:
-                target.forget(unit)
+                if target.forget(unit) and target.error is None:
+                    _record(target, work)
             if not left or work.cancelled.is_set():
                 raise
             work.progress.note(f"{error.message}; once more from the Hub")
