@@ -169,6 +169,32 @@ def test_list_prints_every_image(
     assert lines[2].endswith("partial, gated")
 
 
+def publish(hub: HubServer, name: str, *more: str) -> None:
+    arguments = ("org/tiny", "--to", name, "--base", "none", "--quiet", *more)
+    subprocess.run(
+        [sys.executable, "-m", "downloader", "publish", *arguments],
+        env=os.environ | {"HF_ENDPOINT": hub.endpoint},
+        capture_output=True,
+        check=True,
+    )
+
+
+@pytest.mark.docker
+def test_list_after_a_real_publication(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    repo = tiny_repo()
+    with HubServer([repo]) as hub:
+        publish(hub, name, "--shard", "1/2")
+        assert command(capsys, "list", name)[0] == 2  # a shard is no image
+        publish(hub, name)
+    _, out, _ = command(capsys, "list", name, "--json")
+    (image,) = json.loads(out)
+    assert (image["tag"], image["repo_id"], image["commit"]) == ("tiny", "org/tiny", repo.sha)
+    assert (image["files"], image["size_bytes"]) == (
+        4,
+        sum(f.size_bytes for f in repo.files().values()),
+    )
+
+
 @pytest.mark.docker
 def test_list_as_json(store: Registry, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     digest = put_image(store, "tiny", make_image_plan())
