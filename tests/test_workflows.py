@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,8 @@ from downloader.cli import run
 from downloader.cli.farm import farm
 from downloader.hub.repo import Selection
 from downloader.models import parse_models
-from downloader.runner.jobs import Job, parse_job
+from downloader.runner.jobs import Job
+from tests.runner_job import JobRun
 from tests.standin import Commit, HubServer, HubSpec, Repo, make_files, make_repo, tiny_repo
 
 ROOT = Path(__file__).parents[1]
@@ -218,49 +218,6 @@ def test_the_form_has_the_fields_that_choose_knows(job: JobRun) -> None:
 
 
 # ---- the steps, as a runner would run them --------------------------------------------------
-
-
-@dataclass
-class JobRun:
-    """A job of a runner: its directory, its variables, and its files for outputs."""
-
-    directory: Path
-    monkeypatch: pytest.MonkeyPatch
-    env: dict[str, str] = field(default_factory=dict)
-
-    def run(self, *arguments: str) -> int:
-        """Run a step of the farm; what it writes to GITHUB_ENV reaches the next one."""
-        for name in ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_STEP_SUMMARY"):
-            (self.directory / name).touch()
-            self.monkeypatch.setenv(name, str(self.directory / name))
-        for name, value in (self.env | self.read("GITHUB_ENV")).items():
-            self.monkeypatch.setenv(name, value)
-        self.monkeypatch.chdir(self.directory)
-        return run(["farm", *arguments])
-
-    def read(self, name: str) -> dict[str, str]:
-        """Read a file of `NAME<<MARK` blocks, as the runner does."""
-        path = self.directory / name
-        lines = iter(path.read_text().splitlines() if path.exists() else [])
-        found = {}
-        for line in lines:
-            key, _, mark = line.partition("<<")
-            found[key] = "\n".join(iter(lines.__next__, mark))
-        return found
-
-    @property
-    def outputs(self) -> dict[str, str]:
-        return self.read("GITHUB_OUTPUT")
-
-    @property
-    def summary(self) -> str:
-        return (self.directory / "GITHUB_STEP_SUMMARY").read_text()
-
-    @property
-    def chosen(self) -> list[Job]:
-        matrix = json.loads(self.outputs["matrix"])
-        assert self.outputs["count"] == str(len(matrix["include"]))
-        return [parse_job(item["job"]) for item in matrix["include"]]
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ from downloader.oci.credentials import DockerCredentials
 from downloader.oci.digest import parse_digest
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
-from downloader.plan import Plan, disk_needed_bytes
+from downloader.plan import Plan, disk_needed_bytes, parse_size
 from downloader.publish import check_gated
 from downloader.runner.check import check_image
 from downloader.runner.cleanup import reclaimable_bytes
@@ -55,6 +55,7 @@ from downloader.runner.destinations import (
 )
 from downloader.runner.engine import choose_engine
 from downloader.runner.jobs import (
+    SHARD_BYTES,
     Job,
     jobs_of_change,
     jobs_of_inputs,
@@ -161,7 +162,8 @@ def plan() -> int:
     _check_access(job, planned)
     free_bytes = shutil.disk_usage("/").free + reclaimable_bytes()
     choice = choose_engine(disk_needed_bytes(planned), free_bytes, job.model.engine)
-    count = shard_count(planned) if choice.engine == "publish" else 1
+    shard_bytes = parse_size(os.environ.get("SHARD_SIZE") or str(SHARD_BYTES))
+    count = shard_count(planned, shard_bytes) if choice.engine == "publish" else 1
     document = describe_plan(planned, job.model.tag, count)
     PLAN_FILE.parent.mkdir(parents=True, exist_ok=True)
     PLAN_FILE.write_text(json.dumps(document), encoding="utf-8")

@@ -132,9 +132,9 @@ def models_matrix(jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def shard_count(plan: Plan) -> int:
-    """Return how many jobs share the layers of a plan."""
-    wanted = -(-plan.size_bytes // SHARD_BYTES)
+def shard_count(plan: Plan, shard_bytes: int = SHARD_BYTES) -> int:
+    """Return how many jobs share the layers of a plan, about ``shard_bytes`` each."""
+    wanted = -(-plan.size_bytes // max(1, shard_bytes))
     return max(1, min(wanted, MAX_SHARDS, len(plan.layers)))
 
 

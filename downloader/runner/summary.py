@@ -84,7 +84,7 @@ def shard_summary(share: str, document: Mapping[str, Any]) -> str:
     parts = [f"### {_text(document['repo'])}, job {share}, {document['seconds']:.0f} s"]
     totals = [
         (
-            f"`{_text(target['image'])}`",
+            target["image"],
             f"{target['bytes_moved']:,}",
             f"{target['bytes_reused']:,}",
             _rate(target["bytes_moved"], document["seconds"]),
