@@ -19,7 +19,7 @@ _INPUT_BYTES = 256 * 1024
 # `zstd --long` needs 128 MiB; `--ultra --long=31` would need 2 GiB of memory to read.
 _WINDOW_LOG_LIMIT = 27
 # Weights shrink by a fifth, text tenfold. Sparse files may shrink more, but not for long.
-RATIO_LIMIT = 250
+RATIO_LIMIT = 100
 RATIO_GRACE_BYTES = 1024**3
 
 ReadInto = Callable[[memoryview], int]

@@ -185,8 +185,10 @@ def _scan_once(
             count += got
             return got
 
-        scan = scan_layer(PlainStream(read_into, what), what, taker, budget)
+        stream = PlainStream(read_into, what)
+        scan = scan_layer(stream, what, taker, budget)
         drain = memoryview(bytearray(1024**2))
+        stream.readinto(drain)  # padding, and the checksum of a compressed stream behind it
         while count <= layer.size_bytes and read_into(drain):
             pass
     if count != layer.size_bytes:
