@@ -112,13 +112,13 @@ class ArchiveFiles:
         self.name = str(path)
         self._files: dict[str, ByteRange] = {}
         self._links: dict[str, str] = {}
-        source = _FileSource(path)
-        for member in iter_members(source, self.name):
-            if member.kind == "file":
-                end = member.content_offset + member.size_bytes
-                self._files[member.path] = ByteRange(member.content_offset, end)
-            elif member.kind in {"link", "hardlink"}:
-                self._links[member.path] = link_path(member.path, member.target, member.kind)
+        with _FileSource(path) as source:
+            for member in iter_members(source, self.name):
+                if member.kind == "file":
+                    end = member.content_offset + member.size_bytes
+                    self._files[member.path] = ByteRange(member.content_offset, end)
+                elif member.kind in {"link", "hardlink"}:
+                    self._links[member.path] = link_path(member.path, member.target, member.kind)
 
     def find(self, path: str) -> tuple[Path, ByteRange] | None:
         """Return where a file lies, None if there is none."""
@@ -160,6 +160,12 @@ class _FileSource:
             )
         self.offset += size_bytes
         self._file.seek(self.offset)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 @dataclass(frozen=True)
