@@ -108,7 +108,7 @@ def test_parts_that_lie_in_another_order(tmp_path: Path) -> None:
 
 def test_wrong_bytes_in_a_part(tmp_path: Path) -> None:
     plan = make_plan(make_snapshot(FILES), layer_limit_bytes=2 * MIB)
-    wrong = FILES | {"a.safetensors": b"wrong" + FILES["a.safetensors"][5:]}
+    wrong = {**FILES, "a.safetensors": b"wrong" + FILES["a.safetensors"][5:]}
     blobs = dict(
         zip(blobs_of(FILES, plan.snapshot), blobs_of(wrong, plan.snapshot).values(), strict=True)
     )
