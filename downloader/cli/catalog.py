@@ -84,7 +84,7 @@ def _read(models: Models, options: dict[str, Any], asks_hub: bool) -> Catalog:
 def _commit_of(repo: Repo, revision: str) -> str:
     from downloader.hub.snapshot import Hub
 
-    return Hub().resolve(repo, revision).commit
+    return Hub().commit_of(repo, revision)
 
 
 def _write_site(found: Catalog, output: Path) -> None:

@@ -74,11 +74,8 @@ class Hub:
         """
         wanted = selection or Selection()
         name = revision or DEFAULT_REVISION
-        check_repo_path(name)
-        info = self._call(repo, name, lambda: self._info(repo, name))
+        info = self._info(repo, name)
         commit = str(info.sha)
-        if not is_commit(commit):
-            raise ProtocolError(f"{repo.id}: want a commit of 40 hex digits, got {commit!r}")
         files = self._call(repo, name, lambda: self._list_files(repo, commit))
         kept = select(files, wanted)
         return Snapshot(
@@ -108,8 +105,24 @@ class Hub:
         )
         return FileSource(url, headers)
 
+    def commit_of(self, repo: Repo, revision: str | None = None) -> str:
+        """Return the commit that ``revision`` names now, without the list of files.
+
+        Raises:
+            HubError, TransportError, ProtocolError: As `resolve`.
+        """
+        return str(self._info(repo, revision or DEFAULT_REVISION).sha)
+
     def _info(self, repo: Repo, revision: str) -> Any:  # noqa: ANN401 - a union of untyped models
-        return self.api.repo_info(repo.id, revision=revision, repo_type=repo.type)
+        check_repo_path(revision)
+        info = self._call(
+            repo,
+            revision,
+            lambda: self.api.repo_info(repo.id, revision=revision, repo_type=repo.type),
+        )
+        if not is_commit(str(info.sha)):
+            raise ProtocolError(f"{repo.id}: want a commit of 40 hex digits, got {info.sha!r}")
+        return info
 
     def _list_files(self, repo: Repo, commit: str) -> list[RepoFile]:
         entries = self.api.list_repo_tree(
