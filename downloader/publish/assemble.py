@@ -6,6 +6,7 @@ from dataclasses import replace
 from downloader.errors import InputError
 from downloader.image import (
     METADATA_ANNOTATIONS,
+    PREFIX,
     config_json,
     labels,
     layer_annotations,
@@ -151,7 +152,10 @@ def _put_modelpack(target: Target, plan: Plan, layers: Sequence[Descriptor]) -> 
     put_blob(target.store, config, digest_of(config))
     data = model_manifest(plan, config, layers)
     descriptor = _put_manifest(target, data)
-    return replace(descriptor, artifact_type=MANIFEST_TYPE, platform=NO_PLATFORM)
+    # Not in the descriptor's own `artifactType`: skopeo 1.9 leaves out what it does not know,
+    # and then cannot copy the index with its digest.
+    notes = {f"{PREFIX}.artifact-type": MANIFEST_TYPE}
+    return replace(descriptor, annotations=notes, platform=NO_PLATFORM)
 
 
 def _put_manifest(target: Target, data: bytes) -> Descriptor:
