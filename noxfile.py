@@ -17,6 +17,7 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+READMES = ["README.md", "README.zh-CN.md"]
 SHELL_SCRIPTS = [".ci/run", "downloader/export.sh"]
 PEERS = ["umoci", "skopeo", "podman", "nginx", "fonts-noto-cjk"]
 # A command that is interrupted removes its temporary files first; nox waits for it.
@@ -100,8 +101,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(tags=["check"])
 def lint(session: nox.Session) -> None:
-    """Python, Dockerfile, shell scripts, and workflows: style, security, schema."""
-    session.install(*groups("lint"), silent=True)
+    """Python, Dockerfile, shell scripts, workflows, and what READMEs take from data."""
+    session.install("-e", ".[hub]", *groups("lint"), silent=True)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("hadolint", "docker/Dockerfile")
@@ -112,6 +113,7 @@ def lint(session: nox.Session) -> None:
     session.run(
         "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml"
     )
+    session.run("hf-models", "catalog", "--readme", *READMES, "--check")
 
 
 @nox.session(tags=["check"])
