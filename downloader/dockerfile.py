@@ -16,7 +16,7 @@ NO_BASE = "none"
 
 # The two lines of docker/Dockerfile that a plan replaces; each is there exactly once.
 _BASE_LINE = f"FROM {DEFAULT_BASE} AS base\n"
-_COPY_LINE = "COPY --link --from=builder /layers/all/ /\n"
+_COPY_LINE = "COPY --from=builder /layers/all/ /\n"
 
 # What runs in the builder stage, and no more: whatever changes here makes the engine
 # download again.

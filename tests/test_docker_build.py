@@ -216,7 +216,7 @@ def test_gated_repo_is_not_pushed_unasked(shelf: Shelf) -> None:
 
 def test_gated_repo_without_token(shelf: Shelf) -> None:
     said = shelf.build("org/locked", code=3)["said"]
-    assert "gated" in said
+    assert "must have access" in said
 
 
 def test_push_to_two_names_keeps_weights_as_they_are(shelf: Shelf, tiny: str, plan: Plan) -> None:
