@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,16 @@ def job_json(image: str, **changes: Any) -> str:
     return json.dumps(document | {"layer_size": "5MB"} | changes)
 
 
+def docker_config(directory: Path) -> Path:
+    """Make a Docker configuration of our own, with the plugins (buildx) of this machine's."""
+    made = directory / "docker"
+    made.mkdir()
+    plugins = Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser() / "cli-plugins"
+    if plugins.is_dir():
+        (made / "cli-plugins").symlink_to(plugins)
+    return made
+
+
 @pytest.fixture
 def farm(
     tmp_path: Path,
@@ -177,7 +188,7 @@ def farm(
     registry, _, name = image.partition("/")
     env = {
         "HF_ENDPOINT": hub.endpoint,
-        "DOCKER_CONFIG": str(tmp_path / "docker"),
+        "DOCKER_CONFIG": str(docker_config(tmp_path)),
         "BASE_IMAGE": "none",
         "SHARD_SIZE": str(FILES * FILE_BYTES // JOBS + MIB),
         "OTHER_REGISTRY": registry,
@@ -403,3 +414,37 @@ def test_a_signature_and_an_attestation_of_the_pushed_digest_verify(
     run_tool("crane", "mutate", f"{image}:{TAG}", "--label=a=b", "--tag", unsigned)
     with pytest.raises(AssertionError, match="cosign"):
         run_tool("cosign", "verify", *offline, unsigned)
+
+
+def test_the_docker_path_builds_pushes_and_checks(farm: Farm, image: str) -> None:
+    local = f"farm-{uuid.uuid4().hex[:12]}"
+    farm.job.env |= {"BASE_IMAGE": "", "HF_MODELS_IMAGE": local}
+    farm.job.env["JOB"] = job_json(image, repo="org/tiny", engine="docker")
+    farm.run("login")
+    farm.run("plan")
+    assert farm.outputs["engine"] == "docker"
+    try:
+        farm.run("build")
+        farm.run("push")
+    finally:
+        run_tool("docker", "rmi", "--force", f"{local}:{TAG}")
+    assert farm.outputs["image"] == image
+    said = farm.run("check", ENGINE="docker", DIGEST=farm.outputs["digest"], IMAGE=image)
+    assert farm.outputs["digest"] in said
+
+
+def test_a_build_that_does_not_fit_this_runner_streams_instead(
+    farm: Farm, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner that plans has room, the one that builds has not: they are not alike."""
+    farm.job.env["JOB"] = job_json(image, repo="org/tiny", engine="prefer-docker")
+    farm.run("login")
+    farm.run("plan")
+    assert farm.outputs["engine"] == "docker"
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    said = farm.run("build")
+    assert "1000 B are free" in said
+    assert farm.outputs["engine"] == "publish"
+    assert farm.outputs["image"] == image
+    farm.run("check", ENGINE="publish", DIGEST=farm.outputs["digest"], IMAGE=image)

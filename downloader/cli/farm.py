@@ -204,7 +204,7 @@ def build() -> int:
     write_summary(f"Engine: {choice.reason}.")
     write_outputs({"engine": choice.engine})
     if choice.engine == "docker":
-        flags = [*repo_flags(job), *base_flags(), "--json"]
+        flags = ["--engine=docker", *repo_flags(job), *base_flags(), "--json"]
         return run_command(["build", *flags, "--", job.model.repo.id]).exit_code
     ran = _publish(job, "1/1")
     write_digests(ran.document["targets"] if ran.document else [])
