@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from downloader.cli import run
+from downloader.models import parse_models
 from downloader.runner.jobs import Job, parse_job
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+
+
+MODELS = """
+defaults.registries = ["ghcr.io/{owner}/hf-models"]
+[[model]]
+tag = "tiny"
+repo = "org/tiny"
+[[model]]
+tag = "other"
+repo = "org/other"
+include = ["*.json"]
+"""
+
+
+def job_of(tag: str, **changes: Any) -> str:
+    text = MODELS + '[[model]]\ntag = "gated"\nrepo = "org/gated"\n'
+    model = parse_models(text, owner="me").find(tag)
+    return json.dumps(Job(model).to_json() | changes)
 
 
 @dataclass

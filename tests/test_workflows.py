@@ -16,9 +16,7 @@ import yaml
 from downloader.cli import run
 from downloader.cli.farm import farm
 from downloader.hub.repo import Selection
-from downloader.models import parse_models
-from downloader.runner.jobs import Job
-from tests.runner_job import JobRun
+from tests.runner_job import MODELS, JobRun, job_of
 from tests.standin import Commit, HubServer, HubSpec, Repo, make_files, make_repo, tiny_repo
 
 ROOT = Path(__file__).parents[1]
@@ -27,17 +25,6 @@ FILES = sorted(FOLDER.glob("*.yml"))
 NAMES = [path.name for path in FILES]
 PINNED = re.compile(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*$")
 WRITE = re.compile(r"^\s+[a-z-]+: (read|write)\b(?P<reason>.*)$")
-MODELS = """
-defaults.registries = ["ghcr.io/{owner}/hf-models"]
-[[model]]
-tag = "tiny"
-repo = "org/tiny"
-[[model]]
-tag = "other"
-repo = "org/other"
-include = ["*.json"]
-"""
-
 Yaml = dict[Any, Any]  # YAML 1.1 reads the key `on` as True
 
 
@@ -382,12 +369,6 @@ def hub() -> Iterator[HubServer]:
     large = make_repo("org/tiny", {f"{i}.bin": bytes([i]) * 70_000 for i in range(40)})
     with HubServer(HubSpec((gated, moved, large), users={"hf_alice": "alice"})) as server:
         yield server
-
-
-def job_of(tag: str, **changes: Any) -> str:
-    text = MODELS + '[[model]]\ntag = "gated"\nrepo = "org/gated"\n'
-    model = parse_models(text, owner="me").find(tag)
-    return json.dumps(Job(model).to_json() | changes)
 
 
 @pytest.fixture
