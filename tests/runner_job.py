@@ -34,6 +34,16 @@ def job_of(tag: str, **changes: Any) -> str:
     return json.dumps(Job(model).to_json() | changes)
 
 
+def read_values(path: Path) -> dict[str, str]:
+    """Read a file of `NAME<<MARK` blocks, as the runner does."""
+    lines = iter(path.read_text().splitlines() if path.exists() else [])
+    found = {}
+    for line in lines:
+        key, _, mark = line.partition("<<")
+        found[key] = "\n".join(iter(lines.__next__, mark))
+    return found
+
+
 @dataclass
 class JobRun:
     """A job of a runner: its directory, its variables, and its files for outputs."""
@@ -57,14 +67,8 @@ class JobRun:
         return run(list(arguments))
 
     def read(self, name: str) -> dict[str, str]:
-        """Read a file of `NAME<<MARK` blocks, as the runner does."""
-        path = self.directory / name
-        lines = iter(path.read_text().splitlines() if path.exists() else [])
-        found = {}
-        for line in lines:
-            key, _, mark = line.partition("<<")
-            found[key] = "\n".join(iter(lines.__next__, mark))
-        return found
+        """Read what the steps wrote to one of the job's files."""
+        return read_values(self.directory / name)
 
     @property
     def outputs(self) -> dict[str, str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +19,7 @@ import yaml
 from downloader.cli import run
 from downloader.cli.farm import farm
 from downloader.hub.repo import Selection
-from tests.runner_job import MODELS, JobRun, job_of
+from tests.runner_job import MODELS, JobRun, job_of, read_values
 from tests.standin import Commit, HubServer, HubSpec, Repo, make_files, make_repo, tiny_repo
 
 ROOT = Path(__file__).parents[1]
@@ -437,6 +440,51 @@ def test_a_gated_model_with_switch_and_token_is_planned(plan_job: JobRun) -> Non
     plan_job.env |= {"JOB": job_of("gated", allow_gated=True), "HF_TOKEN": "hf_alice"}
     assert plan_job.run("plan") == 0
     assert plan_job.outputs["engine"] == "publish"
+
+
+def test_the_commands_of_the_workflows_run_as_they_are_written(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    """Through make and nox, in a checkout, in the order of publish.yml and model.yml."""
+    for name in ("Makefile", "noxfile.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "models.toml").write_text(MODELS)
+    env = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "HF_ENDPOINT": hub.endpoint,
+        "GITHUB_OUTPUT": str(tmp_path / "GITHUB_OUTPUT"),
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "GITHUB_STEP_SUMMARY"),
+        "GITHUB_EVENT_NAME": "workflow_dispatch",
+        "GITHUB_REPOSITORY_OWNER": "me",
+        "INPUTS": json.dumps({"repo_id": "org/tiny", "include": "*.bin", "engine": "auto"}),
+        "IMAGES": "ghcr.io/me/hf-models",
+    }
+    # The environment that this test runs in has what a session would install.
+    nox = f"NOX={sys.executable} -m nox --no-venv --no-install"
+    ready = ["--assume-old=.venv/bin/nox", nox]
+    outputs: dict[str, str] = {}
+    for file, job, step in (("publish.yml", "choose", "choose"), ("model.yml", "plan", "plan")):
+        steps = jobs_of(FOLDER / file)[job]["steps"]
+        command = next(found["run"] for found in steps if found.get("id") == step)
+        if step == "plan":
+            env["JOB"] = json.loads(outputs["matrix"])["include"][0]["job"]
+        done = subprocess.run(
+            [*shlex.split(command), *ready],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        outputs |= read_values(tmp_path / "GITHUB_OUTPUT")
+    assert outputs["count"] == "1"
+    assert (
+        outputs["commit"]
+        == json.loads((tmp_path / "dist/plan.json").read_text())["plan"]["snapshot"]["commit"]
+    )
 
 
 @pytest.mark.parametrize("step", ["plan", "shard", "assemble", "build", "push", "check"])
