@@ -16,6 +16,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 HEAD_BYTES = 512  # a tar header, or the magic number of a compression
 
 _INPUT_BYTES = 256 * 1024
+_OUTPUT_BYTES = 64 * 1024  # at once: zlib copies what is left of its input after each call
 # `zstd --long` needs 128 MiB; `--ultra --long=31` would need 2 GiB of memory to read.
 _WINDOW_LOG_LIMIT = 27
 # Weights shrink by a fifth, text tenfold. Sparse files may shrink more, but not for long.
@@ -155,23 +156,31 @@ class _Gzip:
         self._what = what
         self._member = zlib.decompressobj(wbits=31)
         self._pending = b""
+        self._plain = memoryview(b"")
         self._is_begun = False
 
     def readinto(self, buffer: memoryview) -> int:
+        if not self._plain:
+            self._plain = memoryview(self._decompress(max(len(buffer), _OUTPUT_BYTES)))
+        count = min(len(buffer), len(self._plain))
+        buffer[:count] = self._plain[:count]
+        self._plain = self._plain[count:]
+        return count
+
+    def _decompress(self, limit_bytes: int) -> bytes:
         while True:
             if not self._pending:
                 self._pending = self._source.read()
             if not self._pending:
                 if self._is_begun:
                     raise EOFError
-                return 0
+                return b""
             if not self._is_begun and not self._begin():
                 continue
-            data = self._member.decompress(self._pending, len(buffer))
+            data = self._member.decompress(self._pending, limit_bytes)
             self._advance()
             if data:
-                buffer[: len(data)] = data
-                return len(data)
+                return data
 
     def _begin(self) -> bool:
         self._pending = self._pending.lstrip(b"\0")

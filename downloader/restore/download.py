@@ -30,7 +30,7 @@ from downloader.restore.target import Target, is_right
 from downloader.restore.values import BlobPlan
 
 # So much may be written and not yet noted, over all connections: what a kill costs at most.
-UNNOTED_BYTES = 32 * MIB
+UNNOTED_BYTES = 8 * MIB
 _SYNC_EVERY_S = 15.0  # what a power cut costs at most, in time
 _SEQUENTIAL_TRIES = 5  # of a server without ranges, which begins from 0 each time
 
@@ -60,7 +60,7 @@ class DownloadSettings:
     @property
     def note_bytes(self) -> int:
         """How much one connection writes before it notes it."""
-        return max(self.buffer_bytes, min(8 * MIB, UNNOTED_BYTES // self.connections))
+        return max(self.buffer_bytes, min(4 * MIB, UNNOTED_BYTES // self.connections))
 
     @property
     def small_bytes(self) -> int:

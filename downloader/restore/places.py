@@ -17,7 +17,7 @@ from downloader.oci.store import BlobReader
 from downloader.progress import NoProgress, Progress
 from downloader.restore.values import Blobs
 
-# After so many failures in a row a mirror is left alone: each costs the user a timeout.
+# After so many failures in a row a place is left alone: each costs the user a timeout.
 _FAILURES_LIMIT = 3
 
 
@@ -27,11 +27,13 @@ class Visit:
 
     Args:
         used: Names of the places that its bytes came from.
-        avoided: Names of those that failed it, or gave it wrong bytes.
+        avoided: Names of those that gave it wrong bytes.
+        failures: How often each place failed it.
     """
 
     used: set[str] = field(default_factory=set)
     avoided: set[str] = field(default_factory=set)
+    failures: dict[str, int] = field(default_factory=dict)
 
 
 class Places:
@@ -83,23 +85,24 @@ class Places:
     def choices(self, visit: Visit) -> list[Blobs]:
         """Return the places to try now, best first; never none."""
         with self._lock:
-            mirrors = [
+            good = [
                 place
-                for place in self._places[:-1]
+                for place in self._places
                 if place.name not in visit.avoided
+                and visit.failures.get(place.name, 0) < _FAILURES_LIMIT
                 and self._failures.get(place.name, 0) < _FAILURES_LIMIT
             ]
-        return [*mirrors, self.own]
+        return good or [self.own]
 
     def failed(self, place: Blobs, error: HfModelsError, visit: Visit) -> None:
-        """Note that a mirror failed."""
+        """Note that a place failed."""
         with self._lock:
-            visit.avoided.add(place.name)
-            self._failures[place.name] = self._failures.get(place.name, 0) + 1
+            for failures in (visit.failures, self._failures):
+                failures[place.name] = failures.get(place.name, 0) + 1
         self._progress.note(f"{place.name}: {error.message}; trying the next place")
 
     def succeeded(self, place: Blobs) -> None:
-        """Note that a mirror works."""
+        """Note that a place works."""
         with self._lock:
             self._failures.pop(place.name, None)
 
@@ -129,10 +132,8 @@ class _Fallback:
         self._visit = visit
         self._at = byte_range.start if byte_range else 0
         self._reader: BlobReader | None = None
-        self._place = self._next()
-
-    def _next(self) -> Blobs:
-        return self._places.choices(self._visit)[0]
+        self._tried: set[str] = set()
+        self._place = places.choices(visit)[0]
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill ``buffer``; fewer bytes at the end only, then 0."""
@@ -141,16 +142,24 @@ class _Fallback:
                 count = self._open().readinto(buffer)
             except (TransportError, RegistryError, ProtocolError) as error:
                 self._close()
-                if self._place is self._places.own:
-                    raise
-                self._places.failed(self._place, error, self._visit)
-                self._place = self._next()
+                self._go_on_elsewhere(error)
                 continue
             if count:
+                self._tried.clear()
                 self._visit.used.add(self._place.name)
                 self._places.succeeded(self._place)
             self._at += count
             return count
+
+    def _go_on_elsewhere(self, error: HfModelsError) -> None:
+        """Choose the next place; raise where all have failed since the last byte came."""
+        self._tried.add(self._place.name)
+        self._places.failed(self._place, error, self._visit)
+        choices = self._places.choices(self._visit)
+        untried = [place for place in choices if place.name not in self._tried]
+        if not untried:
+            raise error
+        self._place = untried[0]
 
     def _open(self) -> BlobReader:
         if self._reader is None:

@@ -35,8 +35,8 @@ from downloader.restore.source import (
 from downloader.restore.target import Target
 from downloader.restore.values import BlobPlan, Piece, plan_blob
 
-# A mirror has the next one behind it, so it gets less patience than the image's own registry.
-_MIRROR_RETRY = RetryPolicy(tries=2, first_delay_s=0.2, longest_asked_s=5.0)
+# A mirror has the next place behind it, so nobody waits for it to get better.
+_MIRROR_RETRY = RetryPolicy(tries=1)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from downloader.hub.cache import BlobHasher
 from downloader.hub.disk import write_atomically
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
+from downloader.oci.downloads import RangesIgnoredError
+from downloader.oci.store import BlobReader
 from downloader.restore.places import Places, Visit
 from downloader.restore.values import BlobPlan
 
@@ -66,13 +68,28 @@ class Span:
     def _read(self, view: memoryview) -> None:
         if not view:
             return
-        with self.places.open_blob(self.layer, self.byte_range, self.visit) as reader:
-            filled = 0
-            while filled < len(view):
-                count = reader.readinto(view[filled:])
-                if not count:
-                    raise ProtocolError(f"{self.layer}: want {len(view)} bytes, got {filled}")
-                filled += count
+        try:
+            self._read_after(0, view)
+        except RangesIgnoredError:
+            self._read_after(self.byte_range.start, view)
+
+    def _read_after(self, skipped_bytes: int, view: memoryview) -> None:
+        """Read the span; ``skipped_bytes`` before it are read and forgotten."""
+        start = self.byte_range.start - skipped_bytes
+        asked = ByteRange(start, self.byte_range.end)
+        with self.places.open_blob(self.layer, asked, self.visit) as reader:
+            while skipped_bytes:
+                skipped_bytes -= self._fill(reader, view[:skipped_bytes])
+            self._fill(reader, view)
+
+    def _fill(self, reader: BlobReader, view: memoryview) -> int:
+        filled = 0
+        while filled < len(view):
+            count = reader.readinto(view[filled:])
+            if not count:
+                raise ProtocolError(f"{self.layer}: want {len(view)} bytes, got {filled}")
+            filled += count
+        return filled
 
     def _bytes_of(self, plan: BlobPlan, view: memoryview) -> memoryview:
         wanted = plan.pieces[0].byte_range

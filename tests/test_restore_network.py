@@ -1,0 +1,345 @@
+"""Restoring over lines that break: mirrors, stalls, lies, kills; and two at once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from downloader.hub.locks import hold_lock
+from tests.make_image import MIB, put_ours, random_bytes
+from tests.mirror import Habits, Mirror
+from tests.restore_side import (
+    FILES,
+    FOLDER,
+    check_blobs,
+    check_cache,
+    layout,
+    restore,
+    restored,
+    sha256,
+)
+
+LARGE = {"model.safetensors": random_bytes(40 * MIB + 11, seed=9), "config.json": b"{}"}
+LAYER_BYTES = 5 * MIB  # smaller layers of FILES are served as they should be
+KILLS = 20
+ONE_TRY = ("--stall-timeout", "1")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    root = tmp_path / "image"
+    put_ours(layout(root), FILES)
+    return root
+
+
+# Mirrors
+
+
+def test_a_mirror_serves_everything(image: Path, tmp_path: Path) -> None:
+    with Mirror(image) as own, Mirror(image) as mirror:
+        restored(f"{own.host}/me/model", tmp_path / "cache", "--mirror", mirror.host)
+        assert own.log.requests == []
+        assert mirror.log.blob_bytes > sum(map(len, set(FILES.values())))
+    check_cache(tmp_path / "cache")
+
+
+def test_mirrors_come_from_the_environment(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Mirror(image) as mirror:
+        monkeypatch.setenv("HF_MODELS_MIRRORS", f"127.0.0.1:1, {mirror.host}")
+        restored("registry.invalid/me/model", tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+
+
+def test_a_mirror_with_a_path(image: Path, tmp_path: Path) -> None:
+    with Mirror(image) as mirror:
+        restored("x.invalid/me/model", tmp_path / "c", "--mirror", f"{mirror.host}/hub/proxy")
+        assert all(seen.startswith("/v2/hub/proxy/me/model/") for seen in mirror.log.requests)
+
+
+@pytest.mark.parametrize(
+    "habits",
+    [
+        Habits(status=404),
+        Habits(status=403),
+        Habits(status=500),
+        Habits(status=429),
+        Habits(manifest_status=404, status=404),
+        Habits(manifest_status=503),
+        Habits(lies=True),
+        Habits(lies=True, from_bytes=LAYER_BYTES),
+        Habits(cut_after=1000),
+        Habits(cut_after=1 * MIB, from_bytes=LAYER_BYTES),
+        Habits(stall_after=100_000, from_bytes=LAYER_BYTES),
+        Habits(ignores_ranges=True, from_bytes=LAYER_BYTES),
+    ],
+    ids=lambda habits: ",".join(f"{k}={v}" for k, v in vars(habits).items() if v)[:60],
+)
+def test_a_bad_mirror_gives_way_to_the_next_place(
+    image: Path, tmp_path: Path, habits: Habits
+) -> None:
+    with Mirror(image) as own, Mirror(image, habits) as mirror:
+        ran = restore(f"{own.host}/me/model", tmp_path / "cache", "--mirror", mirror.host, *ONE_TRY)
+        assert ran.code == 0, ran.err
+        assert own.log.requests
+        assert "trying the next place" in ran.err
+    check_cache(tmp_path / "cache")
+
+
+def test_only_lying_mirrors_end_in_the_images_own_place(image: Path, tmp_path: Path) -> None:
+    lies = Habits(lies=True, from_bytes=LAYER_BYTES)
+    with Mirror(image) as own, Mirror(image, lies) as one, Mirror(image, lies) as two:
+        flags = ["--mirror", one.host, "--mirror", two.host]
+        ran = restore(f"{own.host}/me/model", tmp_path / "cache", *flags)
+        assert ran.code == 0, ran.err
+        assert "sent wrong bytes" in ran.err
+    check_cache(tmp_path / "cache")
+
+
+def test_a_lie_everywhere_is_found(image: Path, tmp_path: Path) -> None:
+    with Mirror(image, Habits(lies=True, from_bytes=LAYER_BYTES)) as own:
+        ran = restore(f"{own.host}/me/model", tmp_path / "cache")
+    assert ran.code == 6
+    check_blobs(tmp_path / "cache" / FOLDER / "blobs")
+    assert not (tmp_path / "cache" / FOLDER / "snapshots").exists()
+
+
+def test_a_digest_protects_against_a_mirror_with_another_image(image: Path, tmp_path: Path) -> None:
+    other = {"config.json": b'{"evil": true}'}
+    put_ours(layout(tmp_path / "evil"), other)
+    digest = str(layout(image).get_manifest("latest").digest)  # type: ignore[union-attr]
+    with Mirror(image) as own, Mirror(tmp_path / "evil") as mirror:
+        restored(f"{own.host}/me/model@{digest}", tmp_path / "c", "--mirror", mirror.host)
+    check_cache(tmp_path / "c")
+
+
+# The line
+
+
+def test_a_line_that_is_cut_again_and_again(image: Path, tmp_path: Path) -> None:
+    with Mirror(image, Habits(cut_after=700_000, cuts=12)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+
+
+def test_a_stalled_connection_is_replaced(image: Path, tmp_path: Path) -> None:
+    with Mirror(image, Habits(stall_after=300_000, cuts=2)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache", "--stall-timeout", "0.5")
+    check_cache(tmp_path / "cache")
+
+
+def test_a_registry_without_ranges(image: Path, tmp_path: Path) -> None:
+    with Mirror(image, Habits(ignores_ranges=True)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+
+
+def test_many_connections_share_one_file(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=40 * MIB)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache", "--connections", "8")
+        assert own.log.most_connections == 8
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=40 * MIB)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache2", "--connections", "3")
+        assert own.log.most_connections == 3
+    check_cache(tmp_path / "cache2", LARGE)
+
+
+def test_only_the_wanted_bytes_are_fetched(image: Path, tmp_path: Path) -> None:
+    with Mirror(image) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache", "sub folder/b.bin")
+        small_bytes = 200_000  # the config, and the layer that lists the files
+        assert own.log.blob_bytes < len(FILES["sub folder/b.bin"]) + small_bytes
+
+
+# Cut, killed, continued
+
+
+def test_a_cut_run_is_continued_from_another_mirror(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    with Mirror(tmp_path / "image", Habits(cut_after=5 * MIB, from_bytes=LAYER_BYTES)) as own:
+        own.habits.status = None
+        ran = restore(f"{own.host}/me/model", tmp_path / "cache", "--connections", "1", *ONE_TRY)
+    # Every answer brings five megabytes, so the line gets there; the next one cannot start.
+    assert ran.code == 0, ran.err
+    check_cache(tmp_path / "cache", LARGE)
+
+
+def start(source: str, cache: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "downloader", "restore", source, "--cache-dir", str(cache)]
+    return subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL)
+
+
+def kill_after(mirror: Mirror, process: subprocess.Popen[bytes], size_bytes: int) -> None:
+    """Kill -9 as soon as so many bytes were sent."""
+    while process.poll() is None and mirror.log.blob_bytes < size_bytes:
+        mirror.released.wait(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_at_random_moments_it_continues(tmp_path: Path) -> None:
+    """At most 64 MiB are fetched again each time; here the bound is the noted share."""
+    put_ours(layout(tmp_path / "image"), LARGE)
+    total = sum(map(len, LARGE.values()))
+    cache, seed = tmp_path / "cache", random.Random(4)
+    moments = sorted(seed.uniform(0.02, 0.98) * total for _ in range(KILLS))
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=30 * MIB)) as own:
+        before = 0.0
+        for moment in moments:
+            own.log.blob_bytes = 0
+            process = start(f"{own.host}/me/model", cache)
+            kill_after(own, process, int(moment - before))
+            check_blobs_if_any(cache)
+            before = moment
+        kept = restored(f"{own.host}/me/model", cache)["resumed_bytes"]
+    assert kept > 0
+    check_cache(cache, LARGE)
+
+
+def check_blobs_if_any(cache: Path) -> None:
+    if (cache / FOLDER / "blobs").exists():
+        check_blobs(cache / FOLDER / "blobs")
+
+
+@pytest.mark.parametrize("at", [0.2, 0.5, 0.9])
+def test_a_killed_run_loses_little(tmp_path: Path, at: float) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    total = sum(map(len, LARGE.values()))
+    cache = tmp_path / "cache"
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=20 * MIB)) as own:
+        kill_after(own, start(f"{own.host}/me/model", cache), int(at * total))
+        report = restored(f"{own.host}/me/model", cache)
+        again = own.log.blob_bytes - total
+    assert again <= 64 * MIB
+    assert report["resumed_bytes"] + report["fetched_bytes"] + report["kept_bytes"] == total
+    check_cache(cache, LARGE)
+
+
+def test_a_kept_part_that_is_damaged_is_fetched_again(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    total, cache = sum(map(len, LARGE.values())), tmp_path / "cache"
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=20 * MIB)) as own:
+        kill_after(own, start(f"{own.host}/me/model", cache), int(0.8 * total))
+        (partial,) = [
+            path
+            for path in (cache / FOLDER / "blobs").glob("*.incomplete")
+            if "journal" not in path.name
+        ]
+        with partial.open("r+b") as file:
+            file.write(b"damage")
+        own.habits.bytes_per_s = None
+        ran = restore(f"{own.host}/me/model", cache)
+    assert ran.code == 0, ran.err
+    assert "fetching it again" in ran.err
+    check_cache(cache, LARGE)
+
+
+@pytest.mark.parametrize("journal", [b"", b"garbage\n", b"hf-models 1 7 x\nr 0 7\n", b"\xff" * 99])
+def test_a_journal_that_is_none_is_not_believed(
+    image: Path, tmp_path: Path, journal: bytes
+) -> None:
+    oid = next(p.name for p in _restored_blobs(image, tmp_path) if p.stat().st_size > 8 * MIB)
+    blobs = tmp_path / "cache" / FOLDER / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{oid}.{oid[:8]}.incomplete").write_bytes(bytes(len(FILES["a.safetensors"])))
+    (blobs / f"{oid}.{oid[:8]}.journal.incomplete").write_bytes(journal)
+    assert restored(image, tmp_path / "cache")["resumed_bytes"] == 0
+    check_cache(tmp_path / "cache")
+
+
+def _restored_blobs(image: Path, tmp_path: Path) -> list[Path]:
+    restored(image, tmp_path / "first")
+    return list((tmp_path / "first" / FOLDER / "blobs").iterdir())
+
+
+def test_bytes_of_another_start_of_the_machine_count_only_if_durable(
+    image: Path, tmp_path: Path
+) -> None:
+    oid = next(p.name for p in _restored_blobs(image, tmp_path) if p.stat().st_size > 8 * MIB)
+    data, blobs = FILES["a.safetensors"], tmp_path / "cache" / FOLDER / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{oid}.{oid[:8]}.incomplete").write_bytes(data)
+    journal = f"hf-models 1 {len(data)} another-boot\nr 0 {8 * MIB}\nd 0 {3 * MIB}\n"
+    (blobs / f"{oid}.{oid[:8]}.journal.incomplete").write_text(journal)
+    assert restored(image, tmp_path / "cache")["resumed_bytes"] == 3 * MIB
+    check_cache(tmp_path / "cache")
+
+
+def test_ctrl_c_leaves_what_can_be_continued(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    total, cache = sum(map(len, LARGE.values())), tmp_path / "cache"
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=10 * MIB)) as own:
+        command = [sys.executable, "-m", "downloader", "restore", f"{own.host}/me/model"]
+        process = subprocess.Popen(
+            [*command, "--cache-dir", str(cache), "--quiet"], stderr=subprocess.PIPE
+        )
+        while process.poll() is None and own.log.blob_bytes < total // 2:
+            own.released.wait(0.002)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert b"Traceback" not in said
+        own.habits.bytes_per_s = None
+        assert restored(f"{own.host}/me/model", cache)["resumed_bytes"] > 0
+    check_cache(cache, LARGE)
+
+
+# Side by side
+
+
+def test_two_restores_at_once_fetch_each_large_file_once(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=20 * MIB)) as own:
+        both = [start(f"{own.host}/me/model", tmp_path / "cache") for _ in range(2)]
+        assert [process.wait(60) for process in both] == [0, 0]
+        assert own.log.blob_bytes < 1.1 * sum(map(len, LARGE.values()))
+    check_cache(tmp_path / "cache", LARGE)
+
+
+def test_it_waits_for_a_download_of_the_library(image: Path, tmp_path: Path) -> None:
+    blobs = _restored_blobs(image, tmp_path)
+    large = next(path for path in blobs if path.stat().st_size > 8 * MIB)
+    cache = tmp_path / "cache"
+    lock = cache / ".locks" / FOLDER / f"{large.name}.lock"
+    with Mirror(image) as own:
+        with hold_lock(lock):
+            process = start(f"{own.host}/me/model", cache)
+            other = next(path for path in blobs if 4 * MIB < path.stat().st_size < 8 * MIB)
+            while not (cache / FOLDER / "blobs" / other.name).exists():
+                assert process.poll() is None
+                own.released.wait(0.01)
+            # The library finishes, and names its blob while it still holds the lock.
+            final = cache / FOLDER / "blobs" / large.name
+            os.link(large, final)
+        assert process.wait(30) == 0
+        assert own.log.blob_bytes < large.stat().st_size
+    check_cache(cache)
+    assert sha256(final) == large.name
+
+
+def test_a_full_disk_is_said_before_the_first_byte(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    assert threading.active_count() >= 1
+    program = (
+        "import shutil, sys, downloader.cli\n"
+        "usage = shutil.disk_usage('/')\n"
+        "shutil.disk_usage = lambda path: usage._replace(free=1000)\n"
+        "sys.exit(downloader.cli.run(sys.argv[1:]))"
+    )
+    with Mirror(tmp_path / "image") as own:
+        command = [sys.executable, "-c", program, "restore", f"{own.host}/me/model"]
+        done = subprocess.run(
+            [*command, "--cache-dir", str(tmp_path / "cache")], capture_output=True, text=True
+        )
+        assert own.log.blob_bytes < MIB
+    assert done.returncode == 7
+    assert "1000 bytes" in done.stderr
