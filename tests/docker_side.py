@@ -65,6 +65,7 @@ class Shelf:
     hub: Hub
     home: Path
     name: str = field(default_factory=lambda: f"hf-test-{uuid.uuid4().hex[:12]}")
+    images: set[str] = field(default_factory=set)
 
     def build(self, *arguments: str, code: int = 0, **environment: str) -> dict[str, Any]:
         """Build and return what ``--json`` says; ``said`` is all that went to the terminal."""
@@ -74,17 +75,22 @@ class Shelf:
             **{"HF_ENDPOINT": self.hub.endpoint, "HF_HOME": str(self.home), **environment},
         )
         said = {"said": done.stdout + done.stderr}
-        return {**json.loads(done.stdout), **said} if code == 0 else said
+        if code != 0:
+            return said
+        built = {**json.loads(done.stdout), **said}
+        self.images.add(built["image"])
+        return built
 
     def image(self, tag: str) -> str:
-        return f"{self.name}:{tag}"
+        name = f"{self.name}:{tag}"
+        self.images.add(name)
+        return name
 
     def remove(self) -> None:
-        """Remove every image under the name, and what is tagged for a registry."""
-        listed = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
-        mine = [image for image in listed if self.name in image]
-        if mine:
-            docker("image", "rm", "--force", *mine)
+        """Remove every image that was built or named here."""
+        if self.images:
+            command = ["docker", "image", "rm", "--force", *sorted(self.images)]
+            subprocess.run(command, capture_output=True, timeout=100)
 
 
 def shelf(hub: Hub, home: Path) -> Iterator[Shelf]:
