@@ -247,8 +247,12 @@ class Refusing(socketserver.StreamRequestHandler):
         self.wfile.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + DENIED)
 
 
+class RefusingServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True  # docker keeps idle connections; nobody waits for their end
+
+
 def test_one_registry_that_refuses_does_not_stop_the_others(shelf: Shelf, tiny: str) -> None:
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusing) as server:
+    with RefusingServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         refused = f"--to=127.0.0.1:{server.server_address[1]}/no/way"
         good = f"--to={registry()}/{shelf.name}-good"
