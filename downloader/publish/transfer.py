@@ -125,7 +125,8 @@ def _send_to_all(
         for target in waiting:
             if target not in failures:
                 target.finished(layer, descriptor, is_pending=not is_last)
-                _record(target, work)
+                if not is_last:  # else the unit is recorded, verified, in a moment
+                    _record(target, work)
             elif not left or not isinstance(failures[target], UploadLost):
                 target.give_up(failures[target], work.progress)
         waiting = [target for target in failures if target.error is None]
