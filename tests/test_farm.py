@@ -82,7 +82,8 @@ MODEL = model()
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubProcess]:
-    with HubProcess(HubSpec((MODEL, tiny_repo("org/tiny"), tiny_repo("org/gone")))) as server:
+    closed = tiny_repo("org/closed", gated="auto", readers=("alice",))
+    with HubProcess(HubSpec((MODEL, tiny_repo("org/tiny"), closed))) as server:
         yield server
 
 
@@ -344,9 +345,10 @@ def publish_tiny(farm: Farm, image: str) -> None:
     publish_all(farm)
 
 
-def test_refresh_tells_missing_from_gone(farm: Farm, image: str, tmp_path: Path) -> None:
+def test_refresh_tells_missing_gone_and_gated_apart(farm: Farm, image: str, tmp_path: Path) -> None:
     farm.run("login")
-    entries = {"new": "org/tiny", "deleted": "org/none", "elsewhere": "org/tiny"}
+    entries = {"new": "org/tiny", "deleted": "org/none", "closed": "org/closed"}
+    entries["elsewhere"] = "org/tiny"
     lines = [f'[[model]]\ntag = "{tag}"\nrepo = "{repo}"\n' for tag, repo in entries.items()]
     text = f'defaults.registries = ["{image}"]\n' + "".join(lines)
     # The last one names a registry where nobody logged in; the secrets name another.
@@ -355,9 +357,18 @@ def test_refresh_tells_missing_from_gone(farm: Farm, image: str, tmp_path: Path)
     found = {item["tag"]: item for item in farm.refresh()}
     assert found["new"]["state"] == "missing"
     assert found["deleted"]["state"] == "gone"
+    assert found["closed"]["state"] == "gated"  # the entry does not allow to publish it
     assert found["elsewhere"]["published"] == {image: None}
     due = json.loads(farm.outputs["matrix"])["include"]
     assert [item["tag"] for item in due] == ["new", "elsewhere"]
+
+
+def test_refresh_that_can_look_nowhere_is_an_error(farm: Farm, tmp_path: Path) -> None:
+    entry = '[[model]]\ntag = "a"\nrepo = "org/tiny"\nregistries = ["ghcr.io/me/x"]\n'
+    (tmp_path / "models.toml").write_text(entry)
+    assert farm.job.call("refresh", "--github-output") == 4
+    assert "no registry to look in" in farm.capsys.readouterr().err
+    assert farm.outputs["count"] == "0"
 
 
 def test_check_finds_an_image_that_lacks_a_blob(farm: Farm, image: str) -> None:

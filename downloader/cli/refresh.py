@@ -12,6 +12,7 @@ from downloader.cli.github import write_summary
 from downloader.cli.models import models_file_option, read_models_file
 from downloader.cli.options import docker_config_dir, http_pool, json_option
 from downloader.cli.registries import parse_target
+from downloader.errors import TransportError
 from downloader.hub.snapshot import Hub
 from downloader.models import Model
 from downloader.oci.credentials import DockerCredentials
@@ -66,6 +67,9 @@ def refresh(
         print_json([item.to_json() for item in found])
     else:
         print_table(f"{models_file}: {len(found)} models", COLUMNS, _rows(found))
+    lost = [item for item in found if item.state == "unknown"]
+    if found and len(lost) == len(found):
+        raise TransportError(f"want an answer about {len(found)} models, got none: {lost[0].note}")
 
 
 def _words(variable: str) -> list[str]:

@@ -87,7 +87,8 @@ def _check(
         is_gone = isinstance(error, HubError) and error.status in _GONE
         return Freshness(model, "gone" if is_gone else "unknown", commit, published, error.message)
     closed = bool(snapshot.gated or snapshot.private) and not model.allow_gated
-    return Freshness(model, _state(commit, published, is_closed=closed), commit, published)
+    note = "" if published else "no registry to look in"
+    return Freshness(model, _state(commit, published, is_closed=closed), commit, published, note)
 
 
 def _state(commit: str, published: Mapping[str, str | None], *, is_closed: bool) -> State:
