@@ -17,7 +17,7 @@ LAYERS = (
     {"plan", "models"},
     {"image"},
     {"stage", "dockerfile", "buildlog", "engine", "pushing"},
-    {"publish", "restore", "catalog", "runner"},
+    {"archive", "publish", "restore", "catalog", "runner"},
     {"cli"},
     {"__main__"},
 )
