@@ -16,8 +16,7 @@ LAYERS = (
     {"hub", "oci"},
     {"plan", "models"},
     {"image"},
-    {"stage", "dockerfile", "buildlog", "engine", "pushing"},
-    {"archive", "publish", "restore", "catalog", "runner"},
+    {"engine", "publish", "restore", "catalog", "runner"},
     {"cli"},
     {"__main__"},
 )

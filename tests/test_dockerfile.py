@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from downloader.buildlog import BuildLog
 from downloader.cli.build import image_name
-from downloader.dockerfile import docker_dir, render, write_context
+from downloader.engine.dockerfile import docker_dir, render, write_context
+from downloader.engine.log import BuildLog
+from downloader.engine.push import push_error
 from downloader.errors import EngineError, InputError, IntegrityError, StorageError
 from downloader.hub.repo import Repo, RepoFile, Snapshot
 from downloader.plan import MIB, Plan, make_plan
 from downloader.progress import NoProgress
-from downloader.pushing import push_error
 
 COMMIT = "c" * 40
 

@@ -25,8 +25,8 @@ from downloader.cli.options import (
     tag_option,
 )
 from downloader.cli.plan import describe_plan, resolve_plan, tag_of
-from downloader.dockerfile import DEFAULT_BASE, NO_BASE, check_base, write_context
-from downloader.engine import BuildRequest, Engine, ImageInfo, check_disk
+from downloader.engine.docker import BuildRequest, Engine, ImageInfo, check_disk
+from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE, check_base, write_context
 from downloader.errors import EngineError, InputError
 from downloader.hub.snapshot import Hub
 from downloader.image import labels, parse_labels

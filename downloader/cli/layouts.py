@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from downloader.archive import write_archive
+from downloader.publish.archive import write_archive
 from downloader.cli.console import ConsoleProgress
 from downloader.cli.registries import Registries, find_base, parse_target
 from downloader.errors import HfModelsError, InputError

@@ -31,10 +31,15 @@ def resolve_plan(options: dict[str, Any]) -> tuple[Hub, Plan]:
     limit_bytes = parse_layer_limit(options["layer_size"])
     repo = selected(options["repo_id"], options["repo_type"])
     wanted = selection(options["filenames"], options["include"], options["exclude"])
-    hub = Hub(token=options["token"], note=say)
+    hub = open_hub(options["token"])
     snapshot = hub.resolve(repo, options["revision"], wanted)
     plan = make_plan(snapshot, layer_limit_bytes=limit_bytes, cache_root=options["cache_root"])
     return hub, plan
+
+
+def open_hub(token: str | None) -> Hub:
+    """Return the Hub that the environment names; the token is huggingface_hub's own if None."""
+    return Hub(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token, note=say)
 
 
 def tag_of(plan: Plan, tag: str | None) -> str:

@@ -23,11 +23,11 @@ from downloader.cli.registries import (
     parse_target,
     registry_options,
 )
-from downloader.engine import Engine, ImageInfo
+from downloader.engine.docker import Engine, ImageInfo
+from downloader.engine.push import push_image
 from downloader.errors import HfModelsError, InputError
 from downloader.image import parse_labels
 from downloader.oci.reference import check_tag, parse_reference
-from downloader.pushing import push_image
 
 
 @click.command()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from downloader.cli.console import print_json, print_table, say
+from downloader.cli.console import print_json, print_table
 from downloader.cli.farm import write_jobs
 from downloader.cli.github import write_summary
 from downloader.cli.models import models_file_option, read_models_file
 from downloader.cli.options import docker_config_dir, http_pool, json_option
+from downloader.cli.plan import open_hub
 from downloader.cli.registries import parse_target
 from downloader.errors import TransportError
-from downloader.hub.snapshot import Hub
 from downloader.models import Model
 from downloader.oci.credentials import DockerCredentials
 from downloader.oci.reference import parse_reference
@@ -48,7 +48,7 @@ def refresh(
     models = read_models_file(models_file)
     pool, credentials = http_pool(), DockerCredentials(docker_config_dir())
     chosen = tuple(parse_target(target).name for target in targets)
-    hub = Hub(note=say)
+    hub = open_hub(None)
 
     def stores_of(model: Model) -> dict[str, Registry]:
         names = chosen or model.registries

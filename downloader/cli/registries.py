@@ -8,7 +8,7 @@ from typing import Any, cast
 import click
 
 from downloader.cli.options import compose, docker_config_dir, http_settings
-from downloader.dockerfile import DEFAULT_BASE, NO_BASE
+from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
 from downloader.errors import InputError
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import click
 
-from downloader.buildlog import PROGRESS_MARK
 from downloader.cli.console import ConsoleProgress, say
 from downloader.cli.fetch import read_plan
 from downloader.cli.options import http_pool
+from downloader.engine.log import PROGRESS_MARK
+from downloader.engine.stage import stage_layers
 from downloader.errors import InputError
 from downloader.hub.disk import storage_errors
 from downloader.hub.fetch import fetch_snapshot
@@ -21,7 +22,6 @@ from downloader.hub.repo import is_commit, parse_repo
 from downloader.hub.snapshot import Hub
 from downloader.plan import DEFAULT_CACHE_ROOT, Plan, make_plan
 from downloader.progress import Progress
-from downloader.stage import stage_layers
 
 _TELL_EVERY_S = 0.5
 
@@ -83,7 +83,7 @@ def _stage(hub: Hub, plan: Plan, downloads: Path, out: Path, *, one_layer: bool)
 
 
 class MachineProgress:
-    """Progress as marked JSON lines, few of them, which `downloader.buildlog` reads on the host.
+    """Progress as marked JSON lines, few of them, which `downloader.engine.log` reads on the host.
 
     BuildKit cuts the log of a step off when it grows too fast.
     """

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from downloader.engine import Engine
+from downloader.engine.docker import Engine
 from downloader.errors import EngineError, HfModelsError, RegistryError, TransportError
 from downloader.net.retry import RetryPolicy, is_passing
 from downloader.progress import Progress

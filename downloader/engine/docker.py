@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from downloader.buildlog import PRUNE_HINT, BuildLog
+from downloader.engine.log import PRUNE_HINT, BuildLog
 from downloader.errors import EngineError, StorageError
 from downloader.progress import Progress
 

@@ -4,12 +4,12 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
+from downloader.engine.stage import METADATA_DIR, layer_dir
 from downloader.errors import StorageError
 from downloader.hub.disk import storage_errors
 from downloader.image import plan_json
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan
-from downloader.stage import METADATA_DIR, layer_dir
 
 DEFAULT_BASE = "busybox:stable-musl"
 NO_BASE = "none"
@@ -21,8 +21,9 @@ _COPY_LINE = "COPY --from=builder /layers/all/ /\n"
 # What runs in the builder stage, and no more: whatever changes here makes the engine
 # download again.
 _BUILDER_NEEDS = (
-    *("__init__.py", "__main__.py", "buildlog.py", "errors.py", "image.py", "plan.py"),
-    *("progress.py", "stage.py", "export.sh", "hub", "net"),
+    *("__init__.py", "__main__.py", "errors.py", "image.py", "plan.py", "progress.py"),
+    *("export.sh", "hub", "net"),
+    *(f"engine/{name}.py" for name in ("__init__", "log", "stage")),
     *(f"oci/{name}.py" for name in ("__init__", "digest", "manifest", "tar")),
     *(f"cli/{name}.py" for name in ("__init__", "console", "fetch", "options", "stage")),
 )
