@@ -170,6 +170,21 @@ def test_a_target_that_fails_does_not_stop_the_other(side: Side) -> None:
     check_image(side.store(), "model", MODEL)
 
 
+def test_a_target_that_is_down_does_not_stop_the_other(side: Side) -> None:
+    ran = side.publish("org/model", "--json", to=("127.0.0.1:1/me/models", side.name))
+    assert ran.code == 4
+    bad, good = ran.json["targets"]
+    assert "no answer from 127.0.0.1" in bad["error"]
+    assert good["digest"]
+    check_image(side.store(), "model", MODEL)
+
+
+def test_an_image_that_cannot_be_reused_is_no_obstacle(side: Side) -> None:
+    ran = side.publish("org/model", "--reuse", "127.0.0.1:1/me/models:x")
+    assert ran.code == 0, ran.err
+    assert "127.0.0.1:1/me/models:x: not used" in ran.err
+
+
 def test_a_target_that_lacks_layers_gets_only_those(side: Side) -> None:
     side.publish()
     side.forget()

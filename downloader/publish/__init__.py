@@ -2,12 +2,12 @@
 
 from downloader.publish.assemble import assemble_image
 from downloader.publish.base import DEFAULT_BASE, Base, no_base, open_base
+from downloader.publish.joining import assemble
 from downloader.publish.publication import (
     DEFAULT_JOBS,
     Outcome,
     Publication,
     Settings,
-    assemble,
     check_gated,
     publish,
 )

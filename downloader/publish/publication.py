@@ -9,26 +9,18 @@ from downloader.errors import HfModelsError, InputError
 from downloader.hub.ring import BufferPool
 from downloader.hub.stream import StreamSettings
 from downloader.hub.work import run_all
-from downloader.image import plan_json
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.digest import Digest
 from downloader.oci.store import Store
 from downloader.plan import Layer, Plan, group_by_file, split_shards
 from downloader.progress import NoProgress, Progress
-from downloader.publish.assemble import assemble_image, missing_shards
+from downloader.publish.assemble import assemble_image
 from downloader.publish.base import Base, no_base
 from downloader.publish.contents import HubAccess, HubContents, SourceOf
 from downloader.publish.memory import DEFAULT_MEMORY_BYTES, share_memory
 from downloader.publish.reuse import Image, check_overwrite, find_layers
-from downloader.publish.shards import (
-    Record,
-    Shard,
-    list_shards,
-    plan_descriptor,
-    read_plan,
-    read_record,
-)
+from downloader.publish.shards import Shard
 from downloader.publish.target import Target, replace_records
 from downloader.publish.transfer import Work, transfer
 
@@ -246,83 +238,3 @@ def check_gated(plan: Plan, *, allow: bool) -> None:
             f"want a public repo, got {snapshot.repo.id}, which is {kind}",
             hint="publish it only where its licence allows: --allow-gated",
         )
-
-
-def assemble(
-    store: Store,
-    tag: str,
-    *,
-    plan: Plan | None = None,
-    commit: str | None = None,
-    count: int | None = None,
-    settings: Settings | None = None,
-    progress: Progress | None = None,
-) -> Outcome:
-    """Make one image of the shards that other machines published; moves no model bytes.
-
-    Args:
-        store: Where the shards are.
-        tag: Of the image.
-        plan: What was published; None to take it from the shards.
-        commit: Only shards of this commit.
-        count: Of shards; None for those that the store lists.
-        settings: The base and ModelPack; whether to overwrite.
-        progress: Told of everything.
-
-    Raises:
-        InputError: No shard is there, some are missing, or they carry different plans.
-        HfModelsError: The store said no.
-    """
-    settings = settings or Settings()
-    progress = progress or NoProgress()
-    target = Target(store, tag)
-    records = _read_records(target, count)
-    planned = plan or _plan_of(target, records, commit)
-    if not settings.force:
-        check_overwrite(target, planned)
-    find_layers(target, planned.layers, [record.shard for record in records], progress=progress)
-    _check_shards(target, planned, records, count)
-    digest = assemble_image(target, planned, settings.base, modelpack=settings.modelpack)
-    replace_records(target, progress)
-    return Outcome(target.name, digest, (), planned.layers, (), None)
-
-
-def _read_records(target: Target, count: int | None) -> list[Record]:
-    if count:
-        shards = [Shard(index, count) for index in range(1, count + 1)]
-    else:
-        shards = list_shards(target.store, target.tag)
-    read = (read_record(target.store, target.tag, shard) for shard in shards)
-    return [record for record in read if record is not None]
-
-
-def _plan_of(target: Target, records: Sequence[Record], commit: str | None) -> Plan:
-    descriptors = {record.plan.digest: record.plan for record in records}
-    plans = [read_plan(target.store, descriptor) for descriptor in descriptors.values()]
-    if commit:
-        plans = [plan for plan in plans if plan.snapshot.commit == commit]
-    if not plans:
-        raise InputError(
-            f"{target.name}: want shards{f' of commit {commit}' if commit else ''}, got none",
-            hint="publish them first: hf-models publish --shard I/N",
-        )
-    if len(plans) > 1:
-        commits = ", ".join(sorted({plan.snapshot.commit for plan in plans}))
-        raise InputError(
-            f"{target.name}: want shards of one plan, got {len(plans)} plans (commits {commits})",
-            hint="choose one with --revision COMMIT or --plan FILE",
-        )
-    return plans[0]
-
-
-def _check_shards(target: Target, plan: Plan, records: Sequence[Record], count: int | None) -> None:
-    if all(target.is_done(layer) for layer in plan.layers):
-        return
-    ours = plan_descriptor(plan_json(plan)).digest
-    counts = [record.shard.count for record in records if record.plan.digest == ours]
-    missing = missing_shards(target, plan, count or max(counts, default=1))
-    names = ", ".join(str(shard) for shard in missing)
-    raise InputError(
-        f"{target.name}: want every shard, got none of {names}",
-        hint=f"publish it first: hf-models publish --shard {missing[0]}",
-    )

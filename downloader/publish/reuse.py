@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from downloader.errors import InputError, ProtocolError, RegistryError
+from downloader.errors import HfModelsError, InputError, ProtocolError, RegistryError
 from downloader.hub.work import run_all
 from downloader.image import ImageLabels, layer_key, parse_labels
 from downloader.oci.manifest import (
@@ -96,9 +96,16 @@ def _has(target: Target, find: Find, mount: bool) -> bool:
     digest, size_bytes = find.descriptor.digest, find.descriptor.size_bytes
     if target.store.blob_size(digest) == size_bytes:
         return True
-    if find.store is target.store or find.store.blob_size(digest) != size_bytes:
+    if find.store is target.store or not _still_has(find):
         return False
     return target.store.mount_blob(digest, find.store) if mount else True
+
+
+def _still_has(find: Find) -> bool:
+    try:
+        return find.store.blob_size(find.descriptor.digest) == find.descriptor.size_bytes
+    except HfModelsError:
+        return False  # the bytes come from the Hub then
 
 
 def _iter_finds(
@@ -107,7 +114,7 @@ def _iter_finds(
     # Verified layers come first: one that is pending costs reading it again.
     pending: list[tuple[str, Find]] = []
     for image in (Image(target.store, target.tag), *images):
-        for layer in _layers_of(image, progress):
+        for layer in _layers_of(image, target, progress):
             if key := layer_key(layer):
                 yield key, Find(layer, image.store)
     for other in _all_shards(target, shards):
@@ -130,10 +137,13 @@ def _all_shards(target: Target, shards: Sequence[Shard]) -> list[Shard]:
     return sorted({*listed, *shards})
 
 
-def _layers_of(image: Image, progress: Progress) -> Sequence[Descriptor]:
+def _layers_of(image: Image, target: Target, progress: Progress) -> Sequence[Descriptor]:
     try:
         manifest = read_image(image.store, image.reference)
-    except ProtocolError as error:
+    except HfModelsError as error:
+        # Another image is a help, not a need; and what lies under the tag may be anything.
+        if image.store is target.store and not isinstance(error, ProtocolError):
+            raise
         progress.note(f"{image.store.name}:{image.reference}: not used: {error.message}")
         return ()
     return manifest.layers if manifest else ()

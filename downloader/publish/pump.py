@@ -1,0 +1,122 @@
+"""One layer to several stores at once: each byte read once, hashed twice.
+
+::
+
+    Hub ── piece ──┬── sha256 of the layer      (this thread)
+                   ├── oid of the file          (a lane)
+                   ├── upload to one store      (a lane)
+                   └── upload to another        (a lane)
+
+All of them are done with a piece before the next one comes, so memory is that of the stream
+that brings it, and a slow store slows the others down instead of filling memory.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from typing import Self
+
+from downloader.errors import HfModelsError
+from downloader.oci.digest import Digest
+from downloader.oci.manifest import LAYER, Descriptor
+from downloader.oci.store import BlobWriter
+from downloader.plan import Layer
+from downloader.progress import Progress
+from downloader.publish.lanes import Lane
+from downloader.publish.pieces import Piece, Verifier
+from downloader.publish.target import Target
+
+
+class Pump:
+    """Gives every piece of a layer to the hashes and to the uploads, and waits for all."""
+
+    def __init__(
+        self,
+        layer: Layer,
+        targets: Sequence[Target],
+        verifier: Verifier,
+        progress: Progress,
+    ) -> None:
+        self.done_bytes = 0
+        self._layer = layer
+        self._verifier = verifier
+        self._progress = progress
+        self._digest = hashlib.sha256()
+        self._oid_lane = Lane("oid")
+        self._targets = targets
+        self._lanes = [Lane(f"to {target.store.name}") for target in targets]
+        self._writers: list[BlobWriter | None] = [None] * len(targets)
+
+    def __enter__(self) -> Self:
+        for at, lane in enumerate(self._lanes):
+            lane.begin(partial(self._open, at))
+        for lane in self._lanes:
+            lane.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Abandoned uploads are cancelled beside each other, by requests of their own.
+        for lane, writer in zip(self._lanes, self._writers, strict=True):
+            lane.error = None
+            lane.begin(partial(_close, writer))
+        for lane in self._lanes:
+            lane.wait()
+            lane.close()
+        self._oid_lane.close()
+
+    def _open(self, at: int) -> None:
+        writer = self._targets[at].store.create_blob(self._layer.size_bytes)
+        self._writers[at] = writer.__enter__()
+
+    def put(self, piece: Piece) -> None:
+        """Give a piece to all, and return when all are done with it."""
+        for lane, writer in zip(self._lanes, self._writers, strict=True):
+            if writer is not None:
+                lane.begin(partial(writer.write, piece.data))
+        if piece.content is not None:
+            self._oid_lane.begin(partial(self._verifier.update, piece.content, piece.data))
+        self._digest.update(piece.data)
+        if piece.content is not None:
+            self._oid_lane.wait()
+        for lane, writer in zip(self._lanes, self._writers, strict=True):
+            if writer is not None:
+                lane.wait()
+        self.done_bytes += len(piece.data)
+        self._progress.advance(len(piece.data))
+        if self._oid_lane.error is not None:
+            raise self._oid_lane.error
+
+    def is_deserted(self) -> bool:
+        """Whether no target takes any more of this."""
+        return all(lane.error is not None for lane in self._lanes)
+
+    def is_whole(self) -> bool:
+        """Whether every byte of the layer was read."""
+        return self.done_bytes == self._layer.size_bytes
+
+    def finish(self) -> Descriptor:
+        """Commit the layer wherever it arrived whole, and return what it is."""
+        digest = Digest(f"sha256:{self._digest.hexdigest()}")
+        if self.is_whole():
+            for lane, writer in zip(self._lanes, self._writers, strict=True):
+                if writer is not None:
+                    lane.begin(partial(writer.commit, digest))
+            for lane, writer in zip(self._lanes, self._writers, strict=True):
+                if writer is not None:
+                    lane.wait()
+        return Descriptor(LAYER, digest, self._layer.size_bytes)
+
+    def failures(self) -> dict[Target, HfModelsError]:
+        """Return why, for every target that does not have the layer now."""
+        found: dict[Target, HfModelsError] = {}
+        for target, lane in zip(self._targets, self._lanes, strict=True):
+            if isinstance(lane.error, HfModelsError):
+                found[target] = lane.error
+            elif lane.error is not None:
+                raise lane.error
+        return found
+
+
+def _close(writer: BlobWriter | None) -> None:
+    if writer is not None:
+        writer.__exit__(None, None, None)
