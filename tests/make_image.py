@@ -159,9 +159,7 @@ def layer_bytes(layer: Layer, blobs: Mapping[str, bytes]) -> bytes:
     return b"".join(iter_tar(layer.tar, contents))
 
 
-def our_layers(
-    plan: Plan, files: Mapping[str, bytes], *, annotated: bool = True
-) -> list[RawLayer]:
+def our_layers(plan: Plan, files: Mapping[str, bytes], *, annotated: bool = True) -> list[RawLayer]:
     """The layers of an image of this project; without annotations as `docker push` leaves it."""
     blobs = blobs_of(files, plan.snapshot)
     layers = [
@@ -239,4 +237,8 @@ def cache_members(
         )
         for file in snapshot.files
     ]
-    return [*sorted(blobs, key=lambda x: x.path), Member(f"{root}/refs/main", commit.encode()), *links]
+    return [
+        *sorted(blobs, key=lambda x: x.path),
+        Member(f"{root}/refs/main", commit.encode()),
+        *links,
+    ]

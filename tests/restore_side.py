@@ -82,7 +82,7 @@ def check_cache(
     assert found == set(files)
     for path, data in files.items():
         assert (snapshot / path).is_symlink()
-        target = os.readlink(snapshot / path)
+        target = str((snapshot / path).readlink())
         assert re.fullmatch(r"(\.\./){2,}blobs/[0-9a-f]{40,64}", target), target
         assert (snapshot / path).read_bytes() == data
     check_blobs(root / "blobs")

@@ -160,22 +160,12 @@ def test_only_the_wanted_bytes_are_fetched(image: Path, tmp_path: Path) -> None:
         assert own.log.blob_bytes < len(FILES["sub folder/b.bin"]) + small_bytes
 
 
-# Cut, killed, continued
+# Killed, and continued
 
 
-def test_a_cut_run_is_continued_from_another_mirror(tmp_path: Path) -> None:
-    put_ours(layout(tmp_path / "image"), LARGE)
-    with Mirror(tmp_path / "image", Habits(cut_after=5 * MIB, from_bytes=LAYER_BYTES)) as own:
-        own.habits.status = None
-        ran = restore(f"{own.host}/me/model", tmp_path / "cache", "--connections", "1", *ONE_TRY)
-    # Every answer brings five megabytes, so the line gets there; the next one cannot start.
-    assert ran.code == 0, ran.err
-    check_cache(tmp_path / "cache", LARGE)
-
-
-def start(source: str, cache: Path) -> subprocess.Popen[bytes]:
+def start(source: str, cache: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "downloader", "restore", source, "--cache-dir", str(cache)]
-    return subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL)
+    return subprocess.Popen([*command, "--quiet", *more], stdout=subprocess.DEVNULL)
 
 
 def kill_after(mirror: Mirror, process: subprocess.Popen[bytes], size_bytes: int) -> None:
@@ -184,6 +174,18 @@ def kill_after(mirror: Mirror, process: subprocess.Popen[bytes], size_bytes: int
         mirror.released.wait(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def test_a_killed_run_is_continued_from_another_mirror(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    total, name = sum(map(len, LARGE.values())), "own.invalid/me/model"
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=20 * MIB)) as one:
+        kill_after(one, start(name, tmp_path / "cache", "--mirror", one.host), total // 2)
+    with Mirror(tmp_path / "image") as two:
+        report = restored(name, tmp_path / "cache", "--mirror", two.host)
+        assert two.log.blob_bytes < total - report["resumed_bytes"] + MIB
+    assert report["resumed_bytes"] > 0
+    check_cache(tmp_path / "cache", LARGE)
 
 
 def test_killed_at_random_moments_it_continues(tmp_path: Path) -> None:

@@ -140,9 +140,9 @@ def parse_manifest(data: bytes) -> Manifest | Index:
     if document.get("schemaVersion") != 2:
         raise ProtocolError(f"manifest.schemaVersion: want 2, got {document.get('schemaVersion')}")
     media_type = document.get("mediaType")
-    is_index = "manifests" in document if media_type is None else media_type in _INDEX_TYPES
-    if media_type is not None and media_type not in MANIFEST_TYPES:
+    if media_type is not None and str(media_type) not in MANIFEST_TYPES:
         raise ProtocolError(f"manifest.mediaType: want an image or an index, got {media_type!r}")
+    is_index = "manifests" in document if media_type is None else media_type in _INDEX_TYPES
     annotations = _annotations(document, "manifest")
     if is_index:
         items = _descriptors(document, "manifests")

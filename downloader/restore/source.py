@@ -79,7 +79,8 @@ def parse_source(text: str, engine_has: Callable[[str], bool]) -> Source:
         if text.startswith(prefix):
             return RegistrySource(parse_reference(text.removeprefix(prefix)))
     for prefix in ("oci-archive:", "docker-archive:", "oci:"):
-        text = text.removeprefix(prefix) if Path(_path_and_tag(text, prefix)[0]).exists() else text
+        if text.startswith(prefix) and is_local_image(text.removeprefix(prefix)):
+            text = text.removeprefix(prefix)
     local = _local(text)
     if local is not None:
         return local
@@ -91,21 +92,30 @@ def parse_source(text: str, engine_has: Callable[[str], bool]) -> Source:
     return RegistrySource(reference)
 
 
-def _path_and_tag(text: str, prefix: str) -> tuple[str, str]:
-    path, _, tag = text.removeprefix(prefix).partition(":")
-    return path, tag
-
-
 def _local(text: str) -> Source | None:
-    path, tag = Path(text).expanduser(), None
+    try:
+        return _local_path(text)
+    except (OSError, ValueError):  # no path at all: too long, or with a NUL in it
+        return None
+
+
+def _local_path(text: str) -> Source | None:
+    path, tag = _expand(text), None
     if not path.exists() and ":" in text:
         head, _, tag = text.rpartition(":")
-        path = Path(head).expanduser()
+        path = _expand(head)
     if path.is_dir() and any((path / name).exists() for name in ("index.json", "manifest.json")):
         return LayoutSource(path, tag)
     if path.is_file():
         return ArchiveSource(path, compression_of(path), tag)
     return None
+
+
+def _expand(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~nobody/image
+        raise InputError(f"want a path, got {text!r}: there is no such user") from error
 
 
 def is_local_image(text: str) -> bool:
