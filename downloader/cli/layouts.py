@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from downloader.publish.archive import write_archive
 from downloader.cli.console import ConsoleProgress
 from downloader.cli.registries import Registries, find_base, parse_target
 from downloader.errors import HfModelsError, InputError
@@ -19,6 +18,7 @@ from downloader.oci.layout import Layout
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan
 from downloader.publish import Outcome, Publication, Settings, read_labels
+from downloader.publish.archive import write_archive
 from downloader.publish.copying import copy_image, reachable
 
 DIST = Path("dist")
