@@ -19,8 +19,8 @@ from downloader.restore.contents import Extent, FoundSnapshot, find_snapshots
 from downloader.restore.gather import scan_stream
 from downloader.restore.image import Image
 from downloader.restore.nodes import Captured, Content, PartName, Place, parse_part
+from downloader.restore.opening import Network, open_image
 from downloader.restore.passing import ReadInto, look_at_stream, open_compressed, open_saved
-from downloader.restore.run import Network, open_image
 from downloader.restore.scan import Budget
 from downloader.restore.source import ArchiveSource, EngineSource, Source
 from downloader.restore.tree import Tree

@@ -1,0 +1,79 @@
+"""Opening an image: registries and their mirrors, directories, archives."""
+
+from dataclasses import dataclass, field
+
+from downloader.errors import InputError
+from downloader.net.http import HttpPool
+from downloader.net.retry import RetryPolicy
+from downloader.oci.credentials import Anonymous, Credentials
+from downloader.oci.image_files import ArchiveFiles, DirectoryFiles, LocalBlobs
+from downloader.oci.reference import Reference, parse_reference
+from downloader.oci.registry import Registry
+from downloader.progress import Progress
+from downloader.restore.image import Image, open_local_image, open_registry_image
+from downloader.restore.source import ArchiveSource, LayoutSource, RegistrySource
+
+# A mirror has the next place behind it, so nobody waits for it to get better.
+_MIRROR_RETRY = RetryPolicy(tries=1)
+
+
+@dataclass(frozen=True)
+class Network:
+    """How registries are reached.
+
+    Args:
+        pool: Connections; its read timeout is how long a stalled one is waited for.
+        credentials: For every registry and mirror.
+        mirrors: Hosts, with a path before the repository if need be; in order.
+        plain_http: As for `Registry`.
+        retry: Of the image's own registry.
+    """
+
+    pool: HttpPool = field(default_factory=HttpPool)
+    credentials: Credentials = field(default_factory=Anonymous)
+    mirrors: tuple[str, ...] = ()
+    plain_http: bool | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+def open_image(
+    source: RegistrySource | LayoutSource | ArchiveSource, network: Network, progress: Progress
+) -> Image:
+    """Return the image of a source whose blobs can be asked for.
+
+    Raises:
+        RegistryError, TransportError, ProtocolError, IntegrityError, InputError, StorageError.
+    """
+    match source:
+        case RegistrySource(reference=reference):
+            registries = _registries(reference, network)
+            return open_registry_image(str(source), reference.target, registries, progress)
+        case LayoutSource():
+            blobs = LocalBlobs(DirectoryFiles(source.path))
+            return open_local_image(str(source.path), blobs, source.tag)
+    return open_local_image(str(source.path), LocalBlobs(ArchiveFiles(source.path)), source.tag)
+
+
+def _registries(reference: Reference, network: Network) -> list[Registry]:
+    mirrored = [_mirrored(reference, mirror) for mirror in network.mirrors]
+    return [
+        *(_registry(item, network, _MIRROR_RETRY) for item in mirrored),
+        _registry(reference, network, network.retry),
+    ]
+
+
+def _mirrored(reference: Reference, mirror: str) -> Reference:
+    host = mirror.removeprefix("https://").removeprefix("http://").strip("/")
+    if not host:
+        raise InputError(f"want a mirror's host, got {mirror!r}")
+    # The dot or colon that makes a first segment a host is missing where it is only a name.
+    is_host = any(mark in host.partition("/")[0] for mark in ".:") or host == "localhost"
+    if not is_host:
+        raise InputError(f"want a mirror's host like mirror.example.com, got {mirror!r}")
+    return parse_reference(f"{host}/{reference.repository}")
+
+
+def _registry(reference: Reference, network: Network, retry: RetryPolicy) -> Registry:
+    return Registry(
+        reference, network.pool, network.credentials, retry=retry, plain_http=network.plain_http
+    )
