@@ -9,7 +9,7 @@
 Nothing here imports huggingface_hub: the consumer's side needs no Hub.
 """
 
-from downloader.restore.download import DownloadSettings
+from downloader.restore.bounds import DownloadSettings
 from downloader.restore.opening import Network, open_image
 from downloader.restore.run import Report, Restore, Restored, RestoreOptions
 from downloader.restore.source import parse_source

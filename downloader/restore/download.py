@@ -14,7 +14,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from downloader.errors import IntegrityError, ProtocolError
 from downloader.hub.cache import BlobHasher
@@ -22,62 +21,16 @@ from downloader.net.ranges import ByteRange
 from downloader.oci.downloads import RangesIgnoredError
 from downloader.oci.store import BlobReader
 from downloader.progress import Progress
-from downloader.restore.assembly import MIB, Assembly
+from downloader.restore.assembly import Assembly
+from downloader.restore.bounds import Counts, DownloadSettings
 from downloader.restore.journal import boot_id
 from downloader.restore.places import Places
 from downloader.restore.spans import SPAN_BYTES, Span, iter_spans, write_small
 from downloader.restore.target import Target, is_right
 from downloader.restore.values import BlobPlan
 
-# So much may be written and not yet noted, over all connections: what a kill costs at most.
-UNNOTED_BYTES = 8 * MIB
 _SYNC_EVERY_S = 15.0  # what a power cut costs at most, in time
 _SEQUENTIAL_TRIES = 5  # of a server without ranges, which begins from 0 each time
-
-
-@dataclass(frozen=True)
-class DownloadSettings:
-    """Bounds.
-
-    Args:
-        connections: At once, over all files.
-        jobs: Large files at once.
-        memory_bytes: For the buffers of all threads together.
-        verify_existing: Whether to hash what the cache has already.
-    """
-
-    connections: int = 8
-    jobs: int = 4
-    memory_bytes: int = 64 * MIB
-    verify_existing: bool = False
-
-    @property
-    def buffer_bytes(self) -> int:
-        """Of one thread; beyond a megabyte nothing gets faster."""
-        share = self.memory_bytes // (self.connections + self.jobs)
-        return max(64 * 1024, min(MIB, share))
-
-    @property
-    def note_bytes(self) -> int:
-        """How much one connection writes before it notes it."""
-        return max(self.buffer_bytes, min(4 * MIB, UNNOTED_BYTES // self.connections))
-
-    @property
-    def small_bytes(self) -> int:
-        """Up to here a file is fetched together with its neighbours, in memory."""
-        return max(64 * 1024, min(SPAN_BYTES, self.memory_bytes // (2 * self.connections)))
-
-
-@dataclass
-class Counts:
-    """What a download did, in bytes and cache blobs."""
-
-    fetched_bytes: int = 0
-    resumed_bytes: int = 0
-    kept_bytes: int = 0
-    kept_blobs: int = 0
-    blobs: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
 
 class Download:

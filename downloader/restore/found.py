@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from downloader.errors import InputError, IntegrityError
 from downloader.hub.repo import Selection, Snapshot
 from downloader.net.ranges import ByteRange
+from downloader.restore.bounds import Counts
 from downloader.restore.capture import Capture
 from downloader.restore.contents import Extent, FoundSnapshot
-from downloader.restore.download import Counts
 from downloader.restore.nodes import Captured, InLayer
 from downloader.restore.places import Places
 from downloader.restore.target import Target

@@ -10,9 +10,10 @@ from downloader.hub.disk import check_space
 from downloader.hub.repo import Selection, Snapshot
 from downloader.hub.selection import select
 from downloader.progress import NoProgress, Progress
+from downloader.restore.bounds import Counts, DownloadSettings
 from downloader.restore.capture import Capture
 from downloader.restore.contents import FoundSnapshot
-from downloader.restore.download import Counts, Download, DownloadSettings
+from downloader.restore.download import Download
 from downloader.restore.found import (
     Found,
     Origin,
