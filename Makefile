@@ -64,10 +64,14 @@ verify: .venv/bin/nox ## Check a cache directory or an image: TARGET=path-or-ima
 	$(call need,TARGET,path-or-image)$(NOX) -s verify -- $(TARGET) $(ARGS)
 
 ##@ Develop
-.PHONY: lint typecheck clean
+.PHONY: lint typecheck bench fuzz clean
 lint: .venv/bin/nox ## ruff, hadolint, shellcheck, zizmor, schemas
 	$(NOX) -s lint
 typecheck: .venv/bin/nox ## mypy, strict
 	$(NOX) -s typecheck
+bench: .venv/bin/nox ## Speed, side by side: ARGS="publish" or ARGS="restore"
+	$(NOX) -s bench -- $(ARGS)
+fuzz: .venv/bin/nox ## A parser against a fuzzer: ARGS="tar -max_total_time=60"
+	$(NOX) -s fuzz -- $(ARGS)
 clean: ## Remove the virtual environments and everything built
 	rm -rf .venv .nox dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -84,6 +84,20 @@ def demo(session: nox.Session) -> None:
     session.run("python", "-m", "tests.demo", *session.posargs, log=False, stderr=None)
 
 
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Speed, side by side with what a user would do instead: `nox -s bench -- publish`."""
+    session.install("-e", ".[hub]", silent=True)
+    session.run("python", "-m", "tests.bench", *session.posargs, stderr=None)
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """A parser against a coverage-guided fuzzer: `nox -s fuzz -- tar -max_total_time=60`."""
+    session.install("-e", ".[hub]", *groups("fuzz", "test"), silent=True)
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
 @nox.session(default=False, python=False)
 def peers(session: nox.Session) -> None:
     """Install from Ubuntu's archive what the tests use and a hosted runner lacks."""

@@ -1,0 +1,20 @@
+"""``nox -s bench -- publish|restore [flags]``: one bench, or both without flags."""
+
+import sys
+
+from tests.bench import publish, restore
+
+BENCHES = {"publish": publish.main, "restore": restore.main}
+
+
+def main() -> None:
+    """Run what the first argument names."""
+    name, *flags = sys.argv[1:] or ["all"]
+    if name not in BENCHES and (name != "all" or flags):
+        sys.exit(f"bench: want publish or restore, got {name!r}")
+    for bench in [BENCHES[name]] if name in BENCHES else BENCHES.values():
+        bench(flags)
+
+
+if __name__ == "__main__":
+    main()
