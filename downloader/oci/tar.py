@@ -42,13 +42,16 @@ class PlacedEntry:
 
     Args:
         entry: The member.
-        header: Its header blocks, long-name blocks included.
         content_offset: Of the first content byte in the tar.
     """
 
     entry: TarEntry
-    header: bytes
     content_offset: int
+
+    @property
+    def header(self) -> bytes:
+        """Its header blocks, long-name blocks included."""
+        return _header(self.entry)
 
     @property
     def padding_bytes(self) -> int:
@@ -77,9 +80,8 @@ def lay_out(entries: Iterable[TarEntry]) -> TarLayout:
     placed: list[PlacedEntry] = []
     offset = 0
     for entry in with_parents(entries):
-        header = _header(entry)
-        offset += len(header)
-        placed.append(PlacedEntry(entry, header, offset))
+        offset += _header_bytes(entry)
+        placed.append(PlacedEntry(entry, offset))
         offset += entry.size_bytes + placed[-1].padding_bytes
     return TarLayout(tuple(placed), offset + len(END_OF_ARCHIVE))
 
@@ -113,6 +115,23 @@ def iter_tar(layout: TarLayout, contents: Sequence[bytes]) -> Iterator[bytes]:
 def _parents(path: str) -> Iterator[str]:
     slashes = [i for i, char in enumerate(path) if char == "/"]
     return (path[:slash] for slash in slashes)
+
+
+def _header_bytes(entry: TarEntry) -> int:
+    """Return the length of `_header`, which takes a hundred times as long to make.
+
+    >>> entries = [TarEntry("a" * n, kind, target="t" * n) for n in (99, 100, 101, 600)
+    ...     for kind in ("file", "directory", "link")]
+    >>> all(_header_bytes(entry) == len(_header(entry)) for entry in entries)
+    True
+    """
+    name = entry.path.encode("utf-8", "surrogateescape")
+    target = entry.target.encode("utf-8", "surrogateescape")
+    lengths = len(name) + (entry.kind == "directory"), len(target)
+    long = (length for length in lengths if length > tarfile.LENGTH_NAME)
+    return BLOCK_BYTES + sum(
+        BLOCK_BYTES + length + 1 + -(length + 1) % BLOCK_BYTES for length in long
+    )
 
 
 def _header(entry: TarEntry) -> bytes:
