@@ -22,9 +22,7 @@ from downloader.hub.cache import blob_path
 from downloader.hub.repo import Snapshot, is_oid
 from downloader.net.ranges import ByteRange
 from downloader.oci.tar import TarEntry, TarLayout, lay_out
-
-MIB = 1024**2
-GIB = 1024**3
+from downloader.units import GIB, MIB, parse_size
 
 DEFAULT_CACHE_ROOT = "/root/.cache/huggingface"
 
@@ -293,24 +291,6 @@ def parse_layer_limit(text: str) -> int:
     if text in LAYER_PROFILES:
         return LAYER_PROFILES[text]
     return parse_size(text, f"a size like 2GB or one of {', '.join(LAYER_PROFILES)}")
-
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_UNITS |= {"KI": 1024, "MI": MIB, "GI": GIB, "TI": 1024**4}
-
-
-def parse_size(text: str, want: str = "a size like 256MiB") -> int:
-    """Return bytes for a number with an optional unit, decimal (MB) or binary (MiB).
-
-    Raises:
-        InputError: It is none.
-    """
-    upper = text.strip().upper().removesuffix("B")
-    digits = upper.rstrip("KMGTI")
-    try:
-        return int(float(digits) * _UNITS[upper[len(digits) :].strip()])
-    except (ValueError, KeyError, OverflowError):
-        raise InputError(f"want {want}, got {text!r}") from None
 
 
 def repo_folder(cache_root: str, snapshot: Snapshot) -> str:

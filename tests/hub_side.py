@@ -9,13 +9,14 @@ from typing import Any
 
 from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
 from downloader.hub.repo import RepoFile, Snapshot, parse_repo
-from downloader.hub.ring import MIB, BufferPool
+from downloader.hub.ring import BufferPool
 from downloader.hub.snapshot import Hub
 from downloader.hub.source import FileSource
 from downloader.hub.stream import FileStream, StreamSettings, open_file
 from downloader.hub.transfer import TransferSettings
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy
+from downloader.units import MIB
 from tests.standin import Accesses, HubServer
 
 QUICK = RetryPolicy(tries=4, first_delay_s=0.01, longest_asked_s=5.0)

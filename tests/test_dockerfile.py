@@ -13,8 +13,9 @@ from downloader.engine.log import BuildLog
 from downloader.engine.push import push_error
 from downloader.errors import EngineError, InputError, IntegrityError, StorageError
 from downloader.hub.repo import Repo, RepoFile, Snapshot
-from downloader.plan import MIB, Plan, make_plan
+from downloader.plan import Plan, make_plan
 from downloader.progress import NoProgress
+from downloader.units import MIB
 
 COMMIT = "c" * 40
 

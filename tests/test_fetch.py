@@ -16,9 +16,9 @@ from downloader.errors import HfModelsError, HubError, IntegrityError, StorageEr
 from downloader.hub import fetch, transfer
 from downloader.hub.cache import lock_path
 from downloader.hub.locks import hold_lock
-from downloader.hub.ring import MIB
 from downloader.hub.verify import verify_cache
 from downloader.progress import NoProgress
+from downloader.units import MIB
 from tests.hub_side import Side, file_of, fresh
 from tests.standin import (
     Generated,

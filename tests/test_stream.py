@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from downloader.errors import HubError, IntegrityError, ProtocolError, TransportError
-from downloader.hub.ring import MIB, BufferPool
+from downloader.hub.ring import BufferPool
 from downloader.hub.stream import StreamSettings
 from downloader.net.ranges import ByteRange
+from downloader.units import MIB
 from tests.hub_side import QUICK, STREAM, Side, file_of, fresh
 from tests.standin import Generated, HubServer, HubSpec, faults, make_repo, read_all
 from tests.standin.fault import Fault

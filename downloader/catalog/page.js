@@ -83,7 +83,8 @@
       if (!model.published) continue;
       const isThere = model.registries.includes(registry.value);
       const name = isThere ? registry.value : model.registries[0];
-      const image = (host ? host + name.slice(name.indexOf("/")) : name) + ":" + model.tag;
+      // A mirror is one of the chosen registry: it has nothing of another.
+      const image = (host && isThere ? host + name.slice(name.indexOf("/")) : name) + ":" + model.tag;
       body.querySelector("code").textContent = commands[key].replace("{image}", image);
       const copy = body.querySelector(".copy");
       copy.hidden = false;

@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from downloader.catalog.markup import Markup, element, escape, join, json_script
+from downloader.units import format_bytes
 
 # What a row offers, by the word that names it; the page fills in the image.
 COMMANDS = {
@@ -28,19 +29,6 @@ def words() -> dict[str, dict[str, str]]:
     """Return every text of the page, by language and key."""
     parsed: dict[str, dict[str, str]] = json.loads(_asset("words.json"))
     return parsed
-
-
-def format_size(size_bytes: int) -> str:
-    """Return bytes for people, decimal as registries and disks count.
-
-    >>> format_size(999), format_size(242_000_000), format_size(9_500_000_000)
-    ('999 B', '242 MB', '9.5 GB')
-    """
-    size, units = float(size_bytes), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 999.5 and len(units) > 1:
-        size /= 1000
-        units.pop(0)
-    return f"{size:.0f} {units[0]}" if size >= 99.5 or units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
 def render_page(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
@@ -103,7 +91,7 @@ def _summary(models: list[dict[str, Any]]) -> Markup:
     published = [model for model in models if model["published"]]
     total = sum(model["size_bytes"] or 0 for model in published)
     facts = [(str(len(models)), "models_word"), (str(len(published)), "published")]
-    facts += [(format_size(total), "in_all")] if total else []
+    facts += [(format_bytes(total), "in_all")] if total else []
     return join([element("li", element("b", number), " ", _word(key)) for number, key in facts])
 
 
@@ -139,7 +127,7 @@ def _cells(model: dict[str, Any]) -> list[Markup]:
     return [
         _cell("model", element("span", model["tag"], class_="tag"), _repo(model), header=True),
         _cell("license", _license(model["license"])),
-        _cell("size", "–" if size is None else format_size(size)),
+        _cell("size", "–" if size is None else format_bytes(size)),
         _cell("files", _count(model["files"])),
         _cell("layers", _count(model["layers"])),
         _cell("version", *_version(model)),
@@ -160,7 +148,7 @@ def _repo(model: dict[str, Any]) -> Markup:
 
 
 def _license(spdx: str | None) -> str:
-    # SPDX wants the prefix before a licence that it does not list; a person does not.
+    # SPDX wants the prefix before a license that it does not list; a person does not.
     plain = (spdx or "–").replace("LicenseRef-", "")
     return plain if plain == spdx else element("span", plain, title=spdx)
 

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from downloader.catalog.page import format_size, words
+from downloader.catalog.page import words
 from downloader.errors import InputError
 from downloader.image import HUB_URL
 from downloader.models import Model, Models
 from downloader.oci.manifest import parse_json_object
+from downloader.units import format_bytes
 
 BEGIN, END = "<!-- models:begin -->", "<!-- models:end -->"
 CATALOG_LIMIT_BYTES = 64 * 1024 * 1024  # some kB a model
@@ -92,7 +93,7 @@ def _row(model: Model, text: Mapping[str, str], facts: Mapping[str, Facts] | Non
     if facts is None:
         return cells
     fact = facts.get(model.tag, Facts(None, None))
-    size = "" if fact.size_bytes is None else format_size(fact.size_bytes)
+    size = "" if fact.size_bytes is None else format_bytes(fact.size_bytes)
     return [*cells, _plain(fact.license or ""), size]
 
 

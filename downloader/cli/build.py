@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from downloader.cli.console import ConsoleProgress, format_bytes, print_json, print_result, say
+from downloader.cli.console import ConsoleProgress, print_json, print_result, say
 from downloader.cli.layouts import LayoutRequest, build_layout, report_layout
 from downloader.cli.options import (
     docker_config_dir,
@@ -24,7 +24,7 @@ from downloader.cli.options import (
     repo_options,
     tag_option,
 )
-from downloader.cli.plan import describe_plan, resolve_plan, tag_of
+from downloader.cli.plan import describe_plan, print_plan, resolve_plan, tag_of
 from downloader.engine.docker import BuildRequest, Engine, ImageInfo, check_disk
 from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE, check_base, write_context
 from downloader.errors import EngineError, InputError
@@ -33,6 +33,7 @@ from downloader.image import labels, parse_labels
 from downloader.oci.credentials import DockerCredentials
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan, disk_needed_bytes
+from downloader.units import format_bytes
 
 # BuildKit's own names: it records none of their values, and they are in no cache key.
 # Source: https://docs.docker.com/reference/dockerfile/#predefined-args
@@ -91,7 +92,7 @@ def build(
     hub, plan = resolve_plan(options)
     name = image_name(image, tag_of(plan, tag))
     if dry_run:
-        print_json(describe_plan(plan, tag_of(plan, tag), 1))
+        print_plan(plan, describe_plan(plan, tag_of(plan, tag), 1), as_json=as_json)
         return
     engine = Engine(dict(os.environ))
     if archive or engine_name == "layout" or (engine_name == "auto" and not answers(engine)):
@@ -107,7 +108,7 @@ def answers(engine: Engine) -> bool:
     try:
         engine.info()
     except EngineError as error:
-        say(f"no Docker engine ({error.message}); going on with an OCI layout")
+        say(f"{error.message}; going on with an OCI layout")
         return False
     return True
 

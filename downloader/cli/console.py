@@ -21,6 +21,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from downloader.units import format_bytes
+
 # Without a terminal, one line now and then: a CI log stays short and is never silent for long.
 LINE_EVERY_S = 5.0
 
@@ -56,19 +58,6 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_row(*(_escape(cell) for cell in row))
     width = None if sys.stdout.isatty() else 200
     Console(file=sys.stdout, width=width, highlight=False).print(table)
-
-
-def format_bytes(size_bytes: float) -> str:
-    """Return bytes for people, decimal as registries and disks count.
-
-    >>> format_bytes(999), format_bytes(91_000_000), format_bytes(9_500_000_000)
-    ('999 B', '91.0 MB', '9.5 GB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.2f} TB"
 
 
 def _one_line(text: str) -> str:
@@ -145,10 +134,11 @@ class ConsoleProgress:
 
     def _status(self) -> str:
         elapsed_s = max(time.monotonic() - self._begun_at, 0.001)
-        done, total = format_bytes(self._done_bytes), format_bytes(self._total_bytes)
-        rate = format_bytes(self._done_bytes / elapsed_s)
-        files = f"{self._done_files}/{self._total_files} files"
-        return f"{self._verb}: {done} of {total}, {files}, {elapsed_s:.0f} s, {rate}/s"
+        done, rate = format_bytes(self._done_bytes), format_bytes(self._done_bytes / elapsed_s)
+        if self._total_files:  # a reader of a stream cannot know
+            total = format_bytes(self._total_bytes)
+            done += f" of {total}, {self._done_files}/{self._total_files} files"
+        return f"{self._verb}: {done}, {elapsed_s:.0f} s, {rate}/s"
 
     def _line(self, text: str) -> None:
         self._line_at = time.monotonic()

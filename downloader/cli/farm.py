@@ -43,7 +43,7 @@ from downloader.oci.credentials import DockerCredentials
 from downloader.oci.digest import parse_digest
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
-from downloader.plan import Plan, disk_needed_bytes, parse_size
+from downloader.plan import Plan, disk_needed_bytes
 from downloader.publish import check_gated
 from downloader.runner.check import check_image
 from downloader.runner.cleanup import reclaimable_bytes
@@ -52,9 +52,11 @@ from downloader.runner.destinations import (
     choose_destinations,
     named_images,
     read_logins,
+    subject_name,
 )
 from downloader.runner.engine import choose_engine
 from downloader.runner.jobs import (
+    MAX_IMAGES,
     SHARD_BYTES,
     Job,
     jobs_of_change,
@@ -64,6 +66,7 @@ from downloader.runner.jobs import (
     shard_count,
 )
 from downloader.runner.summary import image_summary, plan_summary, shard_summary, table
+from downloader.units import parse_size
 
 
 @click.group()
@@ -85,8 +88,11 @@ def choose() -> None:
 
 
 def write_jobs(jobs: Sequence[Job]) -> None:
-    """Give the workflow its matrix: one job for each image."""
-    write_outputs({"matrix": json.dumps(models_matrix(jobs)), "count": str(len(jobs))})
+    """Give the workflow its matrix: one job for each image, as many as one run takes."""
+    due, later = jobs[:MAX_IMAGES], jobs[MAX_IMAGES:]
+    if later:
+        say(f"{len(later)} more than one run takes, from {later[0].model.tag!r} on: for `refresh`")
+    write_outputs({"matrix": json.dumps(models_matrix(due)), "count": str(len(due))})
 
 
 def _chosen_jobs(models: Models) -> list[Job]:
@@ -231,9 +237,12 @@ def check() -> None:
         store = Registry(parse_reference(name), pool, credentials)
         found = check_image(store, job.model.tag, parse_digest(digest) if is_same else None)
         print_result(f"{name}@{found.digest}: {found.blobs} blobs, {found.size_bytes} bytes")
-    write_outputs({"image": os.environ.get("IMAGE") or images[0], "digest": digest})
+    signed = os.environ.get("IMAGE") or images[0]
+    write_outputs({"subject": subject_name(signed), "digest": digest})
     repository = os.environ.get("GITHUB_REPOSITORY", "OWNER/NAME")
-    write_summary(image_summary(job.model.tag, images, digest, repository))
+    is_bare = os.environ.get("BASE_IMAGE") == "none"
+    page = image_summary(job.model, images, f"{signed}@{digest}", repository, is_bare=is_bare)
+    write_summary(page)
 
 
 def _publish(job: Job, share: str) -> Ran:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from downloader.cli.console import ConsoleProgress, format_bytes, print_json, print_result, say
+from downloader.cli.console import ConsoleProgress, print_json, print_result, say
 from downloader.cli.options import (
     find_cache_dir,
     http_pool,
@@ -22,6 +22,7 @@ from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
 from downloader.hub.repo import Snapshot
 from downloader.hub.snapshot import Hub
 from downloader.plan import Plan
+from downloader.units import format_bytes
 
 
 @click.command()

@@ -6,7 +6,6 @@ import click
 
 from downloader.cli.console import (
     ConsoleProgress,
-    format_bytes,
     print_json,
     print_result,
     print_table,
@@ -18,6 +17,7 @@ from downloader.restore import open_image, parse_source
 from downloader.restore.passing import engine_has, inspect_in_engine
 from downloader.restore.report import Inspection, inspect_engine_answer, inspect_image
 from downloader.restore.source import ArchiveSource, EngineSource
+from downloader.units import format_bytes
 
 
 @click.command()

@@ -8,11 +8,12 @@ import click
 
 from downloader.catalog.catalog import REQUESTS_AT_ONCE
 from downloader.catalog.published import Published, is_image_tag, read_published
-from downloader.cli.console import format_bytes, print_json, print_result, print_table, say
+from downloader.cli.console import print_json, print_result, print_table, say
 from downloader.cli.options import http_pool, json_option
 from downloader.cli.registries import make_registries, parse_target, registry_options
 from downloader.errors import InputError, IntegrityError, ProtocolError
 from downloader.oci.store import Store
+from downloader.units import format_bytes
 
 _COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "date", "notes")
 

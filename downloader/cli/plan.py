@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from downloader.cli.console import format_bytes, print_json, print_result, print_table, say
+from downloader.cli.console import print_json, print_result, print_table, say
 from downloader.cli.options import (
     json_option,
     layer_options,
@@ -20,6 +20,7 @@ from downloader.errors import InputError
 from downloader.hub.snapshot import Hub
 from downloader.oci.reference import check_tag, tag_from_name
 from downloader.plan import Layer, Plan, make_plan, parse_layer_limit, split_shards
+from downloader.units import format_bytes
 
 
 def resolve_plan(options: dict[str, Any]) -> tuple[Hub, Plan]:
@@ -71,10 +72,7 @@ def plan(tag: str | None, shards: int, github_output: bool, as_json: bool, **opt
     document = describe_plan(planned, tag_of(planned, tag), shards)
     if github_output:
         _write_github_output(document)
-    if as_json:
-        print_json(document)
-    else:
-        _print_plan(planned, document)
+    print_plan(planned, document, as_json=as_json)
 
 
 def describe_plan(plan: Plan, tag: str, shards: int) -> dict[str, Any]:
@@ -103,7 +101,28 @@ def _job(index: int, count: int, layers: list[Layer]) -> dict[str, Any]:
     return {"shard": f"{index}/{count}", "layers": len(layers), "bytes": size_bytes}
 
 
-def _print_plan(plan: Plan, document: dict[str, Any]) -> None:
+def print_plan(plan: Plan, document: dict[str, Any], *, as_json: bool) -> None:
+    """Print a plan, for people or for programs.
+
+    Args:
+        plan: The plan.
+        document: What `describe_plan` says of it.
+        as_json: Whether for programs.
+    """
+    if as_json:
+        print_json(document)
+        return
+    _print_facts(plan, document)
+    print_result("")
+    print_table("layers", ("#", ">bytes", "carries"), layer_rows(plan))
+    jobs = document["matrix"]["include"]
+    if len(jobs) > 1:
+        print_result("")
+        rows = [(job["shard"], str(job["layers"]), str(job["bytes"])) for job in jobs]
+        print_table("shards", ("shard", ">layers", ">bytes"), rows)
+
+
+def _print_facts(plan: Plan, document: dict[str, Any]) -> None:
     snapshot = plan.snapshot
     facts = {
         "repo": f"{snapshot.repo.type} {snapshot.repo.id}",
@@ -121,13 +140,6 @@ def _print_plan(plan: Plan, document: dict[str, Any]) -> None:
     }
     for name, value in facts.items():
         print_result(f"{name + ':':18}{value}")
-    print_result("")
-    print_table("layers", ("#", ">bytes", "carries"), layer_rows(plan))
-    jobs = document["matrix"]["include"]
-    if len(jobs) > 1:
-        print_result("")
-        rows = [(job["shard"], str(job["layers"]), str(job["bytes"])) for job in jobs]
-        print_table("shards", ("shard", ">layers", ">bytes"), rows)
 
 
 def layer_rows(plan: Plan) -> list[tuple[str, str, str]]:

@@ -9,7 +9,6 @@ import click
 
 from downloader.cli.console import (
     ConsoleProgress,
-    format_bytes,
     print_json,
     print_result,
     say,
@@ -37,7 +36,7 @@ from downloader.cli.registries import (
 )
 from downloader.hub.snapshot import Hub
 from downloader.oci.reference import parse_reference
-from downloader.plan import Layer, Plan, parse_size
+from downloader.plan import Layer, Plan
 from downloader.publish import (
     DEFAULT_JOBS,
     Image,
@@ -49,6 +48,7 @@ from downloader.publish import (
     parse_shard,
 )
 from downloader.publish.memory import share_memory
+from downloader.units import format_bytes, parse_size
 
 
 @click.command()
@@ -125,7 +125,7 @@ def publish(
         closing(open_pool(options)) as http,
         ConsoleProgress("publish", quiet=quiet) as progress,
     ):
-        registries = make_registries(options, http, references, shares.chunk_bytes)
+        registries = make_registries(options, http, references, shares.chunk_bytes, progress)
         hub, plan = _plan(options, plan_file)
         settings = Settings(
             jobs=jobs,
@@ -193,11 +193,16 @@ def _print(outcome: Outcome, plan: Plan, *, quiet: bool) -> None:
         for verb in ("moved", "reused", "missing"):
             for layer in getattr(outcome, verb):
                 print_result(f"{verb:8}{layer.size_bytes:>14}  {title_of(layer, plan)}")
-        moved, reused = _bytes(outcome.moved), _bytes(outcome.reused)
-        say(f"{outcome.name}: moved {format_bytes(moved)}, reused {format_bytes(reused)}")
+        say(f"{outcome.name}: {_summary(outcome)}")
     if outcome.error is None:
         digest = f"@{outcome.digest}" if outcome.digest else ""
         print_result(f"{outcome.name}{digest}")
+
+
+def _summary(outcome: Outcome) -> str:
+    parts = {"moved": outcome.moved, "reused": outcome.reused, "missing": outcome.missing}
+    shown = {verb: layers for verb, layers in parts.items() if layers or verb != "missing"}
+    return ", ".join(f"{verb} {format_bytes(_bytes(layers))}" for verb, layers in shown.items())
 
 
 def _to_json(outcome: Outcome, plan: Plan) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import click
 
 from downloader.cli.console import (
     ConsoleProgress,
-    format_bytes,
     print_json,
     print_result,
     print_table,
@@ -28,7 +27,6 @@ from downloader.cli.options import (
 from downloader.cli.registries import find_credentials
 from downloader.errors import InputError
 from downloader.net.http import HttpPool
-from downloader.plan import parse_size
 from downloader.restore import (
     CacheTarget,
     DownloadSettings,
@@ -43,6 +41,7 @@ from downloader.restore import (
 from downloader.restore.passing import engine_has
 from downloader.restore.source import RegistrySource, Source, looks_like_source
 from downloader.restore.target import Target
+from downloader.units import format_bytes, parse_size
 
 FILES_SHOWN = 40  # a screen; --json has them all
 # Below this a connection's buffer is so small that its system calls show.

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from downloader.cli.console import ConsoleProgress, format_bytes, print_json, print_result
+from downloader.cli.console import ConsoleProgress, print_json, print_result
 from downloader.cli.options import find_cache_dir, json_option, quiet_option
 from downloader.cli.restore import find_network, network_options
 from downloader.errors import IntegrityError
@@ -14,6 +14,7 @@ from downloader.hub.verify import Report, verify_cache
 from downloader.restore import parse_source
 from downloader.restore.check import check_image
 from downloader.restore.passing import engine_has
+from downloader.units import format_bytes
 
 FINDINGS_SHOWN = 100  # a screen or two; --json has them all
 

@@ -22,7 +22,7 @@ _COPY_LINE = "COPY --from=builder /layers/all/ /\n"
 # download again.
 _BUILDER_NEEDS = (
     *("__init__.py", "__main__.py", "errors.py", "image.py", "plan.py", "progress.py"),
-    *("export.sh", "hub", "net"),
+    *("export.sh", "units.py", "hub", "net"),
     *(f"engine/{name}.py" for name in ("__init__", "log", "stage")),
     *(f"oci/{name}.py" for name in ("__init__", "digest", "manifest", "tar")),
     *(f"cli/{name}.py" for name in ("__init__", "console", "fetch", "options", "stage")),

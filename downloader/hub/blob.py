@@ -22,7 +22,7 @@ from downloader.hub.location import (
     iter_fill,
 )
 from downloader.hub.repo import RepoFile
-from downloader.hub.ring import MIB, BufferPool
+from downloader.hub.ring import BufferPool
 from downloader.hub.source import FileSource
 from downloader.hub.stream import FileStream, StreamSettings
 from downloader.hub.transfer import TransferSettings, UnfitError
@@ -31,6 +31,7 @@ from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
 from downloader.progress import Meter
+from downloader.units import MIB
 
 # hf_transfer loses up to 2 MiB a connection on a full disk, and says that all went well.
 _FULL_DISK_BYTES = 32 * MIB

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from downloader.errors import InputError
-
-MIB = 1 << 20
+from downloader.units import MIB
 
 
 class RingClosedError(Exception):

@@ -144,6 +144,10 @@ class Hub:
                 delay_s = self._delay_s(error, failures)
                 if delay_s is None:
                     raise _hub_error(repo, revision, error) from error
+            except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+                raise InputError(
+                    f"want HF_ENDPOINT like https://huggingface.co, got {self.api.endpoint!r}"
+                ) from error
             except (httpx2.TransportError, OSError) as error:
                 failures += 1
                 delay_s = self.retry.delay_s(failures)
@@ -187,6 +191,11 @@ def _hub_error(repo: Repo, revision: str, error: errors.HfHubHTTPError) -> HubEr
             text, hint = f"has no revision {revision!r}", "check --revision"
         case errors.DisabledRepoError():
             text = "is disabled by the Hub"
+        case _ if status == 401:
+            text, hint = (
+                "the Hub does not know this token (401)",
+                "check HF_TOKEN, or `hf auth login`",
+            )
         case _ if status == 429:
             text = "rate limited (429)"
             hint = "set HF_TOKEN: the Hub allows more to users it knows"

@@ -29,11 +29,12 @@ from downloader.hub.location import (
     closing,
     iter_fill,
 )
-from downloader.hub.ring import MIB, BufferPool, Ring, RingClosedError
+from downloader.hub.ring import BufferPool, Ring, RingClosedError
 from downloader.hub.source import FileSource
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
+from downloader.units import MIB
 
 _SCRATCH_BYTES = 256 * 1024
 

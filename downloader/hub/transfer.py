@@ -20,8 +20,8 @@ from pathlib import Path
 from downloader.errors import TransportError, without_secrets
 from downloader.hub.disk import allocated_bytes
 from downloader.hub.location import Location, PassingError, Target
-from downloader.hub.ring import MIB
 from downloader.net.http import HttpSettings
+from downloader.units import MIB
 
 _CHUNK_BYTES = 10 * MIB  # what the library itself used it with
 _POLL_S = 0.1

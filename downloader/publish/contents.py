@@ -9,12 +9,13 @@ from functools import partial
 from downloader.errors import IntegrityError, TransportError
 from downloader.hub.cache import BlobHasher
 from downloader.hub.repo import RepoFile, Snapshot
-from downloader.hub.ring import MIB, BufferPool
+from downloader.hub.ring import BufferPool
 from downloader.hub.source import FileSource
 from downloader.hub.stream import FileStream, StreamSettings, open_file
 from downloader.net.http import HttpPool
 from downloader.plan import Content
 from downloader.publish.lanes import ReadAhead
+from downloader.units import MIB
 
 SourceOf = Callable[[RepoFile], FileSource]
 

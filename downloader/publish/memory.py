@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from downloader.errors import InputError
-from downloader.hub.ring import MIB
 from downloader.oci.uploads import CHUNK_BYTES
 from downloader.publish.contents import AHEAD_BYTES
+from downloader.units import MIB
 
 DEFAULT_MEMORY_BYTES = 256 * MIB
 # Python, the libraries and their tables of a large repo, before the first buffer.
@@ -47,7 +47,7 @@ def share_memory(total_bytes: int, jobs: int, targets: int) -> Memory:
     >>> share_memory(100 * MIB, jobs=4, targets=3)
     Traceback (most recent call last):
         ...
-    downloader.errors.InputError: want at least 316669952 bytes of memory for 4 jobs and 3 \
+    downloader.errors.InputError: want at least 205520896 bytes of memory for 4 jobs and 3 \
 targets, got 104857600
     """
     smallest = jobs * (targets * _SMALLEST_CHUNK_BYTES + _SMALLEST_RING_BYTES + _JOB_BYTES)

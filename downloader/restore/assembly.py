@@ -18,8 +18,8 @@ from downloader.restore.journal import Journal
 from downloader.restore.places import Visit
 from downloader.restore.rangeset import RangeSet
 from downloader.restore.values import BlobPlan, Piece
+from downloader.units import MIB
 
-MIB = 1024**2
 SMALLEST_RANGE_BYTES = 4 * MIB
 LARGEST_RANGE_BYTES = 32 * MIB  # of one request: long enough that its round trip does not show
 

@@ -3,8 +3,8 @@
 import threading
 from dataclasses import dataclass, field
 
-from downloader.restore.assembly import MIB
 from downloader.restore.spans import SPAN_BYTES
+from downloader.units import MIB
 
 # So much may be written and not yet noted, over all connections: what a kill costs at most.
 UNNOTED_BYTES = 8 * MIB
