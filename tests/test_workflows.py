@@ -87,6 +87,11 @@ class TestEveryWorkflow:
             cancel = group["cancel-in-progress"]
             assert cancel is False or (path.name == "ci.yml" and "pull_request" in cancel)
 
+    def test_keeps_every_run_that_waits_for_a_tag(self, path: Path) -> None:
+        for job in jobs_of(path).values():
+            if "matrix.tag" in job.get("concurrency", {}).get("group", ""):
+                assert job["concurrency"]["queue"] == "max"
+
     def test_keeps_no_credentials_in_the_checkout(self, path: Path) -> None:
         for job in jobs_of(path).values():
             for step in job.get("steps", []):
@@ -348,6 +353,18 @@ def test_a_change_of_models_toml_publishes_what_changed(
     (job.directory / "models.toml").write_text(after)
     assert job.run("choose") == 0
     assert [chosen.model.tag for chosen in job.chosen] == tags
+
+
+def test_a_run_takes_no_more_than_a_matrix_may_have(
+    job: JobRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = [f'[[model]]\ntag = "t{i}"\nrepo = "org/r{i}"\n' for i in range(258)]
+    head = MODELS.partition("[[model]]")[0]
+    (job.directory / "models.toml").write_text(head + "".join(entries))
+    job.env |= {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "branch", "BEFORE": ""}
+    assert job.run("choose") == 0
+    assert [chosen.model.tag for chosen in job.chosen] == [f"t{i}" for i in range(256)]
+    assert "2 more than one run takes, from 't256' on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("before", ["", "0" * 40, "f" * 40])

@@ -17,6 +17,8 @@ from downloader.plan import Plan, parse_layer_limit
 SHARD_BYTES = 10 * 10**9
 # GitHub's free plan runs 20 jobs at once; the others are for whoever else needs one.
 MAX_SHARDS = 16
+# A matrix of 257 jobs fails the run (docs.github.com, "Actions limits").
+MAX_IMAGES = 256
 
 
 @dataclass(frozen=True)
