@@ -303,6 +303,15 @@ def test_a_mirror_rewrites_the_commands(browser: Browser) -> None:
     assert commands(page)["middle"] == f"docker pull {GHCR}:middle"
 
 
+def test_a_mirror_of_one_registry_says_nothing_of_what_is_in_another(browser: Browser) -> None:
+    page = browser.open()
+    page.get_by_label("Registry").select_option(HUB)
+    page.get_by_label("Mirror").fill("mirror.example")
+    found = commands(page)
+    assert found["middle"] == "docker pull mirror.example/me/hf-models:middle"
+    assert found["largest"] == f"docker pull {GHCR}:largest"
+
+
 def test_a_mirror_that_is_none_changes_no_command(browser: Browser) -> None:
     page = browser.open()
     field = page.get_by_label("Mirror")

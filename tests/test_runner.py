@@ -11,6 +11,7 @@ import pytest
 from downloader.cli.github import write_outputs
 from downloader.errors import InputError
 from downloader.hub.repo import RepoFile, Snapshot, parse_repo
+from downloader.models import parse_models
 from downloader.plan import Plan, make_plan
 from downloader.runner.destinations import choose_destinations, named_images, read_logins
 from downloader.runner.engine import choose_engine
@@ -22,11 +23,12 @@ from downloader.runner.summary import (
     table,
     verify_commands,
 )
-from tests.runner_job import JobRun, job_of
+from tests.runner_job import MODELS, JobRun, job_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+MODEL = parse_models(MODELS, owner="me").find("tiny")
 PASSWORD = "canary-password"
 GITHUB = {"GITHUB_ACTOR": "Me", "GITHUB_TOKEN": "canary-github"}
 DOCKERHUB = {"DOCKERHUB_USERNAME": "Me", "DOCKERHUB_TOKEN": PASSWORD}
@@ -218,22 +220,34 @@ def test_the_page_of_a_plan_says_what_where_and_why() -> None:
     }
     images = ["ghcr.io/me/hf-models"]
     layers = [("1", "2002048", "000.bin")]
-    page = plan_summary(document, layers, "because", images, ["docker.io: left out"])
+    notes = ["docker.io: left out", "quay.io: left out"]
+    page = plan_summary(document, layers, "because", images, notes)
     assert "### org/some → some" in page
     assert "`ghcr.io/me/hf-models:some`" in page
     assert "Engine: because." in page
-    assert "> docker.io: left out" in page
+    assert "\n\n- docker.io: left out\n- quay.io: left out\n\n" in page
+    assert "2 files, 4.0 MB, license not stated." in page
     assert "| 1/1 | 2 | 4,004,096 |" in page
-    assert "| 1 | 2002048 | 000.bin |" in page
+    assert "| 1 | 2,002,048 | 000.bin |" in page
+    assert "<summary>1 layer</summary>" in page
 
 
 def test_the_page_of_an_image_has_commands_to_copy() -> None:
     images = ["ghcr.io/me/hf-models", "quay.io/me/x"]
-    page = image_summary("tiny", images, f"sha256:{'0' * 64}", "me/hf-models")
+    signed = f"{images[0]}@sha256:{'0' * 64}"
+    page = image_summary(MODEL, images, signed, "me/hf-models")
+    assert f"org/tiny, `sha256:{'0' * 64}`" in page
     assert "hf-models restore ghcr.io/me/hf-models:tiny" in page
     assert "docker pull quay.io/me/x:tiny" in page
     assert "docker run --rm -v ~/.cache/huggingface:/export" in page
     assert "cosign verify-attestation" in page
+    assert f"oci://{signed} " in page
+
+
+def test_the_page_of_an_image_without_a_base_has_no_command_that_runs_it() -> None:
+    page = image_summary(MODEL, ["ghcr.io/me/x"], "ghcr.io/me/x@sha256:0", "me/y", is_bare=True)
+    assert "hf-models restore ghcr.io/me/x:tiny" in page
+    assert "docker run" not in page
 
 
 def test_only_the_workflows_of_that_repository_are_believed() -> None:

@@ -122,6 +122,18 @@ def choose_destinations(
     )
 
 
+def subject_name(image: str) -> str:
+    """Return an image's name as the action that attests wants it.
+
+    Source: https://github.com/actions/attest, "Container Image": Docker Hub by the host of its
+    API, other registries by their own.
+
+    >>> subject_name("docker.io/me/hf-models"), subject_name("ghcr.io/me/hf-models")
+    ('index.docker.io/me/hf-models', 'ghcr.io/me/hf-models')
+    """
+    return f"index.{image}" if image.startswith("docker.io/") else image
+
+
 def _login(known: Known, environment: Mapping[str, str]) -> Login | None:
     host = _value(known.registry, environment)
     username, password = environment.get(known.username), environment.get(known.password)

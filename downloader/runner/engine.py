@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from downloader.models import Engine
+from downloader.units import format_bytes
 
 Chosen = Literal["publish", "docker"]
 
@@ -27,7 +28,7 @@ def choose_engine(need_bytes: int, free_bytes: int, wish: Engine) -> EngineChoic
     >>> choose_engine(10, 5, "prefer-docker")
     EngineChoice(engine='publish', reason='prefer-docker, but building needs 10 B and 5 B are free')
     """
-    disk = f"building needs {_size(need_bytes)} and {_size(free_bytes)} are free"
+    disk = f"building needs {format_bytes(need_bytes)} and {format_bytes(free_bytes)} are free"
     if wish == "docker":
         return EngineChoice("docker", f"docker was asked for; {disk}")
     if wish == "prefer-docker" and need_bytes <= free_bytes:
@@ -37,7 +38,3 @@ def choose_engine(need_bytes: int, free_bytes: int, wish: Engine) -> EngineChoic
     if wish == "publish":
         return EngineChoice("publish", "publish was asked for")
     return EngineChoice("publish", "streaming is the default: it needs no disk and no engine")
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 10**9:.1f} GB" if size_bytes >= 10**8 else f"{size_bytes} B"

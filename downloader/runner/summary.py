@@ -8,6 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from downloader.catalog.page import COMMANDS
+from downloader.models import Model
+from downloader.units import format_bytes
+
 OIDC_ISSUER = "https://token.actions.githubusercontent.com"
 # The predicate that GitHub's attestation actions write, as cosign names it.
 PREDICATE_TYPE = "slsaprovenance1"
@@ -54,21 +58,24 @@ def plan_summary(
     """
     plan, jobs = document["plan"], document["matrix"]["include"]
     snapshot = plan["snapshot"]
+    license_ = snapshot["license"] or "not stated"
     where = ", ".join(f"`{image}:{document['tag']}`" for image in images)
-    files = f"{len(snapshot['files'])} files, {document['download_bytes']:,} bytes"
+    files = (
+        f"{_counted(len(snapshot['files']), 'file')}, {format_bytes(document['download_bytes'])}"
+    )
     parts = [
         f"### {_text(snapshot['repo_id'])} → {_text(document['tag'])}",
-        f"Commit `{snapshot['commit']}`, {files}, licence {_text(snapshot['license'] or 'none')}.",
+        f"Commit `{snapshot['commit']}`, {files}, license {_text(license_)}.",
         f"To {where}.",
-        *(f"> {_text(note)}" for note in notes),
+        *(["\n".join(f"- {_text(note)}" for note in notes)] if notes else []),
         f"Engine: {_text(reason)}.",
         table(
             ["job", ">layers", ">bytes"],
             [(job["shard"], job["layers"], f"{job['bytes']:,}") for job in jobs],
         ),
         folded(
-            f"{len(layers)} layers",
-            table(["#", ">bytes", "carries"], layers),
+            _counted(len(layers), "layer"),
+            table(["#", ">bytes", "carries"], [_layer_row(*layer) for layer in layers]),
         ),
     ]
     return "\n\n".join(parts) + "\n"
@@ -95,31 +102,38 @@ def shard_summary(share: str, document: Mapping[str, Any]) -> str:
     parts.append(table(["to", ">bytes moved", ">reused", ">MB/s", "result"], totals))
     for target in document["targets"][:1]:
         rows = [(f"{i['bytes']:,}", i["status"], i["carries"]) for i in target["layers"]]
-        parts.append(folded(f"{len(rows)} layers", table([">bytes", "", "carries"], rows)))
+        parts.append(folded(_counted(len(rows), "layer"), table([">bytes", "", "carries"], rows)))
     return "\n\n".join(parts) + "\n"
 
 
-def image_summary(tag: str, images: Sequence[str], digest: str, repository: str) -> str:
+def image_summary(
+    model: Model,
+    images: Sequence[str],
+    signed: str,
+    repository: str,
+    *,
+    is_bare: bool = False,
+) -> str:
     """Return how to get the image, and how to check where it comes from.
 
     Args:
-        tag: Of the image.
+        model: What is published.
         images: Image names without tag.
-        digest: What the tag names.
+        signed: The image by its digest, as it is attested.
         repository: ``OWNER/NAME`` on GitHub, whose workflow signed it.
+        is_bare: Whether it has no base image, and so nothing that `docker run` could run.
     """
-    first = f"{images[0]}:{tag}"
-    restore = [f"hf-models restore {first}"]
-    export = [f"docker run --rm -v ~/.cache/huggingface:/export {first} export"]
+    first = f"{images[0]}:{model.tag}"
+    ways = ["restore"] if is_bare else ["restore", "export"]
     parts = [
-        f"### {_text(tag)} is published",
-        f"`{digest}`",
-        "Into the Hugging Face cache of any machine that reaches the registry, by one of:",
-        commands([*restore, *export]),
+        f"### {_text(model.tag)} is published",
+        f"{_text(model.repo.id)}, `{signed.rpartition('@')[2]}`",
+        "Into the Hugging Face cache of any machine that reaches the registry:",
+        *(commands([COMMANDS[way].format(image=first)]) for way in ways),
         "The image itself:",
-        commands([f"docker pull {image}:{tag}" for image in images]),
+        commands([COMMANDS["pull"].format(image=f"{image}:{model.tag}") for image in images]),
         "Where it comes from:",
-        commands(verify_commands(f"{images[0]}@{digest}", repository)),
+        *(commands([line]) for line in verify_commands(signed, repository)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -136,6 +150,14 @@ def verify_commands(image: str, repository: str) -> list[str]:
         f"cosign verify-attestation --type {PREDICATE_TYPE} {signer} {image}",
         f"gh attestation verify oci://{image} --repo {repository}",
     ]
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
+def _layer_row(number: str, size_bytes: str, carries: str) -> tuple[str, str, str]:
+    return number, f"{int(size_bytes):,}" if size_bytes else "", carries
 
 
 def _rate(size_bytes: int, seconds: float) -> str:
