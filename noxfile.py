@@ -3,6 +3,7 @@
 A session is a few lines that call the package; logic lives there.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -25,6 +26,17 @@ INTERRUPT_TIMEOUT_S = 20.0
 
 if "PIP_INDEX_URL" in os.environ:  # behind a mirror; uv does not read pip's settings
     os.environ.setdefault("UV_DEFAULT_INDEX", os.environ["PIP_INDEX_URL"])
+
+
+def names_no_arguments(record: logging.LogRecord) -> bool:
+    """Whether a line of nox's own may be printed: a command's arguments may hold a token.
+
+    nox names a command that failed with all its arguments, also where it was not to log it.
+    """
+    return "-m downloader" not in record.getMessage()
+
+
+logging.getLogger("nox").addFilter(names_no_arguments)
 
 
 def groups(*names: str) -> tuple[str, ...]:
