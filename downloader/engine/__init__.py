@@ -2,6 +2,6 @@
 
 ::
 
-    plan ── dockerfile (context) ── docker (build) ── push
+    plan ── dockerfile (context) ── docker (build) ── push      heartbeat beside both
                   └── stage (inside the builder stage) ── log (read on the host)
 """

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from downloader.engine.heartbeat import heartbeat
 from downloader.engine.log import PRUNE_HINT, BuildLog
 from downloader.errors import EngineError, StorageError
 from downloader.progress import Progress
@@ -197,7 +198,10 @@ class Engine:
         """
         log = BuildLog(progress)
         arguments = request.arguments(self._own_builder())
-        if self.stream(arguments, log.feed, request.secret_environment()) != 0:
+        # BuildKit says nothing while it exports layers, which takes minutes for a large model.
+        with heartbeat(log.feed, lambda: log.step, progress) as feed:
+            code = self.stream(arguments, feed, request.secret_environment())
+        if code != 0:
             raise log.failure()
 
     def _own_builder(self) -> str:

@@ -41,6 +41,9 @@ class BuildLog:
 
     Args:
         progress: Told what the builder stage says of its bytes, and each step as a note.
+
+    Attributes:
+        step: The step that was begun last.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -48,13 +51,15 @@ class BuildLog:
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._error = self._hint = self._failure = ""
         self._exit_code = 0
+        self.step = "build"
 
     def feed(self, line: str) -> None:
         """Take the next line."""
         if output := _OUTPUT.fullmatch(line):
             self._feed_output(output["text"])
         elif step := _STEP.fullmatch(line):
-            self._progress.note(_shorten(step["text"]))
+            self.step = _shorten(step["text"])
+            self._progress.note(self.step)
         elif line.startswith("ERROR: "):
             self._failure = line.removeprefix("ERROR: ")
         elif line and not line.startswith("#"):

@@ -1,13 +1,12 @@
 """``docker push`` with retries: what is worth one, and what a failure means."""
 
 import re
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from downloader.engine.docker import Engine
+from downloader.engine.heartbeat import heartbeat
 from downloader.errors import EngineError, HfModelsError, RegistryError, TransportError
 from downloader.net.retry import RetryPolicy, is_passing
 from downloader.progress import Progress
@@ -29,7 +28,6 @@ _NO_ANSWER = re.compile(
     r"closed network connection",
     re.IGNORECASE,
 )
-_BEAT_S = 10.0  # docker tells a pipe nothing while a layer is on its way
 _TAIL_LINES = 20
 
 
@@ -83,30 +81,13 @@ def _push_once(engine: Engine, name: str, progress: Progress) -> str:
         if line.endswith((": Pushed", ": Layer already exists")):
             progress.note(f"push {name}: layer {line}")
 
-    with _heartbeat(f"push {name}", progress):
-        code = engine.stream(["push", name], feed)
+    # docker tells a pipe nothing while a layer is on its way
+    with heartbeat(feed, lambda: f"push {name}", progress) as feed_heard:
+        code = engine.stream(["push", name], feed_heard)
     found = _DIGEST.search("\n".join(tail))
     if code == 0 and found:
         return found["digest"]
     raise push_error(name, next((line for line in reversed(tail) if line), "no reason given"))
-
-
-@contextmanager
-def _heartbeat(text: str, progress: Progress) -> Iterator[None]:
-    done = threading.Event()
-    begun_at = time.monotonic()
-
-    def beat() -> None:
-        while not done.wait(_BEAT_S):
-            progress.note(f"{text}: {time.monotonic() - begun_at:.0f} s")
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def push_error(name: str, said: str) -> HfModelsError:

@@ -1,0 +1,49 @@
+"""A sign of life while another program works and says nothing."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from downloader.progress import Progress
+
+BEAT_S = 10.0  # nobody takes ten seconds for a hang, and a log of an hour stays readable
+
+
+@contextmanager
+def heartbeat(
+    feed: Callable[[str], None],
+    work: Callable[[], str],
+    progress: Progress,
+    *,
+    beat_s: float = BEAT_S,
+) -> Iterator[Callable[[str], None]]:
+    """Give a ``feed`` for the program's lines; where none comes, say how long it has been.
+
+    Args:
+        feed: Gets every line.
+        work: What the program is at, asked for each time.
+        progress: Told, as notes.
+        beat_s: So long a silence is worth a note, and then every further one.
+    """
+    done = threading.Event()
+    heard_at_s = time.monotonic()
+
+    def feed_heard(line: str) -> None:
+        nonlocal heard_at_s
+        heard_at_s = time.monotonic()
+        feed(line)
+
+    def beat() -> None:
+        while not done.wait(beat_s):
+            silent_s = time.monotonic() - heard_at_s
+            if silent_s >= beat_s:
+                progress.note(f"{work()}: {silent_s:.0f} s")
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield feed_heard
+    finally:
+        done.set()
+        thread.join()
