@@ -28,6 +28,7 @@ FILE_BYTES = 5 * MIB + 17  # more than what is read ahead whole, and no round nu
 LAYER_SIZE = "6MiB"  # so that each of these files has a layer of its own
 WEIGHTS = ("a.safetensors", "b.safetensors", "c.safetensors")
 CARD = b"---\nlicense: mit\n---\n# A model\n"
+IMPATIENT = ("--tries", "3", "--retry-delay", "0.05")
 BLOB_PATH = r"/blobs/uploads/"
 
 
@@ -96,7 +97,7 @@ class Side:
         targets = [flag for name in to or (self.name,) for flag in ("--to", name)]
         sizes = () if "--layer-size" in more else ("--layer-size", LAYER_SIZE)
         bases = () if "--base" in more else ("--base", "none")
-        return self.run("publish", repo, *targets, *sizes, *bases, "--tries", "3", *more)
+        return self.run("publish", repo, *targets, *sizes, *bases, *IMPATIENT, *more)
 
     def assemble(self, tag: str, *more: str) -> Ran:
         return self.run("assemble", tag, "--to", self.name, "--base", "none", *more)

@@ -4,14 +4,16 @@ Each ends in a correct image or in a clear error with its exit code; never in a 
 points to wrong bytes.
 """
 
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
@@ -20,8 +22,10 @@ import pytest
 
 from downloader.oci.manifest import Manifest, parse_manifest
 from tests.faulty_proxy import Door, Fault, FaultyProxy
+from tests.publish_child import run_quietly
 from tests.publish_side import (
     BLOB_PATH,
+    IMPATIENT,
     LAYER_SIZE,
     MIB,
     MODEL,
@@ -305,23 +309,41 @@ def test_the_registry_s_name_is_gone(side: Side) -> None:
 # This process
 
 
-def command(name: str, *more: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    arguments = [sys.executable, "-m", "downloader", "publish", "org/model", "--to", name]
-    arguments += ["--layer-size", LAYER_SIZE, "--base", "none", "--tries", "3", *more]
-    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    return subprocess.Popen(arguments, stderr=pipe, stdout=nowhere, env=env)
+# Forked from a process that has imported everything: twenty starts of Python take a minute.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["downloader.cli.publish", "tests.publish_child"])
+
+
+def arguments_of(name: str) -> list[str]:
+    sizes = ["--layer-size", LAYER_SIZE, "--base", "none"]
+    return ["publish", "org/model", "--to", name, *sizes, *IMPATIENT]
+
+
+def start_child(name: str, endpoint: str) -> multiprocessing.process.BaseProcess:
+    """Publish in a process of its own, as the command line does."""
+    environment = {**os.environ, "HF_ENDPOINT": endpoint}
+    child = FORKS.Process(target=run_quietly, args=(arguments_of(name), environment))
+    child.start()
+    return child
 
 
 @dataclass
 class Strike(Fault):
     """Sends a signal to the publisher when the request comes, which then goes on as it can."""
 
-    process: subprocess.Popen[bytes] | None = None
+    pid: int | None = None
     sent: signal.Signals = signal.SIGKILL
+    aimed: threading.Event = field(default_factory=threading.Event)
+
+    def aim(self, pid: int | None) -> None:
+        """Say whom to strike; no request is answered before."""
+        self.pid = pid
+        self.aimed.set()
 
     def takes(self, method: str, path: str, headers: Any) -> bool:
-        if super().takes(method, path, headers) and self.process:
-            os.kill(self.process.pid, self.sent)
+        assert self.aimed.wait(60)
+        if super().takes(method, path, headers) and self.pid:
+            os.kill(self.pid, self.sent)
         return False
 
 
@@ -329,8 +351,10 @@ class Strike(Fault):
 def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(side: Side, sent: signal.Signals) -> None:
     strike = Strike("ctrl-c", "PUT", BLOB_PATH, skip=1, sent=sent)
     side.proxy.faults.append(strike)
-    with command(side.name, "--jobs", "1") as process:
-        strike.process = process
+    command = [sys.executable, "-m", "downloader", *arguments_of(side.name), "--jobs", "1"]
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stderr=pipe, stdout=nowhere) as process:
+        strike.aim(process.pid)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"error: interrupted; run the same command again to continue" in err
@@ -343,11 +367,9 @@ def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(side: Side, sent: signal.S
 def requests_of_a_run(hub: HubServer) -> int:
     """How many requests a run makes that nobody disturbs."""
     with FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as proxy:
-        name = f"{proxy.host}/tests/{uuid.uuid4().hex}"
-        environment = {**os.environ, "HF_ENDPOINT": hub.endpoint}
-        with command(name, env=environment) as process:
-            process.communicate(timeout=60)
-        assert process.returncode == 0
+        child = start_child(f"{proxy.host}/tests/{uuid.uuid4().hex}", hub.endpoint)
+        child.join(60)
+        assert child.exitcode == 0
         return len(proxy.seen)
 
 
@@ -357,10 +379,10 @@ def test_kill_9_at_any_moment_and_the_next_run_goes_on(
 ) -> None:
     strike = Strike("kill", skip=random.Random(seed).randrange(requests_of_a_run))
     side.proxy.faults.append(strike)
-    with command(side.name) as process:
-        strike.process = process
-        process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    child = start_child(side.name, side.hub.endpoint)
+    strike.aim(child.pid)
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
     must_go_on(side)
 
 

@@ -14,6 +14,7 @@ from tests.publish_side import (
     MANY,
     MIB,
     MODEL,
+    OTHER,
     SPEC,
     SPLIT,
     SPLIT_BYTES,
@@ -233,6 +234,48 @@ def test_a_missing_shard_is_named(side: Side) -> None:
     assert "model" not in side.store().list_tags()
 
 
+def test_assembling_again_finds_the_image(side: Side) -> None:
+    side.publish("org/other", "--shard", "1/2")
+    side.publish("org/other", "--shard", "2/2")
+    first = side.assemble("other", "--json").json
+    again = side.assemble("other", "--revision", OTHER.sha, "--json")
+    assert again.code == 0, again.err
+    assert again.json["targets"] == first["targets"]
+    unsure = side.assemble("other")
+    assert unsure.code == 2
+    assert f"the tag carries commit {OTHER.sha}" in unsure.err
+
+
+def test_assemble_says_of_every_target_what_became_of_it(side: Side) -> None:
+    side.publish("org/other", "--shard", "1/2")
+    side.publish("org/other", "--shard", "2/2")
+    down = "127.0.0.1:1/me/models"
+    ran = side.assemble("other", "--to", down, "--tries", "1", "--json")
+    assert ran.code == 4
+    good, bad = ran.json["targets"]
+    assert good["digest"]
+    assert good["error"] is None
+    assert (bad["image"], bad["digest"]) == (f"{down}:other", None)
+    assert "no answer from 127.0.0.1" in bad["error"]
+
+
+def test_a_long_wait_is_no_silence(side: Side) -> None:
+    busy = Fault("busy", "HEAD", status=429, headers={"Retry-After": "2"})
+    side.proxy.faults.append(busy)
+    ran = side.publish("org/other")
+    assert ran.code == 0, ran.err
+    assert f"{side.name}: no usable answer; again in 2 s" in ran.err
+
+
+@pytest.mark.parametrize("text", ["no JSON", "3", "{}", '{"plan": 3}'])
+def test_a_file_that_is_no_plan_is_named(side: Side, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    ran = side.publish("org/model", "--plan", str(path))
+    assert ran.code == 2
+    assert f"in {path}, got" in ran.err
+
+
 def test_assemble_without_shards_says_so(side: Side) -> None:
     ran = side.assemble("model")
     assert ran.code == 2
@@ -310,6 +353,7 @@ def test_a_dry_run_moves_nothing_and_says_what_it_would(side: Side) -> None:
     ran = side.publish("org/model", "--dry-run", "--json")
     assert ran.code == 0
     assert ran.json["targets"][0]["bytes_missing"] > 3 * FILE_BYTES
+    assert "missing 15.8 MB" in side.publish("org/model", "--dry-run").err
     assert side.proxy.of("POST") == []
     assert side.store().list_tags() == []
 

@@ -70,12 +70,11 @@ def assemble(
     references = [parse_target(target) for target in targets]
     plan = read_plan(plan_file) if plan_file else None
     done: list[Outcome] = []
-    failed: list[HfModelsError] = []
     with (
         closing(open_pool(options)) as http,
         ConsoleProgress("assemble", quiet=quiet) as progress,
     ):
-        registries = make_registries(options, http, references)
+        registries = make_registries(options, http, references, progress=progress)
         settings = Settings(base=find_base(base, registries), modelpack=modelpack, force=force)
         for reference in references:
             try:
@@ -89,19 +88,25 @@ def assemble(
                     progress=progress,
                 )
             except HfModelsError as error:
-                failed.append(error)
-            else:
-                done.append(outcome)
-    _print(done, time.monotonic() - begun_at, as_json=as_json)
-    for failure in failed:
-        say_error(failure.message, failure.hint)
-    return failed[0].exit_code if failed else 0
+                outcome = Outcome(str(reference.with_tag(tag)), None, (), (), (), error)
+            done.append(outcome)
+    return _report(done, time.monotonic() - begun_at, as_json=as_json)
 
 
-def _print(done: list[Outcome], seconds: float, *, as_json: bool) -> None:
+def _report(done: list[Outcome], seconds: float, *, as_json: bool) -> int:
     if as_json:
-        images = [{"image": outcome.name, "digest": outcome.digest} for outcome in done]
-        print_json({"seconds": round(seconds, 3), "targets": images})
-        return
+        print_json({"seconds": round(seconds, 3), "targets": [_to_json(item) for item in done]})
     for outcome in done:
-        print_result(f"{outcome.name}@{outcome.digest}")
+        if outcome.error:
+            say_error(outcome.error.message, outcome.error.hint)
+        elif not as_json:
+            print_result(f"{outcome.name}@{outcome.digest}")
+    return next((outcome.error.exit_code for outcome in done if outcome.error), 0)
+
+
+def _to_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "image": outcome.name,
+        "digest": outcome.digest,
+        "error": outcome.error.message if outcome.error else None,
+    }

@@ -16,7 +16,7 @@ from downloader.cli.options import (
     selected,
     selection,
 )
-from downloader.errors import InputError, StorageError
+from downloader.errors import InputError, ProtocolError, StorageError
 from downloader.hub.cache import blob_path
 from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
 from downloader.hub.repo import Snapshot
@@ -83,9 +83,13 @@ def read_plan(path: str) -> Plan:
         raise InputError(f"want a plan as JSON in {path}, got {error}") from error
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    if not isinstance(document, dict):
+    plan = document.get("plan", document) if isinstance(document, dict) else None
+    if not isinstance(plan, dict):
         raise InputError(f"want a plan as JSON in {path}, got no object")
-    return Plan.from_json(document.get("plan", document))
+    try:
+        return Plan.from_json(plan)
+    except ProtocolError as error:
+        raise InputError(f"want a plan in {path}, got {error.message}") from error
 
 
 def _resolve(hub: Hub, options: dict[str, Any]) -> Snapshot:

@@ -1,7 +1,7 @@
 """The way without an engine: an image as an OCI layout under ``dist/``, and its push."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,9 @@ def build_layout(
     Raises:
         HfModelsError: Hub, base image, or disk said no.
     """
-    registries = Registries(http, credentials, "auto", RetryPolicy())
     layout = Layout(request.dist / request.tag)
     with ConsoleProgress("build", quiet=quiet) as progress:
+        registries = Registries(http, credentials, "auto", RetryPolicy(), progress=progress)
         base = find_base(request.base, registries)
         for platform in base.missing:
             progress.note(f"base image {request.base} has no {platform}; the image has none either")
@@ -137,7 +137,7 @@ def push_layout(
     for reference in references:
         with ConsoleProgress(f"push {reference.name}", quiet=quiet) as progress:
             try:
-                store = registries.open(reference)
+                store = replace(registries, progress=progress).open(reference)
                 pushed[str(reference)] = copy_image(
                     layout, tag, store, tag, jobs=_JOBS, progress=progress
                 )

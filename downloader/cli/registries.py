@@ -1,8 +1,10 @@
 """Flags about registries that several commands share, and what they mean."""
 
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import click
@@ -17,7 +19,11 @@ from downloader.oci.credentials import Credentials, DockerCredentials, ExplicitC
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
 from downloader.oci.uploads import CHUNK_BYTES, UploadMode
+from downloader.progress import NoProgress, Progress
 from downloader.publish import Base, no_base, open_base
+
+# Shorter ones pass before anybody wonders.
+NOTED_WAIT_S = 2.0
 
 to_option = click.option(
     "--to",
@@ -44,6 +50,14 @@ registry_options = compose(
         default=RetryPolicy.tries,
         show_default=True,
         help="How often one request is tried before it counts as failed.",
+    ),
+    click.option(
+        "--retry-delay",
+        type=click.FloatRange(0, 60),
+        default=RetryPolicy.first_delay_s,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait before the second try; doubles from there.",
     ),
     click.option(
         "--timeout",
@@ -81,6 +95,7 @@ class Registries:
         upload: How blobs are sent.
         retry: For whatever may pass by itself.
         chunk_bytes: That an upload keeps in memory.
+        progress: Told of longer waits between tries.
     """
 
     http: HttpPool
@@ -88,6 +103,7 @@ class Registries:
     upload: UploadMode
     retry: RetryPolicy
     chunk_bytes: int = CHUNK_BYTES
+    progress: Progress = field(default_factory=NoProgress)
 
     def open(self, reference: Reference) -> Registry:
         """Return the repository that ``reference`` names."""
@@ -98,7 +114,13 @@ class Registries:
             upload=self.upload,
             chunk_bytes=self.chunk_bytes,
             retry=self.retry,
+            sleep=partial(self._wait, reference.name),
         )
+
+    def _wait(self, name: str, delay_s: float) -> None:
+        if delay_s >= NOTED_WAIT_S:
+            self.progress.note(f"{name}: no usable answer; again in {delay_s:.0f} s")
+        time.sleep(delay_s)
 
 
 def open_pool(options: dict[str, Any]) -> HttpPool:
@@ -111,6 +133,7 @@ def make_registries(
     http: HttpPool,
     targets: Sequence[Reference],
     chunk_bytes: int = CHUNK_BYTES,
+    progress: Progress | None = None,
 ) -> Registries:
     """Return what the flags of `registry_options` say.
 
@@ -119,6 +142,7 @@ def make_registries(
         http: Connections.
         targets: What ``--username`` is for.
         chunk_bytes: That an upload keeps in memory.
+        progress: Told of longer waits between tries.
 
     Raises:
         InputError: A user without a password, or one for several registries.
@@ -127,8 +151,9 @@ def make_registries(
         http,
         find_credentials(options["username"], options["password_stdin"], targets),
         cast("UploadMode", options["upload"]),
-        RetryPolicy(tries=options["tries"]),
+        RetryPolicy(options["tries"], options["retry_delay"]),
         chunk_bytes,
+        progress or NoProgress(),
     )
 
 
@@ -169,10 +194,15 @@ def parse_target(text: str) -> Reference:
         InputError: It is none, or it names no registry and no user.
     """
     reference = parse_reference(text)
-    if reference.tag or reference.digest or "/" not in text:
+    if reference.tag or reference.digest:
         raise InputError(
             f"want a repository like ghcr.io/me/models, without tag, got {text!r}",
             hint="the tag is given by --tag",
+        )
+    if "/" not in text:
+        raise InputError(
+            f"want a repository like ghcr.io/me/models, got {text!r}",
+            hint="name its registry, or for Docker Hub its user: docker.io/me/models",
         )
     return reference
 

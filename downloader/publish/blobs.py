@@ -1,12 +1,15 @@
 """Whole blobs between memory and stores, and from store to store: verified both ways."""
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 
 from downloader.errors import IntegrityError, ProtocolError
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor
 from downloader.oci.store import Store
 from downloader.oci.uploads import UploadLost
+from downloader.progress import Meter, NoProgress, Progress
 
 # An upload that cannot be continued begins again; a line that breaks every time is no line.
 LOST_TRIES = 5
@@ -34,45 +37,50 @@ def read_blob(store: Store, descriptor: Descriptor, limit_bytes: int) -> bytes:
     return bytes(data[:filled])
 
 
-def put_blob(store: Store, data: bytes, digest: Digest) -> bool:
-    """Put a small blob where it is not yet; return whether it had to be sent."""
-    if store.blob_size(digest) == len(data):
-        return False
-    for left in reversed(range(LOST_TRIES)):
-        try:
-            with store.create_blob(len(data)) as writer:
-                writer.write(memoryview(data))
-                writer.commit(digest)
-        except UploadLost:
-            if not left:
-                raise
-        else:
-            break
-    return True
+def put_blob(store: Store, data: bytes, digest: Digest) -> None:
+    """Put a small blob where it is not yet."""
+    if store.blob_size(digest) != len(data):
+        _send_until_kept(partial(_send, store, data, digest))
 
 
-def copy_blob(source: Store, target: Store, descriptor: Descriptor) -> bool:
-    """Copy a blob where it is not yet; return whether its bytes had to be sent.
+def copy_blob(
+    source: Store, target: Store, descriptor: Descriptor, progress: Progress | None = None
+) -> None:
+    """Copy a blob where it is not yet.
+
+    Args:
+        source: Where it is.
+        target: Where to.
+        descriptor: Which one.
+        progress: Told of its bytes, whether they had to be sent or were there.
 
     Raises:
         IntegrityError: The source has other bytes under this digest.
     """
-    if target.blob_size(descriptor.digest) == descriptor.size_bytes:
-        return False
-    if target.mount_blob(descriptor.digest, source):
-        return False
+    digest, size_bytes = descriptor.digest, descriptor.size_bytes
+    meter = Meter(progress or NoProgress(), size_bytes)
+    if target.blob_size(digest) != size_bytes and not target.mount_blob(digest, source):
+        _send_until_kept(partial(_send_copy, source, target, descriptor, meter))
+    meter.set(size_bytes)
+
+
+def _send_until_kept(send: Callable[[], None]) -> None:
     for left in reversed(range(LOST_TRIES)):
         try:
-            _send_copy(source, target, descriptor)
+            return send()
         except UploadLost:
             if not left:
                 raise
-        else:
-            break
-    return True
+    return None
 
 
-def _send_copy(source: Store, target: Store, descriptor: Descriptor) -> None:
+def _send(store: Store, data: bytes, digest: Digest) -> None:
+    with store.create_blob(len(data)) as writer:
+        writer.write(memoryview(data))
+        writer.commit(digest)
+
+
+def _send_copy(source: Store, target: Store, descriptor: Descriptor, meter: Meter) -> None:
     digest, done = hashlib.sha256(), 0
     buffer = memoryview(bytearray(_COPY_BUFFER_BYTES))
     with (
@@ -83,6 +91,7 @@ def _send_copy(source: Store, target: Store, descriptor: Descriptor) -> None:
             digest.update(buffer[:count])
             writer.write(buffer[:count])
             done += count
+            meter.set(done)
         _check(descriptor, done, digest.hexdigest())
         writer.commit(descriptor.digest)
 

@@ -44,8 +44,7 @@ def copy_image(
 
 
 def _copy(source: Store, target: Store, blob: Descriptor, progress: Progress) -> None:
-    copy_blob(source, target, blob)
-    progress.advance(blob.size_bytes)
+    copy_blob(source, target, blob, progress)
     progress.finish_file(blob.digest)
 
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from downloader.errors import InputError
+from downloader.errors import InputError, ProtocolError
 from downloader.image import plan_json
 from downloader.oci.store import Store
 from downloader.plan import Plan
 from downloader.progress import NoProgress, Progress
 from downloader.publish.assemble import assemble_image, missing_shards
 from downloader.publish.publication import Outcome, Settings
-from downloader.publish.reuse import check_overwrite, find_layers
+from downloader.publish.reuse import check_overwrite, find_layers, read_labels
 from downloader.publish.shards import (
     Record,
     Shard,
@@ -50,6 +50,9 @@ def assemble(
     progress = progress or NoProgress()
     target = Target(store, tag)
     records = _read_records(target, count)
+    if not records and commit and (assembled := _find_assembled(target, commit)):
+        progress.note(f"{target.name}: assembled already")
+        return assembled
     planned = plan or _plan_of(target, records, commit)
     if not settings.force:
         check_overwrite(target, planned)
@@ -69,6 +72,14 @@ def _read_records(target: Target, count: int | None) -> list[Record]:
     return [record for record in read if record is not None]
 
 
+def _find_assembled(target: Target, commit: str) -> Outcome | None:
+    """Return what an earlier run has made of the shards, whose records it took away."""
+    raw = target.store.get_manifest(target.tag)
+    if raw is None or _commit_of(target) != commit:
+        return None
+    return Outcome(target.name, raw.digest, (), (), (), None)
+
+
 def _plan_of(target: Target, records: Sequence[Record], commit: str | None) -> Plan:
     descriptors = {record.plan.digest: record.plan for record in records}
     plans = [read_plan(target.store, descriptor) for descriptor in descriptors.values()]
@@ -77,7 +88,7 @@ def _plan_of(target: Target, records: Sequence[Record], commit: str | None) -> P
     if not plans:
         raise InputError(
             f"{target.name}: want shards{f' of commit {commit}' if commit else ''}, got none",
-            hint="publish them first: hf-models publish --shard I/N",
+            hint=_hint_without_shards(target),
         )
     if len(plans) > 1:
         commits = ", ".join(sorted({plan.snapshot.commit for plan in plans}))
@@ -86,6 +97,21 @@ def _plan_of(target: Target, records: Sequence[Record], commit: str | None) -> P
             hint="choose one with --revision COMMIT or --plan FILE",
         )
     return plans[0]
+
+
+def _hint_without_shards(target: Target) -> str:
+    commit = _commit_of(target)
+    if commit is None:
+        return "publish them first: hf-models publish --shard I/N"
+    return f"the tag carries commit {commit}; if that is the one, nothing is left to do"
+
+
+def _commit_of(target: Target) -> str | None:
+    try:
+        found = read_labels(target.store, target.tag)
+    except ProtocolError:
+        return None  # whatever lies under the tag, it is none of ours
+    return found.commit if found else None
 
 
 def _check_shards(target: Target, plan: Plan, records: Sequence[Record], count: int | None) -> None:
