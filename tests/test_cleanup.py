@@ -230,6 +230,14 @@ def test_what_could_be_freed_is_known_without_reading_a_tree(root: Path) -> None
     assert reclaimable_bytes(root) == sum(sizes[name] for name in there)
 
 
+def test_what_lies_on_another_disk_gives_this_one_nothing(tmp_path: Path) -> None:
+    elsewhere = Path("/proc")  # a file system of its own on every Linux
+    assert elsewhere.stat().st_dev != tmp_path.stat().st_dev
+    (tmp_path / "mnt").symlink_to(elsewhere)
+    item = Item("swap file", ("/mnt/swaps",), MIB, "here")
+    assert reclaimable_bytes(tmp_path, [item]) == 0
+
+
 def test_every_item_has_a_source_and_stays_below_the_directories_of_a_system() -> None:
     def is_deep(path: str) -> bool:
         return path.startswith("/") and len(Path(path).parts) >= 3

@@ -455,7 +455,7 @@ def test_a_build_that_does_not_fit_this_runner_streams_instead(
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
     said = farm.run("build")
-    assert "1000 B are free" in said
+    assert "1.0 kB are free" in said
     assert farm.outputs["engine"] == "publish"
     assert farm.outputs["image"] == image
     farm.run("check", ENGINE="publish", DIGEST=farm.outputs["digest"], IMAGE=image)

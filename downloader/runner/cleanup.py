@@ -142,12 +142,18 @@ def clean_runner(
 def reclaimable_bytes(root: Path = Path("/"), items: Sequence[Item] = ITEMS) -> int:
     """Return what cleaning would give, from the list's figures and what is there.
 
-    Reads no tree, so it answers at once; items without a published figure count nothing.
+    Reads no tree, so it answers at once; items without a published figure count nothing, nor
+    does what lies on another disk, as the swap file does on some runners.
     """
+    disk = root.stat().st_dev
     return sum(
         item.size_bytes
         for item in items
-        if any(True for pattern in item.paths for _ in root.glob(pattern.lstrip("/")))
+        if any(
+            path.lstat().st_dev == disk
+            for pattern in item.paths
+            for path in root.glob(pattern.lstrip("/"))
+        )
     )
 
 
