@@ -112,7 +112,11 @@ def registry(*, has_docker: bool) -> Iterator[str | None]:
         yield given
         return
     run = ["docker", "run", "-d", "--rm", "-p", "127.0.0.1::5000", "registry:3"]
-    container = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    started = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=False)
+    if started.returncode:  # docker has said why; most often Docker Hub cannot be reached
+        yield None
+        return
+    container = started.stdout.strip()
     try:
         port = ["docker", "port", container, "5000/tcp"]
         yield subprocess.run(port, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
@@ -176,7 +180,7 @@ def main() -> None:
             if host:
                 registry_way(demo, host)
             else:
-                print("\nno registry here: publish is left out")
+                print("\nno registry here: publish, push and pull are left out")
             if host and not missing:
                 docker_way(demo, host)
         demo.print_table()

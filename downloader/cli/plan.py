@@ -19,7 +19,14 @@ from downloader.cli.options import (
 from downloader.errors import InputError
 from downloader.hub.snapshot import Hub
 from downloader.oci.reference import check_tag, tag_from_name
-from downloader.plan import Layer, Plan, make_plan, parse_layer_limit, split_shards
+from downloader.plan import (
+    Layer,
+    Plan,
+    disk_needed_bytes,
+    make_plan,
+    parse_layer_limit,
+    split_shards,
+)
 from downloader.units import format_bytes
 
 
@@ -81,19 +88,12 @@ def describe_plan(plan: Plan, tag: str, shards: int) -> dict[str, Any]:
     shared = split_shards(plan.layers, shards)
     return {
         "tag": tag,
-        "disk_bytes": disk_needed(plan),
+        "disk_bytes": disk_needed_bytes(plan),
         "download_bytes": sum(snapshot.blobs.values()),
         "layer_bytes": plan.size_bytes,
         "matrix": {"include": [_job(i, shards, layers) for i, layers in enumerate(shared, 1)]},
         "plan": plan.to_json(),
     }
-
-
-def disk_needed(plan: Plan) -> int:
-    """Return the bytes of disk that `build` needs where the engine keeps its data."""
-    from downloader.plan import disk_needed_bytes
-
-    return disk_needed_bytes(plan)
 
 
 def _job(index: int, count: int, layers: list[Layer]) -> dict[str, Any]:

@@ -76,8 +76,8 @@ def transfer_file(
         cancelled: Set by another thread to kill the child.
 
     Raises:
-        UnfitError: The server has no ranges, or wants the token.
-        PassingError: It failed, stalled, or was cancelled.
+        UnfitError: The server has no ranges, or wants the token; or nothing came for long.
+        PassingError: It failed, or was cancelled.
         HubError: The Hub said no.
     """
     target, has_ranges = location.resolve()
@@ -150,8 +150,9 @@ def _watch(
             seen_bytes, grown_at_s = now_bytes, time.monotonic()
             on_growth(seen_bytes)
         elif time.monotonic() - grown_at_s > stall_s:
-            message = f"hf_transfer: want more bytes within {stall_s:g} s, got none"
-            raise PassingError(TransportError(message))
+            # Perhaps only a slow line: it keeps what it has in memory until a chunk is whole,
+            # and would be no quicker the second time. Our own stream sees every byte.
+            raise UnfitError(f"want more bytes within {stall_s:g} s, got none")
 
 
 def _check_answer(child: "subprocess.Popen[bytes]") -> None:
