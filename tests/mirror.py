@@ -33,6 +33,7 @@ class Habits:
         cuts: So many answers are cut; the others are whole.
         stall_after: Send so many bytes of a blob, and then nothing more.
         ignores_ranges: Always send the whole blob.
+        silent_after: Send so many bytes of blobs, over all connections, and then nothing more.
         bytes_per_s: Of each connection.
         from_bytes: Smaller blobs are served as they should be.
     """
@@ -44,6 +45,7 @@ class Habits:
     cuts: int = 1_000_000
     stall_after: int | None = None
     ignores_ranges: bool = False
+    silent_after: int | None = None
     bytes_per_s: float | None = None
     from_bytes: int = 0
 
@@ -67,6 +69,7 @@ class Mirror:
         self.log = Log()
         self.lock = threading.Lock()
         self.released = threading.Event()
+        self.silent = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
@@ -84,6 +87,13 @@ class Mirror:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    def silence(self, *, after_bytes: int | None) -> None:
+        """Send so many more bytes of blobs, and then nothing; None for all there are."""
+        with self.lock:
+            self.silent.clear()
+            end = None if after_bytes is None else self.log.blob_bytes + after_bytes
+            self.habits.silent_after = end
 
     def manifest(self, reference: str) -> bytes | None:
         path = self.root / "blobs" / "sha256" / reference.removeprefix("sha256:")
@@ -185,13 +195,24 @@ class _Handler(BaseHTTPRequestHandler):
                     self.wfile.write(piece[: max(0, limit - sent)])
                     self._fail(habits)
                     return
+                if not self._may_send(len(piece), habits):
+                    self.mirror.released.wait(60)
+                    self.close_connection = True
+                    return
                 self.wfile.write(bytes(len(piece)) if habits.lies else piece)
                 sent += len(piece)
-                with self.mirror.lock:
-                    self.mirror.log.blob_bytes += len(piece)
                 if habits.bytes_per_s:
                     behind = sent / habits.bytes_per_s - (time.monotonic() - begun)
                     self.mirror.released.wait(max(0.0, behind))
+
+    def _may_send(self, size_bytes: int, habits: Habits) -> bool:
+        log, limit = self.mirror.log, habits.silent_after
+        with self.mirror.lock:
+            if limit is not None and log.blob_bytes >= limit:
+                self.mirror.silent.set()
+                return False
+            log.blob_bytes += size_bytes
+        return True
 
     def _may_fail(self) -> bool:
         with self.mirror.lock:

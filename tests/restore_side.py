@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import re
+import sys
 import tarfile
 import uuid
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +67,29 @@ def restored(source: str | Path, cache: Path, *more: str | Path) -> Any:
     ran = restore(source, cache, "--json", *more)
     assert ran.code == 0, ran.err
     return ran.json
+
+
+# A process per command, to be killed; forked from one that has imported everything already.
+_APART = multiprocessing.get_context("forkserver")
+_APART.set_forkserver_preload(["tests.restore_side", "downloader.cli.restore", "pytest"])
+
+
+def start(source: str, cache: Path, *more: str) -> BaseProcess:
+    """Start a restore in a process of its own; what it says goes to `said_by`."""
+    arguments = ["restore", source, "--cache-dir", str(cache), *more]
+    process = _APART.Process(target=_run_apart, args=(arguments, said_by(cache)))
+    process.start()
+    return process
+
+
+def said_by(cache: Path) -> Path:
+    """Return where the last restore that was started for ``cache`` says something."""
+    return cache.with_name(f"{cache.name}.said")
+
+
+def _run_apart(arguments: list[str], said: Path) -> None:
+    with said.open("w", buffering=1) as file, redirect_stderr(file), redirect_stdout(file):
+        sys.exit(run(arguments))
 
 
 def check_cache(

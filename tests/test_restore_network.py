@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from downloader.hub.locks import hold_lock
+from downloader.restore.journal import Journal
 from tests.make_image import MIB, put_ours, random_bytes
 from tests.mirror import Habits, Mirror
 from tests.restore_side import (
@@ -23,12 +26,15 @@ from tests.restore_side import (
     layout,
     restore,
     restored,
+    said_by,
     sha256,
+    start,
 )
 
 LARGE = {"model.safetensors": random_bytes(40 * MIB + 11, seed=9), "config.json": b"{}"}
 LAYER_BYTES = 5 * MIB  # smaller layers of FILES are served as they should be
 KILLS = 20
+LOST_LIMIT_BYTES = 64 * MIB  # what a kill may cost
 ONE_TRY = ("--stall-timeout", "1")
 
 
@@ -163,23 +169,21 @@ def test_only_the_wanted_bytes_are_fetched(image: Path, tmp_path: Path) -> None:
 # Killed, and continued
 
 
-def start(source: str, cache: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "downloader", "restore", source, "--cache-dir", str(cache)]
-    return subprocess.Popen([*command, "--quiet", *more], stdout=subprocess.DEVNULL)
-
-
-def kill_after(mirror: Mirror, process: subprocess.Popen[bytes], size_bytes: int) -> None:
-    """Kill -9 as soon as so many bytes were sent."""
-    while process.poll() is None and mirror.log.blob_bytes < size_bytes:
-        mirror.released.wait(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+def kill_after(mirror: Mirror, process: BaseProcess, size_bytes: int) -> None:
+    """Kill -9 as soon as so many bytes of blobs were sent; more than that are not sent."""
+    mirror.silence(after_bytes=size_bytes)
+    while process.is_alive() and not mirror.silent.is_set():
+        mirror.silent.wait(0.01)
+    assert process.is_alive(), "it ended before it could be killed"
+    process.kill()
+    process.join()
+    mirror.silence(after_bytes=None)
 
 
 def test_a_killed_run_is_continued_from_another_mirror(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     total, name = sum(map(len, LARGE.values())), "own.invalid/me/model"
-    with Mirror(tmp_path / "image", Habits(bytes_per_s=20 * MIB)) as one:
+    with Mirror(tmp_path / "image") as one:
         kill_after(one, start(name, tmp_path / "cache", "--mirror", one.host), total // 2)
     with Mirror(tmp_path / "image") as two:
         report = restored(name, tmp_path / "cache", "--mirror", two.host)
@@ -189,22 +193,38 @@ def test_a_killed_run_is_continued_from_another_mirror(tmp_path: Path) -> None:
 
 
 def test_killed_at_random_moments_it_continues(tmp_path: Path) -> None:
-    """At most 64 MiB are fetched again each time; here the bound is the noted share."""
-    put_ours(layout(tmp_path / "image"), LARGE)
-    total = sum(map(len, LARGE.values()))
-    cache, seed = tmp_path / "cache", random.Random(4)
-    moments = sorted(seed.uniform(0.02, 0.98) * total for _ in range(KILLS))
-    with Mirror(tmp_path / "image", Habits(bytes_per_s=30 * MIB)) as own:
-        before = 0.0
-        for moment in moments:
-            own.log.blob_bytes = 0
-            process = start(f"{own.host}/me/model", cache)
-            kill_after(own, process, int(moment - before))
+    files = {"model.safetensors": LARGE["model.safetensors"] * 5}
+    total = sum(map(len, files.values()))
+    put_ours(layout(tmp_path / "image"), files)
+    cache, seed, kept = tmp_path / "cache", random.Random(4), 0
+    with Mirror(tmp_path / "image") as own:
+        for _ in range(KILLS):
+            before = own.log.blob_bytes
+            # Half of what is left at most: there must be something left to kill.
+            sent = int(seed.uniform(0.02, 0.5) * (total - kept))
+            kill_after(own, start(f"{own.host}/me/model", cache), sent)
             check_blobs_if_any(cache)
-            before = moment
-        kept = restored(f"{own.host}/me/model", cache)["resumed_bytes"]
-    assert kept > 0
-    check_cache(cache, LARGE)
+            assert resumed_bytes(cache) == kept
+            sent = own.log.blob_bytes - before
+            kept_before, kept = kept, noted_bytes(cache)
+            assert kept_before + sent - kept <= LOST_LIMIT_BYTES
+        report = restored(f"{own.host}/me/model", cache)
+    assert report["resumed_bytes"] == kept > 0
+    check_cache(cache, files)
+
+
+def resumed_bytes(cache: Path) -> int:
+    """Return how many bytes of earlier runs the last run said that it kept."""
+    found = re.search(r"continuing after (\d+) bytes", said_by(cache).read_text())
+    return int(found[1]) if found else 0
+
+
+def noted_bytes(cache: Path) -> int:
+    """Return how many bytes the journal says are there, as the next run will read it."""
+    (journal,) = (cache / FOLDER / "blobs").glob("*.journal.incomplete")
+    size_bytes = journal.with_name(journal.name.replace(".journal", "")).stat().st_size
+    boot = journal.read_text().splitlines()[0].split()[3]
+    return Journal(journal, size_bytes, boot).read().size_bytes
 
 
 def check_blobs_if_any(cache: Path) -> None:
@@ -217,11 +237,11 @@ def test_a_killed_run_loses_little(tmp_path: Path, at: float) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     total = sum(map(len, LARGE.values()))
     cache = tmp_path / "cache"
-    with Mirror(tmp_path / "image", Habits(bytes_per_s=20 * MIB)) as own:
+    with Mirror(tmp_path / "image") as own:
         kill_after(own, start(f"{own.host}/me/model", cache), int(at * total))
         report = restored(f"{own.host}/me/model", cache)
         again = own.log.blob_bytes - total
-    assert again <= 64 * MIB
+    assert again <= LOST_LIMIT_BYTES
     assert report["resumed_bytes"] + report["fetched_bytes"] + report["kept_bytes"] == total
     check_cache(cache, LARGE)
 
@@ -229,7 +249,7 @@ def test_a_killed_run_loses_little(tmp_path: Path, at: float) -> None:
 def test_a_kept_part_that_is_damaged_is_fetched_again(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     total, cache = sum(map(len, LARGE.values())), tmp_path / "cache"
-    with Mirror(tmp_path / "image", Habits(bytes_per_s=20 * MIB)) as own:
+    with Mirror(tmp_path / "image") as own:
         kill_after(own, start(f"{own.host}/me/model", cache), int(0.8 * total))
         (partial,) = [
             path
@@ -238,7 +258,6 @@ def test_a_kept_part_that_is_damaged_is_fetched_again(tmp_path: Path) -> None:
         ]
         with partial.open("r+b") as file:
             file.write(b"damage")
-        own.habits.bytes_per_s = None
         ran = restore(f"{own.host}/me/model", cache)
     assert ran.code == 0, ran.err
     assert "fetching it again" in ran.err
@@ -279,18 +298,18 @@ def test_bytes_of_another_start_of_the_machine_count_only_if_durable(
 def test_ctrl_c_leaves_what_can_be_continued(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     total, cache = sum(map(len, LARGE.values())), tmp_path / "cache"
-    with Mirror(tmp_path / "image", Habits(bytes_per_s=10 * MIB)) as own:
+    with Mirror(tmp_path / "image") as own:
+        own.silence(after_bytes=total // 2)
         command = [sys.executable, "-m", "downloader", "restore", f"{own.host}/me/model"]
         process = subprocess.Popen(
             [*command, "--cache-dir", str(cache), "--quiet"], stderr=subprocess.PIPE
         )
-        while process.poll() is None and own.log.blob_bytes < total // 2:
-            own.released.wait(0.002)
+        assert own.silent.wait(60)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
         assert process.returncode == 130
         assert b"Traceback" not in said
-        own.habits.bytes_per_s = None
+        own.silence(after_bytes=None)
         assert restored(f"{own.host}/me/model", cache)["resumed_bytes"] > 0
     check_cache(cache, LARGE)
 
@@ -302,7 +321,9 @@ def test_two_restores_at_once_fetch_each_large_file_once(tmp_path: Path) -> None
     put_ours(layout(tmp_path / "image"), LARGE)
     with Mirror(tmp_path / "image", Habits(bytes_per_s=20 * MIB)) as own:
         both = [start(f"{own.host}/me/model", tmp_path / "cache") for _ in range(2)]
-        assert [process.wait(60) for process in both] == [0, 0]
+        for process in both:
+            process.join(60)
+            assert process.exitcode == 0
         assert own.log.blob_bytes < 1.1 * sum(map(len, LARGE.values()))
     check_cache(tmp_path / "cache", LARGE)
 
@@ -317,12 +338,13 @@ def test_it_waits_for_a_download_of_the_library(image: Path, tmp_path: Path) -> 
             process = start(f"{own.host}/me/model", cache)
             other = next(path for path in blobs if 4 * MIB < path.stat().st_size < 8 * MIB)
             while not (cache / FOLDER / "blobs" / other.name).exists():
-                assert process.poll() is None
+                assert process.is_alive()
                 own.released.wait(0.01)
             # The library finishes, and names its blob while it still holds the lock.
             final = cache / FOLDER / "blobs" / large.name
             os.link(large, final)
-        assert process.wait(30) == 0
+        process.join(30)
+        assert process.exitcode == 0
         assert own.log.blob_bytes < large.stat().st_size
     check_cache(cache)
     assert sha256(final) == large.name
