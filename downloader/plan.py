@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from downloader.errors import InputError, ProtocolError
-from downloader.hub.cache import blob_path
+from downloader.hub.cache import blob_path, part_path
 from downloader.hub.repo import Snapshot, is_oid
 from downloader.net.ranges import ByteRange
 from downloader.oci.tar import TarEntry, TarLayout, lay_out
@@ -83,8 +83,9 @@ class Content:
         >>> Content("ab", 7, ByteRange(0, 4), part=1, parts=2).path
         'blobs/ab.part-00001-of-00002'
         """
-        suffix = f".part-{self.part:05d}-of-{self.parts:05d}" if self.parts else ""
-        return blob_path(self.oid) + suffix
+        if self.parts:
+            return part_path(self.oid, self.part, self.parts)
+        return blob_path(self.oid)
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,43 @@ from downloader.hub.repo import Repo, RepoFile, Snapshot, is_commit
 
 MAIN_REF = "refs/main"
 _TREE_FORMAT_VERSION = 1
+_PART = re.compile(r"(?P<oid>[0-9a-f]{40}|[0-9a-f]{64})\.part-(?P<part>\d{5})-of-(?P<parts>\d{5})")
 _XET_HASH = re.compile(r"[0-9a-f]{64}")  # gated repos redact it to asterisks
 
 
 def blob_path(oid: str) -> str:
     """Return where the content ``oid`` lies in its repo folder."""
     return f"blobs/{oid}"
+
+
+@dataclass(frozen=True, order=True)
+class PartName:
+    """The name of a part of a split blob; parts count from 1."""
+
+    oid: str
+    parts: int
+    part: int
+
+
+def part_path(oid: str, part: int, parts: int) -> str:
+    """Return where a part of a split blob lies in the repo folder of an image.
+
+    >>> part_path("ab", 1, 2)
+    'blobs/ab.part-00001-of-00002'
+    """
+    return f"{blob_path(oid)}.part-{part:05d}-of-{parts:05d}"
+
+
+def parse_part(name: str) -> PartName | None:
+    """Parse the file name of a part, None for any other name.
+
+    >>> parse_part("ab" * 20 + ".part-00001-of-00002").part
+    1
+    """
+    found = _PART.fullmatch(name)
+    if found is None:
+        return None
+    return PartName(found["oid"], int(found["parts"]), int(found["part"]))
 
 
 def ref_path(revision: str) -> str:

@@ -2,18 +2,15 @@
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from downloader.errors import HfModelsError
-from downloader.hub.cache import blob_path, snapshot_path
+from downloader.hub.cache import blob_path, parse_part, part_path, snapshot_path
 from downloader.hub.disk import storage_errors
 from downloader.hub.repo import RepoFile, Snapshot, is_commit, is_oid
-
-_PART = re.compile(r"(?P<oid>[0-9a-f]{40}|[0-9a-f]{64})\.part-(?P<part>\d{5})-of-(?P<parts>\d{5})")
 
 Kind = Literal["missing", "extra", "wrong"]
 
@@ -81,7 +78,7 @@ class RepoCheck:
         for path in _list(self.folder / "blobs"):
             if path.name.endswith(".incomplete"):
                 self._report("extra", path, "no unfinished download", "a leftover")
-            elif _PART.fullmatch(path.name):
+            elif parse_part(path.name):
                 continue
             elif not is_oid(path.name):
                 self._report("extra", path, "a name of 40 or 64 hex digits", path.name)
@@ -94,15 +91,15 @@ class RepoCheck:
         found: dict[str, dict[int, Path]] = {}
         totals: dict[str, int] = {}
         for path in _list(self.folder / "blobs"):
-            if match := _PART.fullmatch(path.name):
-                found.setdefault(match["oid"], {})[int(match["part"])] = path
-                totals[match["oid"]] = int(match["parts"])
+            if name := parse_part(path.name):
+                found.setdefault(name.oid, {})[name.part] = path
+                totals[name.oid] = name.parts
         for oid, parts in found.items():
             whole = self.folder / blob_path(oid)
             missing = sorted(set(range(1, totals[oid] + 1)) - set(parts))
             for number in missing:
-                name = f"{oid}.part-{number:05d}-of-{totals[oid]:05d}"
-                self._report("missing", whole.with_name(name), "a part of a blob", "nothing")
+                path = self.folder / part_path(oid, number, totals[oid])
+                self._report("missing", path, "a part of a blob", "nothing")
             if not missing:
                 paths = tuple(path for _, path in sorted(parts.items()))
                 size = sum(path.stat().st_size for path in paths)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from downloader.errors import ProtocolError
-from downloader.hub.cache import BlobHasher, blob_path, snapshot_path
+from downloader.hub.cache import BlobHasher, PartName, blob_path, parse_part, snapshot_path
 from downloader.hub.repo import RepoFile
 from downloader.hub.verify import Finding, Report
 from downloader.oci.tar_reader import ByteSource, TarMember
@@ -18,7 +18,7 @@ from downloader.progress import NoProgress, Progress
 from downloader.restore.contents import Extent, FoundSnapshot, find_snapshots
 from downloader.restore.gather import scan_stream
 from downloader.restore.image import Image
-from downloader.restore.nodes import Captured, Content, PartName, Place, parse_part
+from downloader.restore.nodes import Captured, Content, Place
 from downloader.restore.opening import Network, open_image
 from downloader.restore.passing import ReadInto, look_at_stream, open_compressed, open_saved
 from downloader.restore.scan import Budget

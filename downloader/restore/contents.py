@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from downloader.errors import IntegrityError, ProtocolError
+from downloader.hub.cache import PartName, parse_part
 from downloader.hub.repo import (
     Repo,
     RepoFile,
@@ -20,10 +21,8 @@ from downloader.restore.nodes import (
     Content,
     InMemory,
     Node,
-    PartName,
     Place,
     parse_folder,
-    parse_part,
     place_of,
 )
 from downloader.restore.tree import Directory, Tree, is_in_cache, iter_leaves

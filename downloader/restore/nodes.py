@@ -17,7 +17,6 @@ _IN_REPO = re.compile(
 )
 # huggingface_hub 2 keeps what came through Xet once for all repos; repos link to it.
 _SHARED = re.compile(r"(?:^|/)blobs/[0-9a-f]{2}/[0-9a-f]{64}\Z")
-_PART = re.compile(r"(?P<oid>[0-9a-f]{64}|[0-9a-f]{40})\.part-(?P<part>\d{5})-of-(?P<parts>\d{5})")
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -62,27 +61,6 @@ def place_of(path: str) -> Place | None:
 def is_shared_blob(path: str) -> bool:
     """Whether ``path`` can be in the library's shared store."""
     return _SHARED.search(path) is not None
-
-
-@dataclass(frozen=True, order=True)
-class PartName:
-    """The name of a part of a cache blob; parts count from 1."""
-
-    oid: str
-    parts: int
-    part: int
-
-
-def parse_part(name: str) -> PartName | None:
-    """Parse the name of a part, None for any other name.
-
-    >>> parse_part("ab" * 20 + ".part-00001-of-00002").part
-    1
-    """
-    found = _PART.fullmatch(name)
-    if found is None:
-        return None
-    return PartName(found["oid"], int(found["parts"]), int(found["part"]))
 
 
 def parse_folder(name: str) -> Repo:
