@@ -204,6 +204,15 @@ def test_the_gate_waits_for_every_job() -> None:
     assert jobs["gate"]["if"] == "always()"
 
 
+def test_the_page_says_what_is_behind_the_hub() -> None:
+    runs = [step.get("run") for step in jobs_of(FOLDER / "pages.yml")["build"]["steps"]]
+    assert "make catalog ARGS=--check-hub" in runs
+
+
+def test_the_page_is_not_deployed_from_a_git_tag() -> None:
+    assert "default_branch" in jobs_of(FOLDER / "publish.yml")["catalog"]["if"]
+
+
 def test_the_form_has_the_fields_that_choose_knows(job: JobRun) -> None:
     inputs = load(FOLDER / "publish.yml")[True]["workflow_dispatch"]["inputs"]
     values = {name: field.get("default", "") for name, field in inputs.items()}
