@@ -456,8 +456,12 @@ def test_several_images_fill_one_cache(tmp_path: Path) -> None:
     for at, files in enumerate(halves):
         snapshot = make_snapshot(files, is_partial=True)
         put_ours(layout(tmp_path / f"image-0{at}"), files, snapshot=snapshot)
-    restored(tmp_path / "image-00", tmp_path / "cache", tmp_path / "image-01")
+    ran = restore(tmp_path / "image-00", tmp_path / "cache", tmp_path / "image-01", "--quiet")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines() == [str(tmp_path / "cache" / FOLDER / "snapshots" / COMMIT)]
     check_cache(tmp_path / "cache", has_tree=False)
+    found = snapshot_download("org/model", cache_dir=tmp_path / "cache", local_files_only=True)
+    assert Path(found).name == COMMIT
 
 
 def test_a_partial_image_leaves_no_tree(tmp_path: Path) -> None:
@@ -500,6 +504,17 @@ def test_inspect_reads_the_manifest_alone(ours: Path) -> None:
         if blob.stat().st_size > 64 * 1024:
             blob.unlink()
     assert hf_models("inspect", ours, "--json").code == 0
+
+
+@pytest.mark.parametrize("form", [as_plain, as_gzip, as_zstd])
+def test_inspect_says_the_same_of_an_archive(
+    form: Callable[[Path, Path], Path], ours: Path, tmp_path: Path
+) -> None:
+    archive = form(ours, tmp_path)
+    wanted = hf_models("inspect", ours, "--json", "--files").json
+    assert hf_models("inspect", archive, "--json", "--files").json == wanted | {
+        "source": str(archive)
+    }
 
 
 def test_inspect_of_an_image_of_others(tmp_path: Path) -> None:

@@ -153,7 +153,6 @@ def find_network(options: dict[str, Any], sources: Sequence[Source]) -> Network:
 
 
 def _mirrors_of_environment() -> list[str]:
-
     items = os.environ.get("HF_MODELS_MIRRORS", "").split(",")
     return [item.strip() for item in items if item.strip()]
 
@@ -174,8 +173,8 @@ def _print_report(report: Report, options: dict[str, Any]) -> None:
             f" and {format_bytes(counts.resumed_bytes)} of an earlier run"
         )
     if not options["dry_run"]:
-        for item in report.restored:
-            print_result(str(item.path))
+        for path in dict.fromkeys(item.path for item in report.restored):
+            print_result(str(path))
 
 
 def _print_planned(item: Restored) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 from downloader.hub.repo import RepoFile
 from downloader.image import PREFIX, parse_labels
+from downloader.oci.manifest import Manifest
 from downloader.restore.gather import read_plan
-from downloader.restore.image import Image
+from downloader.restore.image import Image, all_labels
+from downloader.restore.passing import PassedImage
 
 _OCI = "org.opencontainers.image."
 
@@ -68,14 +70,27 @@ def inspect_image(image: Image, *, with_files: bool = False) -> Inspection:
         ProtocolError: Its labels say what cannot be.
     """
     planned = read_plan(image) if with_files else None
-    layers = tuple((x.digest, x.media_type, x.size_bytes) for x in image.manifest.layers)
     found = _describe(image.name, image.digest, image.labels)
-    return replace(
-        found,
-        layers=layers,
-        layer_bytes=sum(layer.size_bytes for layer in image.manifest.layers),
-        listing=planned.snapshot.files if planned else (),
-    )
+    listing = planned.snapshot.files if planned else ()
+    return replace(_with_layers(found, image.manifest), listing=listing)
+
+
+def inspect_passed(name: str, passed: PassedImage, *, with_files: bool = False) -> Inspection:
+    """Return what an image says of itself that could only be read from end to end.
+
+    Args:
+        name: As the user named it.
+        passed: What passed by.
+        with_files: Whether to list the files as well.
+
+    Raises:
+        ProtocolError: Its labels say what cannot be.
+    """
+    labels = all_labels(passed.manifest, passed.config)
+    found = _with_layers(_describe(name, passed.digest, labels), passed.manifest)
+    promised = {path: file for item in passed.snapshots for path, file in item.promised.items()}
+    listing = tuple(promised[path] for path in sorted(promised)) if with_files else ()
+    return replace(found, listing=listing)
 
 
 def inspect_engine_answer(name: str, answer: Mapping[str, Any]) -> Inspection:
@@ -95,6 +110,12 @@ def inspect_engine_answer(name: str, answer: Mapping[str, Any]) -> Inspection:
         layers=tuple((str(diff_id), "", None) for diff_id in rootfs.get("Layers") or []),
         layer_bytes=int(answer.get("Size") or 0),
     )
+
+
+def _with_layers(found: Inspection, manifest: Manifest) -> Inspection:
+    layers = tuple((layer.digest, layer.media_type, layer.size_bytes) for layer in manifest.layers)
+    layer_bytes = sum(layer.size_bytes for layer in manifest.layers)
+    return replace(found, layers=layers, layer_bytes=layer_bytes)
 
 
 def _describe(source: str, digest: str, labels: Mapping[str, str]) -> Inspection:
