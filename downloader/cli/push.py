@@ -129,7 +129,7 @@ def check_open(found: ImageInfo, name: str) -> None:
     raise InputError(
         f"{name} carries {known.repo.id}, which is {why} on the Hub: "
         "whoever can pull the image gets the files without asking its owner",
-        hint="if its licence and the registry's readers allow that, add --allow-gated",
+        hint="if its license and the registry's readers allow that, add --allow-gated",
     )
 
 

@@ -206,11 +206,11 @@ def _hub_error(repo: Repo, revision: str, error: errors.HfHubHTTPError) -> HubEr
 
 def _license(info: Any) -> str | None:  # noqa: ANN401 - a union of untyped models
     card = getattr(info, "card_data", None)
-    licence, name = getattr(card, "license", None), getattr(card, "license_name", None)
-    if isinstance(licence, list):  # some datasets carry several
-        parts = [spdx_from_hub(str(item)) for item in licence]
+    found, name = getattr(card, "license", None), getattr(card, "license_name", None)
+    if isinstance(found, list):  # some datasets carry several
+        parts = [spdx_from_hub(str(item)) for item in found]
         return " AND ".join(part for part in parts if part) or None
-    return spdx_from_hub(licence, name)
+    return spdx_from_hub(found, name)
 
 
 def _utc(moment: datetime | None) -> datetime | None:

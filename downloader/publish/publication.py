@@ -236,5 +236,5 @@ def check_gated(plan: Plan, *, allow: bool) -> None:
         kind = "private" if snapshot.private else "gated"
         raise InputError(
             f"want a public repo, got {snapshot.repo.id}, which is {kind}",
-            hint="publish it only where its licence allows: --allow-gated",
+            hint="publish it only where its license allows: --allow-gated",
         )

@@ -66,7 +66,7 @@ def _card(repo: Repo, commit: Commit) -> dict[str, Any]:
     text = read_all(readme.source, 0, min(readme.size_bytes, CARD_LIMIT_BYTES)).decode(
         errors="replace"
     )
-    # Of the YAML only scalars: licence, name, link. That is what anybody here reads.
+    # Of the YAML only scalars: license, name, link. That is what anybody here reads.
     head = text.split("\n---", 1)[0].splitlines() if text.startswith("---\n") else []
     pairs = (line.split(": ", 1) for line in head if ": " in line and not line.startswith(" "))
     return {name: value.strip() for name, value in pairs}
