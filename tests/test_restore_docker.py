@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import io
 import json
 import os
 import shutil
@@ -14,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.docker_side import docker, load_offline
+from tests.faulty_proxy import Door, FaultyProxy
 from tests.make_image import put_ours
-from tests.restore_side import FILES, check_cache, hf_models, registry, restored
+from tests.restore_side import FILES, check_cache, hf_models, registry, restore, restored
 from tests.standin import HubServer, make_repo
 
 pytestmark = pytest.mark.docker
@@ -174,3 +177,46 @@ def test_an_index_of_two_platforms(tmp_path: Path) -> None:
     store.put_manifest("multi", json.dumps(index).encode(), kind)
     restored(f"{name}:multi", tmp_path / "cache")
     check_cache(tmp_path / "cache")
+
+
+# Private registries
+
+
+@pytest.fixture
+def private() -> Iterator[tuple[FaultyProxy, str]]:
+    """A registry behind a login, and the name of an image there."""
+    name, store = registry()
+    put_ours(store, FILES)
+    upstream, _, repository = name.partition("/")
+    with FaultyProxy(upstream, door=Door("bearer")) as proxy:
+        yield proxy, f"{proxy.host}/{repository}"
+
+
+def test_a_private_image_with_the_login_of_docker(
+    tmp_path: Path, private: tuple[FaultyProxy, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, name = private
+    login = base64.b64encode(f"{proxy.door.username}:{proxy.door.password}".encode()).decode()
+    config = {"auths": {proxy.host: {"auth": login}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    restored(name, tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+
+
+def test_a_private_image_with_a_password_on_standard_input(
+    tmp_path: Path, private: tuple[FaultyProxy, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, name = private
+    flags = ["--username", proxy.door.username, "--password-stdin"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{proxy.door.password}\n"))
+    restored(name, tmp_path / "cache", *flags)
+    check_cache(tmp_path / "cache")
+
+
+def test_a_private_image_without_a_login(tmp_path: Path, private: tuple[FaultyProxy, str]) -> None:
+    proxy, name = private
+    ran = restore(name, tmp_path / "cache")
+    assert ran.code == 3
+    assert f"docker login {proxy.host}" in ran.err
+    assert not (tmp_path / "cache").exists()
