@@ -16,7 +16,7 @@ import pytest
 
 from downloader.hub.locks import hold_lock
 from downloader.restore.journal import Journal
-from tests.make_image import MIB, put_ours, random_bytes
+from tests.make_image import MIB, make_snapshot, put_ours, random_bytes
 from tests.mirror import Habits, Mirror
 from tests.restore_side import (
     FILES,
@@ -30,6 +30,7 @@ from tests.restore_side import (
     sha256,
     start,
 )
+from tests.standin import HubServer, make_repo
 
 LARGE = {"model.safetensors": random_bytes(40 * MIB + 11, seed=9), "config.json": b"{}"}
 LAYER_BYTES = 5 * MIB  # smaller layers of FILES are served as they should be
@@ -348,6 +349,27 @@ def test_it_waits_for_a_download_of_the_library(image: Path, tmp_path: Path) -> 
         assert own.log.blob_bytes < large.stat().st_size
     check_cache(cache)
     assert sha256(final) == large.name
+
+
+DOWNLOAD = "from huggingface_hub import snapshot_download\nsnapshot_download('org/model')\n"
+
+
+def test_the_library_downloads_beside_it(tmp_path: Path) -> None:
+    repo, cache = make_repo("org/model", dict(LARGE)), tmp_path / "cache"
+    put_ours(layout(tmp_path / "image"), LARGE, snapshot=make_snapshot(LARGE, commit=repo.sha))
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=2 * MIB)) as own, HubServer([repo]) as hub:
+        process = start(f"{own.host}/me/model", cache)
+        while own.log.blob_bytes < MIB:  # from now on it holds the lock of the large file
+            assert process.is_alive()
+            own.released.wait(0.01)
+        names = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"}
+        library = [sys.executable, "-c", DOWNLOAD]
+        subprocess.run(library, env={**os.environ, **names}, check=True, capture_output=True)
+        process.join(30)
+        assert process.exitcode == 0
+        twice = [access for access in hub.log() if access.file.endswith("model.safetensors")]
+        assert sum(access.bytes_sent for access in twice) == 0
+    check_cache(cache, LARGE, commit=repo.sha)
 
 
 def test_a_full_disk_is_said_before_the_first_byte(tmp_path: Path) -> None:
