@@ -437,6 +437,23 @@ def test_an_artifact_is_no_base(side: Side) -> None:
     assert "want an image, got an artifact" in ran.err
 
 
+def test_a_base_for_one_platform_makes_an_image_for_one(side: Side) -> None:
+    side.publish("org/other")
+    raw = side.store().get_manifest("other")
+    assert raw is not None
+    base = parse_manifest(raw.data)
+    assert isinstance(base, Index)
+    arm64 = f"{side.name}@{base.manifests[1].digest}"
+    ran = side.publish("org/other", "--base", arm64, "--tag", "arm64", "--no-modelpack")
+    assert ran.code == 0, ran.err
+    assert f"base image {arm64} has no linux/amd64" in ran.err
+    made = side.store().get_manifest("arm64")
+    assert made is not None
+    index = parse_manifest(made.data)
+    assert isinstance(index, Index)
+    assert [str(item.platform) for item in index.manifests] == ["linux/arm64"]
+
+
 def test_a_base_is_copied_and_its_config_kept(side: Side) -> None:
     side.publish("org/other")
     ran = side.publish("org/model", "--base", f"{side.name}:other", "--tag", "based")

@@ -72,8 +72,6 @@ def build_layout(
     with ConsoleProgress("build", quiet=quiet) as progress:
         registries = Registries(http, credentials, "auto", RetryPolicy(), progress=progress)
         base = find_base(request.base, registries)
-        for platform in base.missing:
-            progress.note(f"base image {request.base} has no {platform}; the image has none either")
         # A directory of one's own is no publication: gated repos may lie in it.
         settings = Settings(base=base, modelpack=True, allow_gated=True, force=request.force)
         publication = Publication(plan, request.tag, [layout], settings=settings, progress=progress)
@@ -152,7 +150,7 @@ def _check_open(layout: Layout, tag: str, *, allow: bool) -> None:
         why = "private" if labels.private else "gated"
         raise InputError(
             f"want a public repo, got {labels.repo.id}, which is {why}",
-            hint="push it only where its licence allows: --allow-gated",
+            hint="push it only where its license allows: --allow-gated",
         )
 
 

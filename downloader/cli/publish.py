@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import click
@@ -47,6 +48,7 @@ from downloader.publish import (
     no_base,
     parse_shard,
 )
+from downloader.publish import publish as publish_all
 from downloader.publish.memory import share_memory
 from downloader.units import format_bytes, parse_size
 
@@ -99,11 +101,7 @@ def publish(
     plan_file: str | None,
     reuse: tuple[str, ...],
     base: str,
-    modelpack: bool,
-    jobs: int,
     memory: str,
-    allow_gated: bool,
-    force: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -119,7 +117,7 @@ def publish(
     images = [parse_reference(image) for image in reuse]
     share = parse_shard(shard) if shard else Shard()
     memory_bytes = parse_size(memory)
-    shares = share_memory(memory_bytes, jobs, len(targets))
+    shares = share_memory(memory_bytes, options["jobs"], len(targets))
     needs_base = share.count == 1 and not dry_run
     with (
         closing(open_pool(options)) as http,
@@ -128,16 +126,11 @@ def publish(
         registries = make_registries(options, http, references, shares.chunk_bytes, progress)
         hub, plan = _plan(options, plan_file)
         settings = Settings(
-            jobs=jobs,
             memory_bytes=memory_bytes,
             base=find_base(base, registries) if needs_base else no_base(),
-            modelpack=modelpack,
-            allow_gated=allow_gated,
-            force=force,
             retry=registries.retry,
+            **{name: options[name] for name in ("jobs", "modelpack", "allow_gated", "force")},
         )
-        for platform in settings.base.missing:
-            progress.note(f"base image {base} has no {platform}; the image has none either")
         publication = Publication(
             plan,
             tag_of(plan, tag),
@@ -161,10 +154,11 @@ def _plan(options: dict[str, Any], plan_file: str | None) -> tuple[Hub, Plan]:
 def _run(
     publication: Publication, hub: Hub, plan: Plan, registries: Registries, *, dry_run: bool
 ) -> None:
-    publication.look(dry_run=dry_run)
-    if not dry_run:
-        publication.transfer(lambda file: hub.source_of(plan.snapshot, file), registries.http)
-        publication.finish()
+    if dry_run:
+        publication.look(dry_run=True)
+    else:
+        source_of = partial(hub.source_of, plan.snapshot)
+        publish_all(publication, source_of, registries.http)
 
 
 def report(

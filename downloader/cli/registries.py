@@ -208,7 +208,7 @@ def parse_target(text: str) -> Reference:
 
 
 def find_base(name: str, registries: Registries) -> Base:
-    """Return the base image that ``--base`` names.
+    """Return the base image that ``--base`` names; note the platforms that it does not have.
 
     Raises:
         InputError: It is no image, or not there.
@@ -216,4 +216,7 @@ def find_base(name: str, registries: Registries) -> Base:
     if name == NO_BASE:
         return no_base()
     reference = parse_reference(name)
-    return open_base(registries.open(reference), reference.target, str(reference))
+    base = open_base(registries.open(reference), reference.target, str(reference))
+    for platform in base.missing:
+        registries.progress.note(f"base image {name} has no {platform}; the image has none either")
+    return base
