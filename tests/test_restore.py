@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ from tests.restore_side import (
     restore,
     restored,
 )
+from tests.standin import HubServer, make_repo
 
 TOTAL_BYTES = sum(len(data) for data in FILES.values())
 BLOB_BYTES = sum(len(data) for data in set(FILES.values()))
@@ -342,6 +344,31 @@ def test_the_library_takes_the_cache_for_its_own(ours: Path, tmp_path: Path) -> 
     assert [(repo.repo_id, repo.nb_files) for repo in scanned.repos] == [
         ("org/model", 6)
     ]  # contents, not paths
+
+
+def test_the_librarys_own_commands_find_nothing_wrong(tmp_path: Path) -> None:
+    repo, cache = make_repo("org/model", dict(FILES)), tmp_path / "home" / "hub"
+    put_ours(layout(tmp_path / "image"), FILES, snapshot=make_snapshot(FILES, commit=repo.sha))
+    restored(tmp_path / "image", cache)
+    with HubServer([repo]) as hub:
+        names = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.endpoint}
+        strict = ["--fail-on-missing-files", "--fail-on-extra-files"]
+        said = hf(["cache", "verify", "org/model", *strict, "--format", "json"], names)
+    assert json.loads(said)["checked"] == len(FILES)
+    listed = json.loads(hf(["cache", "ls", "--format", "json"], names | {"HF_HUB_OFFLINE": "1"}))
+    assert [(entry["repo_id"], entry["refs"]) for entry in listed] == [("org/model", ["main"])]
+
+
+def hf(arguments: list[str], names: Mapping[str, str]) -> str:
+    """Run a command of huggingface_hub, which must work, and return what it prints."""
+    program = "from huggingface_hub.cli.hf import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, **names},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
 
 
 def test_a_local_directory(ours: Path, tmp_path: Path) -> None:
