@@ -199,6 +199,18 @@ def test_a_target_that_lacks_layers_gets_only_those(side: Side) -> None:
     assert side.sent_bytes() == 0
 
 
+def test_a_target_mounts_what_another_of_its_registry_has(side: Side) -> None:
+    side.publish()
+    side.forget()
+    late = f"{side.name}-late"
+    ran = side.publish("org/model", "--json", to=(late, side.name))
+    assert ran.code == 0, ran.err
+    assert [target["bytes_moved"] for target in ran.json["targets"]] == [0, 0]
+    assert side.read_bytes() == 0
+    assert side.sent_bytes() < 64 * 1024
+    check_image(side.store(f"{side.repository}-late"), "model", MODEL)
+
+
 def test_shards_become_one_image_without_a_model_byte(side: Side) -> None:
     for shard in ("1/3", "2/3", "3/3"):
         ran = side.publish("org/model", "--shard", shard)
