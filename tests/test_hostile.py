@@ -566,6 +566,7 @@ SAVED = {
     "no-layers": '[{"Config": "c.json"}]',
     "layer-missing": '[{"Config": "c.json", "Layers": ["gone/layer.tar"]}]',
     "no-list": '{"Config": 1}',
+    "name-that-no-disk-takes": f'[{{"Config": "{"c" * 5000}", "Layers": []}}]',
 }
 
 
@@ -575,6 +576,14 @@ def test_a_docker_archive_that_lies(tmp_path: Path, cache: Path, name: str, comp
     members = [Member("c.json", b"{}"), Member("manifest.json", SAVED[name].encode())]
     archive = archive_of(tmp_path, *members, compress=compress)
     assert restore(archive, cache).code == PROTOCOL
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_an_unpacked_docker_archive_that_lies(tmp_path: Path, cache: Path, name: str) -> None:
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "c.json").write_text("{}")
+    (tmp_path / "image" / "manifest.json").write_text(SAVED[name])
+    refused(restore(tmp_path / "image", cache), PROTOCOL, "")
 
 
 def test_an_archive_whose_layer_is_another(tmp_path: Path, cache: Path) -> None:

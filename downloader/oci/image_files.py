@@ -4,6 +4,7 @@ Source: OCI image specification 1.1, image-layout.md; moby 28, ``image/tarexport
 ``manifest.json``.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -96,7 +97,12 @@ class DirectoryFiles:
     def find(self, path: str) -> tuple[Path, ByteRange] | None:
         """Return where a file lies, None if there is none."""
         found = self._root / path
-        return (found, ByteRange(0, found.stat().st_size)) if found.is_file() else None
+        try:
+            return (found, ByteRange(0, found.stat().st_size)) if found.is_file() else None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return None  # a document may name what no directory can hold
+            raise _unreadable(found, error) from error
 
 
 class ArchiveFiles:
