@@ -96,6 +96,9 @@ MEMBERS: Mapping[str, tuple[Member, str]] = {
     "absolute": (Member(f"/{SNAPSHOT}/x", b"x"), "relative path"),
     "newline": (Member(f"{SNAPSHOT}/a\nb", b"x"), "unsafe file name"),
     "control-character": (Member(f"{SNAPSHOT}/a\x1bb", b"x"), "unsafe file name"),
+    "control-character-of-8-bits": (Member(f"{SNAPSHOT}/a\x9bb", b"x"), "unsafe file name"),
+    "invalid-utf-8": (Member(f"{SNAPSHOT}/a\udcff", b"x"), "unsafe file name"),
+    "dot-dot-of-windows": (Member(f"{SNAPSHOT}/a\\..\\b", b"x"), "unsafe file name"),
     "link-to-etc": (link(f"{SNAPSHOT}/x", "/etc/passwd"), "blob of its repo"),
     "link-out": (link(f"{SNAPSHOT}/x", "../" * 20 + "etc/passwd"), "blob of its repo"),
     "link-to-another-repo": (

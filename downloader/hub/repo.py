@@ -4,6 +4,7 @@ Nothing here does I/O, and nothing here imports huggingface_hub, so that the con
 side, which never talks to the Hub, can use these values without it.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ Gated = Literal["auto", "manual"] | bool
 
 # Source: huggingface_hub, `validate_repo_id` (utils/_validators.py).
 _REPO_ID = re.compile(r"(?:[\w\-.]{1,96}/)?[\w\-.]{1,96}")
+_SEPARATOR = re.compile(r"[/\\]")
+# Control characters, those of ISO 8859 too, and the surrogates that stand for invalid UTF-8.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -36,7 +40,7 @@ def check_repo_path(path: str) -> None:
 
     Raises:
         ProtocolError: The path is empty or absolute, holds ``.``, ``..``, an empty segment,
-            or a control character (NUL and newline among them).
+            a control character (NUL and newline among them), or what no UTF-8 can say.
 
     >>> check_repo_path("sub folder/config.json")
     >>> check_repo_path("../../etc/passwd")
@@ -44,10 +48,10 @@ def check_repo_path(path: str) -> None:
         ...
     downloader.errors.ProtocolError: unsafe file name in repo: '../../etc/passwd'
     """
-    segments = path.split("/")
-    bad_segment = any(segment in {"", ".", ".."} for segment in segments)
-    bad_character = any(ord(char) < 0x20 or char == "\x7f" for char in path)
-    if bad_segment or bad_character:
+    # Windows takes a backslash for a separator too, and a drive for the beginning of a path.
+    leaves = ".." in _SEPARATOR.split(path) or os.path.splitdrive(path)[0]
+    bad_segment = any(segment in {"", "."} for segment in path.split("/"))
+    if leaves or bad_segment or _UNSAFE.search(path):
         raise ProtocolError(f"unsafe file name in repo: {path!r}")
 
 
