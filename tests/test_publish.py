@@ -211,6 +211,46 @@ def test_a_target_mounts_what_another_of_its_registry_has(side: Side) -> None:
     check_image(side.store(f"{side.repository}-late"), "model", MODEL)
 
 
+def test_two_fresh_targets_of_one_registry_take_each_byte_once(side: Side) -> None:
+    twin = f"{side.name}-twin"
+    ran = side.publish("org/model", "--json", to=(side.name, twin))
+    assert ran.code == 0, ran.err
+    moved = [target["bytes_moved"] for target in ran.json["targets"]]
+    assert moved[0] > 3 * FILE_BYTES
+    assert moved[1] == 0
+    assert side.read_bytes() == 3 * FILE_BYTES
+    assert side.sent_bytes() < 3 * FILE_BYTES + 128 * 1024
+    check_image(side.store(), "model", MODEL)
+    check_image(side.store(f"{side.repository}-twin"), "model", MODEL)
+
+
+def test_two_fresh_targets_of_a_registry_that_mounts_nothing(side: Side) -> None:
+    side.proxy.faults.append(Fault("no mounts", "POST", "mount=", times=99, status=405))
+    twin = f"{side.name}-twin"
+    ran = side.publish("org/split", "--layer-size", "4MiB", to=(side.name, twin))
+    assert ran.code == 0, ran.err
+    assert side.read_bytes() == SPLIT_BYTES  # from the Hub once, whatever the registry lacks
+    check_image(side.store(f"{side.repository}-twin"), "split", SPLIT)
+
+
+def test_a_mount_that_is_refused_later_on_becomes_an_upload(side: Side) -> None:
+    refused = Fault("no more mounts", "POST", "mount=", times=1, status=405, skip=1)
+    side.proxy.faults.append(refused)
+    twin = f"{side.name}-twin"
+    ran = side.publish("org/model", "--json", to=(side.name, twin))
+    assert ran.code == 0, ran.err
+    assert 0 < ran.json["targets"][1]["bytes_moved"] < 2 * FILE_BYTES
+    check_image(side.store(f"{side.repository}-twin"), "model", MODEL)
+
+
+def test_parts_are_mounted_too(side: Side) -> None:
+    twin = f"{side.name}-twin"
+    ran = side.publish("org/split", "--layer-size", "4MiB", "--json", to=(side.name, twin))
+    assert ran.code == 0, ran.err
+    assert ran.json["targets"][1]["bytes_moved"] == 0
+    check_image(side.store(f"{side.repository}-twin"), "split", SPLIT)
+
+
 def test_shards_become_one_image_without_a_model_byte(side: Side) -> None:
     for shard in ("1/3", "2/3", "3/3"):
         ran = side.publish("org/model", "--shard", shard)

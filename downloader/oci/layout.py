@@ -77,6 +77,10 @@ class Layout:
         self._prepare()
         return FileBlobWriter(self.root, self._blobs, size_bytes)
 
+    def is_beside(self, source: Store) -> bool:
+        """Whether ``source`` is a directory, too; it may lie on another disk."""
+        return isinstance(source, Layout)
+
     def mount_blob(self, digest: Digest, source: Store) -> bool:
         """Link a blob of another layout on the same file system."""
         if not isinstance(source, Layout) or source.blob_size(digest) is None:

@@ -129,11 +129,14 @@ class Registry:
             refused=self._learn_stream if self._upload == "auto" else None,
         )
 
+    def is_beside(self, source: Store) -> bool:
+        """Whether ``source`` is a repository of the same registry."""
+        same = isinstance(source, Registry) and source.reference.api_host
+        return same == self.reference.api_host
+
     def mount_blob(self, digest: Digest, source: Store) -> bool:
         """Take a blob from another repository of the same registry; False if it must be sent."""
-        if not isinstance(source, Registry):
-            return False
-        if source.reference.api_host != self.reference.api_host:
+        if not isinstance(source, Registry) or not self.is_beside(source):
             return False
         repository = source.reference.repository
         query = urlencode({"mount": digest, "from": repository})

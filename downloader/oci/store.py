@@ -82,6 +82,9 @@ class Store(Protocol):
     def create_blob(self, size_bytes: int | None = None) -> BlobWriter:
         """Begin a new blob; ``size_bytes`` where the caller knows it beforehand."""
 
+    def is_beside(self, source: "Store") -> bool:
+        """Whether a mount from ``source`` is worth a try; asks nobody."""
+
     def mount_blob(self, digest: Digest, source: "Store") -> bool:
         """Take a blob from ``source`` without moving its bytes; False where that cannot be."""
 

@@ -21,7 +21,7 @@ from downloader.publish.contents import HubAccess, HubContents, SourceOf
 from downloader.publish.memory import DEFAULT_MEMORY_BYTES, share_memory
 from downloader.publish.reuse import Image, check_overwrite, find_layers
 from downloader.publish.shards import Shard
-from downloader.publish.target import Target, replace_records
+from downloader.publish.target import Target, find_mounts, replace_records
 from downloader.publish.transfer import Work, transfer
 
 DEFAULT_JOBS = 2
@@ -150,6 +150,8 @@ class Publication:
         work = Work(
             self._plan, self._shard, contents, self._targets, self._progress, self._cancelled
         )
+        if units:
+            find_mounts(self._alive())
         missing = [layer for layer in self._layers if not self._is_everywhere(layer)]
         self._progress.start(sum(layer.size_bytes for layer in missing), len(missing))
         # The largest first, so that the last one to finish is a short one.

@@ -1,11 +1,12 @@
 """One place that an image goes to: what it has already, and what it got in this run."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from downloader.errors import HfModelsError, RegistryError
 from downloader.image import plan_json
+from downloader.oci.digest import digest_of
 from downloader.oci.manifest import MANIFEST, Descriptor, Manifest, parse_manifest
 from downloader.oci.store import Store
 from downloader.plan import Layer, Plan
@@ -20,6 +21,8 @@ from downloader.publish.shards import (
     record_manifest,
 )
 
+EMPTY_JSON = b"{}"  # OCI image specification 1.1, manifest.md, "Guidance for an Empty Descriptor"
+
 
 @dataclass(eq=False)
 class Target:
@@ -31,6 +34,8 @@ class Target:
         have: The layers that are there, by layer key.
         pending: Those of them that carry parts of a file whose oid is not verified yet.
         moved: Keys of the layers whose bytes were sent in this run.
+        mounts_from: Another target of the run whose layers this one can take without their
+            bytes being sent again, as `find_mounts` has tried.
         error: Why this target was given up.
     """
 
@@ -39,6 +44,7 @@ class Target:
     have: dict[str, Descriptor] = field(default_factory=dict)
     pending: set[str] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)
+    mounts_from: "Target | None" = None
     error: HfModelsError | None = None
 
     def __post_init__(self) -> None:
@@ -68,6 +74,22 @@ class Target:
             self.have[layer.key] = descriptor
             self.moved.add(layer.key)
             (self.pending.add if is_pending else self.pending.discard)(layer.key)
+
+    def mount(self, layer: Layer, *, is_pending: bool) -> bool:
+        """Take a layer from the target that this one mounts from; False if it must be sent."""
+        source = self.mounts_from
+        descriptor = source.have.get(layer.key) if source else None
+        if source is None or descriptor is None:
+            return False
+        try:
+            if not self.store.mount_blob(descriptor.digest, source.store):
+                return False
+        except HfModelsError:
+            return False  # sending it is the answer, and says why if that fails as well
+        with self._lock:
+            self.have[layer.key] = descriptor
+            (self.pending.add if is_pending else self.pending.discard)(layer.key)
+        return True
 
     def verified(self, layers: Iterable[Layer]) -> None:
         """Say that all files of these layers are what the Hub promised."""
@@ -106,6 +128,26 @@ class Target:
             self._plan = plan_descriptor(data)
         record = Record(shard, self._plan, self.have, frozenset(self.pending))
         self.store.put_manifest(shard.tag(self.tag), record_manifest(record), MANIFEST)
+
+
+def find_mounts(targets: Sequence[Target]) -> None:
+    """Find out which targets can mount from one before them; a blob of two bytes tells.
+
+    A registry that only says that it mounts would cost a second reading from the Hub.
+    """
+    for at, target in enumerate(targets):
+        first = (other for other in targets[:at] if other.mounts_from is None)
+        target.mounts_from = next((other for other in first if _can_mount(target, other)), None)
+
+
+def _can_mount(target: Target, source: Target) -> bool:
+    if not target.store.is_beside(source.store):
+        return False
+    try:
+        put_blob(source.store, EMPTY_JSON, digest_of(EMPTY_JSON))
+        return target.store.mount_blob(digest_of(EMPTY_JSON), source.store)
+    except HfModelsError:
+        return False  # whatever is wrong with one of them shows when layers are sent
 
 
 def replace_records(target: Target, progress: Progress) -> None:

@@ -106,8 +106,31 @@ def _transfer_once(unit: Sequence[Layer], work: Work) -> None:
 def _send_to_all(
     layer: Layer, lacking: Sequence[Target], verifier: Verifier, work: Work, *, is_last: bool
 ) -> Verifier:
+    """Bring a layer to all; to one of a registry's repositories, where the others mount it."""
+    first = [target for target in lacking if target.mounts_from not in work.alive()]
+    seen = _send_until_kept(layer, first, verifier, work, is_last=is_last)
+    rest = []
+    for target in lacking:
+        if target in first:
+            continue
+        if not target.mount(layer, is_pending=not is_last):
+            rest.append(target)
+        elif not is_last:
+            _record(target, work)
+    if bool(rest) == bool(first):  # each layer counts once, however it came
+        work.progress.advance(-layer.size_bytes if rest else layer.size_bytes)
+    seen = _send_until_kept(layer, rest, verifier, work, is_last=is_last) if rest else seen
+    work.progress.finish_file(_title(layer, work))
+    return seen
+
+
+def _send_until_kept(
+    layer: Layer, targets: Sequence[Target], verifier: Verifier, work: Work, *, is_last: bool
+) -> Verifier:
     """Send a layer, again and again to those that lose it; return what was hashed so far."""
-    waiting, seen = list(lacking), verifier
+    waiting, seen = list(targets), verifier
+    if not waiting:
+        return seen
     for left in reversed(range(LOST_TRIES)):
         trial, descriptor, failures = _send(layer, waiting, verifier, work)
         seen = trial or seen
@@ -125,7 +148,6 @@ def _send_to_all(
         names = ", ".join(target.name for target in waiting)
         work.progress.note(f"{names}: the upload was lost; the layer is sent again")
         work.progress.advance(-layer.size_bytes)
-    work.progress.finish_file(_title(layer, work))
     return seen
 
 
