@@ -72,9 +72,8 @@ class Download:
         self._spans.extend(iter_spans(item for item in small if not self._is_kept(item[0])))
         # The largest first: the last one alone cannot use the disk and the hash at once.
         self._large.extend(sorted(large, key=lambda item: -item[0].size_bytes))
-        threads = self._start()
         try:
-            for thread in threads:
+            for thread in self._start():
                 while thread.is_alive():
                     thread.join(0.5)  # with a limit, or Ctrl-C would wait for it on Windows
         finally:
