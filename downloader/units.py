@@ -1,4 +1,4 @@
-"""Bytes for people: sizes as they are typed, and as they are shown."""
+"""Quantities for people: sizes as they are typed, bytes and counts as they are shown."""
 
 from downloader.errors import InputError
 
@@ -44,3 +44,12 @@ def format_bytes(size_bytes: float) -> str:
         size /= 1000
         units.pop(0)
     return f"{size:.0f} {units[0]}" if size >= 99.5 or units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def format_count(count: int, noun: str) -> str:
+    """Return a number and its noun.
+
+    >>> format_count(1, "repo"), format_count(2, "repo")
+    ('1 repo', '2 repos')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -13,7 +13,7 @@ from downloader.cli.options import http_pool, json_option
 from downloader.cli.registries import make_registries, parse_target, registry_options
 from downloader.errors import InputError, IntegrityError, ProtocolError
 from downloader.oci.store import Store
-from downloader.units import format_bytes
+from downloader.units import format_bytes, format_count
 
 _COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "date", "notes")
 
@@ -33,7 +33,7 @@ def list_tags(name: str, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json([describe(image) for image in found])
     else:
-        print_result(f"{store.name}: {len(found)} images")
+        print_result(f"{store.name}: {format_count(len(found), 'image')}")
         print_table("", _COLUMNS, [_row(item) for item in found])
 
 

@@ -14,7 +14,7 @@ from downloader.hub.verify import Report, verify_cache
 from downloader.restore import parse_source
 from downloader.restore.check import check_image
 from downloader.restore.passing import engine_has
-from downloader.units import format_bytes
+from downloader.units import format_bytes, format_count
 
 FINDINGS_SHOWN = 100  # a screen or two; --json has them all
 
@@ -70,8 +70,9 @@ def _print_findings(report: Report, quiet: bool) -> None:
     if quiet and report.is_good:
         return
     print_result(
-        f"{report.blobs} blobs ({format_bytes(report.size_bytes)}), {report.files} files, "
-        f"{report.snapshots} snapshots in {report.repos} repos"
+        f"{format_count(report.blobs, 'blob')} ({format_bytes(report.size_bytes)}), "
+        f"{format_count(report.files, 'file')}, {format_count(report.snapshots, 'snapshot')} "
+        f"in {format_count(report.repos, 'repo')}"
     )
     if report.unchecked_files:
         print_result(f"{report.unchecked_files} files that nothing vouches for were not checked")
