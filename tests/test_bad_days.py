@@ -7,6 +7,7 @@ points to wrong bytes.
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +97,13 @@ def test_the_hub_ends_the_answer_early(side: Side, at: int) -> None:
 def test_the_hub_limits_requests(side: Side, as_date: bool) -> None:
     side.hub.add_fault(faults.TooManyRequests(path="*w.bin", as_date=as_date, times=1))
     must_work(side, side.publish("org/one"))
+
+
+def test_a_long_wait_for_the_hub_is_said(side: Side) -> None:
+    side.hub.add_fault(faults.TooManyRequests(path="*w.bin", retry_after_s=2, times=1))
+    ran = side.publish("org/one")
+    must_work(side, ran)
+    assert re.search(r"w\.bin: .*429.*; again in 2 s", ran.err)
 
 
 @pytest.mark.parametrize("status", [500, 502])

@@ -14,11 +14,13 @@ from downloader.hub.cache import BlobHasher
 from downloader.hub.disk import free_bytes, storage_errors, temporary_name
 from downloader.hub.location import (
     Location,
+    Note,
     PassingError,
     Patience,
     check_answer,
     check_end,
     closing,
+    ignore,
     iter_fill,
 )
 from downloader.hub.repo import RepoFile
@@ -53,6 +55,7 @@ class FetchSettings:
         memory_bytes: For our own streams in all.
         verify_existing: Whether blobs that are there are hashed.
         policy: For each file, range and address.
+        note: Told before a long wait.
     """
 
     small_bytes: int = 16 * MIB
@@ -64,6 +67,7 @@ class FetchSettings:
     memory_bytes: int = 96 * MIB
     verify_existing: bool = False
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    note: Note = ignore
 
     def is_small(self, file: RepoFile) -> bool:
         """Whether a file is not worth parallel ranges."""
@@ -145,7 +149,7 @@ class BlobFetcher:
         return "stream"
 
     def _bring_plainly(self, file: RepoFile, location: Location, path: Path, meter: Meter) -> None:
-        patience = Patience(self._settings.policy, self._cancelled)
+        patience = Patience(self._settings.policy, self._cancelled, self._settings.note)
         while True:
             try:
                 self._write(file, path, meter, self._iter_plain(file, location))

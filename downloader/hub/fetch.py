@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from downloader.errors import IntegrityError
@@ -83,12 +83,17 @@ def fetch_snapshot(
         source_of,
         cache_dir,
         http=http,
-        settings=settings or FetchSettings(),
+        settings=_noted(settings or FetchSettings(), progress or NoProgress()),
         progress=progress or NoProgress(),
     )
     job.run()
     folder = finish_snapshot(cache_dir, snapshot, set_main=set_main, extra_files=extra_files)
     return job.report(folder)
+
+
+def _noted(settings: FetchSettings, progress: Progress) -> FetchSettings:
+    stream = replace(settings.stream, note=progress.note)
+    return replace(settings, note=progress.note, stream=stream)
 
 
 class _Fetch:

@@ -6,7 +6,7 @@ process and a stream all ask here for the address.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -56,17 +56,29 @@ class PassingError(Exception):
         self.asked_s = asked_s
 
 
+Note = Callable[[str], None]
+NOTED_DELAY_S = 2.0  # shorter waits are over before they are read
+
+
+def ignore(text: str) -> None:
+    """Note nothing."""
+
+
 class Patience:
     """Counts the failures of one piece of work in a row, and waits or gives up.
 
     Args:
         policy: How often and how long.
         cancelled: Set by another thread to end the waiting.
+        note: Told before a wait that a person would notice.
     """
 
-    def __init__(self, policy: RetryPolicy, cancelled: threading.Event) -> None:
+    def __init__(
+        self, policy: RetryPolicy, cancelled: threading.Event, note: Note = ignore
+    ) -> None:
         self._policy = policy
         self._cancelled = cancelled
+        self._note = note
         self._failures = 0
 
     def progressed(self) -> None:
@@ -81,6 +93,8 @@ class Patience:
         """
         self._failures += 1
         delay_s = self._policy.delay_s(self._failures, failure.asked_s)
+        if delay_s is not None and delay_s >= NOTED_DELAY_S:
+            self._note(f"{failure.error.message}; again in {delay_s:.0f} s")
         if delay_s is None or self._cancelled.wait(delay_s):
             raise failure.error from failure
 

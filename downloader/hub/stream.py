@@ -22,11 +22,13 @@ from urllib3 import BaseHTTPResponse
 from downloader.errors import TransportError
 from downloader.hub.location import (
     Location,
+    Note,
     PassingError,
     Patience,
     check_answer,
     check_end,
     closing,
+    ignore,
     iter_fill,
 )
 from downloader.hub.ring import BufferPool, Ring, RingClosedError
@@ -49,12 +51,14 @@ class StreamSettings:
             keep all connections busy: about ``connections * range_bytes``.
         ring_bytes: The most memory that one file takes from the pool.
         policy: For each range; bytes that arrive reset its count of failures.
+        note: Told before a long wait.
     """
 
     connections: int = 4
     range_bytes: int = 8 * MIB
     ring_bytes: int = 48 * MIB
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    note: Note = ignore
 
 
 class _NoRangesError(Exception):
@@ -185,7 +189,7 @@ class FileStream:
             return next(self._pieces, None)
 
     def _read_piece(self, piece: ByteRange) -> None:
-        patience = Patience(self._settings.policy, self._cancelled)
+        patience = Patience(self._settings.policy, self._cancelled, self._settings.note)
         position = piece.start
         while position < piece.end:
             try:

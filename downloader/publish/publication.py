@@ -144,7 +144,11 @@ class Publication:
             source_of,
             http,
             BufferPool(memory.pool_bytes),
-            StreamSettings(ring_bytes=memory.ring_bytes, policy=self._settings.retry),
+            StreamSettings(
+                ring_bytes=memory.ring_bytes,
+                policy=self._settings.retry,
+                note=self._progress.note,
+            ),
         )
         contents = HubContents(self._plan.snapshot, access)
         work = Work(
