@@ -119,7 +119,10 @@ def _send_to_all(
             _record(target, work)
     if bool(rest) == bool(first):  # each layer counts once, however it came
         work.progress.advance(-layer.size_bytes if rest else layer.size_bytes)
-    seen = _send_until_kept(layer, rest, verifier, work, is_last=is_last) if rest else seen
+    if rest:
+        seen = _send_until_kept(layer, rest, verifier, work, is_last=is_last)
+    elif not first:  # mounted everywhere, so its parts of a file have not been hashed yet
+        _read_back(layer, seen, work)
     work.progress.finish_file(_title(layer, work))
     return seen
 
