@@ -6,8 +6,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from urllib3 import BaseHTTPResponse
-
 from downloader.errors import IntegrityError, StorageError, TransportError
 from downloader.hub import transfer
 from downloader.hub.cache import BlobHasher
@@ -19,7 +17,6 @@ from downloader.hub.location import (
     Patience,
     check_answer,
     check_end,
-    closing,
     ignore,
     iter_fill,
 )
@@ -161,9 +158,9 @@ class BlobFetcher:
     def _iter_plain(self, file: RepoFile, location: Location) -> Iterator[memoryview]:
         whole = ByteRange(0, file.size_bytes)
         buffer = memoryview(bytearray(min(MIB, file.size_bytes)))
-        with closing(location.open(None)) as response:
+        with location.open(None) as response:
             check_answer(response, whole, file.size_bytes, location.name)
-            with self._interruptible(lambda: _shut_down(response)):
+            with self._interruptible(response.shutdown):
                 for piece in whole.split(len(buffer)):
                     self._check_cancelled(file)
                     view = buffer[: piece.size_bytes]
@@ -241,11 +238,6 @@ class BlobFetcher:
         finally:
             with self._lock:
                 del self._open[key]
-
-
-def _shut_down(response: BaseHTTPResponse) -> None:
-    with suppress(ValueError, RuntimeError, OSError):
-        response.shutdown()
 
 
 def _check_not_full(path: Path, file: RepoFile, error: Exception) -> None:

@@ -7,13 +7,9 @@ process and a stream all ask here for the address.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urljoin, urlsplit
-
-from urllib3 import BaseHTTPResponse
-from urllib3.exceptions import HTTPError
 
 from downloader.errors import (
     HfModelsError,
@@ -24,7 +20,8 @@ from downloader.errors import (
     without_secrets,
 )
 from downloader.hub.source import FileSource
-from downloader.net.http import HttpPool, transport_error
+from downloader.net.exchange import Exchange
+from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange, check_content_range, range_header
 from downloader.net.retry import RetryPolicy, is_passing, parse_retry_after
 
@@ -32,7 +29,6 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LONGEST_CHAIN = 6  # the Hub needs two: resolve-cache, then the CDN
 # What S3, CloudFront and the Hub's CAS bridge answer to a signature that is over.
 _SIGNATURE_OVER = frozenset({400, 401, 403, 404, 410})
-_PIECE_BYTES = 256 * 1024  # per call of read: stays in the second-level cache while it is copied
 
 _HINTS = {
     "GatedRepo": "accept the repo's conditions on its page, then give a token with access",
@@ -127,7 +123,7 @@ class Location:
         """For messages."""
         return without_secrets(self._home.url)
 
-    def open(self, want: ByteRange | None) -> BaseHTTPResponse:
+    def open(self, want: ByteRange | None) -> Exchange:
         """Ask once for the file or for ``want`` of it; the body is unread.
 
         Raises:
@@ -147,10 +143,10 @@ class Location:
         Raises:
             PassingError, HubError: As `open` does.
         """
-        with closing(self.open(ByteRange(0, 1))) as response:
+        with self.open(ByteRange(0, 1)) as response:
             return self._target, response.status == 206
 
-    def _open(self, headers: Mapping[str, str]) -> BaseHTTPResponse:
+    def _open(self, headers: Mapping[str, str]) -> Exchange:
         for _ in range(_LONGEST_CHAIN):
             target = self._target
             response = self._request(target, headers)
@@ -160,21 +156,23 @@ class Location:
             if response.status in {200, 206}:
                 self._is_resolved = True
                 return response
-            _drain(response)
+            response.drain()
             raise self._refusal(target, response)
         self._target = self._home
         raise ProtocolError(f"{without_secrets(self._home.url)}: more than 5 redirects")
 
-    def _request(self, target: Target, headers: Mapping[str, str]) -> BaseHTTPResponse:
+    def _request(self, target: Target, headers: Mapping[str, str]) -> Exchange:
         try:
-            return self._http.request("GET", target.url, headers={**target.headers, **headers})
+            response = Exchange(self._http, "GET", target.url, {**target.headers, **headers})
+            response.wait()
         except TransportError as error:
             # The CDN's host may be gone; the Hub may name another.
             self._forget(target)
             raise PassingError(error) from error
+        return response
 
-    def _follow(self, target: Target, response: BaseHTTPResponse) -> None:
-        _drain(response)
+    def _follow(self, target: Target, response: Exchange) -> None:
+        response.drain()
         location = response.headers.get("Location")
         if not location:
             raise ProtocolError(
@@ -191,7 +189,7 @@ class Location:
         if self._target is target:
             self._target, self._is_resolved = self._home, False
 
-    def _refusal(self, target: Target, response: BaseHTTPResponse) -> Exception:
+    def _refusal(self, target: Target, response: Exchange) -> Exception:
         is_home = _origin(target.url) == _origin(self._home.url)
         error = _hub_error(target.url, response, is_home)
         self._forget(target)
@@ -211,7 +209,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or default
 
 
-def _hub_error(url: str, response: BaseHTTPResponse, is_home: bool) -> HubError:
+def _hub_error(url: str, response: Exchange, is_home: bool) -> HubError:
     code = response.headers.get("X-Error-Code", "")
     said = response.headers.get("X-Error-Message", "") or code or response.reason or "no reason"
     hint = _HINTS.get(code)
@@ -223,7 +221,7 @@ def _hub_error(url: str, response: BaseHTTPResponse, is_home: bool) -> HubError:
     return HubError(message, status=response.status, hint=hint)
 
 
-def check_answer(response: BaseHTTPResponse, want: ByteRange, size_bytes: int, name: str) -> bool:
+def check_answer(response: Exchange, want: ByteRange, size_bytes: int, name: str) -> bool:
     """Return whether the body is exactly ``want``; False where it is the whole file.
 
     Args:
@@ -255,7 +253,7 @@ def _check_total(text: str, want_bytes: int, name: str) -> None:
         raise IntegrityError(f"{name}: want {want_bytes} bytes, got an answer of {text[:40]} bytes")
 
 
-def iter_fill(response: BaseHTTPResponse, view: memoryview, name: str) -> Iterator[int]:
+def iter_fill(response: Exchange, view: memoryview, name: str) -> Iterator[int]:
     """Fill ``view`` with the body's next bytes; yield how many were added, each time.
 
     Raises:
@@ -263,8 +261,7 @@ def iter_fill(response: BaseHTTPResponse, view: memoryview, name: str) -> Iterat
     """
     at = 0
     while at < len(view):
-        with body_errors(name):
-            count = response.readinto(view[at : at + _PIECE_BYTES])
+        count = _read_some(response, view[at:])
         if not count:
             missing = len(view) - at
             text = f"{name}: want {missing} more bytes, got the end of the answer"
@@ -273,43 +270,18 @@ def iter_fill(response: BaseHTTPResponse, view: memoryview, name: str) -> Iterat
         yield count
 
 
-def check_end(response: BaseHTTPResponse, name: str) -> None:
+def check_end(response: Exchange, name: str) -> None:
     """Raise unless the body is over; needed where no Content-Length bounds it.
 
     Raises:
         PassingError: More bytes follow.
     """
-    with body_errors(name):
-        more = response.read(1)
-    if more:
+    if _read_some(response, memoryview(bytearray(1))):
         raise PassingError(IntegrityError(f"{name}: want the end of the file, got more bytes"))
 
 
-@contextmanager
-def body_errors(name: str) -> Iterator[None]:
-    """Turn what urllib3 and sockets raise while a body is read into a `PassingError`."""
+def _read_some(response: Exchange, view: memoryview) -> int:
     try:
-        yield
-    except (HTTPError, OSError) as error:
-        raise PassingError(transport_error("GET", name, error)) from error
-
-
-@contextmanager
-def closing(response: BaseHTTPResponse) -> Iterator[BaseHTTPResponse]:
-    """Close the connection of an answer, unless its body was read to the end.
-
-    A body that is over has given its connection back to the pool already.
-    """
-    try:
-        yield response
-    finally:
-        with suppress(HTTPError, OSError):
-            response.close()
-
-
-def _drain(response: BaseHTTPResponse) -> None:
-    """Keep the connection where the rest of the body costs less than a new handshake."""
-    with suppress(HTTPError, OSError):
-        if (response.length_remaining or 0) <= _PIECE_BYTES and not response.chunked:
-            response.read(_PIECE_BYTES)
-        response.close()
+        return response.read_some(view)
+    except TransportError as error:
+        raise PassingError(error) from error

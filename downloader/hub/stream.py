@@ -13,11 +13,9 @@ memory is what was reserved at the beginning.
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
-
-from urllib3 import BaseHTTPResponse
 
 from downloader.errors import TransportError
 from downloader.hub.location import (
@@ -27,12 +25,12 @@ from downloader.hub.location import (
     Patience,
     check_answer,
     check_end,
-    closing,
     ignore,
     iter_fill,
 )
 from downloader.hub.ring import BufferPool, Ring, RingClosedError
 from downloader.hub.source import FileSource
+from downloader.net.exchange import Exchange
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
@@ -117,7 +115,7 @@ class FileStream:
         self._ring = Ring(self._buffers, wanted.size_bytes)
         self._lock = threading.Condition()
         self._pieces = wanted.split(self._piece_bytes())
-        self._responses: set[BaseHTTPResponse] = set()
+        self._responses: set[Exchange] = set()
         self._cancelled = threading.Event()
         self._sequential_reader: int | None = None
         self._workers = 0
@@ -141,7 +139,7 @@ class FileStream:
         self._cancelled.set()
         with self._lock:
             for response in self._responses:
-                _interrupt(response)
+                response.shutdown()
         self._ring.close()
         with self._lock:
             buffers, self._buffers = self._buffers, []
@@ -222,8 +220,8 @@ class FileStream:
         return divmod(position - self.wanted.start, self._ring.block_bytes)
 
     @contextmanager
-    def _opened(self, want: ByteRange | None) -> Iterator[BaseHTTPResponse]:
-        with closing(self._location.open(want)) as response:
+    def _opened(self, want: ByteRange | None) -> Iterator[Exchange]:
+        with self._location.open(want) as response:
             with self._lock:
                 self._responses.add(response)
             try:
@@ -283,14 +281,8 @@ class FileStream:
             if self.wanted.end == self._size_bytes:
                 check_end(response, self._location.name)
 
-    def _skip(self, response: BaseHTTPResponse, scratch: memoryview, size_bytes: int) -> None:
+    def _skip(self, response: Exchange, scratch: memoryview, size_bytes: int) -> None:
         for piece in ByteRange(0, size_bytes).split(len(scratch)):
             self._check_open()
             for _ in iter_fill(response, scratch[: piece.size_bytes], self._location.name):
                 pass
-
-
-def _interrupt(response: BaseHTTPResponse) -> None:
-    """Wake up the thread that reads ``response``."""
-    with suppress(ValueError, RuntimeError, OSError):
-        response.shutdown()

@@ -3,10 +3,14 @@
 urllib3 pulls a body from an iterable and copies what ``readinto`` gives. Uploads are pushed
 by whoever has the bytes, and on two cores every copy shows. So its connections (with their
 proxies, TLS and keep-alive) are driven here by the methods of `http.client`, which they are.
+
+Redirects are never followed and statuses never raised: what they mean is the caller's
+knowledge. Only the absence of an answer becomes an error here.
 """
 
 import contextlib
 import http.client
+import socket
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Self, cast
 from urllib.parse import urlsplit
@@ -16,13 +20,15 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import wait_for_read
 from urllib3.util.proxy import connection_requires_http_tunnel
 
+from downloader.errors import TransportError
+from downloader.net.body import Body, open_body
 from downloader.net.http import USER_AGENT, HttpPool, transport_error
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection
 
-# A reset in the middle of one `readinto` of a buffered file loses the count of what it read.
-_PIECE_BYTES = 1 << 20
+# The rest of an answer that costs less to read than a new handshake.
+_DRAINED_BYTES = 256 * 1024
 
 
 class Exchange:
@@ -57,6 +63,7 @@ class Exchange:
         self._complete = "Content-Length" not in headers and not self._framed
         self._owed_bytes = int(headers.get("Content-Length", 0))
         self._response: http.client.HTTPResponse | None = None
+        self._body: Body | None = None
         self._is_closed = False
         self._connections = pool.connections_to(url)
         with self._mapped():
@@ -75,7 +82,8 @@ class Exchange:
                 self._connections._prepare_proxy(connection)  # noqa: SLF001 - as urlopen does
             else:
                 connection.connect()
-        connection.sock.settimeout(read_timeout_s)
+        self._sock = connection.sock  # the connection forgets one that the server will close
+        self._sock.settimeout(read_timeout_s)
         parts = urlsplit(self._url)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         target = self._url if proxied and not tunnelled else path
@@ -133,7 +141,7 @@ class Exchange:
     def _answered_early(self) -> bool:
         if self._response is not None:
             return True
-        sock = self._connection.sock
+        sock = self._sock
         # A TLS 1.3 session ticket makes a socket readable too, so this would wait for ever.
         if hasattr(sock, "pending") or not wait_for_read(sock, timeout=0.0):
             return False
@@ -145,12 +153,25 @@ class Exchange:
         # `sendall` has one deadline for all of it, which a slow line would miss; here the
         # timeout is that of a line on which nothing moves.
         while data:
-            data = data[self._connection.sock.send(data) :]
+            data = data[self._sock.send(data) :]
+
+    def wait(self) -> None:
+        """Wait for the head of the answer; `status` and the others do so by themselves.
+
+        Raises:
+            TransportError: None came.
+        """
+        self._answer()
 
     @property
     def status(self) -> int:
         """The status of the answer, waiting for it."""
         return self._answer().status
+
+    @property
+    def reason(self) -> str:
+        """What the server calls its status, waiting for it; may be empty."""
+        return self._answer().reason
 
     @property
     def headers(self) -> HTTPHeaderDict:
@@ -167,6 +188,7 @@ class Exchange:
     def _read_head(self) -> None:
         # urllib3's own `getresponse` belongs to its own `request`.
         self._response = http.client.HTTPConnection.getresponse(self._connection)
+        self._body = open_body(self._sock, self._response)
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill ``buffer`` with the answer's body; fewer bytes at its end only, then 0.
@@ -174,20 +196,39 @@ class Exchange:
         Raises:
             TransportError: The connection was cut, or nothing came for too long.
         """
-        response = self._answer()
         filled = 0
-        while filled < len(buffer):
-            with self._mapped():
-                count = response.readinto(buffer[filled : filled + _PIECE_BYTES])
-            if not count:
-                break
+        while filled < len(buffer) and (count := self.read_some(buffer[filled:])):
             filled += count
         return filled
+
+    def read_some(self, buffer: memoryview) -> int:
+        """Read what is there of the answer's body, waiting for it; 0 at its end.
+
+        Raises:
+            TransportError: The connection was cut, or nothing came for too long.
+        """
+        self._answer()
+        assert self._body is not None  # noqa: S101 - for the type checker
+        with self._mapped():
+            return self._body.readinto(buffer)
 
     def read(self, limit_bytes: int) -> bytes:
         """Return the answer's body, or its first ``limit_bytes``."""
         data = bytearray(limit_bytes)
         return bytes(data[: self.readinto(memoryview(data))])
+
+    def drain(self) -> None:
+        """Read the rest of the answer where that keeps the connection cheaply, and close."""
+        response = self._answer()
+        with contextlib.suppress(TransportError):
+            if response.length is not None and response.length <= _DRAINED_BYTES:
+                self.read(_DRAINED_BYTES)
+        self.close()
+
+    def shutdown(self) -> None:
+        """Wake up another thread that waits for the answer: it sees the end of it."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         """Give the connection back if both bodies are over; else it is of no use any more."""
@@ -195,6 +236,8 @@ class Exchange:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._body is not None:
+            self._body.end()
         if response is not None and self._complete and response.isclosed():
             self._connections._put_conn(self._connection)  # noqa: SLF001 - see `_get_conn`
         else:

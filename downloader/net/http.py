@@ -6,20 +6,18 @@ the httpx family, and two cores are all that a small runner has.
 
 import threading
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError, LocationValueError
+from urllib3.exceptions import LocationParseError, LocationValueError
 
 from downloader import __version__
 from downloader.errors import InputError, TransportError, without_secrets
 
 USER_AGENT = f"hf-models/{__version__}"
-
-Body = bytes | Iterable[bytes] | None
 
 
 @dataclass(frozen=True)
@@ -44,61 +42,12 @@ class HttpSettings:
 
 
 class HttpPool:
-    """Connections to any number of hosts, shared by threads.
-
-    Redirects are never followed and statuses never raised: what they mean is the caller's
-    knowledge. Only the absence of an answer becomes an error here.
-    """
+    """Connections to any number of hosts, shared by threads."""
 
     def __init__(self, settings: HttpSettings | None = None) -> None:
         self.settings = settings or HttpSettings()
         self._managers: dict[str | None, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
-
-    def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: Body = None,
-        read_timeout_s: float | None = None,
-    ) -> urllib3.BaseHTTPResponse:
-        """Send one request and return the answer with its body unread.
-
-        Args:
-            method: Upper case.
-            url: Absolute, ``http`` or ``https``.
-            headers: Sent as they are, over ``User-Agent`` and ``Accept-Encoding: identity``.
-            body: Bytes, or an iterable of chunks (then ``headers`` names ``Content-Length``,
-                or the body goes chunked).
-            read_timeout_s: Instead of the setting's.
-
-        Raises:
-            TransportError: No answer: DNS, connect, TLS, proxy, timeout or reset.
-            InputError: The URL is none.
-        """
-        timeout = urllib3.Timeout(
-            connect=self.settings.connect_timeout_s,
-            read=read_timeout_s or self.settings.read_timeout_s,
-        )
-        defaults = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        try:
-            return self._manager(url).request(
-                method,
-                url,
-                headers={**defaults, **(headers or {})},
-                body=body,
-                timeout=timeout,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                decode_content=False,
-            )
-        except LocationParseError as error:
-            raise InputError(f"want an http or https URL, got {without_secrets(url)!r}") from error
-        except (HTTPError, OSError) as error:
-            raise transport_error(method, url, error) from error
 
     def connections_to(self, url: str) -> urllib3.HTTPConnectionPool:
         """Return the connections that ``url`` goes through, for `downloader.net.exchange`."""

@@ -1,0 +1,101 @@
+"""An answer's body, read from its socket straight into the caller's memory.
+
+`http.client` reads through a buffered file, and a socket says that it is readable as soon as
+one packet is there: on a quick line that is a wake-up for every few kilobytes, which cost more
+than the copying. Here a reader sleeps until there is enough to be worth it (``SO_RCVLOWAT``).
+"""
+
+import contextlib
+import http.client
+import socket
+import sys
+from typing import Protocol
+
+from urllib3.util import wait_for_read
+
+# Bytes worth waking up for: few wake-ups, and still in the processor's cache when they are used.
+_ENOUGH_BYTES = 128 * 1024
+_PIECE_BYTES = 1 << 20
+
+
+class Body(Protocol):
+    """What is left of a body."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read the next bytes into ``buffer``; 0 at the end, or where the line was cut.
+
+        Raises:
+            OSError, http.client.HTTPException: The line broke, or nothing came for too long.
+        """
+
+    def end(self) -> None:
+        """Leave the connection as the next answer needs it."""
+
+
+def open_body(sock: object, response: http.client.HTTPResponse) -> Body:
+    """Return the body of an answer whose head was read from ``sock``."""
+    if type(sock) is socket.socket and response.length:  # no TLS, and its length is known
+        return _DirectBody(sock, response)
+    return _BufferedBody(response)
+
+
+class _BufferedBody:
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self._response = response
+
+    def readinto(self, buffer: memoryview) -> int:
+        # A reset in the middle of one `readinto` loses the count of what it read.
+        return self._response.readinto(buffer[:_PIECE_BYTES])
+
+    def end(self) -> None:
+        pass
+
+
+class _DirectBody:
+    def __init__(self, sock: socket.socket, response: http.client.HTTPResponse) -> None:
+        self._sock = sock
+        self._response = response
+        self._left = response.length or 0
+        self._buffered = self._left  # until it is known how much came with the head
+        self._enough = 1
+        self._is_slow = sys.platform != "linux"  # others lack it, or treat it otherwise
+
+    def readinto(self, buffer: memoryview) -> int:
+        if not self._left or not buffer:
+            return 0
+        if self._buffered:
+            return self._read_buffered(buffer)
+        count = self._receive(buffer[: self._left])
+        self._left -= count
+        if not self._left:
+            self._response.close()
+        return count
+
+    def _read_buffered(self, buffer: memoryview) -> int:
+        """Read what came with the head; where nothing did, the first bytes that come."""
+        self._buffered = min(self._buffered, len(self._response.fp.peek()))
+        count = self._response.readinto(buffer[: self._buffered])
+        self._buffered -= count
+        self._left -= count
+        return count
+
+    def _receive(self, buffer: memoryview) -> int:
+        self._wait_for(1 if self._is_slow else min(_ENOUGH_BYTES, self._left))
+        try:
+            return self._sock.recv_into(buffer)
+        except TimeoutError:
+            # Not enough in all this time; that is a stall only if there is nothing at all.
+            self._is_slow = True
+            self._wait_for(1)
+            if not wait_for_read(self._sock, timeout=0.0):
+                raise
+            return self._sock.recv_into(buffer)
+
+    def _wait_for(self, enough: int) -> None:
+        if enough != self._enough:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
+            self._enough = enough
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):  # it is closed already
+            self._wait_for(1)
