@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from downloader.errors import InputError
 from downloader.units import MIB
 
+# Of a ring's buffers, freed together: a writer that wakes up then has something to do.
+_FREED_SHARE = 8
+
 
 class RingClosedError(Exception):
     """The consumer has left; whoever fills may stop."""
@@ -76,7 +79,11 @@ class Ring:
         self._writers = 0
         self._is_closed = False
         self._error: BaseException | None = None
-        self._condition = threading.Condition()
+        self._batch = max(1, len(buffers) // _FREED_SHARE)
+        # Who waits for a full block, and who waits for a free buffer, wake up apart.
+        lock = threading.Lock()
+        self._is_filled = threading.Condition(lock)
+        self._is_freed = threading.Condition(lock)
 
     @contextmanager
     def writing(self, block: int, is_over: Callable[[], bool]) -> Iterator[memoryview]:
@@ -89,8 +96,8 @@ class Ring:
         Raises:
             RingClosedError: Nobody wants it any more.
         """
-        with self._condition:
-            self._condition.wait_for(
+        with self._is_freed:
+            self._is_freed.wait_for(
                 lambda: self._is_closed or is_over() or block < self._consumed + len(self._views)
             )
             if self._is_closed or is_over():
@@ -99,45 +106,53 @@ class Ring:
         try:
             yield self._view(block)
         finally:
-            with self._condition:
-                self._writers -= 1
-                self._condition.notify_all()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with self._is_freed:
+            self._writers -= 1
+            if self._is_closed:
+                self._is_freed.notify_all()
 
     def publish(self, block: int) -> None:
         """Say that a block is full."""
-        with self._condition:
+        with self._is_filled:
             self._filled.add(block)
-            self._condition.notify_all()
+            if block == self._consumed:
+                self._is_filled.notify()
 
     def wake(self) -> None:
         """Let every writer that waits for its place ask again whether it should stop."""
-        with self._condition:
-            self._condition.notify_all()
+        with self._is_freed:
+            self._is_freed.notify_all()
 
     def is_filled(self, block: int) -> bool:
         """Whether a block is full, or was consumed already."""
-        with self._condition:
+        with self._is_filled:
             return block < self._consumed or block in self._filled
 
     def fail(self, error: BaseException) -> None:
         """Raise ``error`` at the consumer, once it has what was filled before."""
-        with self._condition:
+        with self._is_filled:
             self._error = self._error or error
-            self._condition.notify_all()
+            self._is_filled.notify_all()
 
     def __iter__(self) -> Iterator[memoryview]:
         """Yield each block in order; it is valid until the next one is asked for."""
         for block in range(self.blocks):
             self._wait_filled(block)
             yield self._view(block)
-            with self._condition:
+            with self._is_freed:
                 self._filled.discard(block)
                 self._consumed = block + 1
-                self._condition.notify_all()
+                if self._consumed % self._batch == 0:
+                    self._is_freed.notify_all()
 
     def _wait_filled(self, block: int) -> None:
-        with self._condition:
-            self._condition.wait_for(
+        with self._is_filled:
+            if block not in self._filled:
+                self._is_freed.notify_all()  # however few there are
+            self._is_filled.wait_for(
                 lambda: block in self._filled or self._error is not None or self._is_closed
             )
             if block not in self._filled:
@@ -145,10 +160,11 @@ class Ring:
 
     def close(self) -> None:
         """Turn every writer away, and wait until the last one has let go of its buffer."""
-        with self._condition:
+        with self._is_freed:
             self._is_closed = True
-            self._condition.notify_all()
-            self._condition.wait_for(lambda: not self._writers)
+            self._is_filled.notify_all()
+            self._is_freed.notify_all()
+            self._is_freed.wait_for(lambda: not self._writers)
 
     def _view(self, block: int) -> memoryview:
         size = min(self.block_bytes, self._total_bytes - block * self.block_bytes)

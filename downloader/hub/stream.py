@@ -8,12 +8,12 @@
     connection 4 ─ 8 MiB ─┘
 
 A connection waits inside its answer while the ring is full: TCP slows the server down, and
-memory is what was reserved at the beginning.
+memory is what was reserved at the beginning. There are more of them only where one is slow.
 """
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -32,6 +32,7 @@ from downloader.hub.ring import BufferPool, Ring, RingClosedError
 from downloader.hub.source import FileSource
 from downloader.net.exchange import Exchange
 from downloader.net.http import HttpPool
+from downloader.net.pace import Pace
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
 from downloader.units import MIB
@@ -44,7 +45,7 @@ class StreamSettings:
     """How one file is read.
 
     Args:
-        connections: At once, for one file; a CDN gives each only so much.
+        connections: At most at once, for one file; a CDN gives each only so much.
         range_bytes: Of one request. Longer ones cost fewer round trips, and more memory to
             keep all connections busy: about ``connections * range_bytes``.
         ring_bytes: The most memory that one file takes from the pool.
@@ -202,26 +203,30 @@ class FileStream:
                 return
 
     def _iter_range(self, want: ByteRange) -> Iterator[int]:
-        """Fill the blocks of ``want``; yield the position after each piece of them."""
+        """Fill the blocks of ``want``; yield the position after each of them, or part of it."""
+        pace = Pace()
         position = want.start
-        with self._opened(want) as response:
+        with self._opened(want, pace) as response:
             if not check_answer(response, want, self._size_bytes, self._location.name):
                 raise _NoRangesError
-            self._start_worker()  # the address is known and ranges work: let the others begin
             while position < want.end:
                 block, view_start = self._place(position)
-                with self._ring.writing(block, self._is_over) as view:
+                with self._ring.writing(block, self._is_over) as view, pace.waiting():
                     for count in iter_fill(response, view[view_start:], self._location.name):
                         position += count
                         yield position
                 self._ring.publish(block)
+                if pace.is_slow(len(view) - view_start):
+                    self._start_worker()
 
     def _place(self, position: int) -> tuple[int, int]:
         return divmod(position - self.wanted.start, self._ring.block_bytes)
 
     @contextmanager
-    def _opened(self, want: ByteRange | None) -> Iterator[Exchange]:
-        with self._location.open(want) as response:
+    def _opened(self, want: ByteRange | None, pace: Pace | None = None) -> Iterator[Exchange]:
+        with pace.waiting() if pace else nullcontext():
+            response = self._location.open(want)
+        with response:
             with self._lock:
                 self._responses.add(response)
             try:

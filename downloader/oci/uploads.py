@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 UploadMode = Literal["auto", "chunked", "stream"]
 
-# One chunk is what a writer keeps in memory to send again; four writers are 64 MiB.
-CHUNK_BYTES = 16 * 1024 * 1024
+# One chunk is what a writer keeps in memory to send again. The registry brings each to its
+# disk before it answers, so longer ones cost less.
+CHUNK_BYTES = 32 * 1024 * 1024
 _CHUNK_LIMIT_BYTES = 64 * 1024 * 1024  # the most that is kept where a registry wants longer ones
 _CHUNKS_REFUSED = frozenset({400, 405, 411, 416, 501})
 

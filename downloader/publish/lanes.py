@@ -9,7 +9,28 @@ from typing import Generic, Self, TypeVar
 T = TypeVar("T")
 
 
-class Lane:
+class Here:
+    """A lane that does each call in the caller's thread, for one that has nothing beside it."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def begin(self, call: Callable[[], None]) -> None:
+        """Do ``call``, unless an earlier one has failed; what it raises is kept."""
+        if self.error is None:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001  # whoever waits looks at it
+                self.error = error
+
+    def wait(self) -> None:
+        """Nothing to wait for."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class Lane(Here):
     """One thread for calls in order; what one raises is kept, and the later ones are skipped.
 
     Whoever begins a call waits for it before the next one, so that the memory that the call
@@ -17,7 +38,7 @@ class Lane:
     """
 
     def __init__(self, name: str) -> None:
-        self.error: Exception | None = None
+        super().__init__()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._done: SimpleQueue[None] = SimpleQueue()
         # A daemon: one that waits for an answer must not keep the process alive.
@@ -37,11 +58,7 @@ class Lane:
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            if self.error is None:
-                try:
-                    call()
-                except Exception as error:  # noqa: BLE001  # whoever waits looks at it
-                    self.error = error
+            super().begin(call)
             self._done.put(None)
 
 

@@ -3,12 +3,13 @@
 ::
 
     Hub ── piece ──┬── sha256 of the layer      (this thread)
-                   ├── oid of the file          (a lane)
-                   ├── upload to one store      (a lane)
+                   ├── oid of the file          (this thread)
+                   ├── upload to one store      (a lane; this thread if there is no other)
                    └── upload to another        (a lane)
 
 All of them are done with a piece before the next one comes, so memory is that of the stream
-that brings it, and a slow store slows the others down instead of filling memory.
+that brings it, and a slow store slows the others down instead of filling memory. Layers go
+side by side, so more threads for one of them would only wake each other up.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from downloader.oci.manifest import LAYER, Descriptor
 from downloader.oci.store import BlobWriter
 from downloader.plan import Layer
 from downloader.progress import Progress
-from downloader.publish.lanes import Lane
+from downloader.publish.lanes import Here, Lane
 from downloader.publish.pieces import Piece, Verifier
 from downloader.publish.target import Target
 
@@ -42,9 +43,12 @@ class Pump:
         self._verifier = verifier
         self._progress = progress
         self._digest = hashlib.sha256()
-        self._oid_lane = Lane("oid")
         self._targets = targets
-        self._lanes = [Lane(f"to {target.store.name}") for target in targets]
+        self._lanes: Sequence[Here] = (
+            [Lane(f"to {target.store.name}") for target in targets]
+            if len(targets) > 1
+            else [Here()]
+        )
         self._writers: list[BlobWriter | None] = [None] * len(targets)
 
     def __enter__(self) -> Self:
@@ -62,29 +66,30 @@ class Pump:
         for lane in self._lanes:
             lane.wait()
             lane.close()
-        self._oid_lane.close()
 
     def _open(self, at: int) -> None:
         writer = self._targets[at].store.create_blob(self._layer.size_bytes)
         self._writers[at] = writer.__enter__()
 
     def put(self, piece: Piece) -> None:
-        """Give a piece to all, and return when all are done with it."""
+        """Give a piece to all, and return when all are done with it.
+
+        Raises:
+            IntegrityError: It was the last one of a file whose oid is another.
+        """
         for lane, writer in zip(self._lanes, self._writers, strict=True):
             if writer is not None:
                 lane.begin(partial(writer.write, piece.data))
-        if piece.content is not None:
-            self._oid_lane.begin(partial(self._verifier.update, piece.content, piece.data))
-        self._digest.update(piece.data)
-        if piece.content is not None:
-            self._oid_lane.wait()
-        for lane, writer in zip(self._lanes, self._writers, strict=True):
-            if writer is not None:
-                lane.wait()
-        self.done_bytes += len(piece.data)
-        self._progress.advance(len(piece.data))
-        if self._oid_lane.error is not None:
-            raise self._oid_lane.error
+        try:
+            self._digest.update(piece.data)
+            if piece.content is not None:
+                self._verifier.update(piece.content, piece.data)
+        finally:
+            for lane, writer in zip(self._lanes, self._writers, strict=True):
+                if writer is not None:
+                    lane.wait()
+            self.done_bytes += len(piece.data)
+            self._progress.advance(len(piece.data))
 
     def is_deserted(self) -> bool:
         """Whether no target takes any more of this."""
