@@ -39,7 +39,6 @@ from downloader.hub.snapshot import Hub
 from downloader.oci.reference import parse_reference
 from downloader.plan import Layer, Plan
 from downloader.publish import (
-    DEFAULT_JOBS,
     Image,
     Outcome,
     Publication,
@@ -49,7 +48,7 @@ from downloader.publish import (
     parse_shard,
 )
 from downloader.publish import publish as publish_all
-from downloader.publish.memory import share_memory
+from downloader.publish.memory import DEFAULT_JOBS, fitting_jobs, share_memory
 from downloader.units import format_bytes, parse_size
 
 
@@ -77,9 +76,7 @@ from downloader.units import format_bytes, parse_size
 @click.option(
     "--jobs",
     type=click.IntRange(1, 16),
-    default=DEFAULT_JOBS,
-    show_default=True,
-    help="Layers at once.",
+    help=f"Layers at once.  [default: {DEFAULT_JOBS}, fewer where memory is short]",
 )
 @click.option(
     "--memory",
@@ -117,6 +114,7 @@ def publish(
     images = [parse_reference(image) for image in reuse]
     share = parse_shard(shard) if shard else Shard()
     memory_bytes = parse_size(memory)
+    options["jobs"] = options["jobs"] or fitting_jobs(memory_bytes, len(targets))
     shares = share_memory(memory_bytes, options["jobs"], len(targets))
     needs_base = share.count == 1 and not dry_run
     with (

@@ -4,7 +4,6 @@ from downloader.publish.assemble import assemble_image
 from downloader.publish.base import DEFAULT_BASE, Base, no_base, open_base
 from downloader.publish.joining import assemble
 from downloader.publish.publication import (
-    DEFAULT_JOBS,
     Outcome,
     Publication,
     Settings,
@@ -16,7 +15,6 @@ from downloader.publish.shards import Shard, parse_shard
 
 __all__ = [
     "DEFAULT_BASE",
-    "DEFAULT_JOBS",
     "Base",
     "Image",
     "Outcome",

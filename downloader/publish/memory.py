@@ -8,6 +8,8 @@ from downloader.publish.contents import AHEAD_BYTES
 from downloader.units import MIB
 
 DEFAULT_MEMORY_BYTES = 256 * MIB
+# Enough that a registry's disk and both processors of a small runner always have work.
+DEFAULT_JOBS = 4
 # Python, the libraries and their tables of a large repo, before the first buffer.
 PROCESS_BYTES = 88 * MIB
 # Small files read ahead, headers and padding on their way, stacks of threads.
@@ -42,7 +44,7 @@ def share_memory(total_bytes: int, jobs: int, targets: int) -> Memory:
     Raises:
         InputError: Too little for so much at once.
 
-    >>> share_memory(256 * MIB, jobs=2, targets=1).chunk_bytes == 16 * MIB
+    >>> share_memory(256 * MIB, jobs=2, targets=1).chunk_bytes == 32 * MIB
     True
     >>> share_memory(100 * MIB, jobs=4, targets=3)
     Traceback (most recent call last):
@@ -50,11 +52,11 @@ def share_memory(total_bytes: int, jobs: int, targets: int) -> Memory:
     downloader.errors.InputError: want at least 205520896 bytes of memory for 4 jobs and 3 \
 targets, got 104857600
     """
-    smallest = jobs * (targets * _SMALLEST_CHUNK_BYTES + _SMALLEST_RING_BYTES + _JOB_BYTES)
     left = total_bytes - PROCESS_BYTES - jobs * _JOB_BYTES
-    if total_bytes < PROCESS_BYTES + smallest:
+    least = _least_bytes(jobs, targets)
+    if total_bytes < least:
         raise InputError(
-            f"want at least {PROCESS_BYTES + smallest} bytes of memory for {jobs} jobs and "
+            f"want at least {least} bytes of memory for {jobs} jobs and "
             f"{targets} targets, got {total_bytes}",
             hint="raise --memory, or lower --jobs",
         )
@@ -62,3 +64,20 @@ targets, got 104857600
     chunk = min(chunk, (left - jobs * _SMALLEST_RING_BYTES) // (jobs * targets))
     pool = left - chunk * jobs * targets
     return Memory(pool, pool // jobs, chunk)
+
+
+def fitting_jobs(total_bytes: int, targets: int) -> int:
+    """Return how many layers at once fit into ``total_bytes``, at most `DEFAULT_JOBS`.
+
+    >>> fitting_jobs(256 * MIB, targets=1), fitting_jobs(256 * MIB, targets=12)
+    (4, 2)
+    """
+    jobs = DEFAULT_JOBS
+    while jobs > 1 and total_bytes < _least_bytes(jobs, targets):
+        jobs -= 1
+    return jobs
+
+
+def _least_bytes(jobs: int, targets: int) -> int:
+    job_bytes = targets * _SMALLEST_CHUNK_BYTES + _SMALLEST_RING_BYTES + _JOB_BYTES
+    return PROCESS_BYTES + jobs * job_bytes

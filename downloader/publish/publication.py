@@ -18,13 +18,11 @@ from downloader.progress import NoProgress, Progress
 from downloader.publish.assemble import assemble_image
 from downloader.publish.base import Base, no_base
 from downloader.publish.contents import HubAccess, HubContents, SourceOf
-from downloader.publish.memory import DEFAULT_MEMORY_BYTES, share_memory
+from downloader.publish.memory import DEFAULT_JOBS, DEFAULT_MEMORY_BYTES, share_memory
 from downloader.publish.reuse import Image, check_overwrite, find_layers
 from downloader.publish.shards import Shard
 from downloader.publish.target import Target, find_mounts, replace_records
 from downloader.publish.transfer import Work, transfer
-
-DEFAULT_JOBS = 2
 
 
 @dataclass(frozen=True)
