@@ -21,7 +21,7 @@ from tests.standin import Accesses, HubServer
 
 QUICK = RetryPolicy(tries=4, first_delay_s=0.01, longest_asked_s=5.0)
 READ_TIMEOUT_S = 1.0  # what a stall costs here
-STREAM = StreamSettings(policy=QUICK, range_bytes=2 * MIB, ring_bytes=8 * MIB)
+STREAM = StreamSettings(policy=QUICK, at_first=4, range_bytes=2 * MIB, ring_bytes=8 * MIB)
 
 
 @dataclass

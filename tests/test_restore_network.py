@@ -151,7 +151,7 @@ def test_a_registry_without_ranges(image: Path, tmp_path: Path) -> None:
 
 def test_many_connections_share_one_file(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
-    with Mirror(tmp_path / "image", Habits(bytes_per_s=40 * MIB)) as own:
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=3 * MIB)) as own:
         restored(f"{own.host}/me/model", tmp_path / "cache", "--connections", "8")
         assert own.log.most_connections == 8
     with Mirror(tmp_path / "image", Habits(bytes_per_s=40 * MIB)) as own:

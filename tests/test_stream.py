@@ -51,6 +51,20 @@ def test_one_connection_is_one_request(side: Side, digest: str) -> None:
     assert len(side.log().of(origin="cdn")) == 1
 
 
+def test_slow_connection_gets_others_beside_it(side: Side, digest: str) -> None:
+    side.hub.add_fault(faults.BandwidthCap(path=FILE, bytes_per_s=4 * MIB))
+    settings = StreamSettings(connections=3, policy=QUICK, range_bytes=MIB, ring_bytes=8 * MIB)
+    seen: set[str] = set()
+    got = hashlib.sha256()
+    with side.open("org/big", "big.bin", settings=settings) as stream:
+        for view in stream:
+            got.update(view)
+            seen |= {thread.name for thread in threading.enumerate()}
+    assert got.hexdigest() == digest
+    assert {"stream-1", "stream-2", "stream-3"} <= seen
+    assert "stream-4" not in seen
+
+
 @pytest.mark.parametrize(
     "wanted",
     [

@@ -6,14 +6,12 @@ from typing import Any
 
 import click
 
+from downloader.cli.bases import base_option, find_base, modelpack_option
 from downloader.cli.console import ConsoleProgress, print_json, print_result, say_error
 from downloader.cli.fetch import read_plan
 from downloader.cli.options import json_option, quiet_option
 from downloader.cli.registries import (
-    base_option,
-    find_base,
     make_registries,
-    modelpack_option,
     open_pool,
     parse_target,
     registry_options,

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from downloader.cli.bases import find_base
 from downloader.cli.console import ConsoleProgress
-from downloader.cli.registries import Registries, find_base, parse_target
+from downloader.cli.registries import Registries, parse_target
 from downloader.errors import HfModelsError, InputError
 from downloader.hub.disk import check_space
 from downloader.hub.snapshot import Hub

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from downloader.cli.bases import base_option, find_base, modelpack_option
 from downloader.cli.console import (
     ConsoleProgress,
     print_json,
@@ -26,10 +27,7 @@ from downloader.cli.options import (
 from downloader.cli.plan import open_hub, resolve_plan, tag_of
 from downloader.cli.registries import (
     Registries,
-    base_option,
-    find_base,
     make_registries,
-    modelpack_option,
     open_pool,
     parse_target,
     registry_options,

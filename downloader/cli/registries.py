@@ -10,7 +10,6 @@ from typing import Any, cast
 import click
 
 from downloader.cli.options import compose, docker_config_dir, http_settings
-from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
 from downloader.errors import InputError
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy
@@ -20,7 +19,6 @@ from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
 from downloader.oci.uploads import CHUNK_BYTES, UploadMode
 from downloader.progress import NoProgress, Progress
-from downloader.publish import Base, no_base, open_base
 
 # Shorter ones pass before anybody wonders.
 NOTED_WAIT_S = 2.0
@@ -67,21 +65,6 @@ registry_options = compose(
         metavar="SECONDS",
         help="How long a connection may be silent.",
     ),
-)
-
-base_option = click.option(
-    "--base",
-    default=DEFAULT_BASE,
-    show_default=True,
-    metavar="IMAGE",
-    help="Base image with sh and sha256sum, or none for an image of files only.",
-)
-
-modelpack_option = click.option(
-    "--modelpack/--no-modelpack",
-    default=True,
-    show_default=True,
-    help="Whether the tag also carries a CNCF ModelPack manifest over the same layers.",
 )
 
 
@@ -205,18 +188,3 @@ def parse_target(text: str) -> Reference:
             hint="name its registry, or for Docker Hub its user: docker.io/me/models",
         )
     return reference
-
-
-def find_base(name: str, registries: Registries) -> Base:
-    """Return the base image that ``--base`` names; note the platforms that it does not have.
-
-    Raises:
-        InputError: It is no image, or not there.
-    """
-    if name == NO_BASE:
-        return no_base()
-    reference = parse_reference(name)
-    base = open_base(registries.open(reference), reference.target, str(reference))
-    for platform in base.missing:
-        registries.progress.note(f"base image {name} has no {platform}; the image has none either")
-    return base

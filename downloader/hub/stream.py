@@ -46,6 +46,7 @@ class StreamSettings:
 
     Args:
         connections: At most at once, for one file; a CDN gives each only so much.
+        at_first: Of these, how many to begin with; another one opens beside a slow one.
         range_bytes: Of one request. Longer ones cost fewer round trips, and more memory to
             keep all connections busy: about ``connections * range_bytes``.
         ring_bytes: The most memory that one file takes from the pool.
@@ -54,6 +55,7 @@ class StreamSettings:
     """
 
     connections: int = 4
+    at_first: int = 1
     range_bytes: int = 8 * MIB
     ring_bytes: int = 48 * MIB
     policy: RetryPolicy = field(default_factory=RetryPolicy)
@@ -169,9 +171,10 @@ class FileStream:
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
+        pace = Pace()
         try:
             while (piece := self._claim()) is not None:
-                self._read_piece(piece)
+                self._read_piece(piece, pace)
         except RingClosedError:
             pass
         except BaseException as error:  # noqa: BLE001  # the consumer's thread raises it
@@ -187,12 +190,12 @@ class FileStream:
                 return None
             return next(self._pieces, None)
 
-    def _read_piece(self, piece: ByteRange) -> None:
+    def _read_piece(self, piece: ByteRange, pace: Pace) -> None:
         patience = Patience(self._settings.policy, self._cancelled, self._settings.note)
         position = piece.start
         while position < piece.end:
             try:
-                for reached in self._iter_range(ByteRange(position, piece.end)):
+                for reached in self._iter_range(ByteRange(position, piece.end), pace):
                     position = reached
                     patience.progressed()
             except PassingError as failure:
@@ -202,13 +205,14 @@ class FileStream:
                 self._become_sequential(patience)
                 return
 
-    def _iter_range(self, want: ByteRange) -> Iterator[int]:
+    def _iter_range(self, want: ByteRange, pace: Pace) -> Iterator[int]:
         """Fill the blocks of ``want``; yield the position after each of them, or part of it."""
-        pace = Pace()
         position = want.start
         with self._opened(want, pace) as response:
             if not check_answer(response, want, self._size_bytes, self._location.name):
                 raise _NoRangesError
+            if self._workers < self._settings.at_first:  # the address is known, and ranges work
+                self._start_worker()
             while position < want.end:
                 block, view_start = self._place(position)
                 with self._ring.writing(block, self._is_over) as view, pace.waiting():

@@ -8,12 +8,12 @@ from downloader.units import MIB
 
 # A CDN or a mirror gives one connection less; on a line where one has more, a second one
 # would only compete with it for the processor.
-QUICK_BYTES_PER_S = 64 * MIB
-_SAMPLE_BYTES = 2 * MIB
+_QUICK_BYTES_PER_S = 64 * MIB
+_SAMPLE_S = 0.5  # a busy machine makes everybody wait for a moment
 
 
 class Pace:
-    """What one connection brings in the time that it is waited for.
+    """What a thread's connections bring in the time that it waits for them.
 
     Args:
         clock: Seconds, from anywhere.
@@ -34,10 +34,10 @@ class Pace:
             self._waited_s += self._clock() - begun_s
 
     def is_slow(self, got_bytes: int) -> bool:
-        """Take ``got_bytes`` more, and judge; begins anew after each judgement that was made."""
+        """Take ``got_bytes`` more, and judge the last half second of waiting once it is over."""
         self._seen_bytes += got_bytes
-        if self._seen_bytes < _SAMPLE_BYTES:
-            return False
-        slow = self._seen_bytes < self._waited_s * QUICK_BYTES_PER_S
-        self._seen_bytes, self._waited_s = 0, 0.0
-        return slow
+        is_quick = self._seen_bytes >= _SAMPLE_S * _QUICK_BYTES_PER_S
+        is_slow = not is_quick and self._waited_s >= _SAMPLE_S
+        if is_quick or is_slow:
+            self._seen_bytes, self._waited_s = 0, 0.0
+        return is_slow

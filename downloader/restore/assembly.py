@@ -1,7 +1,8 @@
 """One cache blob while it comes together: written in place from any side, hashed from the front.
 
-The bytes arrive out of order from several connections; the hash needs them in order. So one
-thread follows the part that has no gap and reads it back, from the page cache as a rule.
+The bytes arrive out of order from several connections; the hash needs them in order. The
+connection whose bytes come next hashes them while they are in the processor's cache. What
+came before its turn is read back, from the page cache as a rule.
 """
 
 import os
@@ -21,7 +22,10 @@ from downloader.restore.values import BlobPlan, Piece
 from downloader.units import MIB
 
 SMALLEST_RANGE_BYTES = 4 * MIB
-LARGEST_RANGE_BYTES = 32 * MIB  # of one request: long enough that its round trip does not show
+LARGEST_RANGE_BYTES = 128 * MIB  # of one request: long enough that its round trip does not show
+# So much a connection reads back for the hash to be its own from there on.
+_CATCH_UP_BYTES = 8 * MIB
+_SCRATCH_BYTES = 128 * 1024
 
 if sys.platform == "win32":
     _SEEK_LOCK = threading.Lock()
@@ -73,6 +77,9 @@ class Assembly:
         self.is_sequential = False
         self.is_resumed = False
         self.sequential_tries = 0
+        self.readers = 0
+        self._hasher = BlobHasher(plan.oid, plan.size_bytes)
+        self._hashing = threading.Lock()
         self._partial, journal = partial_paths(final)
         self._journal = Journal(journal, plan.size_bytes, boot)
         self._changed = changed
@@ -106,6 +113,8 @@ class Assembly:
     def claim(self, connections: int) -> ByteRange | None:
         """Return bytes that nobody fetches yet, as one request's share; None if there are none.
 
+        Who claims is one of `readers` until it says `done_reading`.
+
         Args:
             connections: How many share the work, so that none waits for the last one's tail.
         """
@@ -121,17 +130,20 @@ class Assembly:
             end = min(end, gap.start + min(share, LARGEST_RANGE_BYTES))
         claimed = ByteRange(gap.start, end)
         self._claimed.add(claimed)
+        self.readers += 1
         return claimed
 
     def piece_at(self, offset: int) -> Piece:
         """Return the piece that holds the byte ``offset``."""
         return next(piece for piece in self.plan.pieces if piece.start <= offset < piece.end)
 
-    def release(self, unread: ByteRange) -> None:
+    def done_reading(self, unread: ByteRange) -> None:
         """Let somebody else fetch what was claimed and did not come."""
         with self._changed:
-            self._claimed.remove(unread)
-            self._changed.notify_all()
+            self.readers -= 1
+            if unread.size_bytes:
+                self._claimed.remove(unread)
+                self._changed.notify_all()
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write bytes where they belong."""
@@ -145,21 +157,61 @@ class Assembly:
         with self._changed:
             self._journal.add(written)
             self._there.add(written)
-            self._changed.notify_all()
+            if self.is_hash_behind() or self.is_whole():
+                self._changed.notify_all()
 
-    def prefix_end(self) -> int:
-        """Return how many bytes are there from the beginning on."""
-        return self._there.prefix_end
+    def is_whole(self) -> bool:
+        """Whether every byte is there."""
+        return self._there.prefix_end == self.plan.size_bytes
 
-    def hash_until(self, hasher: BlobHasher, end: int, buffer: memoryview) -> None:
-        """Hash what is there up to the offset ``end``."""
-        while hasher.seen_bytes < end:
-            room = buffer[: end - hasher.seen_bytes]
+    def is_hash_behind(self) -> bool:
+        """Whether bytes are there that the hash needs next."""
+        return self._there.prefix_end > self._hasher.seen_bytes
+
+    def hash_written(self, data: memoryview, offset: int, since: int) -> None:
+        """Hash bytes that were just written, if the hash needs them next.
+
+        Args:
+            data: The bytes.
+            offset: Where they are.
+            since: The caller has written everything from here to ``offset`` itself.
+        """
+        nearest = max(since, offset - _CATCH_UP_BYTES)
+        if not nearest <= self._hasher.seen_bytes <= offset:
+            return
+        if not self._hashing.acquire(blocking=False):
+            return  # it is being read back, until a connection can take over
+        try:
+            if self._hasher.seen_bytes < offset:
+                self._read_back(offset, memoryview(bytearray(_SCRATCH_BYTES)))
+            if self._hasher.seen_bytes == offset:
+                self._hasher.update(data)
+        finally:
+            self._hashing.release()
+
+    def hash_noted(self, buffer: memoryview) -> None:
+        """Read back and hash what is there up to the first gap."""
+        with self._changed:
+            end = self._there.prefix_end
+        while self._hasher.seen_bytes < end:
+            with self._hashing:
+                self._read_back(min(end, self._hasher.seen_bytes + len(buffer)), buffer)
+
+    def _read_back(self, end: int, buffer: memoryview) -> None:
+        while (at := self._hasher.seen_bytes) < end:
             with storage_errors(self._partial):
-                count = _read_at(self._descriptor, room, hasher.seen_bytes)
+                count = _read_at(self._descriptor, buffer[: end - at], at)
             if not count:
                 raise StorageError(f"{self._partial}: was cut by another program")
-            hasher.update(room[:count])
+            self._hasher.update(buffer[:count])
+
+    def check(self) -> None:
+        """Raise unless the bytes are what the oid says.
+
+        Raises:
+            IntegrityError: They are not.
+        """
+        self._hasher.check(self.plan.oid)
 
     def sync(self) -> None:
         """Bring what was written to the disk itself, and note that."""
@@ -186,6 +238,7 @@ class Assembly:
         with self._changed:
             lost = self._there.size_bytes
             self._there, self._claimed = RangeSet(), RangeSet()
+            self._hasher = BlobHasher(self.plan.oid, self.plan.size_bytes)
             self._journal.begin(self._there)
             self.is_resumed = False
             self._changed.notify_all()

@@ -3,11 +3,12 @@
 ::
 
     file threads (one per unfinished blob)        connection threads
-      lock, resume, hash from the front   <────     claim a range of any open blob,
-      name it when it is right                      read it, write it in place
+      lock, resume, hash what came early  <────     claim a range of any open blob, read it,
+      name it when it is right                      write it in place, hash it if it is next
 
 Connections belong to no file: while one blob waits for a lock or for its hash, they all work
-on the others, and the last blob has them all.
+on the others, and the last blob has them all. There are few, as long as each is quick: then a
+blob arrives in its order, and nothing has to be read back.
 """
 
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from downloader.errors import IntegrityError, ProtocolError
-from downloader.hub.cache import BlobHasher
+from downloader.net.pace import Pace
 from downloader.net.ranges import ByteRange
 from downloader.oci.downloads import RangesIgnoredError
 from downloader.oci.store import BlobReader
@@ -29,6 +30,7 @@ from downloader.restore.spans import SPAN_BYTES, Span, iter_spans, write_small
 from downloader.restore.target import Target, is_right
 from downloader.restore.values import BlobPlan
 
+_FIRST_CONNECTIONS = 4  # more are opened where one of them is slow
 _SYNC_EVERY_S = 15.0  # what a power cut costs at most, in time
 _SEQUENTIAL_TRIES = 5  # of a server without ranges, which begins from 0 each time
 
@@ -54,6 +56,8 @@ class Download:
         self._large: deque[tuple[BlobPlan, Places]] = deque()
         self._spans: deque[Span] = deque()
         self._busy = 0
+        self._connections = 0
+        self._threads: list[threading.Thread] = []
         self._error: BaseException | None = None
 
     def run(self, plans: Sequence[tuple[BlobPlan, Places]]) -> None:
@@ -73,7 +77,8 @@ class Download:
         # The largest first: the last one alone cannot use the disk and the hash at once.
         self._large.extend(sorted(large, key=lambda item: -item[0].size_bytes))
         try:
-            for thread in self._start():
+            self._start()
+            for thread in self._threads:  # which grows meanwhile
                 while thread.is_alive():
                     thread.join(0.5)  # with a limit, or Ctrl-C would wait for it on Windows
         finally:
@@ -86,19 +91,27 @@ class Download:
     def _is_small(self, plan: BlobPlan) -> bool:
         return plan.size_bytes <= self._settings.small_bytes and len(plan.pieces) == 1
 
-    def _start(self) -> list[threading.Thread]:
-        work: list[Callable[[], None]] = []
-        work += [self._follow_files] * min(self._settings.jobs, len(self._large))
-        self._busy = len(work)
-        if self._large or self._spans:
-            work += [self._work] * self._settings.connections
-        # Daemons: one that waits for an answer must not keep an interrupted process alive.
-        threads = [threading.Thread(target=self._guard, args=(f,), daemon=True) for f in work]
-        for thread in threads:
-            thread.start()
-        if self._large:
+    def _start(self) -> None:
+        self._busy = min(self._settings.jobs, len(self._large))
+        has_large, has_work = bool(self._large), bool(self._large or self._spans)
+        for _ in range(self._busy):
+            self._start_thread(self._follow_files)
+        for _ in range(_FIRST_CONNECTIONS if has_work else 0):
+            self._add_connection()
+        if has_large:
             threading.Thread(target=self._sync_often, daemon=True).start()
-        return threads
+
+    def _add_connection(self) -> None:
+        with self._changed:
+            if self._connections < self._settings.connections:
+                self._connections += 1
+                self._start_thread(self._work)
+
+    def _start_thread(self, work: Callable[[], None]) -> None:
+        # A daemon: one that waits for an answer must not keep an interrupted process alive.
+        thread = threading.Thread(target=self._guard, args=(work,), daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
@@ -150,30 +163,30 @@ class Download:
             self._open.append((assembly, places))
             self._changed.notify_all()
         while not self._cancelled.is_set():
-            hasher = BlobHasher(assembly.plan.oid, assembly.plan.size_bytes)
-            if not self._hash(assembly, hasher, buffer):
+            if not self._hash(assembly, buffer):
                 return
-            if self._is_right(assembly, places, hasher):
+            if self._is_right(assembly, places):
                 assembly.finish()
                 self._finished(assembly.plan)
                 return
 
-    def _hash(self, assembly: Assembly, hasher: BlobHasher, buffer: memoryview) -> bool:
+    def _hash(self, assembly: Assembly, buffer: memoryview) -> bool:
         """Follow the bytes to the end; False if the run was stopped before."""
-        size_bytes = assembly.plan.size_bytes
-        while hasher.seen_bytes < size_bytes:
+        while True:
             with self._changed:
-                while (end := assembly.prefix_end()) <= hasher.seen_bytes:
+                while not (assembly.is_hash_behind() or assembly.is_whole()):
                     if self._cancelled.is_set():
                         return False
                     self._changed.wait()
-            assembly.hash_until(hasher, end, buffer)
-        return True
+                is_whole = assembly.is_whole()
+            assembly.hash_noted(buffer)
+            if is_whole:
+                return True
 
-    def _is_right(self, assembly: Assembly, places: Places, hasher: BlobHasher) -> bool:
+    def _is_right(self, assembly: Assembly, places: Places) -> bool:
         """Whether the hash is right; if not, begin again where that may help, else raise."""
         try:
-            hasher.check(assembly.plan.oid)
+            assembly.check()
         except IntegrityError:
             blamed = places.blame(assembly.visit)
             if not blamed and not assembly.is_resumed:
@@ -219,20 +232,22 @@ class Download:
     def _work(self) -> None:
         buffer = bytearray(self._settings.buffer_bytes)
         span_buffer = bytearray()
+        pace = Pace()
         while (task := self._next_task()) is not None:
             if isinstance(task, Span):
                 span_buffer = span_buffer or bytearray(SPAN_BYTES)
-                self._fetch_span(task, span_buffer)
+                self._fetch_span(task, span_buffer, pace)
             else:
-                self._fetch_range(*task, memoryview(buffer))
+                self._fetch_range(*task, memoryview(buffer), pace)
 
     def _next_task(self) -> Span | tuple[Assembly, Places, ByteRange] | None:
         with self._changed:
             while not self._cancelled.is_set():
                 with suppress(IndexError):
                     return self._spans.popleft()
-                for assembly, places in self._open:
-                    claimed = assembly.claim(self._settings.connections)
+                share = -(-self._connections // max(1, len(self._open)))
+                for assembly, places in sorted(self._open, key=lambda item: item[0].readers):
+                    claimed = assembly.claim(share)
                     if claimed is not None:
                         return assembly, places, claimed
                 if not self._busy:
@@ -240,8 +255,12 @@ class Download:
                 self._changed.wait()
         return None
 
-    def _fetch_span(self, span: Span, buffer: bytearray) -> None:
-        for plan, data in span.fetch(buffer):
+    def _fetch_span(self, span: Span, buffer: bytearray, pace: Pace) -> None:
+        with pace.waiting():
+            fetched = span.fetch(buffer)
+        if pace.is_slow(span.byte_range.size_bytes):
+            self._add_connection()
+        for plan, data in fetched:
             write_small(self._target.blob(plan.repo, plan.oid), data)
             self._progress.advance(plan.size_bytes)
             with self.counts.lock:
@@ -249,11 +268,16 @@ class Download:
             self._finished(plan)
 
     def _fetch_range(
-        self, assembly: Assembly, places: Places, wanted: ByteRange, buffer: memoryview
+        self,
+        assembly: Assembly,
+        places: Places,
+        wanted: ByteRange,
+        buffer: memoryview,
+        pace: Pace,
     ) -> None:
         at = wanted.start
         try:
-            for end in self._iter_written(assembly, places, wanted, buffer):
+            for end in self._iter_written(assembly, places, wanted, buffer, pace):
                 assembly.note(ByteRange(at, end))
                 at = end
         except RangesIgnoredError:
@@ -262,26 +286,36 @@ class Download:
             assembly.sequential_tries += 1
             assembly.is_sequential = True
         finally:
-            if at < wanted.end:
-                assembly.release(ByteRange(at, wanted.end))
+            assembly.done_reading(ByteRange(at, wanted.end))
 
     def _iter_written(
-        self, assembly: Assembly, places: Places, wanted: ByteRange, buffer: memoryview
+        self,
+        assembly: Assembly,
+        places: Places,
+        wanted: ByteRange,
+        buffer: memoryview,
+        pace: Pace,
     ) -> Iterator[int]:
         """Write a range; yield how far it is, now and then and at the end."""
         piece = assembly.piece_at(wanted.start)
         layer_range = piece.cut(wanted)
         skipped = layer_range.start if assembly.is_sequential else 0
         asked = ByteRange(layer_range.start - skipped, layer_range.end)
-        with places.open_blob(piece.layer, asked, assembly.visit) as reader:
+        with pace.waiting():
+            opened = places.open_blob(piece.layer, asked, assembly.visit)
+        with opened as reader:
             _skip(reader, skipped, buffer)
             at = noted = wanted.start
             while at < wanted.end and not self._cancelled.is_set():
-                count = reader.readinto(buffer[: wanted.end - at])
+                with pace.waiting():
+                    count = reader.readinto(buffer[: wanted.end - at])
                 if not count:
                     raise ProtocolError(f"{piece.layer}: want bytes to {wanted.end}, got {at}")
                 assembly.write(buffer[:count], at)
+                assembly.hash_written(buffer[:count], at, since=wanted.start)
                 at += count
+                if pace.is_slow(count):
+                    self._add_connection()
                 self._progress.advance(count)
                 with self.counts.lock:
                     self.counts.fetched_bytes += count

@@ -43,8 +43,8 @@ class Span:
         fits = piece.byte_range.end - self.byte_range.start <= SPAN_BYTES
         return piece.layer == self.layer and near and fits
 
-    def fetch(self, buffer: bytearray) -> Iterator[tuple[BlobPlan, memoryview]]:
-        """Yield each cache blob with its bytes, which hash to its name.
+    def fetch(self, buffer: bytearray) -> list[tuple[BlobPlan, memoryview]]:
+        """Return each cache blob with its bytes, which hash to its name.
 
         Args:
             buffer: Of `SPAN_BYTES`, to use.
@@ -62,8 +62,7 @@ class Span:
                 if not self.places.blame(self.visit):
                     raise
                 continue
-            yield from ((plan, self._bytes_of(plan, view)) for plan in self.plans)
-            return
+            return [(plan, self._bytes_of(plan, view)) for plan in self.plans]
 
     def _read(self, view: memoryview) -> None:
         if not view:
