@@ -215,7 +215,7 @@ class FileStream:
                 self._start_worker()
             while position < want.end:
                 block, view_start = self._place(position)
-                with self._ring.writing(block, self._is_over) as view, pace.waiting():
+                with self._ring.writing(block, self._is_over) as view, pace:
                     for count in iter_fill(response, view[view_start:], self._location.name):
                         position += count
                         yield position
@@ -228,7 +228,7 @@ class FileStream:
 
     @contextmanager
     def _opened(self, want: ByteRange | None, pace: Pace | None = None) -> Iterator[Exchange]:
-        with pace.waiting() if pace else nullcontext():
+        with pace or nullcontext():
             response = self._location.open(want)
         with response:
             with self._lock:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # The rest of an answer that costs less to read than a new handshake.
 _DRAINED_BYTES = 256 * 1024
 
+_FAILURES = (HTTPError, OSError, http.client.HTTPException)
+
 
 class Exchange:
     """A request under way on a connection of a pool; a context manager that gives it back.
@@ -209,8 +211,10 @@ class Exchange:
         """
         self._answer()
         assert self._body is not None  # noqa: S101 - for the type checker
-        with self._mapped():
+        try:
             return self._body.readinto(buffer)
+        except _FAILURES as error:
+            raise self._failed(error) from error
 
     def read(self, limit_bytes: int) -> bytes:
         """Return the answer's body, or its first ``limit_bytes``."""
@@ -259,7 +263,10 @@ class Exchange:
     def _mapped(self) -> Iterator[None]:
         try:
             yield
-        except (HTTPError, OSError, http.client.HTTPException) as error:
-            if hasattr(self, "_connection"):
-                self._drop()
-            raise transport_error(self._method, self._url, error) from error
+        except _FAILURES as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> TransportError:
+        if hasattr(self, "_connection"):
+            self._drop()
+        return transport_error(self._method, self._url, error)

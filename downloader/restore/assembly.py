@@ -13,7 +13,7 @@ from pathlib import Path
 
 from downloader.errors import StorageError
 from downloader.hub.cache import BlobHasher
-from downloader.hub.disk import storage_errors
+from downloader.hub.disk import storage_error, storage_errors
 from downloader.net.ranges import ByteRange
 from downloader.restore.journal import Journal
 from downloader.restore.places import Visit
@@ -147,10 +147,13 @@ class Assembly:
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write bytes where they belong."""
-        with self._writing, storage_errors(self._partial):
-            while data:
-                count = _write_at(self._descriptor, data, offset)
-                data, offset = data[count:], offset + count
+        try:
+            with self._writing:
+                while data:
+                    count = _write_at(self._descriptor, data, offset)
+                    data, offset = data[count:], offset + count
+        except OSError as error:
+            raise storage_error(self._partial, error) from error
 
     def note(self, written: ByteRange) -> None:
         """Say that bytes are there, for the next run and for the hash."""

@@ -8,9 +8,10 @@ from downloader.units import MIB
 
 # So much may be written and not yet noted, over all connections: what a kill costs at most.
 UNNOTED_BYTES = 8 * MIB
-# What is read is hashed and written while it is still in the processor's cache; and Linux
-# writes pieces of 1 MiB in five times the time of 256 KiB (ext4, version 6.18).
-BUFFER_LIMIT_BYTES = 160 * 1024
+# What is read is hashed and written while it is still in the processor's cache. Not a power of
+# two: for writes of 256 KiB and more at even offsets ext4 (Linux 6.18) takes larger pieces of
+# memory, and up to five times the time to get them.
+BUFFER_LIMIT_BYTES = 252 * 1024
 
 
 @dataclass(frozen=True)

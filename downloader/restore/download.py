@@ -256,7 +256,7 @@ class Download:
         return None
 
     def _fetch_span(self, span: Span, buffer: bytearray, pace: Pace) -> None:
-        with pace.waiting():
+        with pace:
             fetched = span.fetch(buffer)
         if pace.is_slow(span.byte_range.size_bytes):
             self._add_connection()
@@ -301,13 +301,13 @@ class Download:
         layer_range = piece.cut(wanted)
         skipped = layer_range.start if assembly.is_sequential else 0
         asked = ByteRange(layer_range.start - skipped, layer_range.end)
-        with pace.waiting():
+        with pace:
             opened = places.open_blob(piece.layer, asked, assembly.visit)
         with opened as reader:
             _skip(reader, skipped, buffer)
             at = noted = wanted.start
             while at < wanted.end and not self._cancelled.is_set():
-                with pace.waiting():
+                with pace:
                     count = reader.readinto(buffer[: wanted.end - at])
                 if not count:
                     raise ProtocolError(f"{piece.layer}: want bytes to {wanted.end}, got {at}")
