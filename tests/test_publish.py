@@ -251,6 +251,22 @@ def test_parts_are_mounted_too(side: Side) -> None:
     check_image(side.store(f"{side.repository}-twin"), "split", SPLIT)
 
 
+def test_a_part_that_is_mounted_late_is_still_verified(side: Side) -> None:
+    side.publish("org/split", "--layer-size", "4MiB")
+    layers = manifest_of(side.store(), "split").layers
+    part = max(layers, key=lambda layer: layer.size_bytes).digest.partition(":")[2]
+    side.forget()
+    mounted = f"mount=sha256%3A{part}"
+    side.proxy.faults.append(Fault("not yet", "POST", mounted, times=1, status=405))
+    late = f"{side.name}-late"
+    ran = side.publish("org/split", "--layer-size", "4MiB", "--json", to=(side.name, late))
+    assert ran.code == 0, ran.err
+    assert [target["bytes_moved"] for target in ran.json["targets"]] == [0, 0]
+    assert side.read_bytes() == 0
+    assert side.proxy.of("GET", f"/blobs/sha256:{part}")  # hashed with the file's other parts
+    check_image(side.store(f"{side.repository}-late"), "split", SPLIT)
+
+
 def test_shards_become_one_image_without_a_model_byte(side: Side) -> None:
     for shard in ("1/3", "2/3", "3/3"):
         ran = side.publish("org/model", "--shard", shard)
