@@ -91,6 +91,7 @@ def compare(options: argparse.Namespace, directory: Path) -> list[dict[str, Any]
         for at in range(options.runs):
             for name in names:
                 with fresh_registry(directory / "registry") as host:
+                    os.sync()  # what one way left to write must not slow the next one down
                     cost = WAYS[name](stage, host)
                 runs[name].append(cost)
                 print(f"{name}, run {at + 1}: {cost.seconds:.1f} s", file=sys.stderr, flush=True)
