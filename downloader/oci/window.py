@@ -1,5 +1,7 @@
 """The last bytes of a stream, kept to be sent again."""
 
+import ctypes
+
 
 class Window:
     """A ring over the last ``capacity_bytes`` of a stream of any length.
@@ -31,8 +33,8 @@ class Window:
         data = data[-len(self._ring) :]
         at = (self.end - len(data)) % len(self._ring)
         head = min(len(data), len(self._ring) - at)
-        self._ring[at : at + head] = data[:head]
-        self._ring[: len(data) - head] = data[head:]
+        _copy(data[:head], self._ring[at : at + head])
+        _copy(data[head:], self._ring[: len(data) - head])
 
     def forget(self) -> None:
         """Keep nothing from here on, and give the memory back."""
@@ -57,3 +59,12 @@ class Window:
         for view in self.views(self.start):
             grown.append(view)
         return grown
+
+
+def _copy(source: memoryview, target: memoryview) -> None:
+    """Copy bytes while other threads run, which an assignment to a slice keeps from it."""
+    if source.readonly or not source:
+        target[:] = source  # ctypes takes no address of these; they are small
+        return
+    kind = ctypes.c_char * len(source)
+    ctypes.memmove(kind.from_buffer(target), kind.from_buffer(source), len(source))
