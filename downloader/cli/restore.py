@@ -80,7 +80,7 @@ network_options = compose(
     type=click.IntRange(1, 256),
     default=DownloadSettings.connections,
     show_default=True,
-    help="At once, over all files; one large file may use them all.",
+    help="At most at once, over all files; more than 4 only where one is slow.",
 )
 @click.option(
     "--jobs",

@@ -14,7 +14,7 @@ from typing import Protocol
 from urllib3.util import wait_for_read
 
 # Bytes worth waking up for; the kernel's own buffer becomes twice as large.
-_ENOUGH_BYTES = 256 * 1024
+_ENOUGH_BYTES = 128 * 1024
 _PIECE_BYTES = 1 << 20
 
 
@@ -80,9 +80,7 @@ class _DirectBody:
         return count
 
     def _receive(self, buffer: memoryview) -> int:
-        # Half of what is asked for: the sender goes on while that is taken away.
-        enough = min(_ENOUGH_BYTES, self._left, len(buffer) // 2 or 1)
-        self._wait_for(1 if self._is_slow else enough)
+        self._wait_for(1 if self._is_slow else min(_ENOUGH_BYTES, self._left))
         try:
             return self._sock.recv_into(buffer)
         except TimeoutError:

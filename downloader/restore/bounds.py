@@ -9,9 +9,9 @@ from downloader.units import MIB
 # So much may be written and not yet noted, over all connections: what a kill costs at most.
 UNNOTED_BYTES = 8 * MIB
 # What is read is hashed and written while it is still in the processor's cache. Not a power of
-# two: for writes of 256 KiB and more at even offsets ext4 (Linux 6.18) takes larger pieces of
-# memory, and up to five times the time to get them.
-BUFFER_LIMIT_BYTES = 252 * 1024
+# two: for large writes at even offsets ext4 (Linux 6.18) takes larger pieces of memory, and up
+# to five times the time to get them.
+BUFFER_LIMIT_BYTES = 508 * 1024
 
 
 @dataclass(frozen=True)
