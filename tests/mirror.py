@@ -10,6 +10,7 @@ import json
 import re
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +33,7 @@ class Habits:
         cut_after: Cut every answer after so many bytes.
         cuts: So many answers are cut; the others are whole.
         stall_after: Send so many bytes of a blob, and then nothing more.
+        lies_later: Change so many first bytes of a blob, from its third answer on.
         ignores_ranges: Always send the whole blob.
         silent_after: Send so many bytes of blobs, over all connections, and then nothing more.
         bytes_per_s: Of each connection.
@@ -41,6 +43,7 @@ class Habits:
     status: int | None = None
     manifest_status: int | None = None
     lies: bool = False
+    lies_later: int = 0
     cut_after: int | None = None
     cuts: int = 1_000_000
     stall_after: int | None = None
@@ -70,6 +73,7 @@ class Mirror:
         self.lock = threading.Lock()
         self.released = threading.Event()
         self.silent = threading.Event()
+        self.answers: Counter[Path] = Counter()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
@@ -186,6 +190,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, path: Path, start: int, end: int, habits: Habits) -> None:
         sent, begun = 0, time.monotonic()
+        with self.mirror.lock:
+            self.mirror.answers[path] += 1
+            is_later = self.mirror.answers[path] >= 3
         with path.open("rb") as file:
             file.seek(start)
             while sent < end - start:
@@ -199,7 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
                     self.mirror.released.wait(60)
                     self.close_connection = True
                     return
-                self.wfile.write(bytes(len(piece)) if habits.lies else piece)
+                wrong = habits.lies or (is_later and start + sent < habits.lies_later)
+                self.wfile.write(bytes(len(piece)) if wrong else piece)
                 sent += len(piece)
                 if habits.bytes_per_s:
                     behind = sent / habits.bytes_per_s - (time.monotonic() - begun)

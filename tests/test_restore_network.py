@@ -149,6 +149,23 @@ def test_a_registry_without_ranges(image: Path, tmp_path: Path) -> None:
     check_cache(tmp_path / "cache")
 
 
+def test_what_was_hashed_is_not_written_over(tmp_path: Path) -> None:
+    alone = {"model.safetensors": LARGE["model.safetensors"]}
+    put_ours(layout(tmp_path / "image"), alone)
+    # The first answer shows that there are no ranges, the second is cut, and the third begins
+    # with other bytes; those were hashed already, and have to stay as they are.
+    habits = Habits(ignores_ranges=True, cut_after=900_000, cuts=2, lies_later=500_000)
+    with Mirror(tmp_path / "image", habits) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache", "--connections", "1")
+    check_cache(tmp_path / "cache", alone)
+
+
+def test_small_files_of_a_registry_without_ranges_that_cuts(image: Path, tmp_path: Path) -> None:
+    with Mirror(image, Habits(ignores_ranges=True, cut_after=150_000, cuts=3)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+
+
 def test_many_connections_share_one_file(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     with Mirror(tmp_path / "image", Habits(bytes_per_s=3 * MIB)) as own:

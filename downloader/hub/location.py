@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urljoin, urlsplit
 
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
+
 from downloader.errors import (
     HfModelsError,
     HubError,
@@ -179,7 +182,10 @@ class Location:
                 f"{without_secrets(target.url)}: want a Location with status "
                 f"{response.status}, got none"
             )
-        url = urljoin(target.url, location)
+        try:  # encoded as a request needs it, however it was sent
+            url = parse_url(urljoin(target.url, location)).url
+        except (LocationParseError, ValueError) as error:
+            raise ProtocolError(f"want a URL, got {without_secrets(location)!r}") from error
         if urlsplit(url).scheme not in {"http", "https"}:
             raise ProtocolError(f"want a redirect to http or https, got {without_secrets(url)!r}")
         is_home = _origin(url) == _origin(self._home.url)

@@ -165,10 +165,16 @@ class FileStream:
         with self._lock:
             if self._workers >= self._settings.connections or self._is_over():
                 return
-            self._workers += 1
-        name = f"stream-{self._workers}"
-        # A daemon: one that waits for an answer must not keep the process alive.
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+            # A daemon: one that waits for an answer must not keep the process alive.
+            name = f"stream-{self._workers + 1}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads here
+                if not self._workers:
+                    raise
+            else:
+                self._workers += 1
 
     def _work(self) -> None:
         pace = Pace()

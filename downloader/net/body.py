@@ -5,7 +5,6 @@ one packet is there: on a quick line that is a wake-up for every few kilobytes, 
 than the copying. Here a reader sleeps until there is enough to be worth it (``SO_RCVLOWAT``).
 """
 
-import contextlib
 import http.client
 import socket
 import sys
@@ -15,7 +14,7 @@ from urllib3.util import wait_for_read
 
 # Bytes worth waking up for; the kernel's own buffer becomes twice as large.
 _ENOUGH_BYTES = 128 * 1024
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 256 * 1024
 
 
 class Body(Protocol):
@@ -93,9 +92,11 @@ class _DirectBody:
 
     def _wait_for(self, enough: int) -> None:
         if enough != self._enough:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
-            self._enough = enough
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
+                self._enough = enough
+            except OSError:  # refused, or closed already
+                self._is_slow = True
 
     def end(self) -> None:
-        with contextlib.suppress(OSError):  # it is closed already
-            self._wait_for(1)
+        self._wait_for(1)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 # The rest of an answer that costs less to read than a new handshake.
 _DRAINED_BYTES = 256 * 1024
 
-_FAILURES = (HTTPError, OSError, http.client.HTTPException)
+# The last one: an address that cannot be put on the line.
+_FAILURES = (HTTPError, OSError, http.client.HTTPException, UnicodeError)
 
 
 class Exchange:
@@ -231,8 +232,12 @@ class Exchange:
 
     def shutdown(self) -> None:
         """Wake up another thread that waits for the answer: it sees the end of it."""
+        if self._is_closed:  # another exchange may have the connection
+            return
+        # The TCP socket itself: a TLS one would turn into it under the thread that reads.
+        line = getattr(self._sock, "socket", self._sock)  # TLS in TLS is a wrapper of urllib3
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RD)
+            socket.socket.shutdown(line, socket.SHUT_RD)
 
     def close(self) -> None:
         """Give the connection back if both bodies are over; else it is of no use any more."""

@@ -1,7 +1,7 @@
 """One pool of HTTP connections: proxies, CA bundle, timeouts, and errors of this project.
 
-Bulk bytes go through urllib3, because ``readinto`` on it costs a quarter of the CPU time of
-the httpx family, and two cores are all that a small runner has.
+Bulk bytes go through urllib3's connections, because a read from them costs a quarter of the
+CPU time of the httpx family, and two cores are all that a small runner has.
 """
 
 import threading

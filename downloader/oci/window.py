@@ -64,7 +64,7 @@ class Window:
 def _copy(source: memoryview, target: memoryview) -> None:
     """Copy bytes while other threads run, which an assignment to a slice keeps from it."""
     if source.readonly or not source:
-        target[:] = source  # ctypes takes no address of these; they are small
+        target[:] = source  # ctypes takes no address of these; they are few
         return
     kind = ctypes.c_char * len(source)
     ctypes.memmove(kind.from_buffer(target), kind.from_buffer(source), len(source))

@@ -137,12 +137,19 @@ class Assembly:
         """Return the piece that holds the byte ``offset``."""
         return next(piece for piece in self.plan.pieces if piece.start <= offset < piece.end)
 
-    def done_reading(self, unread: ByteRange) -> None:
-        """Let somebody else fetch what was claimed and did not come."""
+    def done_reading(self, unnoted: ByteRange) -> None:
+        """Let somebody else fetch what was claimed and did not come.
+
+        What was hashed stays, noted or not: other bytes over it would get its name.
+        """
         with self._changed:
             self.readers -= 1
-            if unread.size_bytes:
-                self._claimed.remove(unread)
+            hashed_end = min(max(unnoted.start, self._hasher.seen_bytes), unnoted.end)
+            if unnoted.start < hashed_end and self._descriptor >= 0:
+                self._add(ByteRange(unnoted.start, hashed_end))
+            if hashed_end < unnoted.end:
+                self._claimed.remove(ByteRange(hashed_end, unnoted.end))
+            if unnoted.size_bytes or self.is_sequential:
                 self._changed.notify_all()
 
     def write(self, data: memoryview, offset: int) -> None:
@@ -158,10 +165,13 @@ class Assembly:
     def note(self, written: ByteRange) -> None:
         """Say that bytes are there, for the next run and for the hash."""
         with self._changed:
-            self._journal.add(written)
-            self._there.add(written)
+            self._add(written)
             if self.is_hash_behind() or self.is_whole():
                 self._changed.notify_all()
+
+    def _add(self, written: ByteRange) -> None:
+        self._journal.add(written)
+        self._there.add(written)
 
     def is_whole(self) -> bool:
         """Whether every byte is there."""
@@ -214,7 +224,8 @@ class Assembly:
         Raises:
             IntegrityError: They are not.
         """
-        self._hasher.check(self.plan.oid)
+        with self._hashing:
+            self._hasher.check(self.plan.oid)
 
     def sync(self) -> None:
         """Bring what was written to the disk itself, and note that."""

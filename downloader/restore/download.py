@@ -26,13 +26,18 @@ from downloader.restore.assembly import Assembly
 from downloader.restore.bounds import Counts, DownloadSettings
 from downloader.restore.journal import boot_id
 from downloader.restore.places import Places
-from downloader.restore.spans import SPAN_BYTES, Span, iter_spans, write_small
+from downloader.restore.spans import (
+    SEQUENTIAL_TRIES,
+    SPAN_BYTES,
+    Span,
+    iter_spans,
+    write_small,
+)
 from downloader.restore.target import Target, is_right
 from downloader.restore.values import BlobPlan
 
 _FIRST_CONNECTIONS = 4  # more are opened where one of them is slow
 _SYNC_EVERY_S = 15.0  # what a power cut costs at most, in time
-_SEQUENTIAL_TRIES = 5  # of a server without ranges, which begins from 0 each time
 
 
 class Download:
@@ -103,15 +108,21 @@ class Download:
 
     def _add_connection(self) -> None:
         with self._changed:
-            if self._connections < self._settings.connections:
-                self._connections += 1
+            if self._connections >= self._settings.connections:
+                return
+            try:
                 self._start_thread(self._work)
+            except RuntimeError:  # no more threads here
+                if not self._connections:
+                    raise
+            else:
+                self._connections += 1
 
     def _start_thread(self, work: Callable[[], None]) -> None:
         # A daemon: one that waits for an answer must not keep an interrupted process alive.
         thread = threading.Thread(target=self._guard, args=(work,), daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
@@ -275,15 +286,16 @@ class Download:
         buffer: memoryview,
         pace: Pace,
     ) -> None:
-        at = wanted.start
+        at, was_sequential = wanted.start, assembly.is_sequential
         try:
             for end in self._iter_written(assembly, places, wanted, buffer, pace):
                 assembly.note(ByteRange(at, end))
                 at = end
         except RangesIgnoredError:
-            if assembly.sequential_tries >= _SEQUENTIAL_TRIES:
+            if was_sequential:
+                assembly.sequential_tries += 1
+            if assembly.sequential_tries >= SEQUENTIAL_TRIES:
                 raise
-            assembly.sequential_tries += 1
             assembly.is_sequential = True
         finally:
             assembly.done_reading(ByteRange(at, wanted.end))

@@ -15,6 +15,7 @@ from downloader.restore.places import Places, Visit
 from downloader.restore.values import BlobPlan
 
 SPAN_BYTES = 4 * 1024**2
+SEQUENTIAL_TRIES = 5  # of a server without ranges, which begins from 0 each time
 # What lies between two wanted blobs is fetched too where that costs less than a round trip.
 GAP_BYTES = 64 * 1024
 
@@ -67,10 +68,16 @@ class Span:
     def _read(self, view: memoryview) -> None:
         if not view:
             return
-        try:
-            self._read_after(0, view)
-        except RangesIgnoredError:
-            self._read_after(self.byte_range.start, view)
+        skipped_bytes = 0
+        for left in reversed(range(SEQUENTIAL_TRIES)):
+            try:
+                self._read_after(skipped_bytes, view)
+            except RangesIgnoredError:  # no ranges, or cut where there are none
+                if not left:
+                    raise
+                skipped_bytes = self.byte_range.start
+            else:
+                return
 
     def _read_after(self, skipped_bytes: int, view: memoryview) -> None:
         """Read the span; ``skipped_bytes`` before it are read and forgotten."""
