@@ -1,6 +1,7 @@
 """The last bytes of a stream, kept to be sent again."""
 
 import ctypes
+import mmap
 
 
 class Window:
@@ -10,7 +11,10 @@ class Window:
     """
 
     def __init__(self, capacity_bytes: int) -> None:
-        self._ring = memoryview(bytearray(capacity_bytes))
+        # Pages of its own, which go back to the system: malloc keeps those of blobs that are
+        # done between others that are not, and a run of a hundred layers grows by their size.
+        memory = mmap.mmap(-1, capacity_bytes) if capacity_bytes else bytearray()
+        self._ring = memoryview(memory)
         self.end = 0
         self._first = 0  # nothing before it was ever here
 

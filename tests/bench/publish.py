@@ -58,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="hf-bench-", dir=options.work) as name:
         directory = Path(name)
         ways = compare(options, directory)
-        growth = [grow(gib, 4, directory, name="sparse") for gib in options.growth_gib]
+        # Many files one after the other: what one of them leaves behind would add up.
+        growth = [
+            grow(gib, max(4, round(4 * gib)), directory, name="sparse")
+            for gib in options.growth_gib
+        ]
         if options.tebibyte:
             # Two files in most layers: no image has two hundred.
             flags = ("--layer-size", "20GB")
