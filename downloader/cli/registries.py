@@ -12,16 +12,13 @@ import click
 from downloader.cli.options import compose, docker_config_dir, http_settings
 from downloader.errors import InputError
 from downloader.net.http import HttpPool, HttpSettings
-from downloader.net.retry import RetryPolicy
+from downloader.net.retry import NOTED_DELAY_S, RetryPolicy
 from downloader.oci.auth import Credential
 from downloader.oci.credentials import Credentials, DockerCredentials, ExplicitCredentials
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
 from downloader.oci.uploads import CHUNK_BYTES, UploadMode
 from downloader.progress import NoProgress, Progress
-
-# Shorter ones pass before anybody wonders.
-NOTED_WAIT_S = 2.0
 
 to_option = click.option(
     "--to",
@@ -101,7 +98,7 @@ class Registries:
         )
 
     def _wait(self, name: str, delay_s: float) -> None:
-        if delay_s >= NOTED_WAIT_S:
+        if delay_s >= NOTED_DELAY_S:
             self.progress.note(f"{name}: no usable answer; again in {delay_s:.0f} s")
         time.sleep(delay_s)
 

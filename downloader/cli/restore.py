@@ -38,6 +38,7 @@ from downloader.restore import (
     RestoreOptions,
     parse_source,
 )
+from downloader.restore.bounds import FIRST_CONNECTIONS
 from downloader.restore.passing import engine_has
 from downloader.restore.source import RegistrySource, Source, looks_like_source
 from downloader.restore.target import Target
@@ -80,7 +81,7 @@ network_options = compose(
     type=click.IntRange(1, 256),
     default=DownloadSettings.connections,
     show_default=True,
-    help="At most at once, over all files; more than 4 only where one is slow.",
+    help=f"At most at once, over all files; over {FIRST_CONNECTIONS} only where one is slow.",
 )
 @click.option(
     "--jobs",

@@ -26,7 +26,7 @@ from downloader.hub.source import FileSource
 from downloader.net.exchange import Exchange
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange, check_content_range, range_header
-from downloader.net.retry import RetryPolicy, is_passing, parse_retry_after
+from downloader.net.retry import NOTED_DELAY_S, RetryPolicy, is_passing, parse_retry_after
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LONGEST_CHAIN = 6  # the Hub needs two: resolve-cache, then the CDN
@@ -56,7 +56,6 @@ class PassingError(Exception):
 
 
 Note = Callable[[str], None]
-NOTED_DELAY_S = 2.0  # shorter waits are over before they are read
 
 
 def ignore(text: str) -> None:

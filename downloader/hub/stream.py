@@ -13,7 +13,7 @@ memory is what was reserved at the beginning. There are more of them only where 
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -233,8 +233,8 @@ class FileStream:
         return divmod(position - self.wanted.start, self._ring.block_bytes)
 
     @contextmanager
-    def _opened(self, want: ByteRange | None, pace: Pace | None = None) -> Iterator[Exchange]:
-        with pace or nullcontext():
+    def _opened(self, want: ByteRange | None, pace: Pace) -> Iterator[Exchange]:
+        with pace:
             response = self._location.open(want)
         with response:
             with self._lock:
@@ -276,7 +276,7 @@ class FileStream:
 
     def _read_sequentially(self, patience: Patience) -> None:
         scratch = memoryview(bytearray(_SCRATCH_BYTES))
-        with self._opened(None) as response:
+        with self._opened(None, Pace()) as response:
             whole = ByteRange(0, self._size_bytes)
             check_answer(response, whole, self._size_bytes, self._location.name)
             self._skip(response, scratch, self.wanted.start)

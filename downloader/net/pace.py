@@ -1,7 +1,6 @@
 """Whether a connection is so slow that another one beside it would help."""
 
 import time
-from collections.abc import Callable
 from typing import Self
 
 from downloader.units import MIB
@@ -16,22 +15,18 @@ class Pace:
     """What a thread's connections bring in the time that it waits for them.
 
     ``with pace:`` counts the time inside, in which a connection is asked for bytes.
-
-    Args:
-        clock: Seconds, from anywhere.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._begun_s = self._waited_s = 0.0
         self._seen_bytes = 0
 
     def __enter__(self) -> Self:
-        self._begun_s = self._clock()
+        self._begun_s = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._waited_s += self._clock() - self._begun_s
+        self._waited_s += time.monotonic() - self._begun_s
 
     def is_slow(self, got_bytes: int) -> bool:
         """Take ``got_bytes`` more, and judge the last half second of waiting once it is over."""

@@ -13,6 +13,8 @@ _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522,
 _RATELIMIT_RESET = re.compile(r"\bt=(\d{1,6})\b")
 _SECONDS = re.compile(r"\d{1,9}")
 
+NOTED_DELAY_S = 2.0  # shorter waits are over before they are read
+
 
 def is_passing(status: int) -> bool:
     """Whether an HTTP status is one that may go away by itself."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from downloader.restore.spans import SPAN_BYTES
 from downloader.units import MIB
 
+FIRST_CONNECTIONS = 4  # more are opened where one of them is slow
 # So much may be written and not yet noted, over all connections: what a kill costs at most.
 UNNOTED_BYTES = 8 * MIB
 # What is read is hashed and written while it is still in the processor's cache. Not a power of

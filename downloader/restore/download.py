@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from downloader.errors import IntegrityError, ProtocolError
 from downloader.net.pace import Pace
@@ -23,7 +24,7 @@ from downloader.oci.downloads import RangesIgnoredError
 from downloader.oci.store import BlobReader
 from downloader.progress import Progress
 from downloader.restore.assembly import Assembly
-from downloader.restore.bounds import Counts, DownloadSettings
+from downloader.restore.bounds import FIRST_CONNECTIONS, Counts, DownloadSettings
 from downloader.restore.journal import boot_id
 from downloader.restore.places import Places
 from downloader.restore.spans import (
@@ -36,8 +37,16 @@ from downloader.restore.spans import (
 from downloader.restore.target import Target, is_right
 from downloader.restore.values import BlobPlan
 
-_FIRST_CONNECTIONS = 4  # more are opened where one of them is slow
 _SYNC_EVERY_S = 15.0  # what a power cut costs at most, in time
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """Bytes of a cache blob that one connection fetches, and where it can."""
+
+    assembly: Assembly
+    places: Places
+    wanted: ByteRange
 
 
 class Download:
@@ -101,7 +110,7 @@ class Download:
         has_large, has_work = bool(self._large), bool(self._large or self._spans)
         for _ in range(self._busy):
             self._start_thread(self._follow_files)
-        for _ in range(_FIRST_CONNECTIONS if has_work else 0):
+        for _ in range(FIRST_CONNECTIONS if has_work else 0):
             self._add_connection()
         if has_large:
             threading.Thread(target=self._sync_often, daemon=True).start()
@@ -249,9 +258,9 @@ class Download:
                 span_buffer = span_buffer or bytearray(SPAN_BYTES)
                 self._fetch_span(task, span_buffer, pace)
             else:
-                self._fetch_range(*task, memoryview(buffer), pace)
+                self._fetch_range(task, memoryview(buffer), pace)
 
-    def _next_task(self) -> Span | tuple[Assembly, Places, ByteRange] | None:
+    def _next_task(self) -> Span | _Claim | None:
         with self._changed:
             while not self._cancelled.is_set():
                 with suppress(IndexError):
@@ -260,7 +269,7 @@ class Download:
                 for assembly, places in sorted(self._open, key=lambda item: item[0].readers):
                     claimed = assembly.claim(share)
                     if claimed is not None:
-                        return assembly, places, claimed
+                        return _Claim(assembly, places, claimed)
                 if not self._busy:
                     return None
                 self._changed.wait()
@@ -278,17 +287,11 @@ class Download:
                 self.counts.fetched_bytes += plan.size_bytes
             self._finished(plan)
 
-    def _fetch_range(
-        self,
-        assembly: Assembly,
-        places: Places,
-        wanted: ByteRange,
-        buffer: memoryview,
-        pace: Pace,
-    ) -> None:
+    def _fetch_range(self, claim: _Claim, buffer: memoryview, pace: Pace) -> None:
+        assembly, wanted = claim.assembly, claim.wanted
         at, was_sequential = wanted.start, assembly.is_sequential
         try:
-            for end in self._iter_written(assembly, places, wanted, buffer, pace):
+            for end in self._iter_written(claim, buffer, pace):
                 assembly.note(ByteRange(at, end))
                 at = end
         except RangesIgnoredError:
@@ -300,21 +303,15 @@ class Download:
         finally:
             assembly.done_reading(ByteRange(at, wanted.end))
 
-    def _iter_written(
-        self,
-        assembly: Assembly,
-        places: Places,
-        wanted: ByteRange,
-        buffer: memoryview,
-        pace: Pace,
-    ) -> Iterator[int]:
+    def _iter_written(self, claim: _Claim, buffer: memoryview, pace: Pace) -> Iterator[int]:
         """Write a range; yield how far it is, now and then and at the end."""
+        assembly, wanted = claim.assembly, claim.wanted
         piece = assembly.piece_at(wanted.start)
         layer_range = piece.cut(wanted)
         skipped = layer_range.start if assembly.is_sequential else 0
         asked = ByteRange(layer_range.start - skipped, layer_range.end)
         with pace:
-            opened = places.open_blob(piece.layer, asked, assembly.visit)
+            opened = claim.places.open_blob(piece.layer, asked, assembly.visit)
         with opened as reader:
             _skip(reader, skipped, buffer)
             at = noted = wanted.start
