@@ -1,6 +1,7 @@
 """What the tests of the Hub's side share: a stand-in, quick retries, one call for each step."""
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -100,3 +101,11 @@ def fresh(hub: HubServer, token: str | None = None) -> Iterator[Side]:
     finally:
         side.http.close()
         hub.clear_faults()
+        _wait_for_streams()
+
+
+def _wait_for_streams() -> None:
+    """Wait for the threads of closed streams: their last requests belong to no other test."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("stream-"):
+            thread.join(2 * READ_TIMEOUT_S)

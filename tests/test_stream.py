@@ -198,7 +198,9 @@ def test_token_goes_to_the_hub_only(hub: HubServer, digest: str) -> None:
     with fresh(hub, "hf_alice") as side:
         assert side.read("org/gated", "big.bin") == digest
         seen = side.log()
-    assert all(entry.has_auth for entry in seen.of(origin="hub"))
+    asked = seen.of(origin="hub", path="/org/gated/")
+    assert asked
+    assert all(entry.has_auth for entry in asked)
     assert not any(entry.has_auth for entry in seen.of(origin="cdn"))
 
 
