@@ -266,12 +266,16 @@ class RefusingServer(socketserver.ThreadingTCPServer):
 def test_one_registry_that_refuses_does_not_stop_the_others(shelf: Shelf, tiny: str) -> None:
     with RefusingServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        refused = f"--to=127.0.0.1:{server.server_address[1]}/no/way"
-        good = f"--to={registry()}/{shelf.name}-good"
-        done = hf_models("push", "tiny", "--image", shelf.name, refused, good, code=3)
+        names = [f"127.0.0.1:{server.server_address[1]}/no/way", f"{registry()}/{shelf.name}-good"]
+        command = ["push", "tiny", "--image", shelf.name, *(f"--to={name}" for name in names)]
+        done = hf_models(*command, code=3)
+        told = json.loads(hf_models(*command, "--json", code=3).stdout)
         server.shutdown()
     assert "no/way" in done.stderr
-    assert f"{registry()}/{shelf.name}-good:tiny@sha256:" in done.stdout
+    assert [one["image"] for one in told] == [f"{name}:tiny" for name in names]
+    assert "no/way" in told[0]["error"]
+    assert told[0]["digest"] is told[1]["error"] is None
+    assert done.stdout == f"{told[1]['image']}@{told[1]['digest']}\n"
 
 
 FLAKY_DOCKER = """#!/bin/sh

@@ -5,6 +5,7 @@ Every program here must be installed: one that is missing fails its test.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -187,11 +188,12 @@ def check(data: bytes, schema: dict[str, Any]) -> None:
 # The way without an engine
 
 
-def build_layout(side: Side, directory: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Path:
+BUILD = ("build", "org/model", "--engine", "layout", "--base", "none", "--layer-size", "6MiB")
+
+
+def build_layout(side: Side, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(directory)
-    ran = side.run(
-        "build", "org/model", "--engine", "layout", "--base", "none", "--layer-size", "6MiB", *more
-    )
+    ran = side.run(*BUILD)
     assert ran.code == 0, ran.err
     assert ran.out.splitlines()[0] == "dist/model"
     return directory / "dist/model"
@@ -247,13 +249,31 @@ def test_a_layout_is_pushed_without_an_engine(
     assert side.sent_bytes() == 0
 
 
+def test_a_layout_goes_to_the_other_registries_when_one_fails(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_layout(side, tmp_path, monkeypatch)
+    to = ("--to", "127.0.0.1:1/no/way", "--to", side.name)
+    ran = side.run("push", "model", "--engine", "layout", *to, "--tries", "1", "--json")
+    assert ran.code == 4, ran.err
+    failed, done = ran.json
+    assert failed["image"] == "127.0.0.1:1/no/way:model"
+    assert failed["error"] in ran.err
+    assert failed["digest"] is done["error"] is None
+    assert done["image"] == f"{side.name}:model"
+    check_image(side.store(), "model", MODEL)
+
+
 def test_docker_loads_the_archive_of_a_layout(
     side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = tmp_path / "model.tar"
+    monkeypatch.chdir(tmp_path)
     name = side.repository
-    build_layout(side, tmp_path, monkeypatch, "--archive", str(archive), "--image", name)
-    loaded = call("docker", "load", "-i", str(archive))
+    ran = side.run(*BUILD, "--archive", "model.tar", "--image", name)
+    assert ran.code == 0, ran.err
+    written = r"^write model\.tar: (\d\S* MB) of \1, (\d+)/\2 files"
+    assert re.search(written, ran.err, re.MULTILINE)
+    loaded = call("docker", "load", "-i", "model.tar")
     try:
         assert f"Loaded image: {name}:model" in loaded
         labels = json.loads(

@@ -7,8 +7,9 @@ from typing import Any
 
 from downloader.cli.bases import find_base
 from downloader.cli.console import ConsoleProgress
+from downloader.cli.pushed import Pushed, push_each
 from downloader.cli.registries import Registries, parse_target
-from downloader.errors import HfModelsError, InputError
+from downloader.errors import InputError
 from downloader.hub.disk import check_space
 from downloader.hub.snapshot import Hub
 from downloader.net.http import HttpPool
@@ -85,10 +86,10 @@ def build_layout(
         if outcome.error:
             raise outcome.error
         prune(layout, request.tag)
-        if request.archive:
-            progress.note(f"writing {request.archive}")
-            name = parse_reference(request.image).with_tag(request.tag)
-            write_archive(layout, name, request.archive)
+    if request.archive:
+        name = parse_reference(request.image).with_tag(request.tag)
+        with ConsoleProgress(f"write {request.archive}", quiet=quiet) as progress:
+            write_archive(layout, name, request.archive, progress)
     return outcome
 
 
@@ -117,11 +118,8 @@ def push_layout(
     allow_gated: bool,
     dist: Path = DIST,
     quiet: bool = False,
-) -> tuple[dict[str, Digest], list[HfModelsError]]:
+) -> list[Pushed]:
     """Push ``dist/TAG`` to one or several registries.
-
-    Returns:
-        The digest by ``NAME:TAG``, and the errors of the targets that failed.
 
     Raises:
         InputError: There is no such layout, or its repo is gated or private.
@@ -130,19 +128,15 @@ def push_layout(
     if not has_layout(tag, dist):
         raise InputError(f"want an image in {layout.name}, got none", hint="build it first")
     _check_open(layout, tag, allow=allow_gated)
-    references = [parse_target(target).with_tag(tag) for target in targets]
-    pushed: dict[str, Digest] = {}
-    failed: list[HfModelsError] = []
-    for reference in references:
+
+    def push(image: str) -> Digest:
+        reference = parse_reference(image)
         with ConsoleProgress(f"push {reference.name}", quiet=quiet) as progress:
-            try:
-                store = replace(registries, progress=progress).open(reference)
-                pushed[str(reference)] = copy_image(
-                    layout, tag, store, tag, jobs=_JOBS, progress=progress
-                )
-            except HfModelsError as error:
-                failed.append(error)
-    return pushed, failed
+            store = replace(registries, progress=progress).open(reference)
+            return copy_image(layout, tag, store, tag, jobs=_JOBS, progress=progress)
+
+    images = [str(parse_target(target).with_tag(tag)) for target in targets]
+    return push_each(images, push)
 
 
 def _check_open(layout: Layout, tag: str, *, allow: bool) -> None:

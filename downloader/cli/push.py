@@ -1,22 +1,16 @@
 """``hf-models push``: an image of the engine to one or several registries."""
 
 import os
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 import click
 
 from downloader.cli.build import answers, image_name, push_seconds
-from downloader.cli.console import (
-    ConsoleProgress,
-    print_json,
-    print_result,
-    say,
-    say_error,
-)
+from downloader.cli.console import ConsoleProgress, say
 from downloader.cli.layouts import has_layout, push_layout
 from downloader.cli.options import image_option, json_option, quiet_option
+from downloader.cli.pushed import push_each, report_pushed
 from downloader.cli.registries import (
     make_registries,
     open_pool,
@@ -25,7 +19,7 @@ from downloader.cli.registries import (
 )
 from downloader.engine.docker import Engine, ImageInfo
 from downloader.engine.push import push_image
-from downloader.errors import HfModelsError, InputError
+from downloader.errors import InputError
 from downloader.image import parse_labels
 from downloader.oci.reference import check_tag, parse_reference
 
@@ -61,7 +55,7 @@ def push(
     as_json: bool,
     quiet: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Push the image TAG from the Docker engine, or from the OCI layout dist/TAG."""
     source = image_name(image, check_tag(tag))
     engine = Engine(dict(os.environ))
@@ -69,11 +63,8 @@ def push(
         names = [*targets] or [image]
         with closing(open_pool(options)) as http:
             registries = make_registries(options, http, [parse_target(name) for name in names])
-            pushed, failed = push_layout(
-                tag, names, registries, allow_gated=allow_gated, quiet=quiet
-            )
-        _report(dict(pushed), failed, as_json)
-        return
+            pushed = push_layout(tag, names, registries, allow_gated=allow_gated, quiet=quiet)
+        return report_pushed(pushed, as_json=as_json)
     names = [target_name(target, tag) for target in targets or (image,)]
     info = engine.info()
     found = engine.inspect(source)
@@ -83,22 +74,15 @@ def push(
         check_open(found, source)
     if not info.has_containerd_store and not quiet:
         say(f"the classic image store compresses on push: {push_seconds(found.size_bytes)}")
-    by_docker, failed = _push_all(engine, source, names, quiet=quiet)
-    _report(by_docker, failed, as_json)
+    with ConsoleProgress("push", quiet=quiet) as progress:
+        pushed = push_each(names, lambda name: _push_as(engine, source, name, progress))
+    return report_pushed(pushed, as_json=as_json)
 
 
 def _is_layout(engine_name: str, engine: Engine, source: str, tag: str) -> bool:
     if engine_name != "auto":
         return engine_name == "layout"
     return not answers(engine) or (engine.inspect(source) is None and has_layout(tag))
-
-
-def _report(pushed: Mapping[str, str], failed: Sequence[HfModelsError], as_json: bool) -> None:
-    _print_pushed(pushed, as_json)
-    if failed:
-        for error in failed[:-1]:
-            say_error(error.message, error.hint)
-        raise failed[-1]
 
 
 def target_name(target: str, tag: str) -> str:
@@ -133,20 +117,6 @@ def check_open(found: ImageInfo, name: str) -> None:
     )
 
 
-def _push_all(
-    engine: Engine, source: str, names: list[str], *, quiet: bool
-) -> tuple[dict[str, str], list[HfModelsError]]:
-    pushed: dict[str, str] = {}
-    failed: list[HfModelsError] = []
-    with ConsoleProgress("push", quiet=quiet) as progress:
-        for name in names:
-            try:
-                pushed[name] = _push_as(engine, source, name, progress)
-            except HfModelsError as error:
-                failed.append(error)
-    return pushed, failed
-
-
 def _push_as(engine: Engine, source: str, name: str, progress: ConsoleProgress) -> str:
     had_name = engine.inspect(name) is not None
     engine.tag(source, name)
@@ -155,11 +125,3 @@ def _push_as(engine: Engine, source: str, name: str, progress: ConsoleProgress) 
     finally:
         if not had_name and parse_reference(source) != parse_reference(name):
             engine.untag(name)
-
-
-def _print_pushed(pushed: Mapping[str, str], as_json: bool) -> None:
-    if as_json:
-        print_json([{"image": name, "digest": digest} for name, digest in pushed.items()])
-        return
-    for name, digest in pushed.items():
-        print_result(f"{name}@{digest}")

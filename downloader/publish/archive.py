@@ -12,7 +12,7 @@ import platform as host
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from downloader.errors import InputError
 from downloader.hub.disk import storage_errors, temporary_name
@@ -21,19 +21,21 @@ from downloader.oci.layout import REF_NAME, Layout
 from downloader.oci.manifest import Descriptor, Index, Manifest, parse_manifest, to_json_bytes
 from downloader.oci.reference import Reference
 from downloader.oci.store import RawManifest
+from downloader.progress import Progress
 from downloader.publish.copying import reachable
 
 _CONTAINERD_NAME = "io.containerd.image.name"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
-def write_archive(layout: Layout, image: Reference, path: Path) -> None:
+def write_archive(layout: Layout, image: Reference, path: Path, progress: Progress) -> None:
     """Write the image of a layout as a tar.
 
     Args:
         layout: With ``image.tag`` in it.
         image: The name that the image gets in an engine.
         path: The tar; it appears under its name when it is complete.
+        progress: Told what is written.
 
     Raises:
         InputError: The layout has no such tag.
@@ -55,7 +57,7 @@ def write_archive(layout: Layout, image: Reference, path: Path) -> None:
             with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:
                 for name, document in documents.items():
                     _add(archive, name, _to_bytes(document))
-                _add_blobs(archive, layout, blobs)
+                _add_blobs(archive, layout, blobs, progress)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -117,11 +119,29 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     archive.addfile(_member(name, len(data)), io.BytesIO(data))
 
 
-def _add_blobs(archive: tarfile.TarFile, layout: Layout, blobs: Sequence[Digest]) -> None:
-    for digest in blobs:
+def _add_blobs(
+    archive: tarfile.TarFile, layout: Layout, blobs: Sequence[Digest], progress: Progress
+) -> None:
+    sizes = {digest: layout.path_of(digest).stat().st_size for digest in blobs}
+    progress.start(sum(sizes.values()), len(sizes))
+    for digest, size_bytes in sizes.items():
+        name = _blob_name(digest)
         with layout.path_of(digest).open("rb") as file:
-            size_bytes = layout.path_of(digest).stat().st_size
-            archive.addfile(_member(_blob_name(digest), size_bytes), file)
+            archive.addfile(_member(name, size_bytes), _Watched(file, progress))
+        progress.finish_file(name)
+
+
+class _Watched(io.RawIOBase):
+    """A file that tells what is read from it."""
+
+    def __init__(self, file: BinaryIO, progress: Progress) -> None:
+        self._file = file
+        self._progress = progress
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._progress.advance(len(data))
+        return data
 
 
 def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
