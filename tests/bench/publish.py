@@ -7,19 +7,19 @@ straight with the model and memory does not grow at all.
 
 import argparse
 import os
-import platform
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from downloader.hub.repo import RepoFile, Snapshot, parse_repo
 from downloader.plan import make_plan
+from downloader.units import MIB
 from tests.bench import report
+from tests.bench.command import head_of, new_parser
 from tests.bench.ways import WAYS, Stage, build_layout, install_modelcar
 from tests.bench.world import (
     GIB,
@@ -33,22 +33,14 @@ from tests.bench.world import (
     write_weights,
 )
 
-MIB = 1 << 20
 PLAN_FILES = 10_000
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
-    parser.add_argument("--runs", type=int, default=3, help="of each way; medians are shown")
-    parser.add_argument("--files", type=int, default=4)
-    parser.add_argument("--file-mib", type=int, default=1024, help="size of each file")
-    parser.add_argument("--only", action="append", choices=list(WAYS), help="repeatable")
+    parser = new_parser(__doc__, WAYS, "three times the files' size")
     parser.add_argument("--growth-gib", type=float, nargs="*", default=[1.0, 4.0, 16.0])
     parser.add_argument("--tebibyte", action="store_true", help="a model of 200 files and 1 TiB")
-    parser.add_argument("--out", type=Path, default=Path("dist/bench"))
-    parser.add_argument("--readme", type=Path, help="write the tables between its markers")
-    parser.add_argument("--work", type=Path, help="where to write; three times the files' size")
     return parser.parse_args(arguments)
 
 
@@ -68,15 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             flags = ("--layer-size", "20GB")
             growth.append(grow(1024.0, 200, directory, name="tebibyte", flags=flags))
     document = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}",
-        "files": options.files,
-        "file_bytes": options.file_mib * MIB,
+        **head_of(options),
         "ways": ways,
         "growth": growth,
         "plan_10000_files_seconds": plan_seconds(),
     }
-    report.write(document, options.out, options.readme)
+    report.write(document, options.out, "publish", "Hub to registry")
     print(report.table(ways), report.growth_table(growth), sep="\n\n")
     print(f"\na plan of {PLAN_FILES} files: {document['plan_10000_files_seconds']:.2f} s")
 

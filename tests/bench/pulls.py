@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.world import REPO_ID, Cost, Weights, _free_port, _wait_for, measure
+from tests.bench.world import REPO_ID, Cost, Weights, free_port, in_turn, measure, wait_for
 from tests.standin import HubProcess
 
 _HUB = "root/.cache/huggingface/hub/models--bench--model"
@@ -102,7 +102,7 @@ def docker_pull(shop: Shop) -> Cost:
 def original(shop: Shop) -> Cost:
     """Pull the original's image, run it, copy the files out: the original's way."""
     with _pulled(shop.original) as pulled:
-        name = f"bench-{_free_port()}"
+        name = f"bench-{free_port()}"
         run = ["docker", "run", "-d", "--rm", "--name", name, shop.original]
         try:
             ran = measure([*run, "tail", "-f", "/dev/null"])
@@ -110,7 +110,7 @@ def original(shop: Shop) -> Cost:
             copied = measure(["docker", "cp", "-L", source, str(shop.out)])
         finally:
             subprocess.run(["docker", "rm", "-f", name], capture_output=True)
-    return _sum([pulled, ran, copied])
+    return in_turn([pulled, ran, copied])
 
 
 @contextlib.contextmanager
@@ -120,15 +120,6 @@ def _pulled(image: str) -> Iterator[Cost]:
         yield measure(["docker", "pull", "-q", image])
     finally:
         subprocess.run(["docker", "rmi", "-f", image], capture_output=True)
-
-
-def _sum(costs: Sequence[Cost]) -> Cost:
-    return Cost(
-        sum(cost.seconds for cost in costs),
-        sum(cost.cpu_seconds for cost in costs),
-        max(cost.peak_bytes for cost in costs),
-        sum(cost.written_bytes for cost in costs),
-    )
 
 
 WAYS: Mapping[str, Way] = {
@@ -178,7 +169,7 @@ def push_original(weights: Sequence[Weights], host: str) -> str:
 def capped(host: str, directory: Path, bytes_per_s: int) -> Iterator[str]:
     """Run nginx before a registry, which gives each connection so much; give its host."""
     directory.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     config = directory / "nginx.conf"
     config.write_text(
         f"daemon off; pid {directory}/nginx.pid; error_log {directory}/error.log;\n"
@@ -194,7 +185,7 @@ def capped(host: str, directory: Path, bytes_per_s: int) -> Iterator[str]:
     )
     with subprocess.Popen(["nginx", "-p", str(directory), "-c", str(config)]) as process:
         try:
-            _wait_for(f"http://127.0.0.1:{port}/v2/", process)
+            wait_for(f"http://127.0.0.1:{port}/v2/", process)
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()

@@ -7,10 +7,10 @@ from statistics import median
 from typing import Any
 from xml.sax.saxutils import escape
 
+from downloader.units import MIB
 from tests.bench.world import Cost
 
-MIB = 1 << 20
-_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
+OURS = {"publish", "restore"}  # the bars with a colour
 
 
 def summarize(runs: Mapping[str, Sequence[Cost]]) -> list[dict[str, Any]]:
@@ -63,23 +63,14 @@ def growth_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(document: Mapping[str, Any], directory: Path, readme: Path | None) -> None:
-    """Write JSON and picture, and the tables into a README between its markers."""
+def write(document: Mapping[str, Any], directory: Path, name: str, title: str) -> None:
+    """Write what was measured as ``NAME.json``, and the ways as a picture, ``NAME.svg``."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "publish.json").write_text(json.dumps(document, indent=2) + "\n")
-    (directory / "publish.svg").write_text(picture(document["ways"]))
-    if readme:
-        text = readme.read_text(encoding="utf-8")
-        head, begin, rest = text.partition(_BEGIN)
-        _, end, tail = rest.partition(_END)
-        if not begin or not end:
-            raise ValueError(f"want the markers {_BEGIN} and {_END} in {readme}, got none")
-        tables = [table(document["ways"]), growth_table(document["growth"])]
-        shown = "\n\n".join(part for part in tables if part.count("\n") > 1)
-        readme.write_text(f"{head}{begin}\n{shown}\n{end}{tail}", encoding="utf-8")
+    (directory / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+    (directory / f"{name}.svg").write_text(picture(document["ways"], title))
 
 
-def picture(rows: Sequence[Mapping[str, Any]]) -> str:
+def picture(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     """Return bars of seconds as SVG."""
     height, left, width = 34, 210, 430
     longest = max((row["seconds"] for row in rows), default=1.0)
@@ -87,7 +78,7 @@ def picture(rows: Sequence[Mapping[str, Any]]) -> str:
     for at, row in enumerate(rows):
         y = 40 + at * height
         length = max(2.0, width * row["seconds"] / longest)
-        color = "#ff9d00" if row["way"] == "publish" else "#9aa4b2"
+        color = "#ff9d00" if row["way"] in OURS else "#9aa4b2"
         ratio = f" ({row['ratio']:.1f}×)" if row["ratio"] else ""
         bars.append(
             f'<text x="{left - 10}" y="{y + 16}" text-anchor="end">{escape(row["way"])}</text>'
@@ -98,7 +89,7 @@ def picture(rows: Sequence[Mapping[str, Any]]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {total}" role="img"'
         ' font-family="system-ui, sans-serif" font-size="14" fill="#57606a">'
-        "<title>Hub to registry: seconds, and times the floor</title>"
-        '<text x="10" y="22" font-weight="bold">Hub to registry, seconds (less is better)</text>'
+        f"<title>{title}: seconds, and times the floor</title>"
+        f'<text x="10" y="22" font-weight="bold">{title}, seconds (less is better)</text>'
         f"{''.join(bars)}</svg>\n"
     )

@@ -4,36 +4,28 @@ Two lines: loopback, and one that gives each connection 50 MB/s (nginx before th
 """
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from downloader.units import MIB
 from tests.bench import report
+from tests.bench.command import head_of, new_parser
 from tests.bench.pulls import CAPPED, WAYS, Shop, capped, publish, push_original
 from tests.bench.world import Cost, fresh_registry, serving, write_weights
 
-MIB = 1 << 20
 CONNECTION_BYTES_PER_S = 50_000_000
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
-    parser.add_argument("--runs", type=int, default=3, help="of each way; medians are shown")
-    parser.add_argument("--files", type=int, default=4)
-    parser.add_argument("--file-mib", type=int, default=1024, help="size of each file")
+    parser = new_parser(__doc__, WAYS, "five times the files' size")
     parser.add_argument("--capped-mib", type=int, default=4096, help="the file of the capped line")
     parser.add_argument("--capped-runs", type=int, default=1)
-    parser.add_argument("--only", action="append", choices=list(WAYS), help="repeatable")
-    parser.add_argument("--out", type=Path, default=Path("dist/bench-restore"))
-    parser.add_argument("--work", type=Path, help="where to write; five times the files' size")
     return parser.parse_args(arguments)
 
 
@@ -45,17 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ways = compare(options, directory)
         slow = compare_capped(options, directory) if options.capped_mib else []
     document = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}",
-        "files": options.files,
-        "file_bytes": options.file_mib * MIB,
+        **head_of(options),
         "ways": ways,
         "capped_file_bytes": options.capped_mib * MIB,
         "capped_bytes_per_s": CONNECTION_BYTES_PER_S,
         "capped": slow,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "restore.json").write_text(json.dumps(document, indent=2) + "\n")
+    report.write(document, options.out, "restore", "Registry to files")
     print(report.table(ways), report.table(slow), sep="\n\n")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.world import REPO_ID, Cost, Weights, measure
+from tests.bench.world import REPO_ID, Cost, Weights, in_turn, measure
 from tests.standin import HubProcess
 
 _PUBLISH = [sys.executable, "-m", "downloader", "publish", REPO_ID, "--base", "none", "-q"]
@@ -98,12 +98,7 @@ def docker(stage: Stage, host: str) -> Cost:
         finally:
             subprocess.run(["docker", "rmi", "-f", image], capture_output=True)
             subprocess.run(["docker", "builder", "prune", "-f"], capture_output=True)
-    return Cost(
-        built.seconds + pushed.seconds,
-        built.cpu_seconds + pushed.cpu_seconds,
-        max(built.peak_bytes, pushed.peak_bytes),
-        built.written_bytes + pushed.written_bytes,
-    )
+    return in_turn([built, pushed])
 
 
 def skopeo(stage: Stage, host: str) -> Cost:

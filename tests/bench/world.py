@@ -3,17 +3,21 @@
 import contextlib
 import hashlib
 import os
+import re
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from tests.standin import Generated, HubProcess, make_repo
 from tests.standin.content import Disk
@@ -22,6 +26,7 @@ from tests.standin.spec import Repo
 GIB = 1 << 30
 REPO_ID = "bench/model"
 _READY_TIMEOUT_S = 30
+_WATCH_EVERY_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def fresh_registry(directory: Path) -> Iterator[str]:
     """Run an empty docker-registry; give its host, and remove all that it was sent."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    port = _free_port()
+    port = free_port()
     config = directory / "registry.yml"
     config.write_text(
         "version: 0.1\nlog: {level: error}\n"
@@ -99,7 +104,7 @@ def fresh_registry(directory: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            _wait_for(f"http://127.0.0.1:{port}/v2/", process)
+            wait_for(f"http://127.0.0.1:{port}/v2/", process)
             yield f"127.0.0.1:{port}"
         finally:
             process.send_signal(signal.SIGTERM)
@@ -107,14 +112,16 @@ def fresh_registry(directory: Path) -> Iterator[str]:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that was free just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
+def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until something answers at ``url``; raise if the process ends first."""
     until_s = time.monotonic() + _READY_TIMEOUT_S
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < until_s and process.poll() is None:
@@ -147,7 +154,7 @@ class Cost:
     Args:
         seconds: From start to end.
         cpu_seconds: User and system.
-        peak_bytes: The largest resident size of one process.
+        peak_bytes: The largest resident size of one process of each command, added up.
         written_bytes: To disk.
     """
 
@@ -155,6 +162,16 @@ class Cost:
     cpu_seconds: float
     peak_bytes: int
     written_bytes: int
+
+
+def in_turn(costs: Sequence[Cost]) -> Cost:
+    """Return what commands took that ran one after the other."""
+    return Cost(
+        sum(cost.seconds for cost in costs),
+        sum(cost.cpu_seconds for cost in costs),
+        max(cost.peak_bytes for cost in costs),
+        sum(cost.written_bytes for cost in costs),
+    )
 
 
 def measure(
@@ -178,17 +195,18 @@ def measure(
         )
         for command in commands
     ]
-    costs = [_wait(child) for child in children]
-    seconds = time.monotonic() - begun_s
+    with PeakWatch([child.pid for child in children]) as watch:
+        used = [_wait(child) for child in children]
+        seconds = time.monotonic() - begun_s
     return Cost(
         seconds,
-        sum(cost.cpu_seconds for cost in costs),
-        sum(cost.peak_bytes for cost in costs),
-        sum(cost.written_bytes for cost in costs),
+        sum(usage.ru_utime + usage.ru_stime for usage in used),
+        watch.peak_bytes,
+        sum(usage.ru_oublock * 512 for usage in used),
     )
 
 
-def _wait(child: "subprocess.Popen[bytes]") -> Cost:
+def _wait(child: "subprocess.Popen[bytes]") -> resource.struct_rusage:
     assert child.stderr
     said = child.stderr.read()
     child.stderr.close()
@@ -196,5 +214,50 @@ def _wait(child: "subprocess.Popen[bytes]") -> Cost:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"{child.args!r}: exit status {child.returncode}: {said[-800:]!r}")
-    cpu = usage.ru_utime + usage.ru_stime
-    return Cost(0.0, cpu, usage.ru_maxrss * 1024, usage.ru_oublock * 512)
+    return usage
+
+
+class PeakWatch:
+    """The most memory of commands that run: of each the largest process, all together.
+
+    Looked up while they run. What `wait4` says includes the process that started them, the
+    bench itself, which is larger than most of them.
+    """
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._peaks = dict.fromkeys(pids, 0)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(self._peaks.values())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_WATCH_EVERY_S):
+            for pid, peak in self._peaks.items():
+                self._peaks[pid] = max(peak, *map(_peak_of, _tree_of(pid)))
+
+
+def _tree_of(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        children = []
+    return [pid, *(below for child in children for below in _tree_of(int(child)))]
+
+
+def _peak_of(pid: int) -> int:
+    try:
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
