@@ -280,5 +280,10 @@ def test_docker_loads_the_archive_of_a_layout(
             call("docker", "image", "inspect", f"{name}:model", "-f", "{{json .Config.Labels}}")
         )
         assert labels["io.github.alphahinex.hf-models.commit"] == MODEL.sha
+        push = ("push", "model", "--image", name, "--to", side.name)
+        ran = side.run(*push)
+        assert ran.code == 2
+        assert f"got {name}:model in the engine and a layout in dist/model" in ran.err
+        assert side.run(*push, "--engine", "layout").code == 0
     finally:
         call("docker", "rmi", f"{name}:model")

@@ -221,7 +221,8 @@ def build() -> int:
 def push() -> int:
     """Push what `build` made, to every registry."""
     job = current_job()
-    ran = run_command(["push", *to_flags(), *gated_flags(job), "--json", "--", job.model.tag])
+    flags = ["--engine=docker", *to_flags(), *gated_flags(job), "--json"]
+    ran = run_command(["push", *flags, "--", job.model.tag])
     write_digests(ran.document or [])
     return ran.exit_code
 

@@ -40,7 +40,7 @@ from downloader.oci.reference import check_tag, parse_reference
     type=click.Choice(["auto", "docker", "layout"]),
     default="auto",
     show_default=True,
-    help="Where the image is; auto: Docker where it answers, else dist/TAG.",
+    help="Where the image is; auto: the one place of Docker and dist/TAG that has it.",
 )
 @click.option("--allow-gated", is_flag=True, help="Push a gated or private repo as well.")
 @registry_options
@@ -82,7 +82,15 @@ def push(
 def _is_layout(engine_name: str, engine: Engine, source: str, tag: str) -> bool:
     if engine_name != "auto":
         return engine_name == "layout"
-    return not answers(engine) or (engine.inspect(source) is None and has_layout(tag))
+    if not answers(engine):
+        return True
+    is_in_engine = engine.inspect(source) is not None
+    if is_in_engine and has_layout(tag):
+        raise InputError(
+            f"want one image {tag}, got {source} in the engine and a layout in dist/{tag}",
+            hint="say which one: --engine docker or --engine layout",
+        )
+    return not is_in_engine and has_layout(tag)
 
 
 def target_name(target: str, tag: str) -> str:
