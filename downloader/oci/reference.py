@@ -14,7 +14,8 @@ _OFFICIAL = "library"  # docker.io/busybox is docker.io/library/busybox
 # Source: OCI distribution specification 1.1, "Pulling manifests", <name> and <reference>.
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+TAG_LIMIT = 128  # characters
+_TAG = re.compile(rf"[a-zA-Z0-9_][a-zA-Z0-9._-]{{0,{TAG_LIMIT - 1}}}")
 _HOST = re.compile(
     r"(?:\[[0-9a-fA-F:]+\]|[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?)(?::[0-9]{1,5})?"
 )
@@ -74,7 +75,7 @@ def tag_from_name(name: str) -> str:
     >>> tag_from_name("CodeT5 small+")
     'codet5-small'
     """
-    tag = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip(".-")[:128]
+    tag = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip(".-")[:TAG_LIMIT]
     return check_tag(tag or "_")
 
 
@@ -92,6 +93,7 @@ def parse_reference(text: str) -> Reference:
     >>> str(parse_reference("localhost:5000/a/b"))
     'localhost:5000/a/b'
     """
+    _check_is_no_url(text)
     rest, at, digest_text = text.partition("@")
     name, tag = _split_tag(rest)
     registry, repository = _split_registry(name)
@@ -108,6 +110,16 @@ def parse_reference(text: str) -> Reference:
         tag=check_tag(tag) if tag is not None else None,
         digest=_parse_digest(digest_text) if at else None,
     )
+
+
+def _check_is_no_url(text: str) -> None:
+    # Not repeated: it may hold a password.
+    _, _, after_at = text.partition("@")
+    if "://" in text or "?" in text or "/" in after_at:
+        raise InputError(
+            "want an image name without scheme, user, password or query, got one with it",
+            hint="write it like ghcr.io/me/models, and log in with `docker login`",
+        )
 
 
 def _split_tag(text: str) -> tuple[str, str | None]:

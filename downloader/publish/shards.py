@@ -20,7 +20,7 @@ from downloader.oci.manifest import (
     parse_json_object,
     parse_manifest,
 )
-from downloader.oci.reference import check_tag
+from downloader.oci.reference import TAG_LIMIT, check_tag
 from downloader.oci.store import Store
 from downloader.plan import Plan
 from downloader.publish.blobs import read_blob
@@ -29,7 +29,7 @@ PLAN_TYPE = f"application/vnd.{PREFIX}.plan.v1+json"
 SHARD_TYPE = f"application/vnd.{PREFIX}.shard.v1+json"
 _PENDING = f"{PREFIX}.layer.pending"
 PLAN_LIMIT_BYTES = 256 * 1024 * 1024  # a million files
-_SUFFIX = re.compile(r"\.shard-([1-9]\d{0,3})-of-([1-9]\d{0,3})")
+_SUFFIX = re.compile(r"\.shard-([1-9]\d{0,3})-of-([1-9]\d{0,3})\Z")
 
 
 @dataclass(frozen=True, order=True)
@@ -51,7 +51,14 @@ class Shard:
         >>> Shard(3, 8).tag("codet5")
         'codet5.shard-3-of-8'
         """
-        return check_tag(f"{tag}.shard-{self.index}-of-{self.count}")
+        record_tag = f"{tag}.shard-{self.index}-of-{self.count}"
+        if len(record_tag) > TAG_LIMIT:
+            most = TAG_LIMIT - len(record_tag) + len(tag)
+            raise InputError(
+                f"want a tag of at most {most} characters, got one of {len(tag)}",
+                hint="the tags of what is under way are longer: TAG.shard-I-of-N",
+            )
+        return check_tag(record_tag)
 
 
 def parse_shard(text: str) -> Shard:
@@ -67,6 +74,11 @@ def parse_shard(text: str) -> Shard:
     if match is None or int(match[1]) > int(match[2]):
         raise InputError(f"want a shard like 3/8, got {text!r}")
     return Shard(int(match[1]), int(match[2]))
+
+
+def is_shard_tag(tag: str) -> bool:
+    """Whether a tag is that of a shard, of whatever image."""
+    return _SUFFIX.search(tag) is not None
 
 
 def shard_of_tag(tag: str, name: str) -> Shard | None:
