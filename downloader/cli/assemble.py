@@ -8,8 +8,8 @@ import click
 
 from downloader.cli.bases import base_option, find_base, modelpack_option
 from downloader.cli.console import ConsoleProgress, print_json, print_result, say_error
-from downloader.cli.fetch import read_plan
 from downloader.cli.options import json_option, quiet_option
+from downloader.cli.plan_file import plan_option, read_plan
 from downloader.cli.registries import (
     make_registries,
     open_pool,
@@ -34,13 +34,7 @@ from downloader.publish import assemble as assemble_shards
     help="How many there are, for a registry that lists no tags.",
 )
 @click.option("--revision", metavar="COMMIT", help="Only shards of this commit.")
-@click.option(
-    "--plan",
-    "plan_file",
-    type=click.Path(dir_okay=False, exists=True),
-    metavar="FILE",
-    help="What was published.  [default: what the shards say]",
-)
+@plan_option("What was published.  [default: what the shards say]")
 @base_option
 @modelpack_option
 @click.option("--force", is_flag=True, help="Overwrite a tag that carries another repo.")
@@ -65,7 +59,7 @@ def assemble(
     check_tag(tag)
     if revision and not is_commit(revision):
         raise InputError(f"want a commit of 40 hex digits, got {revision!r}")
-    references = [parse_target(target) for target in targets]
+    references = list(dict.fromkeys(parse_target(target) for target in targets))
     plan = read_plan(plan_file) if plan_file else None
     done: list[Outcome] = []
     with (

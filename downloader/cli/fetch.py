@@ -1,6 +1,5 @@
 """``hf-models fetch``: the download alone, into a cache directory. The builder stage runs it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,17 @@ from downloader.cli.options import (
     selected,
     selection,
 )
-from downloader.errors import InputError, ProtocolError, StorageError
+from downloader.cli.plan_file import plan_instead, plan_option
 from downloader.hub.cache import blob_path
 from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
 from downloader.hub.repo import Snapshot
 from downloader.hub.snapshot import Hub
-from downloader.plan import Plan
 from downloader.units import format_bytes
 
 
 @click.command()
 @repo_options
-@click.option(
-    "--plan",
-    "plan_file",
-    type=click.Path(dir_okay=False, exists=True),
-    metavar="FILE",
-    help="Fetch what this plan names, not what the repo is now.",
-)
+@plan_option("Fetch what this plan names, not what the repo is now.")
 @click.option("--cache-dir", metavar="DIR", help="Where to.  [default: HF_HUB_CACHE]")
 @click.option("--verify-existing", is_flag=True, help="Hash the files that are there already.")
 @click.option("--dry-run", is_flag=True, help="Say what would be fetched.")
@@ -53,7 +45,7 @@ def fetch(
     FILE names single files, or folders by a trailing slash.
     """
     hub = Hub(token=options["token"], note=say)
-    snapshot = read_plan(plan_file).snapshot if plan_file else _resolve(hub, options)
+    snapshot = plan_instead(plan_file, options).snapshot if plan_file else _resolve(hub, options)
     target = find_cache_dir(cache_dir)
     if dry_run:
         _print_missing(snapshot, target, as_json)
@@ -68,28 +60,6 @@ def fetch(
             progress=progress,
         )
     _print_report(report, snapshot, as_json, quiet)
-
-
-def read_plan(path: str) -> Plan:
-    """Read a plan that `hf-models plan --json` or `build` wrote.
-
-    Raises:
-        InputError: The file is no plan.
-        StorageError: The file cannot be read.
-    """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"want a plan as JSON in {path}, got {error}") from error
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    plan = document.get("plan", document) if isinstance(document, dict) else None
-    if not isinstance(plan, dict):
-        raise InputError(f"want a plan as JSON in {path}, got no object")
-    try:
-        return Plan.from_json(plan)
-    except ProtocolError as error:
-        raise InputError(f"want a plan in {path}, got {error.message}") from error
 
 
 def _resolve(hub: Hub, options: dict[str, Any]) -> Snapshot:

@@ -16,7 +16,6 @@ from downloader.cli.console import (
     say,
     say_error,
 )
-from downloader.cli.fetch import read_plan
 from downloader.cli.options import (
     json_option,
     layer_options,
@@ -25,6 +24,7 @@ from downloader.cli.options import (
     tag_option,
 )
 from downloader.cli.plan import open_hub, resolve_plan, tag_of
+from downloader.cli.plan_file import plan_instead, plan_option
 from downloader.cli.registries import (
     Registries,
     make_registries,
@@ -33,6 +33,7 @@ from downloader.cli.registries import (
     registry_options,
     to_option,
 )
+from downloader.errors import HfModelsError
 from downloader.hub.snapshot import Hub
 from downloader.oci.reference import parse_reference
 from downloader.plan import Layer, Plan
@@ -56,13 +57,7 @@ from downloader.units import format_bytes, parse_size
 @tag_option
 @to_option
 @click.option("--shard", metavar="I/N", help="Only this share of the layers; then assemble.")
-@click.option(
-    "--plan",
-    "plan_file",
-    type=click.Path(dir_okay=False, exists=True),
-    metavar="FILE",
-    help="Publish what this plan names, not what the repo is now.",
-)
+@plan_option("Publish what this plan names, not what the repo is now.")
 @click.option(
     "--reuse",
     multiple=True,
@@ -108,12 +103,12 @@ def publish(
     again, it continues.
     """
     begun_at = time.monotonic()
-    references = [parse_target(target) for target in targets]
+    references = list(dict.fromkeys(parse_target(target) for target in targets))
     images = [parse_reference(image) for image in reuse]
     share = parse_shard(shard) if shard else Shard()
     memory_bytes = parse_size(memory)
-    options["jobs"] = options["jobs"] or fitting_jobs(memory_bytes, len(targets))
-    shares = share_memory(memory_bytes, options["jobs"], len(targets))
+    options["jobs"] = options["jobs"] or fitting_jobs(memory_bytes, len(references))
+    shares = share_memory(memory_bytes, options["jobs"], len(references))
     needs_base = share.count == 1 and not dry_run
     with (
         closing(open_pool(options)) as http,
@@ -138,23 +133,31 @@ def publish(
         )
         _run(publication, hub, plan, registries, dry_run=dry_run)
     seconds = time.monotonic() - begun_at
-    return report(publication.outcomes(), plan, seconds, as_json=as_json, quiet=quiet)
+    code = report(publication.outcomes(), plan, seconds, as_json=as_json, quiet=quiet)
+    if share.count > 1 and not (code or dry_run or quiet):
+        to = " ".join(f"--to {reference}" for reference in references)
+        say(f"once all {share.count} are there: hf-models assemble {tag_of(plan, tag)} {to}")
+    return code
 
 
 def _plan(options: dict[str, Any], plan_file: str | None) -> tuple[Hub, Plan]:
     if plan_file:
-        return open_hub(options["token"]), read_plan(plan_file)
+        return open_hub(options["token"]), plan_instead(plan_file, options)
     return resolve_plan(options)
 
 
 def _run(
     publication: Publication, hub: Hub, plan: Plan, registries: Registries, *, dry_run: bool
 ) -> None:
-    if dry_run:
-        publication.look(dry_run=True)
-    else:
-        source_of = partial(hub.source_of, plan.snapshot)
-        publish_all(publication, source_of, registries.http)
+    try:
+        if dry_run:
+            publication.look(dry_run=True)
+        else:
+            source_of = partial(hub.source_of, plan.snapshot)
+            publish_all(publication, source_of, registries.http)
+    except HfModelsError:
+        if any(outcome.error is None for outcome in publication.outcomes()):
+            raise  # not the registries' fault; else each has its own error to report
 
 
 def report(
@@ -184,7 +187,7 @@ def _print(outcome: Outcome, plan: Plan, *, quiet: bool) -> None:
             for layer in getattr(outcome, verb):
                 print_result(f"{verb:8}{layer.size_bytes:>14}  {title_of(layer, plan)}")
         say(f"{outcome.name}: {_summary(outcome)}")
-    if outcome.error is None:
+    if outcome.error is None and not outcome.missing:
         digest = f"@{outcome.digest}" if outcome.digest else ""
         print_result(f"{outcome.name}{digest}")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from downloader.cli.console import ConsoleProgress, say
-from downloader.cli.fetch import read_plan
 from downloader.cli.options import http_pool
+from downloader.cli.plan_file import read_plan
 from downloader.engine.log import PROGRESS_MARK
 from downloader.engine.stage import stage_layers
 from downloader.errors import InputError

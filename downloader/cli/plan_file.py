@@ -1,0 +1,90 @@
+"""``--plan FILE``: a plan that was made before, in place of what the repo is now."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from downloader.cli.options import F, selected
+from downloader.errors import InputError, ProtocolError, StorageError
+from downloader.plan import Plan
+
+# What a plan has settled, by the names of `repo_options` and `layer_options`.
+_SETTLED = {
+    "filenames": "FILE",
+    "revision": "--revision",
+    "include": "--include",
+    "exclude": "--exclude",
+    "layer_size": "--layer-size",
+    "cache_root": "--cache-root",
+}
+
+
+def plan_option(help_text: str) -> Callable[[F], F]:
+    """Return the flag ``--plan FILE``, as the argument ``plan_file``."""
+    return click.option(
+        "--plan",
+        "plan_file",
+        type=click.Path(dir_okay=False, exists=True),
+        metavar="FILE",
+        help=help_text,
+    )
+
+
+def read_plan(path: str) -> Plan:
+    """Read a plan that `hf-models plan --json` or `build` wrote.
+
+    Raises:
+        InputError: The file is no plan.
+        StorageError: The file cannot be read.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"want a plan as JSON in {path}, got {error}") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    plan = document.get("plan", document) if isinstance(document, dict) else None
+    if not isinstance(plan, dict):
+        raise InputError(f"want a plan as JSON in {path}, got no object")
+    try:
+        return Plan.from_json(plan)
+    except ProtocolError as error:
+        raise InputError(f"want a plan in {path}, got {error.message}") from error
+
+
+def plan_instead(path: str, options: dict[str, Any]) -> Plan:
+    """Read the plan that takes the place of what the command's other arguments would choose.
+
+    Args:
+        path: Of the plan.
+        options: The values of `repo_options`, by name; a command must be running.
+
+    Raises:
+        InputError: The file is no plan, or the arguments want something else than it says.
+        StorageError: The file cannot be read.
+    """
+    plan = read_plan(path)
+    given = [flag for name, flag in _SETTLED.items() if _is_given(name) and options.get(name)]
+    if given:
+        raise InputError(
+            f"want --plan or {given[0]}, got both",
+            hint="a plan has settled commit, files and layers; make another one to change them",
+        )
+    planned = plan.snapshot.repo
+    repo_type = options["repo_type"] if _is_given("repo_type") else planned.type
+    wanted = selected(options["repo_id"], repo_type)
+    if wanted != planned:
+        raise InputError(
+            f"want a plan of {wanted.type} {wanted.id}, got one of {planned.type} {planned.id}"
+            f" in {path}"
+        )
+    return plan
+
+
+def _is_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
