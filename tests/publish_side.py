@@ -95,7 +95,7 @@ class Side:
 
     def publish(self, repo: str = "org/model", *more: str, to: tuple[str, ...] = ()) -> Ran:
         targets = [flag for name in to or (self.name,) for flag in ("--to", name)]
-        sizes = () if "--layer-size" in more else ("--layer-size", LAYER_SIZE)
+        sizes = () if {"--layer-size", "--plan"} & set(more) else ("--layer-size", LAYER_SIZE)
         bases = () if "--base" in more else ("--base", "none")
         return self.run("publish", repo, *targets, *sizes, *bases, *IMPATIENT, *more)
 

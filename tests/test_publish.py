@@ -86,8 +86,22 @@ def test_a_new_readme_moves_the_readme_and_the_last_layer(side: Side, hub: HubSe
     check_image(side.store(), "model", MODEL)
 
 
-def test_another_tag_gives_its_layers(side: Side) -> None:
+def test_another_tag_gives_its_layers(side: Side, hub: HubServer) -> None:
+    hub.move(MODEL.key, "main", 0)
+    side.publish("org/model", "--tag", "v1")
+    side.publish("org/other")
+    hub.move(MODEL.key, "main", 1)
+    side.forget()
+    ran = side.publish("org/model", "--tag", "v2", "--json")
+    assert ran.json["targets"][0]["bytes_moved"] < len(CARD) + 10_000
+    assert side.read_bytes() == 0
+    check_image(side.store(), "v2", MODEL)
+
+
+def test_a_named_image_gives_its_layers(side: Side) -> None:
     side.publish()
+    for at in range(12):  # more tags than are looked at
+        side.publish("org/other", "--tag", f"again-{at}")
     side.forget()
     ran = side.publish("org/model", "--tag", "again", "--reuse", f"{side.name}:model", "--json")
     assert ran.json["targets"][0]["bytes_moved"] == 0
@@ -178,6 +192,62 @@ def test_a_target_that_is_down_does_not_stop_the_other(side: Side) -> None:
     assert "no answer from 127.0.0.1" in bad["error"]
     assert good["digest"]
     check_image(side.store(), "model", MODEL)
+
+
+def test_a_silent_target_is_waited_for_once(side: Side) -> None:
+    with FaultyProxy(side.proxy.upstream) as silent:
+        silent.faults.append(Fault("silent", times=999, silent=True))
+        name = f"{silent.host}/{side.repository}"
+        ran = side.publish("org/other", "--timeout", "0.3", to=(side.name, name))
+        assert len(silent.seen) == 3  # --tries
+    assert ran.code == 4
+    assert "not used" not in ran.err
+    check_image(side.store(), "other", OTHER)
+
+
+def test_a_target_whose_tag_is_taken_does_not_stop_the_other(side: Side) -> None:
+    taken = f"{side.name}-taken"
+    side.publish("org/other", "--tag", "shared", to=(taken,))
+    ran = side.publish("org/model", "--tag", "shared", "--json", to=(taken, side.name))
+    assert ran.code == 2
+    bad, good = ran.json["targets"]
+    assert "carries model org/other" in bad["error"]
+    assert good["digest"]
+    check_image(side.store(), "shared", MODEL)
+
+
+def test_the_only_target_that_fails_is_in_the_document(side: Side) -> None:
+    ran = side.publish("org/model", "--json", to=("127.0.0.1:1/me/models",))
+    assert ran.code == 4
+    [bad] = ran.json["targets"]
+    assert bad["image"] == "127.0.0.1:1/me/models:model"
+    assert bad["error"] in ran.err
+    assert ran.err.count(bad["error"]) == 1
+
+
+def test_a_target_named_twice_is_one(side: Side) -> None:
+    ran = side.publish("org/other", "--json", to=(side.name, side.name))
+    assert ran.code == 0, ran.err
+    assert len(ran.json["targets"]) == 1
+
+
+@pytest.mark.parametrize("flag", ["--to", "--base", "--reuse"])
+@pytest.mark.parametrize(
+    "name", ["https://user:sekret@{host}/a", "user:sekret@{host}/a", "{host}/a?password=sekret"]
+)
+def test_a_password_in_a_name_is_not_repeated(side: Side, flag: str, name: str) -> None:
+    ran = side.publish("org/other", flag, name.format(host=side.proxy.host))
+    assert ran.code == 2
+    assert "sekret" not in ran.out + ran.err
+    assert "docker login" in ran.err
+
+
+def test_a_part_that_takes_the_place_of_the_whole_is_noted(side: Side) -> None:
+    side.publish("org/model")
+    ran = side.publish("org/model", "--include", "*.json")
+    assert ran.code == 0, ran.err
+    assert f"{side.name}:model: carries the whole repo; a part takes its place" in ran.err
+    assert "carries the whole" not in side.publish("org/model", "--include", "*.json").err
 
 
 def test_an_image_that_cannot_be_reused_is_no_obstacle(side: Side) -> None:
@@ -282,6 +352,13 @@ def test_shards_become_one_image_without_a_model_byte(side: Side) -> None:
     check_image(side.store(), "model", MODEL)
 
 
+def test_a_shard_says_what_it_wrote_and_what_comes_next(side: Side) -> None:
+    ran = side.publish("org/model", "--shard", "2/3")
+    assert ran.out.splitlines()[-1] == f"{side.name}:model.shard-2-of-3"
+    assert f"once all 3 are there: hf-models assemble model --to {side.name}" in ran.err
+    assert "model.shard-2-of-3" in side.store().list_tags()
+
+
 def test_shards_give_the_same_image_as_one_run(side: Side) -> None:
     side.publish("org/model", "--shard", "1/2")
     side.publish("org/model", "--shard", "2/2")
@@ -302,13 +379,17 @@ def test_a_missing_shard_is_named(side: Side) -> None:
     assert "model" not in side.store().list_tags()
 
 
-def test_assembling_again_finds_the_image(side: Side) -> None:
+def test_assembling_again_finds_the_image(side: Side, tmp_path: Path) -> None:
     side.publish("org/other", "--shard", "1/2")
     side.publish("org/other", "--shard", "2/2")
     first = side.assemble("other", "--json").json
     again = side.assemble("other", "--revision", OTHER.sha, "--json")
     assert again.code == 0, again.err
     assert again.json["targets"] == first["targets"]
+    plan = tmp_path / "plan.json"
+    plan.write_text(side.run("plan", "org/other", "--json").out)
+    planned = side.assemble("other", "--plan", str(plan), "--json")
+    assert planned.json["targets"] == first["targets"]
     unsure = side.assemble("other")
     assert unsure.code == 2
     assert f"the tag carries commit {OTHER.sha}" in unsure.err
@@ -392,6 +473,16 @@ def test_a_plan_from_a_file_is_what_is_published(
     hub.move(MODEL.key, "main", 0)
     assert side.publish("org/model", "--plan", str(path)).code == 0
     check_image(side.store(), "model", MODEL)
+    for wrong, said in {
+        ("org/other",): "want a plan of model org/other, got one of model org/model",
+        ("org/model", "--repo-type", "dataset"): "want a plan of dataset org/model",
+        ("org/model", "--revision", "main"): "want --plan or --revision, got both",
+        ("org/model", "config.json"): "want --plan or FILE, got both",
+        ("org/model", "--layer-size", "2MiB"): "want --plan or --layer-size, got both",
+    }.items():
+        ran = side.publish(*wrong, "--plan", str(path))
+        assert ran.code == 2
+        assert said in ran.err
 
 
 def test_a_gated_repo_is_refused_before_any_byte(
@@ -422,6 +513,7 @@ def test_a_dry_run_moves_nothing_and_says_what_it_would(side: Side) -> None:
     assert ran.code == 0
     assert ran.json["targets"][0]["bytes_missing"] > 3 * FILE_BYTES
     assert "missing 15.8 MB" in side.publish("org/model", "--dry-run").err
+    assert f"{side.name}:model\n" not in side.publish("org/model", "--dry-run").out
     assert side.proxy.of("POST") == []
     assert side.store().list_tags() == []
 
@@ -485,7 +577,8 @@ def test_no_secret_is_in_the_image_or_in_what_is_printed(
         (("--memory", "64MiB"), "raise --memory"),
         (("--memory", "lots"), "want a size like 256MiB"),
         (("--username", "me"), "--username and --password-stdin together"),
-        (("--tag", "x" * 125), "want an image tag"),
+        (("--tag", "x" * 125), "want a tag of at most 115 characters, got one of 125"),
+        (("--revision", "main", "--plan", "/dev/null"), "want a plan as JSON in /dev/null"),
         (("--base", "127.0.0.1:1/none:x", "--tries", "1"), "no answer from 127.0.0.1"),
     ],
 )

@@ -50,12 +50,12 @@ def assemble(
     progress = progress or NoProgress()
     target = Target(store, tag)
     records = _read_records(target, count)
-    if not records and commit and (assembled := _find_assembled(target, commit)):
+    wanted = plan.snapshot.commit if plan else commit
+    if not records and wanted and (assembled := _find_assembled(target, wanted)):
         progress.note(f"{target.name}: assembled already")
         return assembled
     planned = plan or _plan_of(target, records, commit)
-    if not settings.force:
-        check_overwrite(target, planned)
+    check_overwrite(target, planned, force=settings.force)
     find_layers(target, planned.layers, [record.shard for record in records], progress=progress)
     _check_shards(target, planned, records, count)
     digest = assemble_image(target, planned, settings.base, modelpack=settings.modelpack)
@@ -103,7 +103,7 @@ def _hint_without_shards(target: Target) -> str:
     commit = _commit_of(target)
     if commit is None:
         return "publish them first: hf-models publish --shard I/N"
-    return f"the tag carries commit {commit}; if that is the one, nothing is left to do"
+    return f"the tag carries commit {commit}; if that is the one, say so: --revision {commit}"
 
 
 def _commit_of(target: Target) -> str | None:

@@ -53,7 +53,8 @@ class Outcome:
     """What became of one target.
 
     Args:
-        name: ``ghcr.io/me/hf-models:codet5-small``, or a directory and tag.
+        name: ``ghcr.io/me/hf-models:codet5-small``, or a directory and tag; of one shard of
+            several the tag of its record.
         digest: Of the image; None for a single shard, a dry run, or a failure.
         moved: The layers whose bytes were sent.
         reused: The layers that were there.
@@ -99,7 +100,7 @@ class Publication:
         self._images = images
         self._settings = settings or Settings()
         self._progress = progress or NoProgress()
-        self._targets = [Target(store, tag) for store in stores]
+        self._targets = [Target(store, tag, is_only=len(stores) == 1) for store in stores]
         self._layers = split_shards(plan.layers, self._shard.count)[self._shard.index - 1]
         self._cancelled = threading.Event()
         self._digests: dict[Target, Digest] = {}
@@ -108,18 +109,25 @@ class Publication:
         """Check what is allowed, and find out what every target has; moves no model bytes.
 
         Raises:
-            InputError: The repo is gated or private, or a tag carries another repo.
+            InputError: The repo is gated or private.
             HfModelsError: Every target failed; what the first one said.
         """
         check_gated(self._plan, allow=self._settings.allow_gated)
-        for target in self._targets:
-            others = [Image(t.store, t.tag) for t in self._targets if t is not target]
+        # Side by side: one that does not answer is waited for once, and not by the others.
+        checks = [partial(self._guarded, t, partial(self._check, t)) for t in self._targets]
+        run_all([(len(checks), checks)], self._cancelled, lambda: None)
+        alive = self._alive()
+        for target in alive:
+            others = [Image(t.store, t.tag) for t in alive if t is not target]
             self._guarded(target, partial(self._look_at, target, others, dry_run))
         self._check_alive()
 
+    def _check(self, target: Target) -> None:
+        labels = check_overwrite(target, self._plan, force=self._settings.force)
+        if labels and not labels.is_partial and self._plan.snapshot.is_partial:
+            self._progress.note(f"{target.name}: carries the whole repo; a part takes its place")
+
     def _look_at(self, target: Target, others: Sequence[Image], dry_run: bool) -> None:
-        if not self._settings.force:
-            check_overwrite(target, self._plan)
         find_layers(
             target,
             self._layers,
@@ -186,8 +194,10 @@ class Publication:
         there = [layer for layer in self._layers if layer.key in target.have]
         reused = tuple(layer for layer in there if layer.key not in target.moved)
         missing = tuple(layer for layer in self._layers if layer.key not in target.have)
+        tag = target.tag if self._shard.count == 1 else self._shard.tag(target.tag)
+        name = f"{target.store.name}:{tag}"
         digest = self._digests.get(target)
-        return Outcome(target.name, digest, moved, reused, missing, target.error)
+        return Outcome(name, digest, moved, reused, missing, target.error)
 
     def _alive(self) -> list[Target]:
         return [target for target in self._targets if target.error is None]
@@ -205,8 +215,6 @@ class Publication:
     def _guarded(self, target: Target, call: partial[None]) -> None:
         try:
             call()
-        except InputError:
-            raise  # what the user asked for is wrong, whatever the other targets say
         except HfModelsError as error:
             target.give_up(error, self._progress)
 

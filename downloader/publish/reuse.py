@@ -8,6 +8,7 @@ blob still there?), and no byte.
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 
 from downloader.errors import HfModelsError, InputError, ProtocolError, RegistryError
@@ -25,11 +26,12 @@ from downloader.oci.store import RawManifest, Store
 from downloader.plan import Layer, Plan
 from downloader.progress import Progress
 from downloader.publish.blobs import read_blob
-from downloader.publish.shards import Shard, list_shards, read_record
+from downloader.publish.shards import Shard, is_shard_tag, list_shards, read_record
 from downloader.publish.target import Target
 
 CONFIG_LIMIT_BYTES = 8 * 1024 * 1024  # labels and a history of some thousand lines
 _QUESTIONS = 8  # at once; registries begin to limit small requests at some fifty
+_NEIGHBOURS = 10  # other tags of the repository that are looked at, two small requests each
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,9 @@ def find_layers(
     found: dict[str, list[Find]] = {}
     for key, find in _iter_finds(target, shards, images, progress):
         found.setdefault(key, []).append(find)
+    if any(layer.key not in found for layer in layers):
+        for key, find in _iter_neighbours(target, progress):
+            found.setdefault(key, []).append(find)
     tasks = [
         partial(_check, target, layer, found[layer.key], mount)
         for layer in layers
@@ -137,12 +142,27 @@ def _all_shards(target: Target, shards: Sequence[Shard]) -> list[Shard]:
     return sorted({*listed, *shards})
 
 
+def _iter_neighbours(target: Target, progress: Progress) -> Iterator[tuple[str, Find]]:
+    """Look at other tags of the repository: a revision may have been given one of its own."""
+    try:
+        tags = [tag for tag in target.store.list_tags() if not is_shard_tag(tag)]
+    except RegistryError:
+        return
+    # What is named alike is likely alike; a repository may hold hundreds of other models.
+    others = [tag for tag in tags if tag != target.tag]
+    for tag in get_close_matches(target.tag, others, _NEIGHBOURS, cutoff=0.0):
+        for layer in _layers_of(Image(target.store, tag), target, progress):
+            if key := layer_key(layer):
+                yield key, Find(layer, target.store)
+
+
 def _layers_of(image: Image, target: Target, progress: Progress) -> Sequence[Descriptor]:
     try:
         manifest = read_image(image.store, image.reference)
     except HfModelsError as error:
         # Another image is a help, not a need; and what lies under the tag may be anything.
-        if image.store is target.store and not isinstance(error, ProtocolError):
+        is_own = image.store is target.store and image.reference == target.tag
+        if is_own and not isinstance(error, ProtocolError):
             raise
         progress.note(f"{image.store.name}:{image.reference}: not used: {error.message}")
         return ()
@@ -186,22 +206,28 @@ def read_labels(store: Store, reference: str) -> ImageLabels | None:
     return found
 
 
-def check_overwrite(target: Target, plan: Plan) -> None:
-    """Raise if the tag carries anything but the plan's own repo.
+def check_overwrite(target: Target, plan: Plan, *, force: bool) -> ImageLabels | None:
+    """Return what the tag carries; raise if that is anything but the plan's own repo.
+
+    Args:
+        target: The store and the tag.
+        plan: Of the image that takes the tag.
+        force: Whether another repo, or another image, may be overwritten.
 
     Raises:
-        InputError: It does.
+        InputError: It is, and may not.
     """
     if target.store.get_manifest(target.tag) is None:
-        return
+        return None
     try:
         labels = read_labels(target.store, target.tag)
     except ProtocolError:
         labels = None
-    if labels is None or labels.repo != plan.snapshot.repo:
+    if not force and (labels is None or labels.repo != plan.snapshot.repo):
         carries = f"{labels.repo.type} {labels.repo.id}" if labels else "another image"
         raise InputError(
             f"{target.name}: want {plan.snapshot.repo.type} {plan.snapshot.repo.id},"
             f" got a tag that carries {carries}",
             hint="choose another --tag, or overwrite it with --force",
         )
+    return labels

@@ -31,6 +31,7 @@ class Target:
     Args:
         store: Where to.
         tag: Of the image.
+        is_only: Whether the run has no other target, so that its error is the run's own.
         have: The layers that are there, by layer key.
         pending: Those of them that carry parts of a file whose oid is not verified yet.
         moved: Keys of the layers whose bytes were sent in this run.
@@ -41,6 +42,7 @@ class Target:
 
     store: Store
     tag: str
+    is_only: bool = False
     have: dict[str, Descriptor] = field(default_factory=dict)
     pending: set[str] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)
@@ -64,9 +66,11 @@ class Target:
     def give_up(self, error: HfModelsError, progress: Progress) -> None:
         """Remember why nothing more goes here; the first reason counts."""
         with self._lock:
-            if self.error is None:
-                self.error = error
-                progress.note(f"{self.name}: given up: {error.message}")
+            if self.error is not None:
+                return
+            self.error = error
+        if not self.is_only:
+            progress.note(f"{self.name}: given up: {error.message}")
 
     def finished(self, layer: Layer, descriptor: Descriptor, *, is_pending: bool) -> None:
         """Say that a layer was sent."""
