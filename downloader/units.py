@@ -46,6 +46,15 @@ def format_bytes(size_bytes: float) -> str:
     return f"{size:.0f} {units[0]}" if size >= 99.5 or units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
+def format_seconds(seconds: float) -> str:
+    """Return seconds for people; a short wait is no "0 s".
+
+    >>> format_seconds(0.5), format_seconds(1.75), format_seconds(90.2)
+    ('0.5 s', '1.8 s', '90 s')
+    """
+    return f"{seconds:.2g} s" if seconds < 2 else f"{seconds:.0f} s"
+
+
 def format_count(count: int, noun: str) -> str:
     """Return a number and its noun.
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from downloader.cli.console import ConsoleProgress, print_json, print_result, say
+from downloader.cli.console import ConsoleProgress, print_json, print_result, say, teller
 from downloader.cli.layouts import LayoutRequest, build_layout, report_layout
 from downloader.cli.options import (
     docker_config_dir,
@@ -89,7 +89,7 @@ def build(
     check_base(base)
     if archive and engine_name == "docker":
         raise InputError("want --archive with --engine layout, got docker", hint="docker save")
-    hub, plan = resolve_plan(options)
+    hub, plan = resolve_plan(options, teller(quiet=quiet))
     name = image_name(image, tag_of(plan, tag))
     if dry_run:
         print_plan(plan, describe_plan(plan, tag_of(plan, tag), 1), as_json=as_json)

@@ -7,12 +7,13 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
+from downloader.progress import NoProgress
 from downloader.units import format_bytes
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ def say_error(message: str, hint: str | None = None) -> None:
 def say(text: str) -> None:
     """Print a line of information."""
     click.echo(text, err=True)
+
+
+def teller(*, quiet: bool) -> Callable[[str], None]:
+    """Return `say`, or where ``--quiet`` was given, what says nothing."""
+    return NoProgress().note if quiet else say
 
 
 def print_result(text: str) -> None:

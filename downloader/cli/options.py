@@ -14,6 +14,7 @@ import click
 from downloader.errors import InputError
 from downloader.hub.repo import Repo, Selection, parse_repo
 from downloader.net.http import HttpPool, HttpSettings
+from downloader.net.retry import RetryPolicy
 from downloader.plan import DEFAULT_CACHE_ROOT, parse_layer_limit
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -114,6 +115,13 @@ def selection(
     if filenames and (include or exclude):
         raise InputError("want file names or --include/--exclude, got both")
     return Selection(filenames, include, exclude)
+
+
+def retry_policy(options: Mapping[str, Any]) -> RetryPolicy | None:
+    """Return what ``--tries`` and ``--retry-delay`` say; None for a command without them."""
+    if "tries" not in options:
+        return None
+    return RetryPolicy(options["tries"], options["retry_delay"])
 
 
 def http_settings(environment: Mapping[str, str] | None = None) -> HttpSettings:

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ from downloader.cli.options import (
     json_option,
     layer_options,
     repo_options,
+    retry_policy,
     selected,
     selection,
     tag_option,
 )
 from downloader.errors import InputError
 from downloader.hub.snapshot import Hub
+from downloader.net.retry import RetryPolicy
 from downloader.oci.reference import check_tag, tag_from_name
 from downloader.plan import (
     Layer,
@@ -30,24 +34,37 @@ from downloader.plan import (
 from downloader.units import format_bytes
 
 
-def resolve_plan(options: dict[str, Any]) -> tuple[Hub, Plan]:
+def resolve_plan(options: dict[str, Any], note: Callable[[str], None] = say) -> tuple[Hub, Plan]:
     """Resolve what the shared flags name, and plan it.
 
     Args:
-        options: The values of `repo_options` and `layer_options`, by name.
+        options: The values of `repo_options` and `layer_options`, by name, and of
+            `registry_options` where the command has them.
+        note: Told before each new try.
     """
     limit_bytes = parse_layer_limit(options["layer_size"])
     repo = selected(options["repo_id"], options["repo_type"])
     wanted = selection(options["filenames"], options["include"], options["exclude"])
-    hub = open_hub(options["token"])
+    hub = open_hub(options["token"], retry_policy(options), note)
     snapshot = hub.resolve(repo, options["revision"], wanted)
     plan = make_plan(snapshot, layer_limit_bytes=limit_bytes, cache_root=options["cache_root"])
     return hub, plan
 
 
-def open_hub(token: str | None) -> Hub:
-    """Return the Hub that the environment names; the token is huggingface_hub's own if None."""
-    return Hub(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token, note=say)
+def open_hub(
+    token: str | None, retry: RetryPolicy | None = None, note: Callable[[str], None] = say
+) -> Hub:
+    """Return the Hub that the environment names.
+
+    Args:
+        token: None for huggingface_hub's own.
+        retry: None for the Hub's own.
+        note: Told before each new try.
+    """
+    # huggingface_hub strips the slash of its own variable, but not of an argument.
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    hub = Hub(endpoint=endpoint, token=token, note=note)
+    return replace(hub, retry=retry) if retry else hub
 
 
 def tag_of(plan: Plan, tag: str | None) -> str:

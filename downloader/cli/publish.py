@@ -115,7 +115,7 @@ def publish(
         ConsoleProgress("publish", quiet=quiet) as progress,
     ):
         registries = make_registries(options, http, references, shares.chunk_bytes, progress)
-        hub, plan = _plan(options, plan_file)
+        hub, plan = _plan(options, plan_file, progress)
         settings = Settings(
             memory_bytes=memory_bytes,
             base=find_base(base, registries) if needs_base else no_base(),
@@ -140,10 +140,12 @@ def publish(
     return code
 
 
-def _plan(options: dict[str, Any], plan_file: str | None) -> tuple[Hub, Plan]:
+def _plan(
+    options: dict[str, Any], plan_file: str | None, progress: ConsoleProgress
+) -> tuple[Hub, Plan]:
     if plan_file:
         return open_hub(options["token"]), plan_instead(plan_file, options)
-    return resolve_plan(options)
+    return resolve_plan(options, progress.note)
 
 
 def _run(

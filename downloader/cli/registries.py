@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import click
 
-from downloader.cli.options import compose, docker_config_dir, http_settings
+from downloader.cli.options import compose, docker_config_dir, http_settings, retry_policy
 from downloader.errors import InputError
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import NOTED_DELAY_S, RetryPolicy
@@ -131,7 +131,7 @@ def make_registries(
         http,
         find_credentials(options["username"], options["password_stdin"], targets),
         cast("UploadMode", options["upload"]),
-        RetryPolicy(options["tries"], options["retry_delay"]),
+        retry_policy(options) or RetryPolicy(),
         chunk_bytes,
         progress or NoProgress(),
     )

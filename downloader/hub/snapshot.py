@@ -16,12 +16,20 @@ from huggingface_hub.hf_api import RepoFile as HubFile
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public in its docs
 
 from downloader import __version__
-from downloader.errors import HfModelsError, HubError, InputError, ProtocolError, TransportError
+from downloader.errors import (
+    HfModelsError,
+    HubError,
+    InputError,
+    ProtocolError,
+    TransportError,
+    without_secrets,
+)
 from downloader.hub.licenses import spdx_from_hub
 from downloader.hub.repo import Repo, RepoFile, Selection, Snapshot, check_repo_path, is_commit
 from downloader.hub.selection import select
 from downloader.hub.source import FileSource
 from downloader.net.retry import RetryPolicy, is_passing, parse_retry_after
+from downloader.units import format_seconds
 
 DEFAULT_REVISION = "main"
 
@@ -133,6 +141,7 @@ class Hub:
     def _call(self, repo: Repo, revision: str, call: Callable[[], T]) -> T:
         failures = 0
         while True:
+            said = "gave no answer"
             try:
                 return call()
             except errors.OfflineModeIsEnabled as error:
@@ -140,20 +149,21 @@ class Hub:
                     "want to ask the Hub, but HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE"
                 ) from error
             except errors.HfHubHTTPError as error:
-                failures += 1
+                failures, said = failures + 1, f"answered {error.response.status_code}"
                 delay_s = self._delay_s(error, failures)
                 if delay_s is None:
                     raise _hub_error(repo, revision, error) from error
             except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
                 raise InputError(
-                    f"want HF_ENDPOINT like https://huggingface.co, got {self.api.endpoint!r}"
+                    f"want HF_ENDPOINT like https://huggingface.co, got {self._shown!r}"
                 ) from error
             except (httpx2.TransportError, OSError) as error:
                 failures += 1
                 delay_s = self.retry.delay_s(failures)
                 if delay_s is None:
                     raise self._unreachable(error) from error
-            self.note(f"{self.api.endpoint} gave no answer for {repo.id}; again in {delay_s:.0f} s")
+            wait = format_seconds(delay_s)
+            self.note(f"{self._shown} {said} for {repo.id}; again in {wait}")
             self.sleep(delay_s)
 
     def _delay_s(self, error: errors.HfHubHTTPError, failures: int) -> float | None:
@@ -164,9 +174,15 @@ class Hub:
 
     def _unreachable(self, error: Exception) -> HfModelsError:
         return TransportError(
-            f"no answer from {self.api.endpoint} ({type(error).__name__})",
+            f"no answer from {self._shown} ({type(error).__name__})",
             hint="check the network and HF_ENDPOINT",
         )
+
+    @property
+    def _shown(self) -> str:
+        """The endpoint for messages; a malformed one may hold its password anywhere before @."""
+        scheme, mark, rest = without_secrets(self.api.endpoint).rpartition("://")
+        return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 def _parse_file(entry: HubFile) -> RepoFile:
