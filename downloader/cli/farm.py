@@ -173,7 +173,7 @@ def plan() -> int:
     document = describe_plan(planned, job.model.tag, count)
     PLAN_FILE.parent.mkdir(parents=True, exist_ok=True)
     PLAN_FILE.write_text(json.dumps(document), encoding="utf-8")
-    matrix = json.dumps(document["matrix"])
+    count, matrix = len(document["matrix"]["include"]), json.dumps(document["matrix"])
     commit = planned.snapshot.commit
     write_outputs({"matrix": matrix, "engine": choice.engine, "commit": commit})
     print_result(f"engine: {choice.engine}: {choice.reason}")

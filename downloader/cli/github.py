@@ -11,6 +11,15 @@ from pathlib import Path
 from downloader.errors import InputError
 
 
+def check_outputs() -> None:
+    """Raise, before anything else is done, where `write_outputs` could not write.
+
+    Raises:
+        InputError: This is no such job.
+    """
+    _path_of("GITHUB_OUTPUT")
+
+
 def write_outputs(values: Mapping[str, str]) -> None:
     """Give values to the steps and jobs that follow.
 
@@ -42,8 +51,12 @@ def _lines(values: Mapping[str, str]) -> str:
 
 
 def _append(variable: str, text: str) -> None:
+    with _path_of(variable).open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _path_of(variable: str) -> Path:
     path = os.environ.get(variable)
     if not path:
         raise InputError(f"want ${variable}, which only a job of GitHub Actions has, got none")
-    with Path(path).open("a", encoding="utf-8") as file:
-        file.write(text)
+    return Path(path)

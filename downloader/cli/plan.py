@@ -4,12 +4,12 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 
 from downloader.cli.console import print_json, print_result, print_table, say
+from downloader.cli.github import check_outputs, write_outputs
 from downloader.cli.options import (
     json_option,
     layer_options,
@@ -19,7 +19,6 @@ from downloader.cli.options import (
     selection,
     tag_option,
 )
-from downloader.errors import InputError
 from downloader.hub.snapshot import Hub
 from downloader.net.retry import RetryPolicy
 from downloader.oci.reference import check_tag, tag_from_name
@@ -27,11 +26,12 @@ from downloader.plan import (
     Layer,
     Plan,
     disk_needed_bytes,
+    group_by_file,
     make_plan,
     parse_layer_limit,
     split_shards,
 )
-from downloader.units import format_bytes
+from downloader.units import format_bytes, format_count
 
 
 def resolve_plan(options: dict[str, Any], note: Callable[[str], None] = say) -> tuple[Hub, Plan]:
@@ -81,10 +81,12 @@ def tag_of(plan: Plan, tag: str | None) -> str:
     type=click.IntRange(1, 256),  # a GitHub Actions matrix has at most 256 jobs
     default=1,
     metavar="N",
-    help="Share the layers among N jobs.",
+    help="Share the layers among N jobs, or fewer where there are fewer layers.",
 )
 @click.option(
-    "--github-output", is_flag=True, help="Write plan and matrix to $GITHUB_OUTPUT as well."
+    "--github-output",
+    is_flag=True,
+    help="Write matrix, commit, tag and bytes to $GITHUB_OUTPUT as well.",
 )
 @json_option
 def plan(tag: str | None, shards: int, github_output: bool, as_json: bool, **options: Any) -> None:
@@ -92,16 +94,30 @@ def plan(tag: str | None, shards: int, github_output: bool, as_json: bool, **opt
 
     FILE names single files, or folders by a trailing slash.
     """
+    if github_output:
+        check_outputs()
     _, planned = resolve_plan(options)
     document = describe_plan(planned, tag_of(planned, tag), shards)
+    count = len(document["matrix"]["include"])
+    if count < shards:
+        layers = format_count(len(planned.layers), "layer")
+        said = f"{format_count(count, 'shard')} instead of {shards}"
+        say(f"{said}: there are {layers}, and the parts of one file stay in one shard")
     if github_output:
-        _write_github_output(document)
+        _write_outputs(document)
     print_plan(planned, document, as_json=as_json)
 
 
 def describe_plan(plan: Plan, tag: str, shards: int) -> dict[str, Any]:
-    """Return the plan for programs; sizes in bytes."""
+    """Return the plan for programs; sizes in bytes.
+
+    Args:
+        plan: The plan.
+        tag: Of the image.
+        shards: The most that there are to be; none of them is without a layer.
+    """
     snapshot = plan.snapshot
+    shards = max(1, min(shards, len(group_by_file(plan.layers))))
     shared = split_shards(plan.layers, shards)
     return {
         "tag": tag,
@@ -179,16 +195,12 @@ def _carries(layer: Layer, paths: dict[str, str]) -> str:
     return paths[first.oid] + part
 
 
-def _write_github_output(document: dict[str, Any]) -> None:
-    path = os.environ.get("GITHUB_OUTPUT")
-    if not path:
-        raise InputError("--github-output needs $GITHUB_OUTPUT, which only a CI job has")
-    plan = document["plan"]["snapshot"]
-    lines = {
-        "matrix": json.dumps(document["matrix"]),
-        "commit": plan["commit"],
-        "tag": document["tag"],
-        "bytes": str(document["download_bytes"]),
-    }
-    with Path(path).open("a", encoding="utf-8") as output:
-        output.writelines(f"{key}={value}\n" for key, value in lines.items())
+def _write_outputs(document: dict[str, Any]) -> None:
+    write_outputs(
+        {
+            "matrix": json.dumps(document["matrix"]),
+            "commit": document["plan"]["snapshot"]["commit"],
+            "tag": document["tag"],
+            "bytes": str(document["download_bytes"]),
+        }
+    )

@@ -1,0 +1,65 @@
+"""What `plan` gives a CI job: a matrix without empty jobs, and values that cannot be forged."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from downloader.cli import run
+from tests.publish_side import LAYER_SIZE, MODEL, SPLIT, WEIGHTS
+from tests.standin import HubServer, HubSpec
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer(HubSpec((MODEL, SPLIT))) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def at_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.clear_log()
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+
+
+def outputs_of(path: Path) -> dict[str, str]:
+    """Read what a step wrote, as GitHub does: a name, and all lines up to the mark."""
+    lines, found = iter(path.read_text().splitlines()), dict[str, str]()
+    for line in lines:
+        name, _, mark = line.partition("<<")
+        assert mark.startswith("end-"), line
+        found[name] = "\n".join(iter(lambda mark=mark: next(lines), mark))  # type: ignore[misc]
+    return found
+
+
+def test_no_job_of_the_matrix_is_empty(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "output"
+    monkeypatch.setenv("GITHUB_OUTPUT", str(output))
+    flags = ("--layer-size", LAYER_SIZE, "--shards", "20", "--github-output")
+    assert run(["plan", "org/model", *flags]) == 0
+    layers = len(WEIGHTS) + 1  # small files share one
+    assert f"{layers} shards instead of 20" in capsys.readouterr().err
+    written = outputs_of(output)
+    assert written["matrix"].count('"shard"') == layers
+    assert '"layers": 0' not in written["matrix"]
+    assert written["commit"] == MODEL.sha
+    assert written["tag"] == "model"
+    assert int(written["bytes"]) > 0
+
+
+def test_the_parts_of_a_file_are_one_job(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--layer-size", "4MiB", "--shards", "8", "--json")
+    assert run(["plan", "org/split", *flags]) == 0
+    said = capsys.readouterr()
+    assert '"layers": 0' not in said.out
+    assert "instead of 8" in said.err
+
+
+def test_without_a_job_nothing_is_asked_of_the_hub(
+    hub: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "org/model", "--github-output"]) == 2
+    assert "want $GITHUB_OUTPUT" in capsys.readouterr().err
+    assert not hub.log()
