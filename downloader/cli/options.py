@@ -117,6 +117,12 @@ def selection(
     return Selection(filenames, include, exclude)
 
 
+def hub_endpoint() -> str | None:
+    """Return the Hub's address of the environment; None for huggingface_hub's own."""
+    # huggingface_hub strips the slash of its own variable, but not of an argument.
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+
+
 def retry_policy(options: Mapping[str, Any]) -> RetryPolicy | None:
     """Return what ``--tries`` and ``--retry-delay`` say; None for a command without them."""
     if "tries" not in options:

@@ -1,7 +1,6 @@
 """``hf-models plan``: what would be built. Downloads nothing."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ import click
 from downloader.cli.console import print_json, print_result, print_table, say
 from downloader.cli.github import check_outputs, write_outputs
 from downloader.cli.options import (
+    hub_endpoint,
     json_option,
     layer_options,
     repo_options,
@@ -61,9 +61,7 @@ def open_hub(
         retry: None for the Hub's own.
         note: Told before each new try.
     """
-    # huggingface_hub strips the slash of its own variable, but not of an argument.
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
-    hub = Hub(endpoint=endpoint, token=token, note=note)
+    hub = Hub(endpoint=hub_endpoint(), token=token, note=note)
     return replace(hub, retry=retry) if retry else hub
 
 
