@@ -61,9 +61,13 @@ class RegistryError(ServerError):
 
 
 class TransportError(HfModelsError):
-    """No usable answer arrived: DNS, TLS, timeout or reset, after the retries."""
+    """No usable answer arrived; ``timed_out`` where a server was waited for in vain."""
 
     exit_code = 4
+
+    def __init__(self, message: str, *, timed_out: bool = False, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.timed_out = timed_out
 
 
 class ProtocolError(HfModelsError):

@@ -1,9 +1,17 @@
 """What a person reads while a command works and after it failed: true, short, no secret."""
 
+import io
+import os
+import pty
+import re
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from downloader.cli import console
+from downloader.cli.console import ConsoleProgress
+from tests.faulty_proxy import Fault
 from tests.publish_side import SPEC, Side, new_side
 from tests.standin import HubServer, faults
 
@@ -80,4 +88,85 @@ def test_a_status_of_the_hub_is_an_answer(side: Side) -> None:
     side.hub.add_fault(faults.ServerError(path="/api/*", times=1))
     ran = side.run("fetch", "org/other", "--quiet")
     assert ran.code == 0, ran.err
+    assert "again in" not in ran.err
+
+
+# Waiting
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines as often as a test can wait for."""
+    for name, seconds in {"LINE_EVERY_S": 0.05, "FIRST_IDLE_S": 0.1, "IDLE_EVERY_S": 0.2}.items():
+        monkeypatch.setattr(console, name, seconds)
+
+
+def test_a_registry_that_never_answers_is_no_silence(side: Side, impatient: None) -> None:
+    side.proxy.faults.append(Fault("silent", times=99, silent=True))
+    flags = ("--timeout", "0.5", "--tries", "2")
+    ran = side.publish("org/other", *flags)
+    assert ran.code == 4
+    assert len(re.findall(r"^publish: nothing moved for [\d.]+ s$", ran.err, re.MULTILINE)) > 1
+    noted = rf"^\w+ \S+: no answer from {side.proxy.host} \(\w*\); again in 0.05 s$"
+    assert re.search(noted, ran.err, re.MULTILINE), ran.err
+    assert "progress" not in {thread.name for thread in threading.enumerate()}
+    quiet = side.publish("org/other", *flags, "--quiet")
+    assert [line.partition(":")[0] for line in quiet.err.splitlines()] == ["error", "hint"]
+
+
+def test_a_file_that_stalls_is_named(side: Side, impatient: None) -> None:
+    side.hub.add_fault(faults.StallAfter(path="*w.bin", after_bytes=100_000, times=1))
+    ran = side.publish("org/one", "--timeout", "0.5")
+    assert ran.code == 0, ran.err
+    [line] = [line for line in ran.err.splitlines() if "again in" in line]
+    assert re.match(r"http://\S+/w\.bin: GET \S+: no answer from \S+:\d+ \(", line)
+
+
+def heard(stream: io.StringIO, pattern: str) -> str:
+    """Wait for a line; a lost one fails the test by pytest's own timeout."""
+    while not (found := re.search(pattern, stream.getvalue())):
+        threading.Event().wait(0.01)
+    return found[0]
+
+
+def test_lines_come_while_bytes_do_and_more_seldom_while_none_do(impatient: None) -> None:
+    stream = io.StringIO()
+    with ConsoleProgress("move", stream=stream) as progress:
+        progress.start(2_000_000, 2)
+        progress.advance(1_000_000)
+        heard(stream, r"move: 1\.0 MB of 2\.0 MB, 0/2 files, \d+ s, .*/s\n")
+        heard(stream, r"move: 1\.0 MB of .*/s; nothing moved for [\d.]+ s\n")
+        progress.advance(1_000_000)
+        heard(stream, r"move: 2\.0 MB of 2\.0 MB")
+    said = stream.getvalue()
+    threading.Event().wait(0.3)
+    assert stream.getvalue() == said
+
+
+def test_on_a_terminal_the_bars_move_by_themselves() -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as stream, ConsoleProgress("move", stream=stream) as progress:
+        progress.start(2_000_000, 2)
+        drawn = b""
+        while drawn.count(b"move") < 3:
+            drawn += os.read(ours, 4096)
+    os.close(ours)
+
+
+# What a registry asks for
+
+
+def test_a_status_of_the_registry_is_an_answer(side: Side) -> None:
+    side.proxy.faults.append(Fault("busy", "POST", status=429, headers={"Retry-After": "2"}))
+    ran = side.publish("org/other")
+    assert ran.code == 0, ran.err
+    assert f"upload to {side.name}: HTTP 429; again in 2 s" in ran.err
+
+
+def test_a_registry_that_asks_for_an_hour_is_quoted(side: Side) -> None:
+    hour = {"Retry-After": "3600"}
+    side.proxy.faults.append(Fault("busy", "POST", times=99, status=429, headers=hour))
+    ran = side.publish("org/other")
+    assert ran.code == 3
+    assert "(status 429, and asks to wait 3600 s)" in ran.err
     assert "again in" not in ran.err

@@ -8,20 +8,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
 from downloader.progress import NoProgress
-from downloader.units import format_bytes
+from downloader.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
 # Without a terminal, one line now and then: a CI log stays short and is never silent for long.
-LINE_EVERY_S = 5.0
+LINE_EVERY_S = 5.0  # while bytes move
+FIRST_IDLE_S = 10.0  # nobody takes ten seconds for a hang
+IDLE_EVERY_S = 30.0  # the timeout of a connection: something new is said at most as often
 
 
 def say_error(message: str, hint: str | None = None) -> None:
@@ -74,7 +77,10 @@ def _escape(text: str) -> str:
 
 
 class ConsoleProgress:
-    """Progress of a transfer: bars on a terminal, a line every few seconds elsewhere."""
+    """Progress of a transfer: bars on a terminal, a line every few seconds elsewhere.
+
+    Used in a ``with`` statement: what prints the lines is a thread that ends with it.
+    """
 
     def __init__(self, verb: str, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._verb = verb
@@ -84,7 +90,10 @@ class ConsoleProgress:
         self._bars: Bars | None = None
         self._task: TaskID
         self._total_bytes = self._done_bytes = self._total_files = self._done_files = 0
-        self._begun_at = self._line_at = time.monotonic()
+        self._begun_at = self._line_at = self._moved_at = time.monotonic()
+        self._ticked_bytes = self._line_bytes = self._idle_lines = 0
+        self._ended = threading.Event()
+        self._timer = threading.Thread(target=self._tick, name="progress", daemon=True)
 
     def start(self, total_bytes: int, total_files: int) -> None:
         """Show how much there is to do."""
@@ -104,8 +113,6 @@ class ConsoleProgress:
             self._done_bytes += size_bytes
             if self._bars:
                 self._bars.advance(self._task, size_bytes)
-            elif not self._quiet and time.monotonic() - self._line_at >= LINE_EVERY_S:
-                self._line(self._status())
 
     def finish_file(self, path: str) -> None:
         """Count a finished file."""
@@ -120,10 +127,13 @@ class ConsoleProgress:
             return
         if self._bars:
             self._bars.console.print(text, highlight=False, markup=False)
-        else:
+            return
+        with self._lock:
             self._line(text)
 
     def __enter__(self) -> Self:
+        if not self._quiet:
+            self._timer.start()
         return self
 
     def __exit__(
@@ -132,10 +142,35 @@ class ConsoleProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._ended.set()
+        if self._timer.is_alive():
+            self._timer.join()
         if self._bars:
             self._bars.stop()
         if not self._quiet and kind is None and self._total_files:
             self._line(self._status())
+
+    def _tick(self) -> None:
+        while not self._ended.wait(LINE_EVERY_S / 5):
+            with self._lock:
+                # On a terminal the bars are drawn anew by a thread of their own.
+                if self._bars is None and not self._ended.is_set():
+                    # Who closed the stream wants to read no more of it.
+                    with suppress(OSError, ValueError):
+                        self._print_due(time.monotonic())
+
+    def _print_due(self, now_s: float) -> None:
+        if self._done_bytes != self._ticked_bytes:
+            self._ticked_bytes, self._moved_at = self._done_bytes, now_s
+        since_line_s, idle_s = now_s - self._line_at, now_s - self._moved_at
+        if self._done_bytes != self._line_bytes:
+            if since_line_s >= LINE_EVERY_S:
+                self._line_bytes, self._idle_lines = self._done_bytes, 0
+                self._line(self._status())
+        elif min(since_line_s, idle_s) >= (IDLE_EVERY_S if self._idle_lines else FIRST_IDLE_S):
+            self._idle_lines += 1
+            done = f"{self._status()}; " if self._done_bytes else f"{self._verb}: "
+            self._line(f"{done}nothing moved for {format_seconds(idle_s)}")
 
     def _status(self) -> str:
         elapsed_s = max(time.monotonic() - self._begun_at, 0.001)

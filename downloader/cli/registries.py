@@ -1,10 +1,8 @@
 """Flags about registries that several commands share, and what they mean."""
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, cast
 
 import click
@@ -12,7 +10,7 @@ import click
 from downloader.cli.options import compose, docker_config_dir, http_settings, retry_policy
 from downloader.errors import InputError
 from downloader.net.http import HttpPool, HttpSettings
-from downloader.net.retry import NOTED_DELAY_S, RetryPolicy
+from downloader.net.retry import RetryPolicy
 from downloader.oci.auth import Credential
 from downloader.oci.credentials import Credentials, DockerCredentials, ExplicitCredentials
 from downloader.oci.reference import Reference, parse_reference
@@ -94,13 +92,8 @@ class Registries:
             upload=self.upload,
             chunk_bytes=self.chunk_bytes,
             retry=self.retry,
-            sleep=partial(self._wait, reference.name),
+            note=self.progress.note,
         )
-
-    def _wait(self, name: str, delay_s: float) -> None:
-        if delay_s >= NOTED_DELAY_S:
-            self.progress.note(f"{name}: no usable answer; again in {delay_s:.0f} s")
-        time.sleep(delay_s)
 
 
 def open_pool(options: dict[str, Any]) -> HttpPool:

@@ -12,12 +12,10 @@ from downloader.hub.cache import BlobHasher
 from downloader.hub.disk import free_bytes, storage_errors, temporary_name
 from downloader.hub.location import (
     Location,
-    Note,
     PassingError,
     Patience,
     check_answer,
     check_end,
-    ignore,
     iter_fill,
 )
 from downloader.hub.repo import RepoFile
@@ -28,7 +26,7 @@ from downloader.hub.transfer import TransferSettings, UnfitError
 from downloader.hub.verify import check_blob
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
-from downloader.net.retry import RetryPolicy
+from downloader.net.retry import Note, RetryPolicy, ignore
 from downloader.progress import Meter
 from downloader.units import MIB
 
@@ -146,7 +144,8 @@ class BlobFetcher:
         return "stream"
 
     def _bring_plainly(self, file: RepoFile, location: Location, path: Path, meter: Meter) -> None:
-        patience = Patience(self._settings.policy, self._cancelled, self._settings.note)
+        settings = self._settings
+        patience = Patience(settings.policy, self._cancelled, settings.note, location.name)
         while True:
             try:
                 self._write(file, path, meter, self._iter_plain(file, location))

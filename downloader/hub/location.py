@@ -6,7 +6,7 @@ process and a stream all ask here for the address.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urljoin, urlsplit
@@ -26,7 +26,14 @@ from downloader.hub.source import FileSource
 from downloader.net.exchange import Exchange
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange, check_content_range, range_header
-from downloader.net.retry import NOTED_DELAY_S, RetryPolicy, is_passing, parse_retry_after
+from downloader.net.retry import (
+    Note,
+    RetryPolicy,
+    ignore,
+    is_passing,
+    note_wait,
+    parse_retry_after,
+)
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LONGEST_CHAIN = 6  # the Hub needs two: resolve-cache, then the CDN
@@ -55,13 +62,6 @@ class PassingError(Exception):
         self.asked_s = asked_s
 
 
-Note = Callable[[str], None]
-
-
-def ignore(text: str) -> None:
-    """Note nothing."""
-
-
 class Patience:
     """Counts the failures of one piece of work in a row, and waits or gives up.
 
@@ -69,11 +69,13 @@ class Patience:
         policy: How often and how long.
         cancelled: Set by another thread to end the waiting.
         note: Told before a wait that a person would notice.
+        name: Of the file, for the note.
     """
 
     def __init__(
-        self, policy: RetryPolicy, cancelled: threading.Event, note: Note = ignore
+        self, policy: RetryPolicy, cancelled: threading.Event, note: Note = ignore, name: str = ""
     ) -> None:
+        self._name = name
         self._policy = policy
         self._cancelled = cancelled
         self._note = note
@@ -91,8 +93,8 @@ class Patience:
         """
         self._failures += 1
         delay_s = self._policy.delay_s(self._failures, failure.asked_s)
-        if delay_s is not None and delay_s >= NOTED_DELAY_S:
-            self._note(f"{failure.error.message}; again in {delay_s:.0f} s")
+        if delay_s is not None:
+            note_wait(self._note, failure.error, delay_s, self._name)
         if delay_s is None or self._cancelled.wait(delay_s):
             raise failure.error from failure
 

@@ -20,12 +20,10 @@ from typing import Self
 from downloader.errors import TransportError
 from downloader.hub.location import (
     Location,
-    Note,
     PassingError,
     Patience,
     check_answer,
     check_end,
-    ignore,
     iter_fill,
 )
 from downloader.hub.ring import BufferPool, Ring, RingClosedError
@@ -34,7 +32,7 @@ from downloader.net.exchange import Exchange
 from downloader.net.http import HttpPool
 from downloader.net.pace import Pace
 from downloader.net.ranges import ByteRange
-from downloader.net.retry import RetryPolicy
+from downloader.net.retry import Note, RetryPolicy, ignore
 from downloader.units import MIB
 
 _SCRATCH_BYTES = 256 * 1024
@@ -197,7 +195,8 @@ class FileStream:
             return next(self._pieces, None)
 
     def _read_piece(self, piece: ByteRange, pace: Pace) -> None:
-        patience = Patience(self._settings.policy, self._cancelled, self._settings.note)
+        settings, name = self._settings, self._location.name
+        patience = Patience(settings.policy, self._cancelled, settings.note, name)
         position = piece.start
         while position < piece.end:
             try:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import LocationParseError, LocationValueError
+from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from downloader import __version__
 from downloader.errors import InputError, TransportError, without_secrets
@@ -97,10 +98,11 @@ class HttpPool:
 
 def transport_error(method: str, url: str, error: Exception) -> TransportError:
     """Return the error to raise where urllib3 or a socket gave up, without any secret."""
-    host = urlsplit(url).hostname or "?"
+    host = urlsplit(url).netloc.rpartition("@")[2] or "?"
     reason = getattr(error, "reason", None)  # an exception in urllib3, a text in ssl
-    kind = type(reason if isinstance(reason, Exception) else error).__name__
+    cause = reason if isinstance(reason, Exception) else error
     return TransportError(
-        f"{method} {without_secrets(url)}: no answer from {host} ({kind})",
+        f"{method} {without_secrets(url)}: no answer from {host} ({type(cause).__name__})",
+        timed_out=isinstance(cause, TimeoutError | Urllib3TimeoutError),
         hint="check the network, the proxy variables and the CA bundle, then run it again",
     )

@@ -1,10 +1,13 @@
-"""When to try again, and after how long. A policy: pure, so that no test sleeps."""
+"""When to try again, after how long, and what is said of it. Pure, so that no test sleeps."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+
+from downloader.errors import HfModelsError, TransportError
+from downloader.units import format_seconds
 
 # 408 and 429 ask for it; 5xx but 501 (never going to work) pass with time.
 _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
@@ -13,7 +16,27 @@ _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522,
 _RATELIMIT_RESET = re.compile(r"\bt=(\d{1,6})\b")
 _SECONDS = re.compile(r"\d{1,9}")
 
-NOTED_DELAY_S = 2.0  # shorter waits are over before they are read
+_NOTED_DELAY_S = 2.0  # shorter waits are over before they are read
+
+Note = Callable[[str], None]
+
+
+def ignore(text: str) -> None:
+    """Note nothing."""
+
+
+def note_wait(note: Note, error: HfModelsError, delay_s: float, what: str = "") -> None:
+    """Tell of a failure before it is tried again, where it costs a person's time.
+
+    Args:
+        note: Told.
+        error: The failure; one that timed out has cost time already.
+        delay_s: How long is waited now.
+        what: What was wanted, where the error may not say it.
+    """
+    if delay_s >= _NOTED_DELAY_S or (isinstance(error, TransportError) and error.timed_out):
+        prefix = "" if what in error.message else f"{what}: "
+        note(f"{prefix}{error.message}; again in {format_seconds(delay_s)}")
 
 
 def is_passing(status: int) -> bool:

@@ -4,10 +4,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import urljoin, urlsplit
 
 from downloader.errors import ProtocolError, RegistryError, without_secrets
+from downloader.net.retry import parse_retry_after
 from downloader.oci.auth import login_hint
+from downloader.units import format_seconds
 
 ERROR_BODY_LIMIT_BYTES = 64 * 1024  # an error page, not a blob
 _ERRORS_SHOWN = 3  # of those that one answer lists
@@ -64,7 +67,9 @@ def registry_error(registry: str, what: str, answer: Answer) -> RegistryError:
     errors = parse_errors(answer.body)
     said = "; ".join(f"{code}: {message}" for code, message in errors[:_ERRORS_SHOWN])
     hint = _hint(registry, answer.status, {code for code, _ in errors})
-    message = f"{what}: {said or 'no reason given'} (status {answer.status})"
+    asked_s = parse_retry_after(answer.headers, datetime.now(UTC))
+    wait = f", and asks to wait {format_seconds(asked_s)}" if asked_s else ""
+    message = f"{what}: {said or 'no reason given'} (status {answer.status}{wait})"
     return RegistryError(message, status=answer.status, hint=hint)
 
 

@@ -9,10 +9,17 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from downloader.errors import TransportError
+from downloader.errors import HfModelsError, ServerError, TransportError
 from downloader.net.exchange import Exchange
 from downloader.net.http import HttpPool
-from downloader.net.retry import RetryPolicy, is_passing, parse_retry_after
+from downloader.net.retry import (
+    Note,
+    RetryPolicy,
+    ignore,
+    is_passing,
+    note_wait,
+    parse_retry_after,
+)
 from downloader.oci.answers import (
     ERROR_BODY_LIMIT_BYTES,
     Answer,
@@ -64,21 +71,26 @@ class Retries:
     Args:
         policy: When to give up.
         sleep: Waits so many seconds.
+        note: Told before a wait that a person would notice.
     """
 
-    def __init__(self, policy: RetryPolicy, sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self, policy: RetryPolicy, sleep: Callable[[float], None], note: Note = ignore
+    ) -> None:
         self._policy = policy
         self._sleep = sleep
+        self._note = note
         self._failures = 0
 
     def succeeded(self) -> None:
         """Start counting again, because something moved."""
         self._failures = 0
 
-    def wait(self, headers: Mapping[str, str] | None = None) -> bool:
+    def wait(self, error: HfModelsError, headers: Mapping[str, str] | None = None) -> bool:
         """Wait after a failure; False, at once, where it is time to give up.
 
         Args:
+            error: The failure.
             headers: Of the answer, which may say how long to wait.
         """
         self._failures += 1
@@ -86,6 +98,7 @@ class Retries:
         delay_s = self._policy.delay_s(self._failures, asked_s)
         if delay_s is None:
             return False
+        note_wait(self._note, error, delay_s)
         self._sleep(delay_s)
         return True
 
@@ -100,6 +113,7 @@ class Client:
         policy: When to try again.
         plain_http: See `downloader.oci.registry.Registry`.
         sleep: Waits so many seconds.
+        note: Told before a wait that a person would notice.
     """
 
     def __init__(
@@ -111,6 +125,7 @@ class Client:
         policy: RetryPolicy,
         plain_http: bool | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        note: Note = ignore,
     ) -> None:
         self.registry = reference.registry
         self._host = reference.api_host
@@ -119,6 +134,7 @@ class Client:
         self._policy = policy
         self._plain_http = plain_http
         self._sleep = sleep
+        self._note = note
         self._base_url: str | None = None
         self._auth: Auth | None = None
         self._lock = threading.RLock()
@@ -140,7 +156,7 @@ class Client:
 
     def retries(self) -> Retries:
         """Begin to count the failures of one undertaking."""
-        return Retries(self._policy, self._sleep)
+        return Retries(self._policy, self._sleep, self._note)
 
     def call(self, request: Request, *, limit_bytes: int = ERROR_BODY_LIMIT_BYTES) -> Answer:
         """Send ``request`` until it is answered, and return the answer with its body.
@@ -159,8 +175,8 @@ class Client:
             with self.open(request, retries) as exchange:
                 try:
                     body = exchange.read(limit_bytes)
-                except TransportError:
-                    if retries.wait():
+                except TransportError as error:
+                    if retries.wait(error):
                         continue
                     raise
                 return Answer(exchange.status, exchange.headers, body)
@@ -177,8 +193,8 @@ class Client:
             try:
                 exchange, sent = self._send(request, url)
                 status = exchange.status
-            except TransportError:
-                if retries.wait():
+            except TransportError as error:
+                if retries.wait(error):
                     continue
                 raise
             if status in request.expect:
@@ -191,7 +207,9 @@ class Client:
                     exchange.read(ERROR_BODY_LIMIT_BYTES)
                     self.challenged(exchange.headers, request.scopes, sent)
                     renewals += 1
-                elif not (is_passing(status) and retries.wait(headers)):
+                elif not (
+                    is_passing(status) and retries.wait(_refusal(request.what, status), headers)
+                ):
                     raise self.error(request.what, exchange)
 
     def error(self, what: str, exchange: Exchange) -> Exception:
@@ -276,11 +294,12 @@ class Client:
             asked_at_s = time.monotonic()
             try:
                 answer = self._ask(request)
-            except TransportError:
-                if retries.wait():
+            except TransportError as error:
+                if retries.wait(error):
                     continue
                 raise
-            if not (is_passing(answer.status) and retries.wait(answer.headers)):
+            refusal = _refusal(f"token for {self.registry}", answer.status)
+            if not (is_passing(answer.status) and retries.wait(refusal, answer.headers)):
                 auth.accept(request, answer.status, answer.body, asked_at_s)
                 return
 
@@ -293,6 +312,11 @@ class Client:
                 exchange.send(memoryview(request.body))
             body = exchange.read(ERROR_BODY_LIMIT_BYTES)
             return Answer(exchange.status, exchange.headers, body)
+
+
+def _refusal(what: str, status: int) -> ServerError:
+    """Return what to say before another try; the body may never come, and is not waited for."""
+    return ServerError(f"{what}: HTTP {status}", status=status)
 
 
 def _answers_tls(host: str, port: int) -> bool:

@@ -69,9 +69,9 @@ class RegistryBlobReader:
             self._exchange = self._open()
         try:
             return self._exchange.readinto(buffer)
-        except TransportError:
+        except TransportError as error:
             self._close()
-            if not self._retries.wait():
+            if not self._retries.wait(error):
                 raise
             return 0
 
@@ -82,11 +82,12 @@ class RegistryBlobReader:
             self._end = self._at  # no length was promised, so this is the end
         elif not self._is_over():
             self._close()
-            if not self._retries.wait():
-                raise TransportError(
-                    f"{self._what}: want bytes to {self._end}, got none after {self._at}",
-                    hint="the connection was cut again and again; run it again later",
-                )
+            cut = TransportError(
+                f"{self._what}: want bytes to {self._end}, got none after {self._at}",
+                hint="the connection was cut again and again; run it again later",
+            )
+            if not self._retries.wait(cut):
+                raise cut
 
     def _open(self) -> Exchange:
         ranged = self._ranged or self._at > 0

@@ -8,7 +8,7 @@ from urllib.parse import urlencode, urljoin
 from downloader.errors import InputError, IntegrityError, ProtocolError, RegistryError
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
-from downloader.net.retry import RetryPolicy
+from downloader.net.retry import Note, RetryPolicy, ignore
 from downloader.oci.answers import Answer, next_url, origin_of, parse_next_link
 from downloader.oci.auth import Scopes, scopes_of
 from downloader.oci.client import Client, Request
@@ -45,6 +45,7 @@ class Registry:
         retry: For whatever may pass by itself.
         plain_http: True for http; None for http on loopback hosts that answer no TLS.
         sleep: Waits so many seconds between tries.
+        note: Told before a wait that a person would notice.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Registry:
         retry: RetryPolicy | None = None,
         plain_http: bool | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        note: Note = ignore,
     ) -> None:
         if chunk_bytes < 1:
             raise InputError(f"want an upload chunk of at least 1 byte, got {chunk_bytes}")
@@ -69,6 +71,7 @@ class Registry:
             policy=retry or RetryPolicy(),
             plain_http=plain_http,
             sleep=sleep,
+            note=note,
         )
         self._chunk_bytes = chunk_bytes
         self._upload = upload

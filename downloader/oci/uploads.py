@@ -244,8 +244,10 @@ class RegistryBlobWriter:
         self._continue_at(self._window.end if reported is None else reported)
         if self._acked > self._request_start:
             self._retries.succeeded()
-        elif not self._retries.wait():
-            raise TransportError(f"{self._what}: the registry keeps no byte after {self._acked}")
+        else:
+            stuck = TransportError(f"{self._what}: the registry keeps no byte after {self._acked}")
+            if not self._retries.wait(stuck):
+                raise stuck
         return self._acked == self._window.end
 
     def _switch_to_stream(self, answer: Answer) -> None:
@@ -259,7 +261,7 @@ class RegistryBlobWriter:
         self._close_exchange()
         if self._stream and self._window.start > 0:
             raise self._lost(error)
-        if not self._retries.wait(headers):
+        if not self._retries.wait(error, headers):
             raise error
         self._resync()
 
@@ -331,7 +333,7 @@ class RegistryBlobWriter:
 
     def _is_there(self, digest: Digest, error: HfModelsError, headers: Mapping[str, str]) -> bool:
         """Whether the blob is there although the answer was lost; if not, go on or begin again."""
-        if not self._retries.wait(headers):
+        if not self._retries.wait(error, headers):
             raise error
         if self._session.has(digest, self._window.end):
             return True

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from downloader.errors import InputError
 from downloader.net.http import HttpPool
-from downloader.net.retry import RetryPolicy
+from downloader.net.retry import Note, RetryPolicy
 from downloader.oci.credentials import Anonymous, Credentials
 from downloader.oci.image_files import ArchiveFiles, DirectoryFiles, LocalBlobs
 from downloader.oci.reference import Reference, parse_reference
@@ -46,7 +46,7 @@ def open_image(
     """
     match source:
         case RegistrySource(reference=reference):
-            registries = _registries(reference, network)
+            registries = _registries(reference, network, progress.note)
             return open_registry_image(str(source), reference.target, registries, progress)
         case LayoutSource():
             blobs = LocalBlobs(DirectoryFiles(source.path))
@@ -54,11 +54,11 @@ def open_image(
     return open_local_image(str(source.path), LocalBlobs(ArchiveFiles(source.path)), source.tag)
 
 
-def _registries(reference: Reference, network: Network) -> list[Registry]:
+def _registries(reference: Reference, network: Network, note: Note) -> list[Registry]:
     mirrored = [_mirrored(reference, mirror) for mirror in network.mirrors]
     return [
-        *(_registry(item, network, _MIRROR_RETRY) for item in mirrored),
-        _registry(reference, network, network.retry),
+        *(_registry(item, network, _MIRROR_RETRY, note) for item in mirrored),
+        _registry(reference, network, network.retry, note),
     ]
 
 
@@ -73,7 +73,12 @@ def _mirrored(reference: Reference, mirror: str) -> Reference:
     return parse_reference(f"{host}/{reference.repository}")
 
 
-def _registry(reference: Reference, network: Network, retry: RetryPolicy) -> Registry:
+def _registry(reference: Reference, network: Network, retry: RetryPolicy, note: Note) -> Registry:
     return Registry(
-        reference, network.pool, network.credentials, retry=retry, plain_http=network.plain_http
+        reference,
+        network.pool,
+        network.credentials,
+        retry=retry,
+        plain_http=network.plain_http,
+        note=note,
     )
