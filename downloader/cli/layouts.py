@@ -8,7 +8,7 @@ from typing import Any
 from downloader.cli.bases import find_base
 from downloader.cli.console import ConsoleProgress
 from downloader.cli.pushed import Pushed, push_each
-from downloader.cli.registries import Registries, parse_target
+from downloader.cli.registries import Registries
 from downloader.errors import InputError
 from downloader.hub.disk import check_space
 from downloader.hub.snapshot import Hub
@@ -121,6 +121,14 @@ def push_layout(
 ) -> list[Pushed]:
     """Push ``dist/TAG`` to one or several registries.
 
+    Args:
+        tag: Of the layout.
+        targets: Like ``ghcr.io/me/models:TAG``, with the tag that the image gets there.
+        registries: How to reach them.
+        allow_gated: Whether a gated or private repo may be pushed.
+        dist: The directory of all layouts.
+        quiet: Whether to show nothing.
+
     Raises:
         InputError: There is no such layout, or its repo is gated or private.
     """
@@ -133,10 +141,11 @@ def push_layout(
         reference = parse_reference(image)
         with ConsoleProgress(f"push {reference.name}", quiet=quiet) as progress:
             store = replace(registries, progress=progress).open(reference)
-            return copy_image(layout, tag, store, tag, jobs=_JOBS, progress=progress)
+            return copy_image(
+                layout, tag, store, reference.tag or tag, jobs=_JOBS, progress=progress
+            )
 
-    images = [str(parse_target(target).with_tag(tag)) for target in targets]
-    return push_each(images, push)
+    return push_each(targets, push)
 
 
 def _check_open(layout: Layout, tag: str, *, allow: bool) -> None:

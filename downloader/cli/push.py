@@ -14,7 +14,6 @@ from downloader.cli.pushed import push_each, report_pushed
 from downloader.cli.registries import (
     make_registries,
     open_pool,
-    parse_target,
     registry_options,
 )
 from downloader.engine.docker import Engine, ImageInfo
@@ -59,13 +58,12 @@ def push(
     """Push the image TAG from the Docker engine, or from the OCI layout dist/TAG."""
     source = image_name(image, check_tag(tag))
     engine = Engine(dict(os.environ))
+    names = [target_name(target, tag) for target in targets or (image,)]
     if _is_layout(engine_name, engine, source, tag):
-        names = [*targets] or [image]
         with closing(open_pool(options)) as http:
-            registries = make_registries(options, http, [parse_target(name) for name in names])
+            registries = make_registries(options, http, [parse_reference(name) for name in names])
             pushed = push_layout(tag, names, registries, allow_gated=allow_gated, quiet=quiet)
         return report_pushed(pushed, as_json=as_json)
-    names = [target_name(target, tag) for target in targets or (image,)]
     info = engine.info()
     found = engine.inspect(source)
     if found is None:

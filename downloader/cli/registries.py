@@ -170,7 +170,7 @@ def parse_target(text: str) -> Reference:
     if reference.tag or reference.digest:
         raise InputError(
             f"want a repository like ghcr.io/me/models, without tag, got {text!r}",
-            hint="the tag is given by --tag",
+            hint=f"write {reference.name}; publish takes the tag as --tag, assemble as TAG",
         )
     if "/" not in text:
         raise InputError(
