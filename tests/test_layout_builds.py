@@ -1,16 +1,23 @@
 """Layouts under ``dist/`` from the command line: several builds at once, pushes, archives."""
 
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from downloader.hub.locks import hold_lock
+from tests.docker_side import ROOT
 from tests.publish_side import MODEL, SPEC, Side, check_image, new_side
-from tests.standin import HubServer
+from tests.standin import HubServer, faults
 
 pytestmark = pytest.mark.docker
 
 BUILD = ("build", "org/model", "--engine", "layout", "--base", "none", "--layer-size", "6MiB")
+DIST = Path("dist/model")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +36,44 @@ def side(
     monkeypatch.chdir(tmp_path)
     with new_side(hub, capsys, monkeypatch) as made:
         yield made
+
+
+def test_a_second_build_of_a_layout_waits_for_the_first(side: Side) -> None:
+    side.hub.add_fault(faults.BandwidthCap(bytes_per_s=4 << 20))
+    command = [sys.executable, "-m", "downloader", *BUILD]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert sum("waiting for another build of dist/model to end" in text for text in said) == 1
+    assert {path.name for path in DIST.iterdir()} == {"oci-layout", "index.json", "blobs"}
+    assert side.run("push", "model", "--engine", "layout", "--to", side.name).code == 0
+    check_image(side.store(), "model", MODEL)
+
+
+def test_who_waits_says_so_once(tmp_path: Path) -> None:
+    path, said = tmp_path / "a" / "b.lock", list[str]()
+    waiting, done = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        said.append("waiting")
+        waiting.set()
+
+    def second() -> None:
+        with hold_lock(path, on_wait=wait):
+            done.set()
+
+    thread = threading.Thread(target=second)
+    with hold_lock(path, on_wait=lambda: said.append("nobody has it")):
+        thread.start()
+        assert waiting.wait(30)
+        assert not done.is_set()
+    thread.join(30)
+    assert said == ["waiting"]
+    assert done.is_set()
 
 
 def test_a_layout_may_be_pushed_under_another_tag(side: Side) -> None:

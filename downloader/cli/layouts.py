@@ -1,7 +1,9 @@
 """The way without an engine: an image as an OCI layout under ``dist/``, and its push."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from downloader.cli.pushed import Pushed, push_each
 from downloader.cli.registries import Registries
 from downloader.errors import InputError
 from downloader.hub.disk import check_space
+from downloader.hub.locks import hold_lock
 from downloader.hub.snapshot import Hub
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
@@ -19,7 +22,8 @@ from downloader.oci.digest import Digest, hex_of, parse_digest
 from downloader.oci.layout import Layout
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan
-from downloader.publish import Outcome, Publication, Settings, read_labels
+from downloader.progress import Progress
+from downloader.publish import Base, Outcome, Publication, Settings, read_labels
 from downloader.publish.archive import write_archive
 from downloader.publish.copying import copy_image, reachable
 
@@ -71,30 +75,51 @@ def build_layout(
         HfModelsError: Hub, base image, or disk said no.
     """
     layout = Layout(request.dist / request.tag)
-    with ConsoleProgress("build", quiet=quiet) as progress:
-        registries = Registries(http, credentials, "auto", RetryPolicy(), progress=progress)
-        base = find_base(request.base, registries)
-        # A directory of one's own is no publication: gated repos may lie in it.
-        settings = Settings(base=base, modelpack=True, allow_gated=True, force=request.force)
-        publication = Publication(plan, request.tag, [layout], settings=settings, progress=progress)
-        publication.look()
-        missing = publication.outcomes()[0].missing
-        check_space(layout.root, sum(item.size_bytes for item in missing))
-        publication.transfer(lambda file: hub.source_of(plan.snapshot, file), http)
-        publication.finish()
-        [outcome] = publication.outcomes()
-        if outcome.error:
-            raise outcome.error
-        prune(layout, request.tag)
-    if request.archive:
-        name = parse_reference(request.image).with_tag(request.tag)
-        with ConsoleProgress(f"write {request.archive}", quiet=quiet) as progress:
-            write_archive(layout, name, request.archive, progress)
+    # Beside the layout, which holds nothing but what its specification names.
+    lock = request.dist / ".locks" / f"{request.tag}.lock"
+    with ExitStack() as held:
+        with ConsoleProgress("build", quiet=quiet) as progress:
+            waiting = f"waiting for another build of {layout.name} to end"
+            held.enter_context(hold_lock(lock, on_wait=partial(progress.note, waiting)))
+            registries = Registries(http, credentials, "auto", RetryPolicy(), progress=progress)
+            base = find_base(request.base, registries)
+            outcome = _fill(layout, hub, plan, request, base, http, progress)
+            prune(layout, request.tag)
+        if request.archive:
+            name = parse_reference(request.image).with_tag(request.tag)
+            with ConsoleProgress(f"write {request.archive}", quiet=quiet) as progress:
+                write_archive(layout, name, request.archive, progress)
+    return outcome
+
+
+def _fill(
+    layout: Layout,
+    hub: Hub,
+    plan: Plan,
+    request: LayoutRequest,
+    base: Base,
+    http: HttpPool,
+    progress: Progress,
+) -> Outcome:
+    # A directory of one's own is no publication: gated repos may lie in it.
+    settings = Settings(base=base, modelpack=True, allow_gated=True, force=request.force)
+    publication = Publication(plan, request.tag, [layout], settings=settings, progress=progress)
+    publication.look()
+    missing = publication.outcomes()[0].missing
+    check_space(layout.root, sum(item.size_bytes for item in missing))
+    publication.transfer(lambda file: hub.source_of(plan.snapshot, file), http)
+    publication.finish()
+    [outcome] = publication.outcomes()
+    if outcome.error:
+        raise outcome.error
     return outcome
 
 
 def prune(layout: Layout, tag: str) -> None:
-    """Remove every blob that the only tag of a layout does not name: those of earlier builds."""
+    """Remove every blob that the only tag of a layout does not name: those of earlier builds.
+
+    Only who holds the lock may: what another build has begun is named by nothing yet.
+    """
     if layout.list_tags() != [tag]:
         return
     kept = {hex_of(digest) for digest in reachable(layout, tag)}

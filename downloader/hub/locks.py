@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,14 +46,19 @@ else:
 
 
 @contextmanager
-def hold_lock(path: Path, cancelled: threading.Event | None = None) -> Iterator[None]:
+def hold_lock(
+    path: Path,
+    cancelled: threading.Event | None = None,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Hold the lock file ``path`` for the block, waiting for whoever has it.
 
     The file stays afterwards: removing it would split those who wait across two inodes.
 
     Args:
-        path: As `downloader.hub.cache.lock_path` gives it.
+        path: As `downloader.hub.cache.lock_path` gives it; directories are made.
         cancelled: Set by another thread to give up waiting.
+        on_wait: Called once, where somebody else has it.
 
     Raises:
         StorageError: The file cannot be made.
@@ -61,6 +66,8 @@ def hold_lock(path: Path, cancelled: threading.Event | None = None) -> Iterator[
     """
     cancelled = cancelled or threading.Event()
     descriptor = _open_locked(path)
+    if descriptor is None:
+        on_wait()
     while descriptor is None:
         if cancelled.wait(_POLL_S):
             raise TransportError(f"{path}: cancelled while another process held the lock")
