@@ -239,7 +239,7 @@ def paths_of(plan: dict[str, Any], shard: Shard) -> list[str]:
 
 
 def moved_bytes(summary: str) -> int:
-    row = next(line for line in summary.splitlines() if f":{TAG} |" in line)
+    row = next(line for line in summary.splitlines() if f":{TAG}" in line)
     return int(row.split("|")[2].replace(",", ""))
 
 

@@ -25,7 +25,7 @@ _BUILDER_NEEDS = (
     *("export.sh", "units.py", "hub", "net"),
     *(f"engine/{name}.py" for name in ("__init__", "log", "stage")),
     *(f"oci/{name}.py" for name in ("__init__", "digest", "manifest", "tar")),
-    *(f"cli/{name}.py" for name in ("__init__", "console", "fetch", "options", "stage")),
+    *(f"cli/{name}.py" for name in ("__init__", "console", "options", "plan_file", "stage")),
 )
 
 
