@@ -31,7 +31,10 @@ from downloader.publish.target import Target
 
 CONFIG_LIMIT_BYTES = 8 * 1024 * 1024  # labels and a history of some thousand lines
 _QUESTIONS = 8  # at once; registries begin to limit small requests at some fifty
-_NEIGHBOURS = 10  # other tags of the repository that are looked at, two small requests each
+# Other tags of the repository that are looked at. Docker Hub counts every manifest that is read
+# as a pull, of which a free account has 200 in six hours; a tag costs two.
+_NEIGHBOURS = 3
+_ALIKE = 0.5  # as difflib counts: v1 and v2 are
 
 
 @dataclass(frozen=True)
@@ -148,9 +151,9 @@ def _iter_neighbours(target: Target, progress: Progress) -> Iterator[tuple[str, 
         tags = [tag for tag in target.store.list_tags() if not is_shard_tag(tag)]
     except RegistryError:
         return
-    # What is named alike is likely alike; a repository may hold hundreds of other models.
+    # A repository may hold hundreds of other models.
     others = [tag for tag in tags if tag != target.tag]
-    for tag in get_close_matches(target.tag, others, _NEIGHBOURS, cutoff=0.0):
+    for tag in get_close_matches(target.tag, others, _NEIGHBOURS, _ALIKE):
         for layer in _layers_of(Image(target.store, tag), target, progress):
             if key := layer_key(layer):
                 yield key, Find(layer, target.store)
