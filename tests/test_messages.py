@@ -13,7 +13,7 @@ from downloader.cli import console
 from downloader.cli.console import ConsoleProgress
 from tests.faulty_proxy import Fault
 from tests.publish_side import SPEC, Side, new_side
-from tests.standin import HubServer, faults
+from tests.standin import HubServer, HubSpec, faults, make_repo
 
 pytestmark = pytest.mark.docker
 
@@ -24,7 +24,8 @@ ONCE = ("--tries", "1")
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubServer]:
-    with HubServer(SPEC) as server:
+    empty = make_repo("org/empty", {})
+    with HubServer(HubSpec((*SPEC.repos, empty), users=SPEC.users)) as server:
         yield server
 
 
@@ -170,3 +171,42 @@ def test_a_registry_that_asks_for_an_hour_is_quoted(side: Side) -> None:
     assert ran.code == 3
     assert "(status 429, and asks to wait 3600 s)" in ran.err
     assert "again in" not in ran.err
+
+
+# Counts and sizes
+
+
+def test_a_repo_without_files_is_said_to_be_one(side: Side) -> None:
+    ran = side.publish("org/empty")
+    assert ran.code == 2
+    assert "error: want at least one file, got a repo without any" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked", "more"),
+    [
+        (("--memory", "1MB"), "1 job and 1 target, got 1.0 MB", ""),
+        (("--jobs", "16"), "16 jobs and 1 target, got 268 MB", ", or lower --jobs"),
+    ],
+)
+def test_the_memory_that_is_enough_is_named(
+    side: Side, flags: tuple[str, ...], asked: str, more: str
+) -> None:
+    ran = side.publish("org/other", *flags)
+    assert ran.code == 2
+    assert re.search(rf"^error: want at least \d+ MB of memory for {asked}$", ran.err, re.MULTILINE)
+    hint = re.search(rf"^hint: raise --memory to (\d+MiB){more}$", ran.err, re.MULTILINE)
+    assert hint, ran.err
+    again = side.publish("org/other", *flags, "--memory", hint[1])
+    assert again.code == 0, again.err
+
+
+# Where the fault is the user's or the network's
+
+
+def test_a_base_image_that_cannot_be_reached_is_no_dead_end(side: Side) -> None:
+    ran = side.publish("org/other", "--base", f"{NOWHERE}/busybox:x")
+    assert ran.code == 4
+    assert f"error: base image {NOWHERE}/busybox:x: " in ran.err
+    assert f"no answer from {NOWHERE} (" in ran.err
+    assert "--base none" in ran.err.splitlines()[-1]

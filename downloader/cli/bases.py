@@ -4,6 +4,7 @@ import click
 
 from downloader.cli.registries import Registries
 from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
+from downloader.errors import TransportError
 from downloader.oci.reference import parse_reference
 from downloader.publish import Base, no_base, open_base
 
@@ -28,11 +29,18 @@ def find_base(name: str, registries: Registries) -> Base:
 
     Raises:
         InputError: It is no image, or not there.
+        TransportError: Its registry cannot be reached.
     """
     if name == NO_BASE:
         return no_base()
     reference = parse_reference(name)
-    base = open_base(registries.open(reference), reference.target, str(reference))
+    try:
+        base = open_base(registries.open(reference), reference.target, str(reference))
+    except TransportError as error:
+        raise TransportError(
+            f"base image {name}: {error.message}",
+            hint="name one that can be reached from here with --base, or use --base none",
+        ) from error
     for platform in base.missing:
         registries.progress.note(f"base image {name} has no {platform}; the image has none either")
     return base

@@ -28,6 +28,11 @@ def select(files: Iterable[RepoFile], selection: Selection) -> tuple[RepoFile, .
     downloader.errors.InputError: --include '*.safetensor' matches none of the 2 files
     """
     by_path = {file.path: file for file in files}
+    if not by_path:
+        raise InputError(
+            "want at least one file, got a repo without any",
+            hint="check --revision: another one may have files",
+        )
     kept = set(by_path)
     if selection.names or selection.include:
         named = {path for name in selection.names for path in _named(name, by_path)}

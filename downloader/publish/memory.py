@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from downloader.errors import InputError
 from downloader.oci.uploads import CHUNK_BYTES
 from downloader.publish.contents import AHEAD_BYTES
-from downloader.units import MIB
+from downloader.units import MIB, format_bytes, format_count
 
 DEFAULT_MEMORY_BYTES = 256 * MIB
 # Enough that a registry's disk and both processors of a small runner always have work.
@@ -49,16 +49,18 @@ def share_memory(total_bytes: int, jobs: int, targets: int) -> Memory:
     >>> share_memory(100 * MIB, jobs=4, targets=3)
     Traceback (most recent call last):
         ...
-    downloader.errors.InputError: want at least 205520896 bytes of memory for 4 jobs and 3 \
-targets, got 104857600
+    downloader.errors.InputError: want at least 206 MB of memory for 4 jobs and 3 targets, \
+got 105 MB
     """
     left = total_bytes - PROCESS_BYTES - jobs * _JOB_BYTES
     least = _least_bytes(jobs, targets)
     if total_bytes < least:
+        of_what = f"{format_count(jobs, 'job')} and {format_count(targets, 'target')}"
+        fewer = ", or lower --jobs" if jobs > 1 else ""
         raise InputError(
-            f"want at least {least} bytes of memory for {jobs} jobs and "
-            f"{targets} targets, got {total_bytes}",
-            hint="raise --memory, or lower --jobs",
+            f"want at least {format_bytes(least)} of memory for {of_what}, "
+            f"got {format_bytes(total_bytes)}",
+            hint=f"raise --memory to {-(-least // MIB)}MiB{fewer}",
         )
     chunk = min(CHUNK_BYTES, max(_SMALLEST_CHUNK_BYTES, left // 2 // (jobs * targets)))
     chunk = min(chunk, (left - jobs * _SMALLEST_RING_BYTES) // (jobs * targets))
