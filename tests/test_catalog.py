@@ -344,7 +344,7 @@ def test_a_registry_that_does_not_know_the_repository(
         path = models_file(tmp_path, name)
         arguments = ("catalog", "--file", str(path), "--output", str(tmp_path), "--tries", "1")
         code, out, _ = command(capsys, *arguments)
-    assert (code, out) == (0, f"{tmp_path}/index.html: 1 models, 0 published\n")
+    assert (code, out) == (0, f"{tmp_path}/index.html: 1 model, 0 published\n")
     assert not read_site(tmp_path)[0]["models"][0]["published"]
 
 

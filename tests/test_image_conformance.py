@@ -271,7 +271,7 @@ def test_docker_loads_the_archive_of_a_layout(
     name = side.repository
     ran = side.run(*BUILD, "--archive", "model.tar", "--image", name)
     assert ran.code == 0, ran.err
-    written = r"^write model\.tar: (\d\S* MB) of \1, (\d+)/\2 files"
+    written = r"^write model\.tar: (\d\S* MB) of \1, (\d+)/\2 blobs"
     assert re.search(written, ran.err, re.MULTILINE)
     loaded = call("docker", "load", "-i", "model.tar")
     try:

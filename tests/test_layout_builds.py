@@ -1,6 +1,7 @@
 """Layouts under ``dist/`` from the command line: several builds at once, pushes, archives."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -93,3 +94,25 @@ def test_a_repository_with_a_tag_is_told_where_the_tag_goes(
     assert ran.code == 2
     hint = f"write {side.name}; publish takes the tag as --tag, assemble as TAG"
     assert f"hint: {hint}" in ran.err
+
+
+def test_a_push_that_sends_nothing_says_so(side: Side) -> None:
+    assert side.run(*BUILD).code == 0
+    push = ("push", "model", "--engine", "layout", "--to", side.name)
+    ran = side.run(*push)
+    assert re.search(r"^push \S+: (\S+ MB) of \1, (\d+)/\2 blobs, ", ran.err, re.MULTILINE), ran.err
+    again = side.run(*push)
+    assert again.code == 0, again.err
+    assert again.err == f"push {side.name}: 0 B in 0 blobs\n"
+
+
+def test_an_archive_makes_no_directory(side: Side, tmp_path: Path) -> None:
+    archive = tmp_path / "none" / "model.tar"
+    ran = side.run(*BUILD, "--archive", str(archive))
+    assert ran.code == 2
+    assert f"want --archive in a directory that exists, got {archive.parent}" in ran.err
+    assert not archive.parent.exists()
+    assert not side.hub.log()
+    ran = side.run(*BUILD, "--archive", "dist/model.tar")
+    assert ran.code == 0, ran.err
+    assert Path("dist/model.tar").is_file()

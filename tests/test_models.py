@@ -327,7 +327,7 @@ def test_one_repo_may_have_two_images(file: Path, capsys: pytest.CaptureFixture[
 def test_check_says_how_many(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(capsys, "check", "--file", str(file)) == (
         0,
-        f"{file}: 1 models, no mistake\n",
+        f"{file}: 1 model, no mistake\n",
         "",
     )
 

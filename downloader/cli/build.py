@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from downloader.cli.console import ConsoleProgress, print_json, print_result, say, teller
-from downloader.cli.layouts import LayoutRequest, build_layout, report_layout
+from downloader.cli.layouts import DIST, LayoutRequest, build_layout, report_layout
 from downloader.cli.options import (
     docker_config_dir,
     http_pool,
@@ -89,6 +89,11 @@ def build(
     check_base(base)
     if archive and engine_name == "docker":
         raise InputError("want --archive with --engine layout, got docker", hint="docker save")
+    if archive and not (archive.parent.is_dir() or archive.parent == DIST):
+        raise InputError(
+            f"want --archive in a directory that exists, got {archive.parent}",
+            hint="check the path, or make the directory first",
+        )
     hub, plan = resolve_plan(options, teller(quiet=quiet))
     name = image_name(image, tag_of(plan, tag))
     if dry_run:

@@ -19,6 +19,7 @@ from downloader.cli.registries import make_registries, parse_target, registry_op
 from downloader.errors import InputError, StorageError
 from downloader.hub.repo import Repo
 from downloader.models import Models
+from downloader.units import format_count
 
 _README = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -100,7 +101,9 @@ def _write_site(found: Catalog, output: Path) -> None:
     except OSError as error:
         raise StorageError(f"cannot write {output}: {error.strerror}") from error
     published = sum(entry.published is not None for entry in found.entries)
-    print_result(f"{output}/index.html: {len(found.entries)} models, {published} published")
+    print_result(
+        f"{output}/index.html: {format_count(len(found.entries), 'model')}, {published} published"
+    )
 
 
 def _source_url() -> str:

@@ -4,18 +4,18 @@ rich is loaded where something is drawn with it: it takes a sixth of a command's
 """
 
 import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
 from downloader.progress import NoProgress
-from downloader.units import format_bytes, format_seconds
+from downloader.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -29,14 +29,14 @@ IDLE_EVERY_S = 30.0  # the timeout of a connection: something new is said at mos
 
 def say_error(message: str, hint: str | None = None) -> None:
     """Print an error as one line, and what to do about it as another."""
-    click.echo(f"error: {_one_line(message)}", err=True)
+    say(f"error: {_one_line(message)}")
     if hint:
-        click.echo(f"hint: {_one_line(hint)}", err=True)
+        say(f"hint: {_one_line(hint)}")
 
 
 def say(text: str) -> None:
     """Print a line of information."""
-    click.echo(text, err=True)
+    _echo(text, sys.stderr)
 
 
 def teller(*, quiet: bool) -> Callable[[str], None]:
@@ -46,12 +46,12 @@ def teller(*, quiet: bool) -> Callable[[str], None]:
 
 def print_result(text: str) -> None:
     """Print a line of the command's result."""
-    click.echo(text)
+    _echo(text, sys.stdout)
 
 
 def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print the command's result for programs."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    _echo(json.dumps(document, indent=2, ensure_ascii=False), sys.stdout)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -65,7 +65,21 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*(_escape(cell) for cell in row))
     width = None if sys.stdout.isatty() else 200
-    Console(file=sys.stdout, width=width, highlight=False).print(table)
+    console = Console(file=sys.stdout, width=width, highlight=False)
+    with console.capture() as drawn:
+        console.print(table)
+    _echo(drawn.get().removesuffix("\n"), sys.stdout)
+
+
+def _echo(text: str, stream: TextIO) -> None:
+    try:
+        click.echo(text, file=stream)
+    except BrokenPipeError:
+        # Who reads has left (`| head`), which is no failure: the work goes on, and the exit
+        # code says how it ended. click would exit with 1 here, whatever else went wrong.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def _one_line(text: str) -> str:
@@ -80,10 +94,23 @@ class ConsoleProgress:
     """Progress of a transfer: bars on a terminal, a line every few seconds elsewhere.
 
     Used in a ``with`` statement: what prints the lines is a thread that ends with it.
+
+    Args:
+        verb: What is done.
+        noun: What is counted, in the singular.
+        quiet: Whether to show nothing.
+        stream: Where to; None for standard error.
     """
 
-    def __init__(self, verb: str, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self._verb = verb
+    def __init__(
+        self,
+        verb: str,
+        noun: str = "file",
+        *,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._verb, self._noun = verb, noun
         self._quiet = quiet
         self._stream = stream or sys.stderr
         self._lock = threading.Lock()
@@ -105,7 +132,8 @@ class ConsoleProgress:
             self._task = self._bars.add_task(self._verb, total=total_bytes)
             self._bars.start()
         else:
-            self._line(f"{self._verb}: {format_bytes(total_bytes)} in {total_files} files")
+            count = format_count(total_files, self._noun)
+            self._line(f"{self._verb}: {format_bytes(total_bytes)} in {count}")
 
     def advance(self, size_bytes: int) -> None:
         """Show that so many more bytes are done."""
@@ -155,9 +183,7 @@ class ConsoleProgress:
             with self._lock:
                 # On a terminal the bars are drawn anew by a thread of their own.
                 if self._bars is None and not self._ended.is_set():
-                    # Who closed the stream wants to read no more of it.
-                    with suppress(OSError, ValueError):
-                        self._print_due(time.monotonic())
+                    self._print_due(time.monotonic())
 
     def _print_due(self, now_s: float) -> None:
         if self._done_bytes != self._ticked_bytes:
@@ -177,12 +203,12 @@ class ConsoleProgress:
         done, rate = format_bytes(self._done_bytes), format_bytes(self._done_bytes / elapsed_s)
         if self._total_files:  # a reader of a stream cannot know
             total = format_bytes(self._total_bytes)
-            done += f" of {total}, {self._done_files}/{self._total_files} files"
+            done += f" of {total}, {self._done_files}/{format_count(self._total_files, self._noun)}"
         return f"{self._verb}: {done}, {elapsed_s:.0f} s, {rate}/s"
 
     def _line(self, text: str) -> None:
         self._line_at = time.monotonic()
-        click.echo(text, file=self._stream)
+        _echo(text, self._stream)
 
 
 def _new_bars(stream: TextIO) -> "Bars":

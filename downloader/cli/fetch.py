@@ -21,7 +21,7 @@ from downloader.hub.cache import blob_path
 from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
 from downloader.hub.repo import Snapshot
 from downloader.hub.snapshot import Hub
-from downloader.units import format_bytes
+from downloader.units import format_bytes, format_count
 
 
 @click.command()
@@ -101,5 +101,6 @@ def _print_report(report: FetchReport, snapshot: Snapshot, as_json: bool, quiet:
         for note in report.notes:
             say(note)
         fetched, reused = format_bytes(report.fetched_bytes), format_bytes(report.reused_bytes)
-        say(f"fetched {fetched} in {report.fetched_files} files, had {reused}; all verified")
+        count = format_count(report.fetched_files, "file")
+        say(f"fetched {fetched} in {count}, had {reused}; all verified")
     print_result(str(report.snapshot_dir))

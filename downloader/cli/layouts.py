@@ -78,7 +78,7 @@ def build_layout(
     # Beside the layout, which holds nothing but what its specification names.
     lock = request.dist / ".locks" / f"{request.tag}.lock"
     with ExitStack() as held:
-        with ConsoleProgress("build", quiet=quiet) as progress:
+        with ConsoleProgress("build", "layer", quiet=quiet) as progress:
             waiting = f"waiting for another build of {layout.name} to end"
             held.enter_context(hold_lock(lock, on_wait=partial(progress.note, waiting)))
             registries = Registries(http, credentials, "auto", RetryPolicy(), progress=progress)
@@ -87,7 +87,7 @@ def build_layout(
             prune(layout, request.tag)
         if request.archive:
             name = parse_reference(request.image).with_tag(request.tag)
-            with ConsoleProgress(f"write {request.archive}", quiet=quiet) as progress:
+            with ConsoleProgress(f"write {request.archive}", "blob", quiet=quiet) as progress:
                 write_archive(layout, name, request.archive, progress)
     return outcome
 
@@ -164,7 +164,7 @@ def push_layout(
 
     def push(image: str) -> Digest:
         reference = parse_reference(image)
-        with ConsoleProgress(f"push {reference.name}", quiet=quiet) as progress:
+        with ConsoleProgress(f"push {reference.name}", "blob", quiet=quiet) as progress:
             store = replace(registries, progress=progress).open(reference)
             return copy_image(
                 layout, tag, store, reference.tag or tag, jobs=_JOBS, progress=progress

@@ -11,6 +11,7 @@ from downloader.cli.options import json_option, selection_options
 from downloader.hub.repo import parse_repo
 from downloader.models import ENGINES, MODELS_FILE, Model, Models, add_model, read_models
 from downloader.oci.reference import tag_from_name
+from downloader.units import format_count
 
 models_file_option = click.option(
     "--file",
@@ -43,7 +44,7 @@ def list_models(models_file: Path, as_json: bool) -> None:
         print_json([model.to_json() for model in found])
         return
     rows = [(model.tag, model.repo.type, model.repo.id, _contents(model)) for model in found]
-    print_result(f"{models_file}: {len(found)} models")
+    print_result(f"{models_file}: {format_count(len(found), 'model')}")
     print_table("", ("tag", "type", "repo", "files"), rows)
 
 
@@ -52,7 +53,7 @@ def list_models(models_file: Path, as_json: bool) -> None:
 def check(models_file: Path) -> None:
     """Read the file as strictly as the build farm does; exit code 2 and the line of a mistake."""
     found = read_models_file(models_file)
-    print_result(f"{models_file}: {len(found)} models, no mistake")
+    print_result(f"{models_file}: {format_count(len(found), 'model')}, no mistake")
 
 
 @models.command()

@@ -112,7 +112,7 @@ def publish(
     needs_base = share.count == 1 and not dry_run
     with (
         closing(open_pool(options)) as http,
-        ConsoleProgress("publish", quiet=quiet) as progress,
+        ConsoleProgress("publish", "layer", quiet=quiet) as progress,
     ):
         registries = make_registries(options, http, references, shares.chunk_bytes, progress)
         hub, plan = _plan(options, plan_file, progress)

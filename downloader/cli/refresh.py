@@ -22,6 +22,7 @@ from downloader.runner.destinations import choose_destinations
 from downloader.runner.jobs import Job
 from downloader.runner.refresh import Freshness, check_freshness
 from downloader.runner.summary import table
+from downloader.units import format_count
 
 COLUMNS = ("tag", "repo", "state", "published", "Hub", "note")
 
@@ -66,10 +67,12 @@ def refresh(
     if as_json:
         print_json([item.to_json() for item in found])
     else:
-        print_table(f"{models_file}: {len(found)} models", COLUMNS, _rows(found))
+        print_table(f"{models_file}: {format_count(len(found), 'model')}", COLUMNS, _rows(found))
     lost = [item for item in found if item.state == "unknown"]
     if found and len(lost) == len(found):
-        raise TransportError(f"want an answer about {len(found)} models, got none: {lost[0].note}")
+        raise TransportError(
+            f"want an answer about {format_count(len(found), 'model')}, got none: {lost[0].note}"
+        )
 
 
 def _words(variable: str) -> list[str]:

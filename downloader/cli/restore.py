@@ -42,11 +42,11 @@ from downloader.restore.bounds import FIRST_CONNECTIONS
 from downloader.restore.passing import engine_has
 from downloader.restore.source import RegistrySource, Source, looks_like_source
 from downloader.restore.target import Target
-from downloader.units import format_bytes, parse_size
+from downloader.units import MIB, format_bytes, format_count, parse_size
 
 FILES_SHOWN = 40  # a screen; --json has them all
 # Below this a connection's buffer is so small that its system calls show.
-_SMALLEST_MEMORY_BYTES = 4 * 1024**2
+_SMALLEST_MEMORY_BYTES = 4 * MIB
 
 network_options = compose(
     click.option(
@@ -120,7 +120,9 @@ def _bounds(options: dict[str, Any]) -> DownloadSettings:
     memory_bytes = parse_size(options["memory"])
     if memory_bytes < _SMALLEST_MEMORY_BYTES:
         raise InputError(
-            f"want --memory of at least {_SMALLEST_MEMORY_BYTES} bytes, got {memory_bytes}"
+            f"want at least {format_bytes(_SMALLEST_MEMORY_BYTES)} of memory, "
+            f"got {format_bytes(memory_bytes)}",
+            hint=f"raise --memory to {_SMALLEST_MEMORY_BYTES // MIB}MiB",
         )
     return DownloadSettings(
         options["connections"], options["jobs"], memory_bytes, options["verify_existing"]
@@ -170,7 +172,7 @@ def _print_report(report: Report, options: dict[str, Any]) -> None:
         verb = "would fetch" if options["dry_run"] else "fetched"
         say(
             f"{verb} {format_bytes(counts.fetched_bytes)};"
-            f" kept {format_bytes(counts.kept_bytes)} in {counts.kept_blobs} files"
+            f" kept {format_bytes(counts.kept_bytes)} in {format_count(counts.kept_blobs, 'file')}"
             f" and {format_bytes(counts.resumed_bytes)} of an earlier run"
         )
     if not options["dry_run"]:
@@ -186,7 +188,7 @@ def _print_planned(item: Restored) -> None:
         rows.append([f"... and {more} more", ""])
     print_result(
         f"{snapshot.repo.type} {snapshot.repo.id} at {snapshot.commit}:"
-        f" {len(snapshot.files)} files, {format_bytes(snapshot.size_bytes)}"
+        f" {format_count(len(snapshot.files), 'file')}, {format_bytes(snapshot.size_bytes)}"
     )
     print_table("", ["file", ">size"], rows)
 

@@ -34,8 +34,9 @@ def verify(target: str | None, threads: int, as_json: bool, quiet: bool, **optio
     Asks no Hub: a blob's name is its hash. Exit code 6 where anything is missing or wrong.
     """
     path = Path(target).expanduser() if target else find_cache_dir(None)
-    with ConsoleProgress("verify", quiet=quiet) as progress:
-        if target and (not path.is_dir() or (path / "oci-layout").is_file()):
+    is_image = target and (not path.is_dir() or (path / "oci-layout").is_file())
+    with ConsoleProgress("verify", "layer" if is_image else "file", quiet=quiet) as progress:
+        if target and is_image:
             source = parse_source(target, engine_has)
             report = check_image(source, find_network(options, [source]), progress)
         else:
@@ -75,4 +76,5 @@ def _print_findings(report: Report, quiet: bool) -> None:
         f"in {format_count(report.repos, 'repo')}"
     )
     if report.unchecked_files:
-        print_result(f"{report.unchecked_files} files that nothing vouches for were not checked")
+        unchecked = format_count(report.unchecked_files, "file")
+        print_result(f"{unchecked} that nothing vouches for: not checked")

@@ -24,7 +24,7 @@ def copy_image(
         target: Where to.
         tag: Its tag there.
         jobs: Blobs at once.
-        progress: Told of every blob.
+        progress: Told of every blob that is not there yet.
 
     Raises:
         InputError: It is not there.
@@ -35,12 +35,21 @@ def copy_image(
         raise InputError(f"want the image {source.name}:{reference}, got none")
     manifests = list(_iter_manifests(source, raw))
     blobs = {blob.digest: blob for manifest in manifests for blob in _blobs_of(manifest)}
-    progress.start(sum(blob.size_bytes for blob in blobs.values()), len(blobs))
-    tasks = [partial(_copy, source, target, blob, progress) for blob in blobs.values()]
+    lacking: set[Digest] = set()
+    looks = [partial(_look, target, blob, lacking) for blob in blobs.values()]
+    run_all([(jobs, looks)], threading.Event(), lambda: None)
+    missing = [blob for blob in blobs.values() if blob.digest in lacking]
+    progress.start(sum(blob.size_bytes for blob in missing), len(missing))
+    tasks = [partial(_copy, source, target, blob, progress) for blob in missing]
     run_all([(jobs, tasks)], threading.Event(), lambda: None)
     for manifest in manifests:
         target.put_manifest(manifest.digest, manifest.data, manifest.media_type)
     return target.put_manifest(tag, raw.data, raw.media_type)
+
+
+def _look(target: Store, blob: Descriptor, lacking: set[Digest]) -> None:
+    if target.blob_size(blob.digest) != blob.size_bytes:
+        lacking.add(blob.digest)
 
 
 def _copy(source: Store, target: Store, blob: Descriptor, progress: Progress) -> None:
