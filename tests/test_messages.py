@@ -4,6 +4,8 @@ import io
 import os
 import pty
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -11,6 +13,7 @@ import pytest
 
 from downloader.cli import console
 from downloader.cli.console import ConsoleProgress
+from tests.docker_side import ROOT
 from tests.faulty_proxy import Fault
 from tests.publish_side import SPEC, Side, new_side
 from tests.standin import HubServer, HubSpec, faults, make_repo
@@ -176,6 +179,15 @@ def test_a_registry_that_asks_for_an_hour_is_quoted(side: Side) -> None:
 # Counts and sizes
 
 
+def test_what_is_counted_has_its_name(side: Side) -> None:
+    ran = side.publish("org/other")
+    assert re.search(r"^publish: \S+ k?B in 1 layer$", ran.err, re.MULTILINE), ran.err
+    assert re.search(r"^publish: .*, 1/1 layer, ", ran.err, re.MULTILINE), ran.err
+    ran = side.run("fetch", "org/other")
+    assert re.search(r"^fetch: \S+ B in 1 file$", ran.err, re.MULTILINE), ran.err
+    assert "in 1 file, had" in ran.err
+
+
 def test_a_repo_without_files_is_said_to_be_one(side: Side) -> None:
     ran = side.publish("org/empty")
     assert ran.code == 2
@@ -210,3 +222,51 @@ def test_a_base_image_that_cannot_be_reached_is_no_dead_end(side: Side) -> None:
     assert f"error: base image {NOWHERE}/busybox:x: " in ran.err
     assert f"no answer from {NOWHERE} (" in ran.err
     assert "--base none" in ran.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("publish", "org/other"), "hf-models publish"),
+        (("publish", "org/other", "--to", "a/b", "--jobs", "99"), "hf-models publish"),
+        (("plan", "org/other", "--nothing"), "hf-models plan"),
+        (("plann",), "hf-models"),
+    ],
+)
+def test_a_mistyped_command_line_is_an_error_like_the_others(
+    side: Side, arguments: tuple[str, ...], command: str
+) -> None:
+    ran = side.run(*arguments)
+    assert ran.code == 2
+    error, hint = ran.err.splitlines()
+    assert error.startswith("error: ")
+    assert hint == f"hint: see `{command} --help`"
+
+
+# A reader that leaves, as `| head -1` does
+
+
+def run_without_a_reader(*arguments: str) -> subprocess.CompletedProcess[str]:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "downloader", *arguments]
+    try:
+        return subprocess.run(
+            command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60, cwd=ROOT
+        )
+    finally:
+        os.close(theirs)
+
+
+@pytest.mark.parametrize("flags", [("--json",), ()])
+def test_a_reader_that_leaves_is_no_error(side: Side, flags: tuple[str, ...]) -> None:
+    done = run_without_a_reader("plan", "org/model", *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_leaves_hides_no_failure(side: Side) -> None:
+    to = ("--to", side.name, "--to", f"{NOWHERE}/me/models")
+    done = run_without_a_reader("publish", "org/other", *to, "--base", "none", *ONCE)
+    assert done.returncode == 4
+    assert f"no answer from {NOWHERE}" in done.stderr
+    assert "other" in side.store().list_tags()

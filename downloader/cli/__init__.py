@@ -5,7 +5,6 @@ are called, so that the consumer's commands never import what only publishers ne
 """
 
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -97,22 +96,31 @@ def run(arguments: list[str]) -> int:
     except HfModelsError as error:
         say_error(error.message, error.hint)
         return error.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        say_error(_one_sentence(error), _help_hint(error))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         say_error("interrupted; run the same command again to continue")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output left (`| head`); nothing more can or need be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except ModuleNotFoundError as error:
         if error.name not in EXTRA_MODULES:
             raise
         say_error(f"this command needs {error.name}", EXTRA)
         return 2
     return result if isinstance(result, int) else 0
+
+
+def _one_sentence(error: click.ClickException) -> str:
+    message = error.format_message()
+    return message[:1].lower() + message[1:].removesuffix(".")
+
+
+def _help_hint(error: click.ClickException) -> str | None:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"see `{context.command_path} --help`" if context else None
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
