@@ -24,6 +24,10 @@ from typing import ClassVar
 # Signed CDN URLs carry their signature in the query; user:password@ is a credential as well.
 _URL_SECRETS = re.compile(r"(?P<scheme>https?://)(?:[^/@\s]*@)?(?P<rest>[^\s?#]*)(?:\?[^\s]*)?")
 
+_OTHER_BYTES_HINT = (
+    "run it again; if they stay wrong, they are so where they come from, or in a proxy before it"
+)
+
 
 class HfModelsError(Exception):
     """Any failure that this project foresees; carries its exit code and an optional hint."""
@@ -80,6 +84,9 @@ class IntegrityError(HfModelsError):
     """The bytes are not the bytes that were promised."""
 
     exit_code = 6
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint or _OTHER_BYTES_HINT)
 
 
 class StorageError(HfModelsError):

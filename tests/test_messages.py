@@ -15,8 +15,9 @@ from downloader.cli import console
 from downloader.cli.console import ConsoleProgress
 from tests.docker_side import ROOT
 from tests.faulty_proxy import Fault
-from tests.publish_side import SPEC, Side, new_side
+from tests.publish_side import BLOB_PATH, SPEC, Side, new_side
 from tests.standin import HubServer, HubSpec, faults, make_repo
+from tests.standin.fault import Fault as HubFault
 
 pytestmark = pytest.mark.docker
 
@@ -270,3 +271,41 @@ def test_a_reader_that_leaves_hides_no_failure(side: Side) -> None:
     assert done.returncode == 4
     assert f"no answer from {NOWHERE}" in done.stderr
     assert "other" in side.store().list_tags()
+
+
+# Every error says what to do
+
+
+def hint_of(side: Side, *more: str, repo: str = "org/one", code: int) -> str:
+    ran = side.publish(repo, *more)
+    assert ran.code == code, ran.err
+    return ran.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.WrongBytes(path="*w.bin", at_byte=1000),
+        faults.FewerBytes(path="*w.bin"),
+        faults.MoreBytes(path="*w.bin"),
+        faults.WrongBytes(path="*config.json"),
+    ],
+    ids=["wrong", "fewer", "more", "wrong-small"],
+)
+def test_other_bytes_from_the_hub_have_a_hint(side: Side, fault: HubFault) -> None:
+    side.hub.add_fault(fault)
+    assert hint_of(side, code=6).startswith("hint: run it again; if they stay wrong,")
+
+
+def test_a_full_disk_of_the_registry_has_a_hint(side: Side) -> None:
+    body = b'{"errors":[{"code":"UNKNOWN","message":"no space left on device"}]}'
+    side.proxy.faults.append(Fault("full", "PUT", BLOB_PATH, times=99, status=500, body=body))
+    assert hint_of(side, code=3).startswith("hint: the registry's disk is full")
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_an_upload_that_is_always_gone_has_a_hint(side: Side, method: str) -> None:
+    side.proxy.faults.append(Fault("gone", method, BLOB_PATH, times=999, status=404))
+    flags = ("--layer-size", "20MiB", "--jobs", "1", "--memory", "106MiB")
+    said = hint_of(side, *flags, repo="org/split", code=3)
+    assert said.startswith("hint: the registry forgets uploads that are under way")

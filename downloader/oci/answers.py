@@ -15,6 +15,8 @@ from downloader.units import format_seconds
 ERROR_BODY_LIMIT_BYTES = 64 * 1024  # an error page, not a blob
 _ERRORS_SHOWN = 3  # of those that one answer lists
 _TEXT_LIMIT = 300  # characters of a registry's own words in a message
+_DISK_FULL = 507  # some say 500, and why in words
+_DISK_FULL_HINT = "the registry's disk is full: whoever runs it has to make room; then run it again"
 _PORTS = {"https": 443, "http": 80}
 
 _LINK = re.compile(r'\s*<([^<>]*)>((?:\s*;\s*[a-zA-Z*]+\s*=\s*(?:"[^"]*"|[^\s",;]+))*)\s*(?:,|$)')
@@ -66,7 +68,9 @@ def registry_error(registry: str, what: str, answer: Answer) -> RegistryError:
     """
     errors = parse_errors(answer.body)
     said = "; ".join(f"{code}: {message}" for code, message in errors[:_ERRORS_SHOWN])
-    hint = _hint(registry, answer.status, {code for code, _ in errors})
+    is_full = answer.status == _DISK_FULL or "no space left" in said.lower()
+    known = _hint(registry, answer.status, {code for code, _ in errors})
+    hint = _DISK_FULL_HINT if is_full else known
     asked_s = parse_retry_after(answer.headers, datetime.now(UTC))
     wait = f", and asks to wait {format_seconds(asked_s)}" if asked_s else ""
     message = f"{what}: {said or 'no reason given'} (status {answer.status}{wait})"
@@ -80,7 +84,6 @@ def _hint(registry: str, status: int, codes: set[str]) -> str | None:
         (None, "NAME_UNKNOWN", "check the repository's name; some registries want it made first"),
         (413, None, "a proxy before the registry limits one request: use smaller upload chunks"),
         (429, "TOOMANYREQUESTS", "log in for a higher limit, or try again later"),
-        (507, None, "the registry's disk is full"),
     ]
     found = (hint for number, code, hint in hints if status == number or code in codes)
     return next(found, None)

@@ -27,6 +27,10 @@ UploadMode = Literal["auto", "chunked", "stream"]
 # disk before it answers, so longer ones cost less.
 CHUNK_BYTES = 32 * 1024 * 1024
 _CHUNK_LIMIT_BYTES = 64 * 1024 * 1024  # the most that is kept where a registry wants longer ones
+_GONE_HINT = (
+    "the registry forgets uploads that are under way, as one of several machines without a common"
+    " storage does: try --upload stream, or another registry"
+)
 _CHUNKS_REFUSED = frozenset({400, 405, 411, 416, 501})
 
 
@@ -291,7 +295,9 @@ class RegistryBlobWriter:
     def _lost(self, error: HfModelsError | None) -> UploadLost:
         reason = f" ({error.message})" if error else ""
         lost = UploadLost(
-            f"{self._what}: lost after {self._window.end} bytes{reason}", offset=self._window.end
+            f"{self._what}: lost after {self._window.end} bytes{reason}",
+            offset=self._window.end,
+            hint=error.hint if error else _GONE_HINT,
         )
         lost.__cause__ = error
         return lost
@@ -341,7 +347,10 @@ class RegistryBlobWriter:
         return False
 
     def _error(self, answer: Answer) -> HfModelsError:
-        return registry_error(self._target.client.registry, self._what, answer)
+        error = registry_error(self._target.client.registry, self._what, answer)
+        if answer.status == 404 and self._session.url is not None:
+            error.hint = error.hint or _GONE_HINT
+        return error
 
     def _close_exchange(self) -> None:
         if self._exchange is not None:
