@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -166,6 +167,14 @@ def test_a_status_of_the_registry_is_an_answer(side: Side) -> None:
     ran = side.publish("org/other")
     assert ran.code == 0, ran.err
     assert f"upload to {side.name}: HTTP 429; again in 2 s" in ran.err
+
+
+def test_a_restore_says_that_it_waits(side: Side, tmp_path: Path) -> None:
+    assert side.publish("org/other").code == 0
+    side.proxy.faults.append(Fault("busy", "GET", status=429, headers={"Retry-After": "2"}))
+    ran = side.run("restore", f"{side.name}:other", "--cache-dir", str(tmp_path))
+    assert ran.code == 0, ran.err
+    assert f"manifest {side.name}:other: HTTP 429; again in 2 s" in ran.err
 
 
 def test_a_registry_that_asks_for_an_hour_is_quoted(side: Side) -> None:
