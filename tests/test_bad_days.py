@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
@@ -95,8 +96,11 @@ def test_the_hub_ends_the_answer_early(side: Side, at: int) -> None:
 
 @pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
 def test_the_hub_limits_requests(side: Side, as_date: bool) -> None:
-    side.hub.add_fault(faults.TooManyRequests(path="*w.bin", as_date=as_date, times=1))
+    busy = faults.TooManyRequests(path="*w.bin", retry_after_s=2, as_date=as_date, times=1)
+    side.hub.add_fault(busy)
+    begun_s = time.monotonic()
     must_work(side, side.publish("org/one"))
+    assert time.monotonic() - begun_s >= 1  # a date has whole seconds only
 
 
 def test_a_long_wait_for_the_hub_is_said(side: Side) -> None:
@@ -182,7 +186,11 @@ def test_a_redirect_to_another_host_gets_no_token(
 
 
 def test_the_hub_s_name_is_gone(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The plan is made beforehand: what is missing is the name of the CDN's host.
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    must_fail(side, side.publish("org/one"), 4, "no answer from http://hub.invalid")
+
+
+def test_the_name_of_the_hub_s_cdn_is_gone(side: Side) -> None:
     side.hub.add_fault(RedirectTo(path="*w.bin", url="http://cdn.invalid/w.bin"))
     must_fail(side, side.publish("org/one"), 4, "cdn.invalid")
 
@@ -226,9 +234,11 @@ def test_the_answer_to_an_upload_is_lost(side: Side) -> None:
 
 @pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
 def test_the_registry_limits_requests(side: Side, as_date: bool) -> None:
-    wait = format_datetime(datetime.now(UTC), usegmt=True) if as_date else "1"
+    until = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0)
+    wait = format_datetime(until, usegmt=True) if as_date else "2"
     side.proxy.faults.append(Fault("429", "POST", status=429, headers={"Retry-After": wait}))
     must_work(side, side.publish("org/one"))
+    assert datetime.now(UTC) >= until
 
 
 @pytest.mark.parametrize("status", [500, 502])

@@ -91,8 +91,9 @@ def test_docker_pulls_and_runs_it(side: Side) -> None:
         call("docker", "rmi", image)
 
 
-def test_containerd_pulls_it(image: str) -> None:
-    call("docker", "pull", "-q", image)  # the engine's store is containerd's own
+def test_the_containerd_store_of_an_engine_pulls_it(image: str) -> None:
+    """``docker pull`` again, by an engine that unpacks with containerd's own image store."""
+    call("docker", "pull", "-q", image)
     driver = call("docker", "info", "--format", "{{json .DriverStatus}}")
     assert "io.containerd.snapshotter" in driver
     call("docker", "rmi", image)
