@@ -22,7 +22,7 @@ import re
 from typing import ClassVar
 
 # Signed CDN URLs carry their signature in the query; user:password@ is a credential as well.
-_URL_SECRETS = re.compile(r"(?P<scheme>https?://)(?:[^/@\s]*@)?(?P<rest>[^\s?#]*)(?:\?[^\s]*)?")
+_URL_SECRETS = re.compile(r"(?P<scheme>https?://)(?:[^/?#\s]*@)?(?P<rest>[^\s?#]*)(?:\?[^\s]*)?")
 
 _OTHER_BYTES_HINT = (
     "run it again; if they stay wrong, they are so where they come from, or in a proxy before it"
@@ -106,5 +106,7 @@ def without_secrets(url: str) -> str:
 
     >>> without_secrets("https://me:pw@cdn.example/blob?X-Amz-Signature=abc")
     'https://cdn.example/blob'
+    >>> without_secrets("http://me:p@ss@hub.example/org/x")
+    'http://hub.example/org/x'
     """
     return _URL_SECRETS.sub(r"\g<scheme>\g<rest>", url)

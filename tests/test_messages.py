@@ -51,6 +51,7 @@ def side(
         (f"http://u:{SECRET}@{NOWHERE}", 4),
         (f"ftp://u:{SECRET}@{NOWHERE}", 2),
         (f"u:{SECRET}@{NOWHERE}", 2),
+        (f"http://u:x@{SECRET}@{NOWHERE}", 4),
         (f"http://u:{SECRET}/more@{NOWHERE}", 2),
     ],
 )
@@ -149,7 +150,8 @@ def test_lines_come_while_bytes_do_and_more_seldom_while_none_do(impatient: None
     assert stream.getvalue() == said
 
 
-def test_on_a_terminal_the_bars_move_by_themselves() -> None:
+def test_on_a_terminal_the_bars_move_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as stream, ConsoleProgress("move", stream=stream) as progress:
         progress.start(2_000_000, 2)
