@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from downloader.cli import console
+from downloader.cli import INTERRUPTED, console
 from downloader.cli.console import ConsoleProgress
+from downloader.errors import HfModelsError
 from tests.docker_side import ROOT
 from tests.faulty_proxy import Fault
 from tests.publish_side import BLOB_PATH, SPEC, Side, new_side
@@ -285,6 +286,16 @@ def test_a_reader_that_leaves_hides_no_failure(side: Side) -> None:
 
 
 # Every error says what to do
+
+
+@pytest.mark.parametrize(
+    ("readme", "line"), [("README.md", "Exit codes: "), ("README.zh-CN.md", "退出码：")]
+)
+def test_every_exit_code_is_in_the_readme(readme: str, line: str) -> None:
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    [codes] = [row for row in text.splitlines() if row.startswith(line)]
+    known = {kind.exit_code for kind in HfModelsError.__subclasses__()}
+    assert {int(code) for code in re.findall(r"\d+", codes)} == known | {INTERRUPTED}
 
 
 def hint_of(side: Side, *more: str, repo: str = "org/one", code: int) -> str:
