@@ -130,7 +130,7 @@ def docker_way(demo: Demo, host: str) -> None:
     image = f"{name}:{TAG}"
     export.mkdir()
     demo.step("build", lambda: demo.hf_models("build", REPO, "--engine", "docker", "--force"))
-    demo.step("push", lambda: demo.hf_models("push", TAG, "--to", name))
+    demo.step("push", lambda: demo.hf_models("push", TAG, "--to", name, "--engine", "docker"))
     demo.run("docker", "image", "rm", f"hf-models:{TAG}")
     demo.step("docker pull", lambda: demo.run("docker", "pull", "-q", image))
     export_command = ["docker", "run", "--rm", "-v", f"{export}:/export", image, "export"]

@@ -211,11 +211,12 @@ def store_of(image: str) -> Registry:
 
 
 def wait_for_layers(image: str, shard: Shard, count: int) -> Record:
-    """Wait until a shard's record in the registry names so many layers."""
+    """Wait until a shard's record in the registry names so many layers of large files."""
     store, end = store_of(image), time.monotonic() + DEADLINE_S
     while time.monotonic() < end:
         record = read_record(store, TAG, shard)
-        if record and len(record.layers) >= count:
+        sizes = [layer.size_bytes for layer in record.layers.values()] if record else []
+        if record and sum(size > MIB for size in sizes) >= count:
             return record
         time.sleep(0.05)
     raise AssertionError(f"shard {shard} did not get to {count} layers")

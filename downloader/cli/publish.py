@@ -21,6 +21,7 @@ from downloader.cli.options import (
     layer_options,
     quiet_option,
     repo_options,
+    retry_policy,
     tag_option,
 )
 from downloader.cli.plan import open_hub, resolve_plan, tag_of
@@ -144,7 +145,8 @@ def _plan(
     options: dict[str, Any], plan_file: str | None, progress: ConsoleProgress
 ) -> tuple[Hub, Plan]:
     if plan_file:
-        return open_hub(options["token"]), plan_instead(plan_file, options)
+        hub = open_hub(options["token"], retry_policy(options), progress.note)
+        return hub, plan_instead(plan_file, options)
     return resolve_plan(options, progress.note)
 
 
