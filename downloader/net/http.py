@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import LocationParseError, LocationValueError
+from urllib3.exceptions import LocationParseError, LocationValueError, NewConnectionError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from downloader import __version__
@@ -101,8 +101,10 @@ def transport_error(method: str, url: str, error: Exception) -> TransportError:
     host = urlsplit(url).netloc.rpartition("@")[2] or "?"
     reason = getattr(error, "reason", None)  # an exception in urllib3, a text in ssl
     cause = reason if isinstance(reason, Exception) else error
+    # A refused connection is a timeout to urllib3, but it costs no time.
+    is_refused = isinstance(cause, NewConnectionError)
     return TransportError(
         f"{method} {without_secrets(url)}: no answer from {host} ({type(cause).__name__})",
-        timed_out=isinstance(cause, TimeoutError | Urllib3TimeoutError),
+        timed_out=isinstance(cause, TimeoutError | Urllib3TimeoutError) and not is_refused,
         hint="check the network, the proxy variables and the CA bundle, then run it again",
     )
