@@ -213,9 +213,12 @@ def _request(
         context=context,
         dockerfile=dockerfile,
         image=name,
-        build_args=_build_args(plan, env),
+        build_args=_build_args(plan),
+        # By name only: an address may hold a password, and arguments are visible to others.
         passed_args=[
-            name for proxy in _PROXY_ARGS for name in (proxy, proxy.lower()) if env.get(name)
+            name
+            for name in ("HF_ENDPOINT", *_PROXY_ARGS, *map(str.lower, _PROXY_ARGS))
+            if env.get(name)
         ],
         labels=image_labels,
         secret_values={key: value for key, value in values.items() if value},
@@ -224,10 +227,10 @@ def _request(
     )
 
 
-def _build_args(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
+def _build_args(plan: Plan) -> dict[str, str]:
     snapshot = plan.snapshot
     date = snapshot.committed_at
-    arguments = {
+    return {
         "REPO_ID": snapshot.repo.id,
         "REPO_TYPE": snapshot.repo.type,
         "COMMIT": snapshot.commit,
@@ -235,8 +238,6 @@ def _build_args(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
         # BuildKit writes it as the time of image and history instead of now.
         "SOURCE_DATE_EPOCH": str(int(date.timestamp()) if date else 0),
     }
-    endpoint = env.get("HF_ENDPOINT")
-    return arguments | ({"HF_ENDPOINT": endpoint} if endpoint else {})
 
 
 def _find_token(hub: Hub, plan: Plan) -> str | None:

@@ -181,8 +181,8 @@ class Hub:
     @property
     def _shown(self) -> str:
         """The endpoint for messages; a malformed one may hold its password anywhere before @."""
-        scheme, mark, rest = without_secrets(self.api.endpoint).rpartition("://")
-        return f"{scheme}{mark}{rest.rpartition('@')[2]}"
+        scheme, mark, rest = self.api.endpoint.rpartition("://")
+        return without_secrets(f"{scheme}{mark}{rest.rpartition('@')[2]}")
 
 
 def _parse_file(entry: HubFile) -> RepoFile:

@@ -19,6 +19,7 @@ _TAG = re.compile(rf"[a-zA-Z0-9_][a-zA-Z0-9._-]{{0,{TAG_LIMIT - 1}}}")
 _HOST = re.compile(
     r"(?:\[[0-9a-fA-F:]+\]|[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?)(?::[0-9]{1,5})?"
 )
+_DIGEST_LIKE = re.compile(r"[a-z0-9]+:[0-9a-zA-Z]*\Z")
 _NAME_LIMIT = 255  # characters of host and repository together, as the specification advises
 
 
@@ -114,10 +115,10 @@ def parse_reference(text: str) -> Reference:
 
 def _check_is_no_url(text: str) -> None:
     # Not repeated: it may hold a password.
-    _, _, after_at = text.partition("@")
-    if "://" in text or "?" in text or "/" in after_at:
+    _, at, digest = text.partition("@")
+    if "://" in text or "?" in text or (at and not _DIGEST_LIKE.match(digest)):
         raise InputError(
-            "want an image name without scheme, user, password or query, got one with it",
+            "want NAME[:TAG][@DIGEST], got a scheme, a user, a password or a query with it",
             hint="write it like ghcr.io/me/models, and log in with `docker login`",
         )
 
