@@ -18,6 +18,7 @@ from downloader.errors import (
 from downloader.hub.repo import Repo
 from downloader.image import HUB_URL
 from downloader.models import Model, Models
+from downloader.net.retry import Note
 from downloader.oci.store import Store
 
 FORMAT_VERSION = 1
@@ -26,8 +27,6 @@ REQUESTS_AT_ONCE = 8
 # A registry that does not know a repository answers an anonymous reader so, GHCR and
 # Docker Hub among them: it will not say whether there is something to hide.
 _NOT_THERE = {401, 403, 404}
-
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)

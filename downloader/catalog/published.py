@@ -22,9 +22,6 @@ from downloader.publish.blobs import read_blob
 CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
 _ANNOTATION = "org.opencontainers.image"
 _PREFERRED = "linux/amd64"
-# What a shard of an image is stored under until it is assembled, and what cosign and BuildKit
-# attach to a digest (sha256-<hex>, .sig, .att, .sbom): no images of their own.
-_NO_IMAGE = re.compile(r".*\.shard-\d+-of-\d+|sha256-[0-9a-f]{64}(?:\.[a-z]+)?")
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
 
 
@@ -53,15 +50,6 @@ class Published:
     layers: int
     layer_bytes: int
     committed_at: str | None
-
-
-def is_image_tag(tag: str) -> bool:
-    """Whether a tag can name an image of its own.
-
-    >>> [is_image_tag(tag) for tag in ("starcoder", "starcoder.shard-1-of-8", "sha256-" + "0" * 64)]
-    [True, False, False]
-    """
-    return _NO_IMAGE.fullmatch(tag) is None
 
 
 def read_published(store: Store, tag: str) -> Published | None:

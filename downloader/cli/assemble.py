@@ -57,6 +57,8 @@ def assemble(
     """Make one image, one tag, of shards that other machines published; moves no model bytes."""
     begun_at = time.monotonic()
     check_tag(tag)
+    if plan_file and revision:
+        raise InputError("want --plan or --revision, got both", hint="a plan names its commit")
     if revision and not is_commit(revision):
         raise InputError(f"want a commit of 40 hex digits, got {revision!r}")
     references = list(dict.fromkeys(parse_target(target) for target in targets))

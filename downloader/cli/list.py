@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from downloader.catalog.catalog import REQUESTS_AT_ONCE
-from downloader.catalog.published import Published, is_image_tag, read_published
-from downloader.cli.console import print_json, print_result, print_table, say
+from downloader.catalog.published import Published, read_published
+from downloader.cli.console import ConsoleProgress, print_json, print_result, print_table, say
 from downloader.cli.options import http_pool, json_option
 from downloader.cli.registries import make_registries, parse_target, registry_options
 from downloader.errors import InputError, IntegrityError, ProtocolError
 from downloader.oci.store import Store
+from downloader.publish.shards import is_image_tag
 from downloader.units import format_bytes, format_count
 
 _COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "date", "notes")
@@ -25,8 +26,8 @@ _COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "d
 def list_tags(name: str, as_json: bool, **options: Any) -> None:
     """Print every image of a repository, like ghcr.io/me/hf-models, from its manifests alone."""
     reference = parse_target(name)
-    with closing(http_pool()) as http:
-        store = make_registries(options, http, [reference]).open(reference)
+    with closing(http_pool()) as http, ConsoleProgress("list") as progress:
+        store = make_registries(options, http, [reference], progress=progress).open(reference)
         found = read_all(store)
     if not found:
         raise InputError(f"{store.name} has no image", hint="check the name; it may be private")

@@ -187,17 +187,19 @@ def report(
 
 def _print(outcome: Outcome, plan: Plan, *, quiet: bool) -> None:
     if not quiet:
-        for verb in ("moved", "reused", "missing"):
+        # What a target lacks that failed is not known: it may never have answered.
+        verbs = ("moved", "reused") if outcome.error else ("moved", "reused", "missing")
+        for verb in verbs:
             for layer in getattr(outcome, verb):
                 print_result(f"{verb:8}{layer.size_bytes:>14}  {title_of(layer, plan)}")
-        say(f"{outcome.name}: {_summary(outcome)}")
+        say(f"{outcome.name}: {_summary(outcome, verbs)}")
     if outcome.error is None and not outcome.missing:
         digest = f"@{outcome.digest}" if outcome.digest else ""
         print_result(f"{outcome.name}{digest}")
 
 
-def _summary(outcome: Outcome) -> str:
-    parts = {"moved": outcome.moved, "reused": outcome.reused, "missing": outcome.missing}
+def _summary(outcome: Outcome, verbs: Sequence[str]) -> str:
+    parts = {verb: getattr(outcome, verb) for verb in verbs}
     shown = {verb: layers for verb, layers in parts.items() if layers or verb != "missing"}
     return ", ".join(f"{verb} {format_bytes(_bytes(layers))}" for verb, layers in shown.items())
 

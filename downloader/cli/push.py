@@ -58,7 +58,7 @@ def push(
     """Push the image TAG from the Docker engine, or from the OCI layout dist/TAG."""
     source = image_name(image, check_tag(tag))
     engine = Engine(dict(os.environ))
-    names = [target_name(target, tag) for target in targets or (image,)]
+    names = list(dict.fromkeys(target_name(target, tag) for target in targets or (image,)))
     if _is_layout(engine_name, engine, source, tag):
         with closing(open_pool(options)) as http:
             registries = make_registries(options, http, [parse_reference(name) for name in names])

@@ -51,7 +51,6 @@ def write_archive(layout: Layout, image: Reference, path: Path, progress: Progre
         "manifest.json": [_manifest_json(layout, raw, image)],
     }
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_name(path)
         try:
             with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:

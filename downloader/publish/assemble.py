@@ -26,7 +26,7 @@ from downloader.oci.manifest import (
 )
 from downloader.plan import Layer, Plan, split_shards
 from downloader.publish.base import Base
-from downloader.publish.blobs import copy_blob, put_blob
+from downloader.publish.blobs import copy_blob, lacks, put_blob
 from downloader.publish.modelpack import (
     MANIFEST_TYPE,
     NO_PLATFORM,
@@ -137,7 +137,8 @@ def _put_platform(
     found = base.platforms[platform]
     if base.store:
         for layer in found.layers:
-            copy_blob(base.store, target.store, layer)
+            if lacks(target.store, layer):
+                copy_blob(base.store, target.store, layer)
     diff_ids = [layer.digest for layer in layers]
     config = config_json(plan, platform, diff_ids, found.config, base.labels)
     descriptor = describe(config, CONFIG)

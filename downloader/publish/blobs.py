@@ -46,22 +46,26 @@ def put_blob(store: Store, data: bytes, digest: Digest) -> None:
 def copy_blob(
     source: Store, target: Store, descriptor: Descriptor, progress: Progress | None = None
 ) -> None:
-    """Copy a blob where it is not yet.
+    """Copy a blob that the target lacks; mount it where that is possible.
 
     Args:
         source: Where it is.
         target: Where to.
         descriptor: Which one.
-        progress: Told of its bytes, whether they had to be sent or were there.
+        progress: Told of its bytes, sent or mounted.
 
     Raises:
         IntegrityError: The source has other bytes under this digest.
     """
-    digest, size_bytes = descriptor.digest, descriptor.size_bytes
-    meter = Meter(progress or NoProgress(), size_bytes)
-    if target.blob_size(digest) != size_bytes and not target.mount_blob(digest, source):
+    meter = Meter(progress or NoProgress(), descriptor.size_bytes)
+    if not target.mount_blob(descriptor.digest, source):
         _send_until_kept(partial(_send_copy, source, target, descriptor, meter))
-    meter.set(size_bytes)
+    meter.set(descriptor.size_bytes)
+
+
+def lacks(target: Store, blob: Descriptor) -> bool:
+    """Whether a blob has to be copied."""
+    return target.blob_size(blob.digest) != blob.size_bytes
 
 
 def _send_until_kept(send: Callable[[], None]) -> None:

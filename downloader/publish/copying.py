@@ -10,7 +10,7 @@ from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor, Index, parse_manifest
 from downloader.oci.store import RawManifest, Store
 from downloader.progress import Progress
-from downloader.publish.blobs import copy_blob
+from downloader.publish.blobs import copy_blob, lacks
 
 
 def copy_image(
@@ -48,7 +48,7 @@ def copy_image(
 
 
 def _look(target: Store, blob: Descriptor, lacking: set[Digest]) -> None:
-    if target.blob_size(blob.digest) != blob.size_bytes:
+    if lacks(target, blob):
         lacking.add(blob.digest)
 
 

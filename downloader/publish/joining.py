@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from downloader.errors import InputError, ProtocolError
-from downloader.image import plan_json
+from downloader.image import ImageLabels, layer_key, plan_json
 from downloader.oci.store import Store
 from downloader.plan import Plan
 from downloader.progress import NoProgress, Progress
 from downloader.publish.assemble import assemble_image, missing_shards
 from downloader.publish.publication import Outcome, Settings
-from downloader.publish.reuse import check_overwrite, find_layers, read_labels
+from downloader.publish.reuse import check_overwrite, find_layers, read_image, read_labels
 from downloader.publish.shards import (
     Record,
     Shard,
@@ -50,8 +50,7 @@ def assemble(
     progress = progress or NoProgress()
     target = Target(store, tag)
     records = _read_records(target, count)
-    wanted = plan.snapshot.commit if plan else commit
-    if not records and wanted and (assembled := _find_assembled(target, wanted)):
+    if not records and (assembled := _find_assembled(target, plan, commit)):
         progress.note(f"{target.name}: assembled already")
         return assembled
     planned = plan or _plan_of(target, records, commit)
@@ -72,12 +71,23 @@ def _read_records(target: Target, count: int | None) -> list[Record]:
     return [record for record in read if record is not None]
 
 
-def _find_assembled(target: Target, commit: str) -> Outcome | None:
+def _find_assembled(target: Target, plan: Plan | None, commit: str | None) -> Outcome | None:
     """Return what an earlier run has made of the shards, whose records it took away."""
-    raw = target.store.get_manifest(target.tag)
-    if raw is None or _commit_of(target) != commit:
+    labels = _labels_of(target) if plan or commit else None
+    if labels is None or labels.commit != (plan.snapshot.commit if plan else commit):
         return None
-    return Outcome(target.name, raw.digest, (), (), (), None)
+    if plan and not _is_of(plan, target, labels):
+        return None
+    raw = target.store.get_manifest(target.tag)
+    return Outcome(target.name, raw.digest, (), (), (), None) if raw else None
+
+
+def _is_of(plan: Plan, target: Target, labels: ImageLabels) -> bool:
+    """Whether the tag carries this very plan, and not another one of the commit."""
+    image = read_image(target.store, target.tag)
+    keys = {layer_key(layer) for layer in image.layers} if image else set()
+    same = (labels.repo, labels.is_partial) == (plan.snapshot.repo, plan.snapshot.is_partial)
+    return same and keys - {None} == {layer.key for layer in plan.layers}
 
 
 def _plan_of(target: Target, records: Sequence[Record], commit: str | None) -> Plan:
@@ -100,18 +110,18 @@ def _plan_of(target: Target, records: Sequence[Record], commit: str | None) -> P
 
 
 def _hint_without_shards(target: Target) -> str:
-    commit = _commit_of(target)
-    if commit is None:
+    labels = _labels_of(target)
+    if labels is None:
         return "publish them first: hf-models publish --shard I/N"
+    commit = labels.commit
     return f"the tag carries commit {commit}; if that is the one, say so: --revision {commit}"
 
 
-def _commit_of(target: Target) -> str | None:
+def _labels_of(target: Target) -> ImageLabels | None:
     try:
-        found = read_labels(target.store, target.tag)
+        return read_labels(target.store, target.tag)
     except ProtocolError:
         return None  # whatever lies under the tag, it is none of ours
-    return found.commit if found else None
 
 
 def _check_shards(target: Target, plan: Plan, records: Sequence[Record], count: int | None) -> None:

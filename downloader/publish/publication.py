@@ -58,7 +58,7 @@ class Outcome:
         digest: Of the image; None for a single shard, a dry run, or a failure.
         moved: The layers whose bytes were sent.
         reused: The layers that were there.
-        missing: The layers that a dry run would send.
+        missing: The layers that are not known to be there: a dry run would send them.
         error: Why it failed, None if it did not.
     """
 
@@ -116,15 +116,16 @@ class Publication:
         # Side by side: one that does not answer is waited for once, and not by the others.
         checks = [partial(self._guarded, t, partial(self._check, t)) for t in self._targets]
         run_all([(len(checks), checks)], self._cancelled, lambda: None)
-        alive = self._alive()
-        for target in alive:
-            others = [Image(t.store, t.tag) for t in alive if t is not target]
+        for target in self._alive():
+            others = [Image(t.store, t.tag) for t in self._alive() if t is not target]
             self._guarded(target, partial(self._look_at, target, others, dry_run))
         self._check_alive()
 
     def _check(self, target: Target) -> None:
         labels = check_overwrite(target, self._plan, force=self._settings.force)
-        if labels and not labels.is_partial and self._plan.snapshot.is_partial:
+        snapshot = self._plan.snapshot
+        is_whole = labels and labels.repo == snapshot.repo and not labels.is_partial
+        if is_whole and snapshot.is_partial:
             self._progress.note(f"{target.name}: carries the whole repo; a part takes its place")
 
     def _look_at(self, target: Target, others: Sequence[Image], dry_run: bool) -> None:

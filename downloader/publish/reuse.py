@@ -1,8 +1,8 @@
 """What is there already: layers that the tag has, a shard has, or another image has.
 
 A layer is a pure function of its contents, and every descriptor that we write names the
-layer by its key. So what was once published, under whatever tag, costs one question (is the
-blob still there?), and no byte.
+layer by its key. So what the tag, its shards, a few tags with a similar name or a named image
+have costs one question (is the blob still there?), and no byte.
 """
 
 import threading
@@ -26,7 +26,7 @@ from downloader.oci.store import RawManifest, Store
 from downloader.plan import Layer, Plan
 from downloader.progress import Progress
 from downloader.publish.blobs import read_blob
-from downloader.publish.shards import Shard, is_shard_tag, list_shards, read_record
+from downloader.publish.shards import Shard, is_image_tag, list_shards, read_record
 from downloader.publish.target import Target
 
 CONFIG_LIMIT_BYTES = 8 * 1024 * 1024  # labels and a history of some thousand lines
@@ -148,7 +148,7 @@ def _all_shards(target: Target, shards: Sequence[Shard]) -> list[Shard]:
 def _iter_neighbours(target: Target, progress: Progress) -> Iterator[tuple[str, Find]]:
     """Look at other tags of the repository: a revision may have been given one of its own."""
     try:
-        tags = [tag for tag in target.store.list_tags() if not is_shard_tag(tag)]
+        tags = [tag for tag in target.store.list_tags() if is_image_tag(tag)]
     except RegistryError:
         return
     # A repository may hold hundreds of other models.
@@ -197,8 +197,10 @@ def read_labels(store: Store, reference: str) -> ImageLabels | None:
     Manifests of `publish` say it in annotations; what `docker push` sent, in its config.
     """
     manifest = read_image(store, reference)
-    if manifest is None:
-        return None
+    return _labels_of(store, manifest) if manifest else None
+
+
+def _labels_of(store: Store, manifest: Manifest) -> ImageLabels | None:
     found = parse_labels(manifest.annotations)
     if found is None and manifest.config.size_bytes <= CONFIG_LIMIT_BYTES:
         data = read_blob(store, manifest.config, CONFIG_LIMIT_BYTES)
@@ -220,12 +222,16 @@ def check_overwrite(target: Target, plan: Plan, *, force: bool) -> ImageLabels |
     Raises:
         InputError: It is, and may not.
     """
-    if target.store.get_manifest(target.tag) is None:
+    raw = target.store.get_manifest(target.tag)
+    if raw is None:
         return None
+    labels = None
     try:
-        labels = read_labels(target.store, target.tag)
-    except ProtocolError:
-        labels = None
+        if manifest := _first_manifest(target.store, raw):
+            labels = _labels_of(target.store, manifest)
+    except HfModelsError as error:
+        if not force and not isinstance(error, ProtocolError):
+            raise
     if not force and (labels is None or labels.repo != plan.snapshot.repo):
         carries = f"{labels.repo.type} {labels.repo.id}" if labels else "another image"
         raise InputError(

@@ -29,6 +29,8 @@ PLAN_TYPE = f"application/vnd.{PREFIX}.plan.v1+json"
 SHARD_TYPE = f"application/vnd.{PREFIX}.shard.v1+json"
 _PENDING = f"{PREFIX}.layer.pending"
 PLAN_LIMIT_BYTES = 256 * 1024 * 1024  # a million files
+# What cosign and BuildKit attach to a digest (.sig, .att, .sbom).
+_ATTACHED = re.compile(r"sha256-[0-9a-f]{64}(?:\.[a-z]+)?")
 _SUFFIX = re.compile(r"\.shard-([1-9]\d{0,3})-of-([1-9]\d{0,3})\Z")
 
 
@@ -76,9 +78,13 @@ def parse_shard(text: str) -> Shard:
     return Shard(int(match[1]), int(match[2]))
 
 
-def is_shard_tag(tag: str) -> bool:
-    """Whether a tag is that of a shard, of whatever image."""
-    return _SUFFIX.search(tag) is not None
+def is_image_tag(tag: str) -> bool:
+    """Whether a tag can name an image of its own.
+
+    >>> [is_image_tag(tag) for tag in ("starcoder", "starcoder.shard-1-of-8", "sha256-" + "0" * 64)]
+    [True, False, False]
+    """
+    return not (_SUFFIX.search(tag) or _ATTACHED.fullmatch(tag))
 
 
 def shard_of_tag(tag: str, name: str) -> Shard | None:
