@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +13,9 @@ import click
 from downloader.catalog.catalog import Catalog, check_hub, read_catalog
 from downloader.catalog.page import SOURCE_URL, render_page
 from downloader.catalog.readme import language_of, parse_facts, render_table, replace_table
-from downloader.cli.console import print_result, say
+from downloader.cli.console import ConsoleProgress, print_result, say
 from downloader.cli.models import models_file_option, read_models_file
-from downloader.cli.options import http_pool
+from downloader.cli.options import http_pool, retry_policy
 from downloader.cli.registries import make_registries, parse_target, registry_options
 from downloader.errors import InputError, StorageError
 from downloader.hub.repo import Repo
@@ -75,17 +76,17 @@ def _read(models: Models, options: dict[str, Any], asks_hub: bool) -> Catalog:
     names = dict.fromkeys(name for model in models for name in model.registries)
     references = {name: parse_target(name) for name in names}
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    with closing(http_pool()) as http:
-        registries = make_registries(options, http, list(references.values()))
+    with closing(http_pool()) as http, ConsoleProgress("catalog") as progress:
+        registries = make_registries(options, http, list(references.values()), progress=progress)
         stores = {name: registries.open(reference) for name, reference in references.items()}
         found = read_catalog(models, stores, now, say)
-    return check_hub(found, _commit_of, say) if asks_hub else found
+    return check_hub(found, _commit_of(options), say) if asks_hub else found
 
 
-def _commit_of(repo: Repo, revision: str) -> str:
-    from downloader.hub.snapshot import Hub
+def _commit_of(options: dict[str, Any]) -> Callable[[Repo, str], str]:
+    from downloader.cli.plan import open_hub
 
-    return Hub().commit_of(repo, revision)
+    return open_hub(None, retry_policy(options)).commit_of
 
 
 def _write_site(found: Catalog, output: Path) -> None:

@@ -195,8 +195,13 @@ class ConsoleProgress:
                 self._line(self._status())
         elif min(since_line_s, idle_s) >= (IDLE_EVERY_S if self._idle_lines else FIRST_IDLE_S):
             self._idle_lines += 1
-            done = f"{self._status()}; " if self._done_bytes else f"{self._verb}: "
-            self._line(f"{done}nothing moved for {format_seconds(idle_s)}")
+            self._line(self._idle_status(now_s, idle_s))
+
+    def _idle_status(self, now_s: float, idle_s: float) -> str:
+        if not (self._done_bytes or self._total_bytes):  # whoever works does not count bytes
+            return f"{self._verb}: {format_seconds(now_s - self._begun_at)} so far"
+        done = f"{self._status()}; " if self._done_bytes else f"{self._verb}: "
+        return f"{done}nothing moved for {format_seconds(idle_s)}"
 
     def _status(self) -> str:
         elapsed_s = max(time.monotonic() - self._begun_at, 0.001)

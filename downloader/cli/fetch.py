@@ -9,13 +9,13 @@ from downloader.cli.console import ConsoleProgress, print_json, print_result, sa
 from downloader.cli.options import (
     find_cache_dir,
     http_pool,
-    hub_endpoint,
     json_option,
     quiet_option,
     repo_options,
     selected,
     selection,
 )
+from downloader.cli.plan import open_hub
 from downloader.cli.plan_file import plan_instead, plan_option
 from downloader.hub.cache import blob_path
 from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
@@ -45,7 +45,7 @@ def fetch(
 
     FILE names single files, or folders by a trailing slash.
     """
-    hub = Hub(endpoint=hub_endpoint(), token=options["token"], note=teller(quiet=quiet))
+    hub = open_hub(options["token"], note=teller(quiet=quiet))
     snapshot = plan_instead(plan_file, options).snapshot if plan_file else _resolve(hub, options)
     target = find_cache_dir(cache_dir)
     if dry_run:

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 
-from downloader.cli.console import print_json, print_table
+from downloader.cli.console import print_json, print_table, say
 from downloader.cli.farm import write_jobs
 from downloader.cli.github import write_summary
 from downloader.cli.models import models_file_option, read_models_file
@@ -49,6 +50,7 @@ def refresh(
     models = read_models_file(models_file)
     pool, credentials = http_pool(), DockerCredentials(docker_config_dir())
     chosen = tuple(parse_target(target).name for target in targets)
+    open_registry = partial(Registry, pool=pool, credentials=credentials, note=say)
     hub = open_hub(None)
 
     def stores_of(model: Model) -> dict[str, Registry]:
@@ -56,7 +58,7 @@ def refresh(
         if github_output:
             hosts, named = _words("LOGGED_IN"), _words("NAMED_IMAGES")
             names = choose_destinations(names, hosts, named, is_exact=bool(chosen)).images
-        return {name: Registry(parse_reference(name), pool, credentials) for name in names}
+        return {name: open_registry(parse_reference(name)) for name in names}
 
     found = check_freshness(
         models.entries, stores_of, lambda model: hub.resolve(model.repo, model.revision)

@@ -73,7 +73,7 @@ class Registries:
         upload: How blobs are sent.
         retry: For whatever may pass by itself.
         chunk_bytes: That an upload keeps in memory.
-        progress: Told of longer waits between tries.
+        progress: Told of waits that a person would notice.
     """
 
     http: HttpPool
@@ -115,7 +115,7 @@ def make_registries(
         http: Connections.
         targets: What ``--username`` is for.
         chunk_bytes: That an upload keeps in memory.
-        progress: Told of longer waits between tries.
+        progress: Told of waits that a person would notice.
 
     Raises:
         InputError: A user without a password, or one for several registries.

@@ -1,4 +1,4 @@
-"""When to try again, after how long, and what is said of it. Pure, so that no test sleeps."""
+"""When to try again, after how long, and what is said of it; waiting is left to the caller."""
 
 import re
 from collections.abc import Callable, Mapping
