@@ -1,17 +1,17 @@
 """The way without an engine: an image as an OCI layout under ``dist/``, and its push."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from downloader.cli.bases import find_base
-from downloader.cli.console import ConsoleProgress
+from downloader.cli.console import ConsoleProgress, teller
 from downloader.cli.pushed import Pushed, push_each
 from downloader.cli.registries import Registries
-from downloader.errors import InputError
+from downloader.errors import InputError, StorageError
 from downloader.hub.disk import check_space
 from downloader.hub.locks import hold_lock
 from downloader.hub.snapshot import Hub
@@ -75,11 +75,10 @@ def build_layout(
         HfModelsError: Hub, base image, or disk said no.
     """
     layout = Layout(request.dist / request.tag)
-    # Beside the layout, which holds nothing but what its specification names.
-    lock = request.dist / ".locks" / f"{request.tag}.lock"
+    lock = _lock_of(request.dist, request.tag)
     with ExitStack() as held:
         with ConsoleProgress("build", "layer", quiet=quiet) as progress:
-            waiting = f"waiting for another build of {layout.name} to end"
+            waiting = f"waiting for another build or push of {layout.name} to end"
             held.enter_context(hold_lock(lock, on_wait=partial(progress.note, waiting)))
             registries = Registries(http, credentials, "auto", RetryPolicy(), progress=progress)
             base = find_base(request.base, registries)
@@ -90,6 +89,11 @@ def build_layout(
             with ConsoleProgress(f"write {request.archive}", "blob", quiet=quiet) as progress:
                 write_archive(layout, name, request.archive, progress)
     return outcome
+
+
+def _lock_of(dist: Path, tag: str) -> Path:
+    # Beside the layout, which holds nothing but what its specification names.
+    return dist / ".locks" / f"{tag}.lock"
 
 
 def _fill(
@@ -161,6 +165,7 @@ def push_layout(
     if not has_layout(tag, dist):
         raise InputError(f"want an image in {layout.name}, got none", hint="build it first")
     _check_open(layout, tag, allow=allow_gated)
+    note = teller(quiet=quiet)
 
     def push(image: str) -> Digest:
         reference = parse_reference(image)
@@ -170,7 +175,13 @@ def push_layout(
                 layout, tag, store, reference.tag or tag, jobs=_JOBS, progress=progress
             )
 
-    return push_each(targets, push)
+    with ExitStack() as held:
+        # A build that ends meanwhile would remove what is being sent. Where no lock can be
+        # written nobody builds either.
+        with suppress(StorageError):
+            waiting = f"waiting for a build of {layout.name} to end"
+            held.enter_context(hold_lock(_lock_of(dist, tag), on_wait=partial(note, waiting)))
+        return push_each(targets, push)
 
 
 def _check_open(layout: Layout, tag: str, *, allow: bool) -> None:

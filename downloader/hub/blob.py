@@ -244,5 +244,5 @@ def _check_not_full(path: Path, file: RepoFile, error: Exception) -> None:
     if free < _FULL_DISK_BYTES:
         raise StorageError(
             f"{file.path}: want {file.size_bytes} bytes, got a disk with {free} bytes left",
-            hint="free some space, or name another directory with --cache-dir, then run it again",
+            hint="free some space, or name another directory, then run it again",
         ) from error

@@ -27,9 +27,9 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     reason = error.strerror or type(error).__name__
     hint = None
     if error.errno in _NO_SPACE:
-        hint = "free some space, or name another directory with --cache-dir, then run it again"
+        hint = "free some space, or name another directory, then run it again"
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        hint = "name a directory that you may write to with --cache-dir"
+        hint = "name a directory that you may write to"
     return StorageError(f"{path}: {reason}", hint=hint)
 
 
@@ -76,7 +76,7 @@ def check_space(path: Path, need_bytes: int) -> None:
     if need_bytes > free:
         raise StorageError(
             f"{path}: want {need_bytes} bytes free, got {free} bytes",
-            hint="free some space, or name a larger disk with --cache-dir",
+            hint="free some space, or name a larger disk",
         )
 
 

@@ -1,4 +1,4 @@
-"""The cache's own lock files, so that we and a running huggingface_hub take turns.
+"""Lock files: the cache's own, so that we and a running huggingface_hub take turns, and ours.
 
 The library locks with the ``filelock`` package, which calls the same system functions on
 the same files; importing it here would be one dependency more on the consumer's side.
@@ -39,7 +39,8 @@ else:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            # Unique temporary names keep the cache right; the lock only saves bandwidth.
+            # Unique temporary names keep the cache right, where the lock only saves bandwidth;
+            # who builds one layout twice at once on such a file system has to build it again.
             return True
         # Whoever removed the file while we waited made it a lock that guards no name.
         return os.fstat(descriptor).st_nlink > 0
@@ -56,7 +57,7 @@ def hold_lock(
     The file stays afterwards: removing it would split those who wait across two inodes.
 
     Args:
-        path: As `downloader.hub.cache.lock_path` gives it; directories are made.
+        path: Of the lock, like `downloader.hub.cache.lock_path`; directories are made.
         cancelled: Set by another thread to give up waiting.
         on_wait: Called once, where somebody else has it.
 
