@@ -1,12 +1,15 @@
 """Publishing through the command line: a stand-in of the Hub, a real registry."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from downloader.oci.manifest import Index, parse_manifest
+from downloader.oci.digest import digest_of
+from downloader.oci.manifest import CONFIG, MANIFEST, Index, Manifest, describe, parse_manifest
+from downloader.publish.blobs import put_blob
 from tests.faulty_proxy import Fault, FaultyProxy
 from tests.publish_side import (
     CARD,
@@ -18,6 +21,7 @@ from tests.publish_side import (
     SPEC,
     SPLIT,
     SPLIT_BYTES,
+    WEIGHTS,
     Side,
     check_image,
     files_of,
@@ -197,7 +201,7 @@ def test_a_silent_target_is_waited_for_once(side: Side) -> None:
     with FaultyProxy(side.proxy.upstream) as silent:
         silent.faults.append(Fault("silent", times=999, silent=True))
         name = f"{silent.host}/{side.repository}"
-        ran = side.publish("org/other", "--timeout", "0.3", to=(side.name, name))
+        ran = side.publish("org/other", "--timeout", "2", to=(side.name, name))
         assert len(silent.seen) == 3  # --tries
     assert ran.code == 4
     assert "not used" not in ran.err
@@ -222,6 +226,8 @@ def test_the_only_target_that_fails_is_in_the_document(side: Side) -> None:
     assert bad["image"] == "127.0.0.1:1/me/models:model"
     assert bad["error"] in ran.err
     assert ran.err.count(bad["error"]) == 1
+    told = side.publish("org/model", to=("127.0.0.1:1/me/models",))
+    assert "missing" not in told.out + told.err
 
 
 def test_a_target_named_twice_is_one(side: Side) -> None:
@@ -232,12 +238,20 @@ def test_a_target_named_twice_is_one(side: Side) -> None:
 
 @pytest.mark.parametrize("flag", ["--to", "--base", "--reuse"])
 @pytest.mark.parametrize(
-    "name", ["https://user:sekret@{host}/a", "user:sekret@{host}/a", "{host}/a?password=sekret"]
+    "name",
+    [
+        "https://user:sekret@{host}/a",
+        "user:sekret@{host}/a",
+        "User:sekret@{host}",
+        "user:pa/sekret@{host}",
+        "user:sek$ret@{host}",
+        "{host}/a?password=sekret",
+    ],
 )
 def test_a_password_in_a_name_is_not_repeated(side: Side, flag: str, name: str) -> None:
     ran = side.publish("org/other", flag, name.format(host=side.proxy.host))
     assert ran.code == 2
-    assert "sekret" not in ran.out + ran.err
+    assert not re.search(r"sek\$?ret", ran.out + ran.err)
     assert "docker login" in ran.err
 
 
@@ -389,9 +403,24 @@ def test_assembling_again_finds_the_image(side: Side, tmp_path: Path) -> None:
     plan.write_text(side.run("plan", "org/other", "--json").out)
     planned = side.assemble("other", "--plan", str(plan), "--json")
     assert planned.json["targets"] == first["targets"]
+    both = side.assemble("other", "--plan", str(plan), "--revision", OTHER.sha)
+    assert both.code == 2
+    assert "want --plan or --revision, got both" in both.err
     unsure = side.assemble("other")
     assert unsure.code == 2
     assert f"the tag carries commit {OTHER.sha}" in unsure.err
+
+
+def test_another_plan_of_the_same_commit_is_another_image(side: Side, tmp_path: Path) -> None:
+    side.publish("org/model")
+    plan = tmp_path / "plan.json"
+    part = ("--include", "a.safetensors", "--layer-size", "6MiB")
+    plan.write_text(side.run("plan", "org/model", *part, "--json").out)
+    ran = side.assemble("model", "--plan", str(plan))
+    assert ran.code == 0, ran.err  # its layers are there
+    assert "assembled already" not in ran.err
+    assert WEIGHTS[1] not in "".join(files_of(side.store(), "model"))
+    assert "assembled already" in side.assemble("model", "--plan", str(plan)).err
 
 
 def test_assemble_says_of_every_target_what_became_of_it(side: Side) -> None:
@@ -507,6 +536,19 @@ def test_a_tag_of_another_repo_is_not_overwritten(side: Side) -> None:
     assert side.store().get_manifest("shared") == before
     assert side.publish("org/model", "--tag", "shared", "--force").code == 0
     check_image(side.store(), "shared", MODEL)
+
+
+def test_force_overwrites_what_cannot_be_read(side: Side) -> None:
+    store = side.store()
+    config = b'{"config": {}}'
+    put_blob(store, config, digest_of(config))
+    foreign = Manifest(describe(config, CONFIG), ())
+    store.put_manifest("other", foreign.to_bytes(), MANIFEST)
+    unreadable = Fault("denied", "GET", f"/blobs/{digest_of(config)}", times=99, status=403)
+    side.proxy.faults.append(unreadable)
+    assert side.publish("org/other").code == 3
+    assert side.publish("org/other", "--force").code == 0
+    check_image(store, "other", OTHER)
 
 
 def test_a_dry_run_moves_nothing_and_says_what_it_would(side: Side) -> None:

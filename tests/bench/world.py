@@ -248,10 +248,10 @@ class PeakWatch:
 
 
 def _tree_of(pid: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        children = []
+    children: list[str] = []
+    with contextlib.suppress(OSError):  # it ends while it is looked at
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            children += (thread / "children").read_text().split()
     return [pid, *(below for child in children for below in _tree_of(int(child)))]
 
 
