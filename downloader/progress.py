@@ -1,6 +1,13 @@
 """How long work says how far it is. The library calls; only the command line shows."""
 
+from collections.abc import Callable
 from typing import Protocol
+
+Note = Callable[[str], None]  # told one line, as `Progress.note` is
+
+
+def ignore(text: str) -> None:
+    """Note nothing."""
 
 
 class Progress(Protocol):

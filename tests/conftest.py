@@ -22,6 +22,9 @@ for _name in list(os.environ):  # before anything imports huggingface_hub, which
         del os.environ[_name]
 
 
+pytest_plugins = ["tests.publish_side"]  # the fixtures of everything that publishes
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory

@@ -28,6 +28,7 @@ FILE_BYTES = 5 * MIB + 17  # more than what is read ahead whole, and no round nu
 LAYER_SIZE = "6MiB"  # so that each of these files has a layer of its own
 WEIGHTS = ("a.safetensors", "b.safetensors", "c.safetensors")
 CARD = b"---\nlicense: mit\n---\n# A model\n"
+BUILD_LAYOUT = ("build", "org/model", "--engine=layout", "--base=none", "--layer-size", LAYER_SIZE)
 IMPATIENT = ("--tries", "3", "--retry-delay", "0.05")
 BLOB_PATH = r"/blobs/uploads/"
 
@@ -41,11 +42,12 @@ MODEL = Repo("model", "org/model", (Commit(three_files(CARD + b"old\n")), Commit
 SPLIT_BYTES = 13 * MIB + 5
 SPLIT = make_repo("org/split", {"big.bin": Generated(SPLIT_BYTES, seed=9), "config.json": b"{}"})
 OTHER = make_repo("org/other", {"config.json": b'{"other": 1}'})
+EMPTY = make_repo("org/empty", {})
 GATED = make_repo("org/gated", {"config.json": b"{}"}, gated="manual", readers=("alice",))
 MANY = make_repo("org/many", {f"d/{at}.json": b'{"n": %d}' % at for at in range(400)})
 ONE_BYTES = 6 * MIB - 100_001
 ONE = make_repo("org/one", {"w.bin": Generated(ONE_BYTES, seed=11), "config.json": b"{}"})
-SPEC = HubSpec((MODEL, SPLIT, OTHER, GATED, MANY, ONE), users={"hf_alice": "alice"})
+SPEC = HubSpec((MODEL, SPLIT, OTHER, EMPTY, GATED, MANY, ONE), users={"hf_alice": "alice"})
 
 
 @dataclass
@@ -135,6 +137,20 @@ def new_side(
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     with FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as proxy:
         yield Side(hub, proxy, capsys)
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer(SPEC) as server:
+        yield server
+
+
+@pytest.fixture
+def side(
+    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Side]:
+    with new_side(hub, capsys, monkeypatch) as made:
+        yield made
 
 
 def manifest_of(store: Store, tag: str, architecture: str = "amd64") -> Manifest:

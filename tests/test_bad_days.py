@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -32,12 +31,10 @@ from tests.publish_side import (
     MODEL,
     ONE,
     ONE_BYTES,
-    SPEC,
     SPLIT,
     Ran,
     Side,
     check_image,
-    new_side,
 )
 from tests.standin import HubServer, Repo, faults
 from tests.standin.fault import Fault as HubFault
@@ -48,20 +45,6 @@ pytestmark = pytest.mark.docker
 # The least memory, so that a layer of 13 MiB takes three chunks.
 CHUNKED = ("--layer-size", "20MiB", "--jobs", "1", "--memory", "106MiB")
 EDGES = (0, 1, 512, 3 * MIB + 1, ONE_BYTES - 1)
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(SPEC) as server:
-        yield server
-
-
-@pytest.fixture
-def side(
-    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Side]:
-    with new_side(hub, capsys, monkeypatch) as made:
-        yield made
 
 
 def must_work(side: Side, ran: Ran, repo: Repo = ONE) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -240,7 +241,8 @@ def paths_of(plan: dict[str, Any], shard: Shard) -> list[str]:
 
 
 def moved_bytes(summary: str) -> int:
-    row = next(line for line in summary.splitlines() if f":{TAG}" in line)
+    named = re.compile(rf":{TAG}(\.shard-\d+-of-\d+)? \|")
+    row = next(line for line in summary.splitlines() if named.search(line))
     return int(row.split("|")[2].replace(",", ""))
 
 

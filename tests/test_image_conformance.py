@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,12 @@ import pytest
 
 from tests import oci_schemas
 from tests.publish_side import (
+    BUILD_LAYOUT,
     CARD,
     MODEL,
-    SPEC,
     Side,
     check_image,
     manifest_of,
-    new_side,
     read_blob,
 )
 from tests.standin import HubServer, git_sha1
@@ -33,20 +31,6 @@ pytestmark = pytest.mark.docker
 
 REPO_DIR = "root/.cache/huggingface/hub/models--org--model"
 BASE = "busybox:stable-musl"
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(SPEC) as server:
-        yield server
-
-
-@pytest.fixture
-def side(
-    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Side]:
-    with new_side(hub, capsys, monkeypatch) as made:
-        yield made
 
 
 @pytest.fixture
@@ -189,12 +173,9 @@ def check(data: bytes, schema: dict[str, Any]) -> None:
 # The way without an engine
 
 
-BUILD = ("build", "org/model", "--engine", "layout", "--base", "none", "--layer-size", "6MiB")
-
-
 def build_layout(side: Side, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(directory)
-    ran = side.run(*BUILD)
+    ran = side.run(*BUILD_LAYOUT)
     assert ran.code == 0, ran.err
     assert ran.out.splitlines()[0] == "dist/model"
     return directory / "dist/model"
@@ -270,7 +251,7 @@ def test_docker_loads_the_archive_of_a_layout(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     name = side.repository
-    ran = side.run(*BUILD, "--archive", "model.tar", "--image", name)
+    ran = side.run(*BUILD_LAYOUT, "--archive", "model.tar", "--image", name)
     assert ran.code == 0, ran.err
     written = r"^write model\.tar: (\d\S* MB) of \1, (\d+)/\2 blobs"
     assert re.search(written, ran.err, re.MULTILINE)

@@ -5,43 +5,28 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from downloader.hub.locks import hold_lock
 from tests.docker_side import ROOT
-from tests.publish_side import MODEL, SPEC, Side, check_image, new_side
-from tests.standin import HubServer, faults
+from tests.publish_side import BUILD_LAYOUT, MODEL, Side, check_image
+from tests.standin import faults
 
 pytestmark = pytest.mark.docker
 
-BUILD = ("build", "org/model", "--engine", "layout", "--base", "none", "--layer-size", "6MiB")
 DIST = Path("dist/model")
 
 
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(SPEC) as server:
-        yield server
-
-
-@pytest.fixture
-def side(
-    hub: HubServer,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> Iterator[Side]:
+@pytest.fixture(autouse=True)
+def in_a_directory_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    with new_side(hub, capsys, monkeypatch) as made:
-        yield made
 
 
 def test_a_second_build_of_a_layout_waits_for_the_first(side: Side) -> None:
     side.hub.add_fault(faults.BandwidthCap(bytes_per_s=1 << 20))
-    command = [sys.executable, "-m", "downloader", *BUILD]
+    command = [sys.executable, "-m", "downloader", *BUILD_LAYOUT]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = [
         subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -79,7 +64,7 @@ def test_who_waits_says_so_once(tmp_path: Path) -> None:
 
 
 def test_a_layout_may_be_pushed_under_another_tag(side: Side) -> None:
-    assert side.run(*BUILD).code == 0
+    assert side.run(*BUILD_LAYOUT).code == 0
     ran = side.run("push", "model", "--engine", "layout", "--to", f"{side.name}:v2")
     assert ran.code == 0, ran.err
     assert ran.out.startswith(f"{side.name}:v2@sha256:")
@@ -98,7 +83,7 @@ def test_a_repository_with_a_tag_is_told_where_the_tag_goes(
 
 
 def test_a_push_that_sends_nothing_says_so(side: Side) -> None:
-    assert side.run(*BUILD).code == 0
+    assert side.run(*BUILD_LAYOUT).code == 0
     push = ("push", "model", "--engine", "layout", "--to", side.name)
     ran = side.run(*push)
     assert re.search(r"^push \S+: (\S+ MB) of \1, (\d+)/\2 blobs, ", ran.err, re.MULTILINE), ran.err
@@ -109,11 +94,11 @@ def test_a_push_that_sends_nothing_says_so(side: Side) -> None:
 
 def test_an_archive_makes_no_directory(side: Side, tmp_path: Path) -> None:
     archive = tmp_path / "none" / "model.tar"
-    ran = side.run(*BUILD, "--archive", str(archive))
+    ran = side.run(*BUILD_LAYOUT, "--archive", str(archive))
     assert ran.code == 2
     assert f"want --archive in a directory that exists, got {archive.parent}" in ran.err
     assert not archive.parent.exists()
     assert not side.hub.log()
-    ran = side.run(*BUILD, "--archive", "dist/model.tar")
+    ran = side.run(*BUILD_LAYOUT, "--archive", "dist/model.tar")
     assert ran.code == 0, ran.err
     assert Path("dist/model.tar").is_file()

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,8 @@ from downloader.cli.console import ConsoleProgress
 from downloader.errors import HfModelsError
 from tests.docker_side import ROOT
 from tests.faulty_proxy import Fault
-from tests.publish_side import BLOB_PATH, SPEC, Side, new_side
-from tests.standin import HubServer, HubSpec, faults, make_repo
+from tests.publish_side import BLOB_PATH, Side
+from tests.standin import faults
 from tests.standin.fault import Fault as HubFault
 
 pytestmark = pytest.mark.docker
@@ -26,21 +25,6 @@ pytestmark = pytest.mark.docker
 NOWHERE = "127.0.0.1:1"
 SECRET = "s3cret-Passw0rd"
 ONCE = ("--tries", "1")
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    empty = make_repo("org/empty", {})
-    with HubServer(HubSpec((*SPEC.repos, empty), users=SPEC.users)) as server:
-        yield server
-
-
-@pytest.fixture
-def side(
-    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Side]:
-    with new_side(hub, capsys, monkeypatch) as made:
-        yield made
 
 
 # The Hub's address and its answers about a repo

@@ -7,6 +7,7 @@ import pytest
 
 from downloader.cli import run
 from tests.publish_side import LAYER_SIZE, MODEL, SPLIT, WEIGHTS
+from tests.runner_job import read_values
 from tests.standin import HubServer, HubSpec
 
 
@@ -22,16 +23,6 @@ def at_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
 
 
-def outputs_of(path: Path) -> dict[str, str]:
-    """Read what a step wrote, as GitHub does: a name, and all lines up to the mark."""
-    lines, found = iter(path.read_text().splitlines()), dict[str, str]()
-    for line in lines:
-        name, _, mark = line.partition("<<")
-        assert mark.startswith("end-"), line
-        found[name] = "\n".join(iter(lambda mark=mark: next(lines), mark))  # type: ignore[misc]
-    return found
-
-
 def test_no_job_of_the_matrix_is_empty(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,7 +32,8 @@ def test_no_job_of_the_matrix_is_empty(
     assert run(["plan", "org/model", *flags]) == 0
     layers = len(WEIGHTS) + 1  # small files share one
     assert f"{layers} shards instead of 20" in capsys.readouterr().err
-    written = outputs_of(output)
+    written = read_values(output)
+    assert output.read_text().count("<<end-") == len(written)
     assert written["matrix"].count('"shard"') == layers
     assert '"layers": 0' not in written["matrix"]
     assert written["commit"] == MODEL.sha

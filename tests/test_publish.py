@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from tests.publish_side import (
     MIB,
     MODEL,
     OTHER,
-    SPEC,
     SPLIT,
     SPLIT_BYTES,
     WEIGHTS,
@@ -26,26 +24,11 @@ from tests.publish_side import (
     check_image,
     files_of,
     manifest_of,
-    new_side,
     read_blob,
 )
 from tests.standin import HubServer, faults
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(SPEC) as server:
-        yield server
-
-
-@pytest.fixture
-def side(
-    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Side]:
-    with new_side(hub, capsys, monkeypatch) as made:
-        yield made
 
 
 def test_every_file_arrives_bit_by_bit(side: Side) -> None:

@@ -18,8 +18,8 @@ from downloader.errors import (
 from downloader.hub.repo import Repo
 from downloader.image import HUB_URL
 from downloader.models import Model, Models
-from downloader.net.retry import Note
 from downloader.oci.store import Store
+from downloader.progress import Note
 
 FORMAT_VERSION = 1
 # Each answer is a manifest of some kB: the wait is what costs.

@@ -7,20 +7,21 @@ from typing import Any
 import click
 
 from downloader.cli.bases import base_option, find_base, modelpack_option
-from downloader.cli.console import ConsoleProgress, print_json, print_result, say_error
+from downloader.cli.console import ConsoleProgress
 from downloader.cli.options import json_option, quiet_option
 from downloader.cli.plan_file import plan_option, read_plan
 from downloader.cli.registries import (
     make_registries,
     open_pool,
-    parse_target,
+    parse_targets,
     registry_options,
     to_option,
 )
-from downloader.errors import HfModelsError, InputError
+from downloader.cli.targets import at_each, describe_results, report_results
+from downloader.errors import InputError
 from downloader.hub.repo import is_commit
-from downloader.oci.reference import check_tag
-from downloader.publish import Outcome, Settings
+from downloader.oci.reference import check_tag, parse_reference
+from downloader.publish import Settings
 from downloader.publish import assemble as assemble_shards
 
 
@@ -61,46 +62,27 @@ def assemble(
         raise InputError("want --plan or --revision, got both", hint="a plan names its commit")
     if revision and not is_commit(revision):
         raise InputError(f"want a commit of 40 hex digits, got {revision!r}")
-    references = list(dict.fromkeys(parse_target(target) for target in targets))
+    references = parse_targets(targets)
     plan = read_plan(plan_file) if plan_file else None
-    done: list[Outcome] = []
     with (
         closing(open_pool(options)) as http,
         ConsoleProgress("assemble", quiet=quiet) as progress,
     ):
         registries = make_registries(options, http, references, progress=progress)
         settings = Settings(base=find_base(base, registries), modelpack=modelpack, force=force)
-        for reference in references:
-            try:
-                outcome = assemble_shards(
-                    registries.open(reference),
-                    tag,
-                    plan=plan,
-                    commit=revision,
-                    count=shards,
-                    settings=settings,
-                    progress=progress,
-                )
-            except HfModelsError as error:
-                outcome = Outcome(str(reference.with_tag(tag)), None, (), (), (), error)
-            done.append(outcome)
-    return _report(done, time.monotonic() - begun_at, as_json=as_json)
 
+        def join(image: str) -> str:
+            return assemble_shards(
+                registries.open(parse_reference(image)),
+                tag,
+                plan=plan,
+                commit=revision,
+                count=shards,
+                settings=settings,
+                progress=progress,
+            )
 
-def _report(done: list[Outcome], seconds: float, *, as_json: bool) -> int:
-    if as_json:
-        print_json({"seconds": round(seconds, 3), "targets": [_to_json(item) for item in done]})
-    for outcome in done:
-        if outcome.error:
-            say_error(outcome.error.message, outcome.error.hint)
-        elif not as_json:
-            print_result(f"{outcome.name}@{outcome.digest}")
-    return next((outcome.error.exit_code for outcome in done if outcome.error), 0)
-
-
-def _to_json(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "image": outcome.name,
-        "digest": outcome.digest,
-        "error": outcome.error.message if outcome.error else None,
-    }
+        done = at_each([str(reference.with_tag(tag)) for reference in references], join)
+    seconds = round(time.monotonic() - begun_at, 3)
+    document = {"seconds": seconds, "targets": describe_results(done)}
+    return report_results(done, document if as_json else None)

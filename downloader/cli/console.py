@@ -8,13 +8,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from downloader.progress import NoProgress
+from downloader.progress import Note, ignore
 from downloader.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def say(text: str) -> None:
     _echo(text, sys.stderr)
 
 
-def teller(*, quiet: bool) -> Callable[[str], None]:
+def teller(*, quiet: bool) -> Note:
     """Return `say`, or where ``--quiet`` was given, what says nothing."""
-    return NoProgress().note if quiet else say
+    return ignore if quiet else say
 
 
 def print_result(text: str) -> None:
@@ -118,7 +118,8 @@ class ConsoleProgress:
         self._task: TaskID
         self._total_bytes = self._done_bytes = self._total_files = self._done_files = 0
         self._begun_at = self._line_at = self._moved_at = time.monotonic()
-        self._ticked_bytes = self._line_bytes = self._idle_lines = 0
+        self._line_bytes = 0
+        self._is_idle_said = False
         self._ended = threading.Event()
         self._timer = threading.Thread(target=self._tick, name="progress", daemon=True)
 
@@ -139,6 +140,8 @@ class ConsoleProgress:
         """Show that so many more bytes are done."""
         with self._lock:
             self._done_bytes += size_bytes
+            if size_bytes:
+                self._moved_at = time.monotonic()
             if self._bars:
                 self._bars.advance(self._task, size_bytes)
 
@@ -186,15 +189,13 @@ class ConsoleProgress:
                     self._print_due(time.monotonic())
 
     def _print_due(self, now_s: float) -> None:
-        if self._done_bytes != self._ticked_bytes:
-            self._ticked_bytes, self._moved_at = self._done_bytes, now_s
         since_line_s, idle_s = now_s - self._line_at, now_s - self._moved_at
         if self._done_bytes != self._line_bytes:
             if since_line_s >= LINE_EVERY_S:
-                self._line_bytes, self._idle_lines = self._done_bytes, 0
+                self._line_bytes, self._is_idle_said = self._done_bytes, False
                 self._line(self._status())
-        elif min(since_line_s, idle_s) >= (IDLE_EVERY_S if self._idle_lines else FIRST_IDLE_S):
-            self._idle_lines += 1
+        elif min(since_line_s, idle_s) >= (IDLE_EVERY_S if self._is_idle_said else FIRST_IDLE_S):
+            self._is_idle_said = True
             self._line(self._idle_status(now_s, idle_s))
 
     def _idle_status(self, now_s: float, idle_s: float) -> str:

@@ -12,15 +12,12 @@ from downloader.cli.options import (
     json_option,
     quiet_option,
     repo_options,
-    selected,
-    selection,
 )
-from downloader.cli.plan import open_hub
+from downloader.cli.plan import open_hub, resolve_snapshot
 from downloader.cli.plan_file import plan_instead, plan_option
 from downloader.hub.cache import blob_path
 from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
 from downloader.hub.repo import Snapshot
-from downloader.hub.snapshot import Hub
 from downloader.units import format_bytes, format_count
 
 
@@ -46,7 +43,8 @@ def fetch(
     FILE names single files, or folders by a trailing slash.
     """
     hub = open_hub(options["token"], note=teller(quiet=quiet))
-    snapshot = plan_instead(plan_file, options).snapshot if plan_file else _resolve(hub, options)
+    plan = plan_instead(plan_file, options) if plan_file else None
+    snapshot = plan.snapshot if plan else resolve_snapshot(hub, options)
     target = find_cache_dir(cache_dir)
     if dry_run:
         _print_missing(snapshot, target, as_json)
@@ -61,12 +59,6 @@ def fetch(
             progress=progress,
         )
     _print_report(report, snapshot, as_json, quiet)
-
-
-def _resolve(hub: Hub, options: dict[str, Any]) -> Snapshot:
-    repo = selected(options["repo_id"], options["repo_type"])
-    wanted = selection(options["filenames"], options["include"], options["exclude"])
-    return hub.resolve(repo, options["revision"], wanted)
 
 
 def _print_missing(snapshot: Snapshot, target: Path, as_json: bool) -> None:

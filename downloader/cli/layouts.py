@@ -9,8 +9,8 @@ from typing import Any
 
 from downloader.cli.bases import find_base
 from downloader.cli.console import ConsoleProgress, teller
-from downloader.cli.pushed import Pushed, push_each
 from downloader.cli.registries import Registries
+from downloader.cli.targets import TargetResult, at_each
 from downloader.errors import InputError, StorageError
 from downloader.hub.disk import check_space
 from downloader.hub.locks import hold_lock
@@ -147,7 +147,7 @@ def push_layout(
     allow_gated: bool,
     dist: Path = DIST,
     quiet: bool = False,
-) -> list[Pushed]:
+) -> list[TargetResult]:
     """Push ``dist/TAG`` to one or several registries.
 
     Args:
@@ -181,7 +181,7 @@ def push_layout(
         with suppress(StorageError):
             waiting = f"waiting for a build of {layout.name} to end"
             held.enter_context(hold_lock(_lock_of(dist, tag), on_wait=partial(note, waiting)))
-        return push_each(targets, push)
+        return at_each(targets, push)
 
 
 def _check_open(layout: Layout, tag: str, *, allow: bool) -> None:

@@ -1,7 +1,6 @@
 """``hf-models plan``: what would be built. Downloads nothing."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from downloader.cli.options import (
     selection,
     tag_option,
 )
+from downloader.hub.repo import Snapshot
 from downloader.hub.snapshot import Hub
 from downloader.net.retry import RetryPolicy
 from downloader.oci.reference import check_tag, tag_from_name
@@ -31,10 +31,11 @@ from downloader.plan import (
     parse_layer_limit,
     split_shards,
 )
+from downloader.progress import Note
 from downloader.units import format_bytes, format_count
 
 
-def resolve_plan(options: dict[str, Any], note: Callable[[str], None] = say) -> tuple[Hub, Plan]:
+def resolve_plan(options: dict[str, Any], note: Note = say) -> tuple[Hub, Plan]:
     """Resolve what the shared flags name, and plan it.
 
     Args:
@@ -43,17 +44,20 @@ def resolve_plan(options: dict[str, Any], note: Callable[[str], None] = say) -> 
         note: Told before each new try.
     """
     limit_bytes = parse_layer_limit(options["layer_size"])
-    repo = selected(options["repo_id"], options["repo_type"])
-    wanted = selection(options["filenames"], options["include"], options["exclude"])
     hub = open_hub(options["token"], retry_policy(options), note)
-    snapshot = hub.resolve(repo, options["revision"], wanted)
+    snapshot = resolve_snapshot(hub, options)
     plan = make_plan(snapshot, layer_limit_bytes=limit_bytes, cache_root=options["cache_root"])
     return hub, plan
 
 
-def open_hub(
-    token: str | None, retry: RetryPolicy | None = None, note: Callable[[str], None] = say
-) -> Hub:
+def resolve_snapshot(hub: Hub, options: dict[str, Any]) -> Snapshot:
+    """Resolve what `repo_options` name."""
+    repo = selected(options["repo_id"], options["repo_type"])
+    wanted = selection(options["filenames"], options["include"], options["exclude"])
+    return hub.resolve(repo, options["revision"], wanted)
+
+
+def open_hub(token: str | None, retry: RetryPolicy | None = None, note: Note = say) -> Hub:
     """Return the Hub that the environment names.
 
     Args:

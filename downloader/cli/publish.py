@@ -30,10 +30,11 @@ from downloader.cli.registries import (
     Registries,
     make_registries,
     open_pool,
-    parse_target,
+    parse_targets,
     registry_options,
     to_option,
 )
+from downloader.cli.targets import exit_code_of
 from downloader.errors import HfModelsError
 from downloader.hub.snapshot import Hub
 from downloader.oci.reference import parse_reference
@@ -104,7 +105,7 @@ def publish(
     again, it continues.
     """
     begun_at = time.monotonic()
-    references = list(dict.fromkeys(parse_target(target) for target in targets))
+    references = parse_targets(targets)
     images = [parse_reference(image) for image in reuse]
     share = parse_shard(shard) if shard else Shard()
     memory_bytes = parse_size(memory)
@@ -182,7 +183,7 @@ def report(
             _print(outcome, plan, quiet=quiet)
         if outcome.error:
             say_error(outcome.error.message, outcome.error.hint)
-    return next((outcome.error.exit_code for outcome in outcomes if outcome.error), 0)
+    return exit_code_of(outcome.error for outcome in outcomes)
 
 
 def _print(outcome: Outcome, plan: Plan, *, quiet: bool) -> None:

@@ -10,12 +10,12 @@ from downloader.cli.build import answers, image_name, push_seconds
 from downloader.cli.console import ConsoleProgress, say
 from downloader.cli.layouts import has_layout, push_layout
 from downloader.cli.options import image_option, json_option, quiet_option
-from downloader.cli.pushed import push_each, report_pushed
 from downloader.cli.registries import (
     make_registries,
     open_pool,
     registry_options,
 )
+from downloader.cli.targets import TargetResult, at_each, describe_results, report_results
 from downloader.engine.docker import Engine, ImageInfo
 from downloader.engine.push import push_image
 from downloader.errors import InputError
@@ -63,7 +63,7 @@ def push(
         with closing(open_pool(options)) as http:
             registries = make_registries(options, http, [parse_reference(name) for name in names])
             pushed = push_layout(tag, names, registries, allow_gated=allow_gated, quiet=quiet)
-        return report_pushed(pushed, as_json=as_json)
+        return _report(pushed, as_json=as_json)
     info = engine.info()
     found = engine.inspect(source)
     if found is None:
@@ -73,8 +73,8 @@ def push(
     if not info.has_containerd_store and not quiet:
         say(f"the classic image store compresses on push: {push_seconds(found.size_bytes)}")
     with ConsoleProgress("push", quiet=quiet) as progress:
-        pushed = push_each(names, lambda name: _push_as(engine, source, name, progress))
-    return report_pushed(pushed, as_json=as_json)
+        pushed = at_each(names, lambda name: _push_as(engine, source, name, progress))
+    return _report(pushed, as_json=as_json)
 
 
 def _is_layout(engine_name: str, engine: Engine, source: str, tag: str) -> bool:
@@ -82,13 +82,18 @@ def _is_layout(engine_name: str, engine: Engine, source: str, tag: str) -> bool:
         return engine_name == "layout"
     if not answers(engine):
         return True
-    is_in_engine = engine.inspect(source) is not None
-    if is_in_engine and has_layout(tag):
+    if not has_layout(tag):
+        return False
+    if engine.inspect(source) is not None:
         raise InputError(
             f"want one image {tag}, got {source} in the engine and a layout in dist/{tag}",
             hint="say which one: --engine docker or --engine layout",
         )
-    return not is_in_engine and has_layout(tag)
+    return True
+
+
+def _report(pushed: list[TargetResult], *, as_json: bool) -> int:
+    return report_results(pushed, describe_results(pushed) if as_json else None)
 
 
 def target_name(target: str, tag: str) -> str:

@@ -160,6 +160,15 @@ def find_credentials(
     return ExplicitCredentials(registries.pop(), Credential(username, password), docker)
 
 
+def parse_targets(texts: Sequence[str]) -> list[Reference]:
+    """Parse what ``--to`` names; what is named twice is one target.
+
+    Raises:
+        InputError: As `parse_target`.
+    """
+    return list(dict.fromkeys(parse_target(text) for text in texts))
+
+
 def parse_target(text: str) -> Reference:
     """Parse what ``--to`` names: a repository, without a tag.
 

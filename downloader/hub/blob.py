@@ -26,8 +26,8 @@ from downloader.hub.transfer import TransferSettings, UnfitError
 from downloader.hub.verify import check_blob
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
-from downloader.net.retry import Note, RetryPolicy, ignore
-from downloader.progress import Meter
+from downloader.net.retry import RetryPolicy
+from downloader.progress import Meter, Note, ignore
 from downloader.units import MIB
 
 # hf_transfer loses up to 2 MiB a connection on a full disk, and says that all went well.

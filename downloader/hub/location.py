@@ -27,13 +27,12 @@ from downloader.net.exchange import Exchange
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange, check_content_range, range_header
 from downloader.net.retry import (
-    Note,
     RetryPolicy,
-    ignore,
     is_passing,
     note_wait,
     parse_retry_after,
 )
+from downloader.progress import Note, ignore
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LONGEST_CHAIN = 6  # the Hub needs two: resolve-cache, then the CDN

@@ -29,6 +29,7 @@ from downloader.hub.repo import Repo, RepoFile, Selection, Snapshot, check_repo_
 from downloader.hub.selection import select
 from downloader.hub.source import FileSource
 from downloader.net.retry import RetryPolicy, is_passing, parse_retry_after
+from downloader.progress import Note, ignore
 from downloader.units import format_seconds
 
 DEFAULT_REVISION = "main"
@@ -52,7 +53,7 @@ class Hub:
     token: str | None = field(default=None, repr=False)
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(tries=5))
     sleep: Callable[[float], None] = time.sleep
-    note: Callable[[str], None] = lambda _text: None
+    note: Note = ignore
 
     @property
     def api(self) -> HfApi:

@@ -32,7 +32,8 @@ from downloader.net.exchange import Exchange
 from downloader.net.http import HttpPool
 from downloader.net.pace import Pace
 from downloader.net.ranges import ByteRange
-from downloader.net.retry import Note, RetryPolicy, ignore
+from downloader.net.retry import RetryPolicy
+from downloader.progress import Note, ignore
 from downloader.units import MIB
 
 _SCRATCH_BYTES = 256 * 1024

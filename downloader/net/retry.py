@@ -1,12 +1,13 @@
 """When to try again, after how long, and what is said of it; waiting is left to the caller."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 from downloader.errors import HfModelsError, TransportError
+from downloader.progress import Note
 from downloader.units import format_seconds
 
 # 408 and 429 ask for it; 5xx but 501 (never going to work) pass with time.
@@ -17,12 +18,6 @@ _RATELIMIT_RESET = re.compile(r"\bt=(\d{1,6})\b")
 _SECONDS = re.compile(r"\d{1,9}")
 
 _NOTED_DELAY_S = 2.0  # shorter waits are over before they are read
-
-Note = Callable[[str], None]
-
-
-def ignore(text: str) -> None:
-    """Note nothing."""
 
 
 def note_wait(note: Note, error: HfModelsError, delay_s: float, what: str = "") -> None:

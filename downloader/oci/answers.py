@@ -68,16 +68,16 @@ def registry_error(registry: str, what: str, answer: Answer) -> RegistryError:
     """
     errors = parse_errors(answer.body)
     said = "; ".join(f"{code}: {message}" for code, message in errors[:_ERRORS_SHOWN])
-    is_full = answer.status == _DISK_FULL or "no space left" in said.lower()
-    known = _hint(registry, answer.status, {code for code, _ in errors})
-    hint = _DISK_FULL_HINT if is_full else known
+    hint = _hint(registry, answer.status, {code for code, _ in errors}, said)
     asked_s = parse_retry_after(answer.headers, datetime.now(UTC))
     wait = f", and asks to wait {format_seconds(asked_s)}" if asked_s else ""
     message = f"{what}: {said or 'no reason given'} (status {answer.status}{wait})"
     return RegistryError(message, status=answer.status, hint=hint)
 
 
-def _hint(registry: str, status: int, codes: set[str]) -> str | None:
+def _hint(registry: str, status: int, codes: set[str], said: str) -> str | None:
+    if status == _DISK_FULL or "no space left" in said.lower():
+        return _DISK_FULL_HINT
     hints = [
         (401, "UNAUTHORIZED", login_hint(registry)),
         (403, "DENIED", "the account may not do this: check its rights and the repository's name"),

@@ -13,9 +13,7 @@ from downloader.errors import HfModelsError, ServerError, TransportError
 from downloader.net.exchange import Exchange
 from downloader.net.http import HttpPool
 from downloader.net.retry import (
-    Note,
     RetryPolicy,
-    ignore,
     is_passing,
     note_wait,
     parse_retry_after,
@@ -30,6 +28,7 @@ from downloader.oci.answers import (
 from downloader.oci.auth import Auth, Scopes, TokenRequest, is_loopback
 from downloader.oci.credentials import Credentials
 from downloader.oci.reference import Reference
+from downloader.progress import Note, ignore
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REDIRECT_LIMIT = 5

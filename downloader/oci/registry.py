@@ -8,7 +8,7 @@ from urllib.parse import urlencode, urljoin
 from downloader.errors import InputError, IntegrityError, ProtocolError, RegistryError
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
-from downloader.net.retry import Note, RetryPolicy, ignore
+from downloader.net.retry import RetryPolicy
 from downloader.oci.answers import Answer, next_url, origin_of, parse_next_link
 from downloader.oci.auth import Scopes, scopes_of
 from downloader.oci.client import Client, Request
@@ -20,6 +20,7 @@ from downloader.oci.reference import Reference
 from downloader.oci.session import Target, UploadSession
 from downloader.oci.store import BlobReader, BlobWriter, RawManifest, Store
 from downloader.oci.uploads import CHUNK_BYTES, RegistryBlobWriter, UploadMode
+from downloader.progress import Note, ignore
 
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # what the specification wants registries to take
 _TAGS_LIMIT_BYTES = 4 * 1024 * 1024  # of one page

@@ -4,12 +4,20 @@ from collections.abc import Sequence
 
 from downloader.errors import InputError, ProtocolError
 from downloader.image import ImageLabels, layer_key, plan_json
+from downloader.oci.digest import Digest
+from downloader.oci.manifest import Manifest
 from downloader.oci.store import Store
 from downloader.plan import Plan
 from downloader.progress import NoProgress, Progress
 from downloader.publish.assemble import assemble_image, missing_shards
-from downloader.publish.publication import Outcome, Settings
-from downloader.publish.reuse import check_overwrite, find_layers, read_image, read_labels
+from downloader.publish.publication import Settings
+from downloader.publish.reuse import (
+    check_overwrite,
+    find_layers,
+    first_manifest,
+    labels_of,
+    read_labels,
+)
 from downloader.publish.shards import (
     Record,
     Shard,
@@ -30,7 +38,7 @@ def assemble(
     count: int | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
-) -> Outcome:
+) -> Digest:
     """Make one image of the shards that other machines published; moves no model bytes.
 
     Args:
@@ -59,7 +67,7 @@ def assemble(
     _check_shards(target, planned, records, count)
     digest = assemble_image(target, planned, settings.base, modelpack=settings.modelpack)
     replace_records(target, progress)
-    return Outcome(target.name, digest, (), planned.layers, (), None)
+    return digest
 
 
 def _read_records(target: Target, count: int | None) -> list[Record]:
@@ -71,21 +79,23 @@ def _read_records(target: Target, count: int | None) -> list[Record]:
     return [record for record in read if record is not None]
 
 
-def _find_assembled(target: Target, plan: Plan | None, commit: str | None) -> Outcome | None:
+def _find_assembled(target: Target, plan: Plan | None, commit: str | None) -> Digest | None:
     """Return what an earlier run has made of the shards, whose records it took away."""
-    labels = _labels_of(target) if plan or commit else None
-    if labels is None or labels.commit != (plan.snapshot.commit if plan else commit):
+    wanted = plan.snapshot.commit if plan else commit
+    try:
+        raw = target.store.get_manifest(target.tag) if wanted else None
+        image = first_manifest(target.store, raw) if raw else None
+        labels = labels_of(target.store, image) if image else None
+    except ProtocolError:
+        return None  # whatever lies under the tag, it is none of ours
+    if raw is None or image is None or labels is None or labels.commit != wanted:
         return None
-    if plan and not _is_of(plan, target, labels):
-        return None
-    raw = target.store.get_manifest(target.tag)
-    return Outcome(target.name, raw.digest, (), (), (), None) if raw else None
+    return raw.digest if plan is None or _is_of(plan, image, labels) else None
 
 
-def _is_of(plan: Plan, target: Target, labels: ImageLabels) -> bool:
-    """Whether the tag carries this very plan, and not another one of the commit."""
-    image = read_image(target.store, target.tag)
-    keys = {layer_key(layer) for layer in image.layers} if image else set()
+def _is_of(plan: Plan, image: Manifest, labels: ImageLabels) -> bool:
+    """Whether an image is of this very plan, and not of another one of the commit."""
+    keys = {layer_key(layer) for layer in image.layers}
     same = (labels.repo, labels.is_partial) == (plan.snapshot.repo, plan.snapshot.is_partial)
     return same and keys - {None} == {layer.key for layer in plan.layers}
 
@@ -110,18 +120,14 @@ def _plan_of(target: Target, records: Sequence[Record], commit: str | None) -> P
 
 
 def _hint_without_shards(target: Target) -> str:
-    labels = _labels_of(target)
+    try:
+        labels = read_labels(target.store, target.tag)
+    except ProtocolError:
+        labels = None
     if labels is None:
         return "publish them first: hf-models publish --shard I/N"
     commit = labels.commit
     return f"the tag carries commit {commit}; if that is the one, say so: --revision {commit}"
-
-
-def _labels_of(target: Target) -> ImageLabels | None:
-    try:
-        return read_labels(target.store, target.tag)
-    except ProtocolError:
-        return None  # whatever lies under the tag, it is none of ours
 
 
 def _check_shards(target: Target, plan: Plan, records: Sequence[Record], count: int | None) -> None:

@@ -26,7 +26,7 @@ from downloader.oci.store import RawManifest, Store
 from downloader.plan import Layer, Plan
 from downloader.progress import Progress
 from downloader.publish.blobs import read_blob
-from downloader.publish.shards import Shard, is_image_tag, list_shards, read_record
+from downloader.publish.shards import Shard, is_image_tag, read_record, shards_among
 from downloader.publish.target import Target
 
 CONFIG_LIMIT_BYTES = 8 * 1024 * 1024  # labels and a history of some thousand lines
@@ -77,10 +77,12 @@ def find_layers(
         HfModelsError: The target itself did not answer, or said no.
     """
     found: dict[str, list[Find]] = {}
-    for key, find in _iter_finds(target, shards, images, progress):
+    tags = _list_tags(target)
+    known = sorted({*shards_among(tags, target.tag), *shards})
+    for key, find in _iter_finds(target, known, images, progress):
         found.setdefault(key, []).append(find)
     if any(layer.key not in found for layer in layers):
-        for key, find in _iter_neighbours(target, progress):
+        for key, find in _iter_neighbours(target, tags, progress):
             found.setdefault(key, []).append(find)
     tasks = [
         partial(_check, target, layer, found[layer.key], mount)
@@ -125,7 +127,7 @@ def _iter_finds(
         for layer in _layers_of(image, target, progress):
             if key := layer_key(layer):
                 yield key, Find(layer, image.store)
-    for other in _all_shards(target, shards):
+    for other in shards:
         record = read_record(target.store, target.tag, other)
         for key, layer in record.layers.items() if record else ():
             is_pending = record is not None and key in record.pending
@@ -137,22 +139,19 @@ def _iter_finds(
     yield from pending
 
 
-def _all_shards(target: Target, shards: Sequence[Shard]) -> list[Shard]:
+def _list_tags(target: Target) -> Sequence[str]:
     try:
-        listed = list_shards(target.store, target.tag)
+        return target.store.list_tags()
     except RegistryError:
-        listed = []  # not every registry lets everybody list tags
-    return sorted({*listed, *shards})
+        return ()  # not every registry lets everybody list tags
 
 
-def _iter_neighbours(target: Target, progress: Progress) -> Iterator[tuple[str, Find]]:
+def _iter_neighbours(
+    target: Target, tags: Sequence[str], progress: Progress
+) -> Iterator[tuple[str, Find]]:
     """Look at other tags of the repository: a revision may have been given one of its own."""
-    try:
-        tags = [tag for tag in target.store.list_tags() if is_image_tag(tag)]
-    except RegistryError:
-        return
     # A repository may hold hundreds of other models.
-    others = [tag for tag in tags if tag != target.tag]
+    others = [tag for tag in tags if is_image_tag(tag) and tag != target.tag]
     for tag in get_close_matches(target.tag, others, _NEIGHBOURS, _ALIKE):
         for layer in _layers_of(Image(target.store, tag), target, progress):
             if key := layer_key(layer):
@@ -175,10 +174,11 @@ def _layers_of(image: Image, target: Target, progress: Progress) -> Sequence[Des
 def read_image(store: Store, reference: str) -> Manifest | None:
     """Return the manifest of an image, of an index the first one; None if there is none."""
     raw = store.get_manifest(reference)
-    return _first_manifest(store, raw) if raw else None
+    return first_manifest(store, raw) if raw else None
 
 
-def _first_manifest(store: Store, raw: RawManifest) -> Manifest | None:
+def first_manifest(store: Store, raw: RawManifest) -> Manifest | None:
+    """Return an image's own manifest, of an index the first one; None if there is none."""
     manifest = parse_manifest(raw.data)
     if isinstance(manifest, Manifest):
         return manifest
@@ -197,10 +197,11 @@ def read_labels(store: Store, reference: str) -> ImageLabels | None:
     Manifests of `publish` say it in annotations; what `docker push` sent, in its config.
     """
     manifest = read_image(store, reference)
-    return _labels_of(store, manifest) if manifest else None
+    return labels_of(store, manifest) if manifest else None
 
 
-def _labels_of(store: Store, manifest: Manifest) -> ImageLabels | None:
+def labels_of(store: Store, manifest: Manifest) -> ImageLabels | None:
+    """Return what an image says of itself, None if it says nothing of ours."""
     found = parse_labels(manifest.annotations)
     if found is None and manifest.config.size_bytes <= CONFIG_LIMIT_BYTES:
         data = read_blob(store, manifest.config, CONFIG_LIMIT_BYTES)
@@ -227,8 +228,8 @@ def check_overwrite(target: Target, plan: Plan, *, force: bool) -> ImageLabels |
         return None
     labels = None
     try:
-        if manifest := _first_manifest(target.store, raw):
-            labels = _labels_of(target.store, manifest)
+        if manifest := first_manifest(target.store, raw):
+            labels = labels_of(target.store, manifest)
     except HfModelsError as error:
         if not force and not isinstance(error, ProtocolError):
             raise

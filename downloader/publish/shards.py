@@ -7,7 +7,7 @@ all that `assemble` needs.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from downloader.errors import InputError
@@ -160,5 +160,10 @@ def read_plan(store: Store, descriptor: Descriptor) -> Plan:
 
 def list_shards(store: Store, tag: str) -> list[Shard]:
     """Return every shard of the image ``tag`` that the store has a record of, sorted."""
-    found = (shard_of_tag(tag, name) for name in store.list_tags())
+    return shards_among(store.list_tags(), tag)
+
+
+def shards_among(names: Iterable[str], tag: str) -> list[Shard]:
+    """Return which shards of the image ``tag`` these tags are, sorted."""
+    found = (shard_of_tag(tag, name) for name in names)
     return sorted(shard for shard in found if shard is not None)

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 from downloader.errors import InputError
 from downloader.net.http import HttpPool
-from downloader.net.retry import Note, RetryPolicy
+from downloader.net.retry import RetryPolicy
 from downloader.oci.credentials import Anonymous, Credentials
 from downloader.oci.image_files import ArchiveFiles, DirectoryFiles, LocalBlobs
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
-from downloader.progress import Progress
+from downloader.progress import Note, Progress
 from downloader.restore.image import Image, open_local_image, open_registry_image
 from downloader.restore.source import ArchiveSource, LayoutSource, RegistrySource
 
