@@ -18,7 +18,7 @@ from downloader.hub.repo import Repo, is_commit, is_oid, parse_repo
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor, Platform, to_json_bytes
-from downloader.oci.tar import TarEntry, iter_tar, lay_out
+from downloader.oci.tar_write import TarEntry, iter_tar, lay_out
 from downloader.plan import Layer, Plan
 
 PREFIX = "io.github.alphahinex.hf-models"

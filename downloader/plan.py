@@ -21,7 +21,7 @@ from downloader.errors import InputError, ProtocolError
 from downloader.hub.cache import blob_path, part_path
 from downloader.hub.repo import Snapshot, is_oid
 from downloader.net.ranges import ByteRange
-from downloader.oci.tar import TarEntry, TarLayout, lay_out
+from downloader.oci.tar_write import TarEntry, TarLayout, lay_out
 from downloader.units import GIB, MIB, parse_size
 
 DEFAULT_CACHE_ROOT = "/root/.cache/huggingface"

@@ -22,7 +22,7 @@ for _name in list(os.environ):  # before anything imports huggingface_hub, which
         del os.environ[_name]
 
 
-pytest_plugins = ["tests.publish_side"]  # the fixtures of everything that publishes
+pytest_plugins = ["tests.support.publish"]  # the fixtures of everything that publishes
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.standin import HubProcess, minilm_repo
+from tests.support.fake_hub import HubProcess, minilm_repo
 
 REPO = "sentence-transformers/all-MiniLM-L6-v2"
 FOLDER = "models--sentence-transformers--all-MiniLM-L6-v2"

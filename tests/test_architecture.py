@@ -12,11 +12,14 @@ PACKAGE = Path(__file__).parent.parent / "downloader"
 # Each layer may import itself and those before it; hub and oci stand side by side.
 LAYERS = (
     {"errors", "progress", "units", "__init__"},
+    {"fs", "locks"},
     {"net"},
+    {"transfer"},
     {"hub", "oci"},
-    {"plan", "models"},
+    {"plan"},
     {"image"},
-    {"engine", "publish", "restore", "catalog", "runner"},
+    {"engine", "publish", "restore"},
+    {"farm"},
     {"cli"},
     {"__main__"},
 )

@@ -10,16 +10,16 @@ from typing import Any
 
 import click
 
-from downloader.catalog.catalog import Catalog, check_hub, read_catalog
-from downloader.catalog.page import SOURCE_URL, render_page
-from downloader.catalog.readme import language_of, parse_facts, render_table, replace_table
 from downloader.cli.console import ConsoleProgress, print_result, say
 from downloader.cli.models import models_file_option, read_models_file
 from downloader.cli.options import http_pool, retry_policy
 from downloader.cli.registries import make_registries, parse_target, registry_options
 from downloader.errors import InputError, StorageError
+from downloader.farm.catalog.catalog import Catalog, check_hub, read_catalog
+from downloader.farm.catalog.page import SOURCE_URL, render_page
+from downloader.farm.catalog.readme import language_of, parse_facts, render_table, replace_table
+from downloader.farm.models import Models
 from downloader.hub.repo import Repo
-from downloader.models import Models
 from downloader.units import format_count
 
 _README = click.Path(exists=True, dir_okay=False, path_type=Path)

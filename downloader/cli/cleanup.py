@@ -9,7 +9,7 @@ import click
 from downloader.cli.console import print_json, print_result, say
 from downloader.cli.options import json_option
 from downloader.errors import InputError
-from downloader.runner.cleanup import Cleaned, Cleaner, clean_runner, protected_paths
+from downloader.farm.cleanup import Cleaned, Cleaner, clean_runner, protected_paths
 from downloader.units import format_bytes
 
 ROW = "{:18}{:14}{:>10}{:>10}{:>11}  {}"

@@ -37,25 +37,17 @@ from downloader.cli.models import read_models_file
 from downloader.cli.options import docker_config_dir, http_pool
 from downloader.cli.plan import describe_plan, layer_rows
 from downloader.errors import InputError
-from downloader.hub.repo import is_commit
-from downloader.models import MODELS_FILE, Models, parse_models
-from downloader.oci.credentials import DockerCredentials
-from downloader.oci.digest import parse_digest
-from downloader.oci.reference import parse_reference
-from downloader.oci.registry import Registry
-from downloader.plan import Plan, disk_needed_bytes
-from downloader.publish import check_gated
-from downloader.runner.check import check_image
-from downloader.runner.cleanup import reclaimable_bytes
-from downloader.runner.destinations import (
+from downloader.farm.check import check_image
+from downloader.farm.cleanup import reclaimable_bytes
+from downloader.farm.destinations import (
     Destinations,
     choose_destinations,
     named_images,
     read_logins,
     subject_name,
 )
-from downloader.runner.engine import choose_engine
-from downloader.runner.jobs import (
+from downloader.farm.engine_choice import choose_engine
+from downloader.farm.jobs import (
     MAX_IMAGES,
     SHARD_BYTES,
     Job,
@@ -65,7 +57,15 @@ from downloader.runner.jobs import (
     models_matrix,
     shard_count,
 )
-from downloader.runner.summary import image_summary, plan_summary, shard_summary, table
+from downloader.farm.models import MODELS_FILE, Models, parse_models
+from downloader.farm.summary import image_summary, plan_summary, shard_summary, table
+from downloader.hub.repo import is_commit
+from downloader.oci.credentials import DockerCredentials
+from downloader.oci.digest import parse_digest
+from downloader.oci.reference import parse_reference
+from downloader.oci.registry import Registry
+from downloader.plan import Plan, disk_needed_bytes
+from downloader.publish import check_gated
 from downloader.units import parse_size
 
 

@@ -15,9 +15,9 @@ from typing import Any
 from downloader.cli.console import say
 from downloader.cli.github import write_outputs
 from downloader.errors import EngineError, InputError
+from downloader.farm.destinations import Login
+from downloader.farm.jobs import Job, parse_job
 from downloader.plan import Plan
-from downloader.runner.destinations import Login
-from downloader.runner.jobs import Job, parse_job
 
 PLAN_FILE = Path("dist/plan.json")
 LOGIN_TIMEOUT_S = 120

@@ -14,14 +14,14 @@ from downloader.cli.options import json_option, quiet_option
 from downloader.cli.restore import FILES_SHOWN, find_network, network_options
 from downloader.progress import Progress
 from downloader.restore import open_image, parse_source
-from downloader.restore.capture import Capture
-from downloader.restore.passing import (
+from downloader.restore.foreign.extract import Capture
+from downloader.restore.foreign.stream import (
     engine_has,
     inspect_in_engine,
     look_at_stream,
     open_compressed,
 )
-from downloader.restore.report import (
+from downloader.restore.inspect import (
     Inspection,
     inspect_engine_answer,
     inspect_image,

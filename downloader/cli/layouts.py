@@ -12,9 +12,9 @@ from downloader.cli.console import ConsoleProgress, teller
 from downloader.cli.registries import Registries
 from downloader.cli.targets import TargetResult, at_each
 from downloader.errors import InputError, StorageError
-from downloader.hub.disk import check_space
-from downloader.hub.locks import hold_lock
+from downloader.fs import check_space
 from downloader.hub.snapshot import Hub
+from downloader.locks import hold_lock
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.credentials import Credentials
@@ -25,7 +25,7 @@ from downloader.plan import Plan
 from downloader.progress import Progress
 from downloader.publish import Base, Outcome, Publication, Settings, read_labels
 from downloader.publish.archive import write_archive
-from downloader.publish.copying import copy_image, reachable
+from downloader.publish.copy import copy_image, reachable
 
 DIST = Path("dist")
 _JOBS = 2

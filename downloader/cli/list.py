@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from downloader.catalog.catalog import REQUESTS_AT_ONCE
-from downloader.catalog.published import Published, read_published
 from downloader.cli.console import ConsoleProgress, print_json, print_result, print_table, say
 from downloader.cli.options import http_pool, json_option
 from downloader.cli.registries import make_registries, parse_target, registry_options
 from downloader.errors import InputError, IntegrityError, ProtocolError
+from downloader.farm.catalog.catalog import REQUESTS_AT_ONCE
+from downloader.farm.catalog.published import Published, read_published
 from downloader.oci.store import Store
-from downloader.publish.shards import is_image_tag
+from downloader.publish.checkpoint import is_image_tag
 from downloader.units import format_bytes, format_count
 
 _COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "date", "notes")

@@ -8,8 +8,9 @@ import click
 
 from downloader.cli.console import print_json, print_result, print_table, say
 from downloader.cli.options import json_option, selection_options
+from downloader.farm.models import ENGINES, MODELS_FILE, Model, Models, read_models
+from downloader.farm.models_edit import add_model
 from downloader.hub.repo import parse_repo
-from downloader.models import ENGINES, MODELS_FILE, Model, Models, add_model, read_models
 from downloader.oci.reference import tag_from_name
 from downloader.units import format_count
 

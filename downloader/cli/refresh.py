@@ -15,14 +15,14 @@ from downloader.cli.options import docker_config_dir, http_pool, json_option
 from downloader.cli.plan import open_hub
 from downloader.cli.registries import parse_target
 from downloader.errors import TransportError
-from downloader.models import Model
+from downloader.farm.destinations import choose_destinations
+from downloader.farm.jobs import Job
+from downloader.farm.models import Model
+from downloader.farm.refresh import Freshness, check_freshness
+from downloader.farm.summary import table
 from downloader.oci.credentials import DockerCredentials
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
-from downloader.runner.destinations import choose_destinations
-from downloader.runner.jobs import Job
-from downloader.runner.refresh import Freshness, check_freshness
-from downloader.runner.summary import table
 from downloader.units import format_count
 
 COLUMNS = ("tag", "repo", "state", "published", "Hub", "note")

@@ -15,7 +15,7 @@ from downloader.oci.auth import Credential
 from downloader.oci.credentials import Credentials, DockerCredentials, ExplicitCredentials
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
-from downloader.oci.uploads import CHUNK_BYTES, UploadMode
+from downloader.oci.upload import CHUNK_BYTES, UploadMode
 from downloader.progress import NoProgress, Progress
 
 to_option = click.option(

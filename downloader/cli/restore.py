@@ -39,7 +39,7 @@ from downloader.restore import (
     parse_source,
 )
 from downloader.restore.bounds import FIRST_CONNECTIONS
-from downloader.restore.passing import engine_has
+from downloader.restore.foreign.stream import engine_has
 from downloader.restore.source import RegistrySource, Source, looks_like_source
 from downloader.restore.target import Target
 from downloader.units import MIB, format_bytes, format_count, parse_size

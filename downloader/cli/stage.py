@@ -16,7 +16,7 @@ from downloader.cli.plan_file import read_plan
 from downloader.engine.log import PROGRESS_MARK
 from downloader.engine.stage import stage_layers
 from downloader.errors import InputError
-from downloader.hub.disk import storage_errors
+from downloader.fs import storage_errors
 from downloader.hub.fetch import fetch_snapshot
 from downloader.hub.repo import is_commit, parse_repo
 from downloader.hub.snapshot import Hub

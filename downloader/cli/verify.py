@@ -12,8 +12,8 @@ from downloader.cli.restore import find_network, network_options
 from downloader.errors import IntegrityError
 from downloader.hub.verify import Report, verify_cache
 from downloader.restore import parse_source
-from downloader.restore.check import check_image
-from downloader.restore.passing import engine_has
+from downloader.restore.foreign.stream import engine_has
+from downloader.restore.verify import check_image
 from downloader.units import format_bytes, format_count
 
 FINDINGS_SHOWN = 100  # a screen or two; --json has them all

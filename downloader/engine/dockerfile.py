@@ -6,7 +6,7 @@ from pathlib import Path
 
 from downloader.engine.stage import METADATA_DIR, layer_dir
 from downloader.errors import StorageError
-from downloader.hub.disk import storage_errors
+from downloader.fs import storage_errors
 from downloader.image import plan_json
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from downloader.errors import IntegrityError
+from downloader.fs import storage_errors
 from downloader.hub.cache import BlobHasher, blob_path
-from downloader.hub.disk import storage_errors
 from downloader.image import metadata_entries
-from downloader.oci.tar import TarEntry, lay_out
+from downloader.oci.tar_write import TarEntry, lay_out
 from downloader.plan import Plan
 from downloader.progress import NoProgress, Progress
 

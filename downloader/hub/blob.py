@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from downloader.errors import IntegrityError, StorageError, TransportError
-from downloader.hub import transfer
+from downloader.fs import free_bytes, storage_errors, temporary_name
+from downloader.hub import hf_transfer
 from downloader.hub.cache import BlobHasher
-from downloader.hub.disk import free_bytes, storage_errors, temporary_name
-from downloader.hub.location import (
+from downloader.hub.hf_transfer import TransferSettings, UnfitError
+from downloader.hub.repo import RepoFile
+from downloader.hub.resolver import (
     Location,
     PassingError,
     Patience,
@@ -18,16 +20,14 @@ from downloader.hub.location import (
     check_end,
     iter_fill,
 )
-from downloader.hub.repo import RepoFile
-from downloader.hub.ring import BufferPool
-from downloader.hub.source import FileSource
 from downloader.hub.stream import FileStream, StreamSettings
-from downloader.hub.transfer import TransferSettings, UnfitError
 from downloader.hub.verify import check_blob
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
 from downloader.progress import Meter, Note, ignore
+from downloader.transfer.ring import BufferPool
+from downloader.transfer.source import FileSource
 from downloader.units import MIB
 
 # hf_transfer loses up to 2 MiB a connection on a full disk, and says that all went well.
@@ -83,7 +83,7 @@ class BlobFetcher:
         self._settings = settings
         self._cancelled = cancelled
         self._pool = BufferPool(settings.memory_bytes)
-        self._has_transfer = settings.use_transfer and transfer.is_installed()
+        self._has_transfer = settings.use_transfer and hf_transfer.is_installed()
         self._open: dict[object, Callable[[], None]] = {}
         self._lock = threading.Lock()
 
@@ -181,7 +181,7 @@ class BlobFetcher:
     def _try_transfer(self, file: RepoFile, location: Location, path: Path, meter: Meter) -> bool:
         for _ in range(self._settings.transfer.tries):
             try:
-                transfer.transfer_file(
+                hf_transfer.transfer_file(
                     location,
                     path,
                     file.size_bytes,

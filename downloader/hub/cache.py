@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from downloader.errors import IntegrityError, ProtocolError, StorageError
-from downloader.hub.disk import storage_errors, temporary_name, write_atomically
+from downloader.fs import storage_errors, temporary_name, write_atomically
 from downloader.hub.repo import Repo, RepoFile, Snapshot, is_commit
 
 MAIN_REF = "refs/main"

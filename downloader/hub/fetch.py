@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from downloader.errors import IntegrityError
-from downloader.hub import transfer
+from downloader.fs import check_space, storage_errors
+from downloader.hub import hf_transfer
 from downloader.hub.blob import BlobFetcher, FetchSettings
 from downloader.hub.cache import blob_path, finish_snapshot, lock_path
-from downloader.hub.disk import check_space, storage_errors
-from downloader.hub.locks import hold_lock
 from downloader.hub.repo import RepoFile, Snapshot
-from downloader.hub.source import FileSource
 from downloader.hub.verify import check_blob
-from downloader.hub.work import run_all
+from downloader.locks import hold_lock
 from downloader.net.http import HttpPool
 from downloader.progress import Meter, NoProgress, Progress
+from downloader.transfer.source import FileSource
+from downloader.transfer.workers import run_all
 
 __all__ = ["FetchReport", "FetchSettings", "fetch_snapshot"]
 
@@ -164,7 +164,7 @@ class _Fetch:
         streamed = self._ways["stream"]
         if not streamed or not self._settings.use_transfer:
             return
-        if transfer.is_installed():
+        if hf_transfer.is_installed():
             yield f"hf_transfer could not do {streamed} of the large files; our own stream did"
         else:
             yield "hf_transfer is not installed: large files came through our own stream"

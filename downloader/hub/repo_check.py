@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from downloader.errors import HfModelsError
+from downloader.fs import storage_errors
 from downloader.hub.cache import blob_path, parse_part, part_path, snapshot_path
-from downloader.hub.disk import storage_errors
 from downloader.hub.repo import RepoFile, Snapshot, is_commit, is_oid
 
 Kind = Literal["missing", "extra", "wrong"]

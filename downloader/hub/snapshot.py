@@ -27,9 +27,9 @@ from downloader.errors import (
 from downloader.hub.licenses import spdx_from_hub
 from downloader.hub.repo import Repo, RepoFile, Selection, Snapshot, check_repo_path, is_commit
 from downloader.hub.selection import select
-from downloader.hub.source import FileSource
 from downloader.net.retry import RetryPolicy, is_passing, parse_retry_after
 from downloader.progress import Note, ignore
+from downloader.transfer.source import FileSource
 from downloader.units import format_seconds
 
 DEFAULT_REVISION = "main"

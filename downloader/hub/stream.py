@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from downloader.errors import TransportError
-from downloader.hub.location import (
+from downloader.hub.resolver import (
     Location,
     PassingError,
     Patience,
@@ -26,14 +26,14 @@ from downloader.hub.location import (
     check_end,
     iter_fill,
 )
-from downloader.hub.ring import BufferPool, Ring, RingClosedError
-from downloader.hub.source import FileSource
-from downloader.net.exchange import Exchange
 from downloader.net.http import HttpPool
-from downloader.net.pace import Pace
 from downloader.net.ranges import ByteRange
+from downloader.net.request import Exchange
 from downloader.net.retry import RetryPolicy
+from downloader.net.throughput import Pace
 from downloader.progress import Note, ignore
+from downloader.transfer.ring import BufferPool, Ring, RingClosedError
+from downloader.transfer.source import FileSource
 from downloader.units import MIB
 
 _SCRATCH_BYTES = 256 * 1024

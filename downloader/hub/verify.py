@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from downloader.errors import HfModelsError, InputError, StorageError, TransportError
+from downloader.fs import storage_errors
 from downloader.hub.cache import BlobHasher
-from downloader.hub.disk import storage_errors
 from downloader.hub.repo_check import Finding, HashJob, RepoCheck
 from downloader.progress import NoProgress, Progress
 

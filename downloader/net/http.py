@@ -51,7 +51,7 @@ class HttpPool:
         self._lock = threading.Lock()
 
     def connections_to(self, url: str) -> urllib3.HTTPConnectionPool:
-        """Return the connections that ``url`` goes through, for `downloader.net.exchange`."""
+        """Return the connections that ``url`` goes through, for `downloader.net.request`."""
         try:
             return self._manager(url).connection_from_url(url)
         except (LocationParseError, LocationValueError) as error:

@@ -10,24 +10,24 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from downloader.errors import HfModelsError, ServerError, TransportError
-from downloader.net.exchange import Exchange
 from downloader.net.http import HttpPool
+from downloader.net.request import Exchange
 from downloader.net.retry import (
     RetryPolicy,
     is_passing,
     note_wait,
     parse_retry_after,
 )
-from downloader.oci.answers import (
+from downloader.oci.auth import Auth, Scopes, TokenRequest, is_loopback
+from downloader.oci.credentials import Credentials
+from downloader.oci.reference import Reference
+from downloader.oci.responses import (
     ERROR_BODY_LIMIT_BYTES,
     Answer,
     next_url,
     origin_of,
     registry_error,
 )
-from downloader.oci.auth import Auth, Scopes, TokenRequest, is_loopback
-from downloader.oci.credentials import Credentials
-from downloader.oci.reference import Reference
 from downloader.progress import Note, ignore
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -48,7 +48,7 @@ class Request:
         scopes: What it needs a token for.
         expect: The statuses that the caller understands; any other raises.
         headers: Besides ``Authorization``.
-        body: Whole; bodies that stream are sent by `downloader.oci.uploads`.
+        body: Whole; bodies that stream are sent by `downloader.oci.upload`.
         redirect: Whether redirects are followed; for reading only.
         read_timeout_s: Instead of the pool's.
     """

@@ -45,7 +45,7 @@ def detect_compression(first_bytes: bytes) -> Compression:
 
 
 class PlainStream:
-    """A stream of bytes, decompressed, as a `downloader.oci.tar_reader.ByteSource`.
+    """A stream of bytes, decompressed, as a `downloader.oci.tar_read.ByteSource`.
 
     Args:
         read_into: Fills a buffer with the next compressed bytes; 0 at the end.

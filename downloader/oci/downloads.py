@@ -3,8 +3,8 @@
 from typing import Self
 
 from downloader.errors import ProtocolError, TransportError
-from downloader.net.exchange import Exchange
 from downloader.net.ranges import ByteRange, check_content_range, range_header
+from downloader.net.request import Exchange
 from downloader.oci.auth import Scopes
 from downloader.oci.client import Client, Request
 

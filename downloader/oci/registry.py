@@ -9,7 +9,6 @@ from downloader.errors import InputError, IntegrityError, ProtocolError, Registr
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
-from downloader.oci.answers import Answer, next_url, origin_of, parse_next_link
 from downloader.oci.auth import Scopes, scopes_of
 from downloader.oci.client import Client, Request
 from downloader.oci.credentials import Anonymous, Credentials
@@ -17,9 +16,10 @@ from downloader.oci.digest import Digest, digest_of, parse_digest
 from downloader.oci.downloads import RegistryBlobReader
 from downloader.oci.quirks import wants_stream
 from downloader.oci.reference import Reference
+from downloader.oci.responses import Answer, next_url, origin_of, parse_next_link
 from downloader.oci.session import Target, UploadSession
 from downloader.oci.store import BlobReader, BlobWriter, RawManifest, Store
-from downloader.oci.uploads import CHUNK_BYTES, RegistryBlobWriter, UploadMode
+from downloader.oci.upload import CHUNK_BYTES, RegistryBlobWriter, UploadMode
 from downloader.progress import Note, ignore
 
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # what the specification wants registries to take

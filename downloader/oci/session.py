@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from downloader.errors import HfModelsError, ProtocolError
-from downloader.oci.answers import Answer, next_url
 from downloader.oci.auth import Scopes
 from downloader.oci.client import Client, Request
 from downloader.oci.digest import Digest
+from downloader.oci.responses import Answer, next_url
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 _MIN_LENGTH = re.compile(r"\d{1,12}")

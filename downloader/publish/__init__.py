@@ -2,16 +2,16 @@
 
 from downloader.publish.assemble import assemble_image
 from downloader.publish.base import DEFAULT_BASE, Base, no_base, open_base
-from downloader.publish.joining import assemble
-from downloader.publish.publication import (
+from downloader.publish.checkpoint import Shard, parse_shard
+from downloader.publish.job import (
     Outcome,
     Publication,
     Settings,
     check_gated,
     publish,
 )
-from downloader.publish.reuse import Image, read_labels
-from downloader.publish.shards import Shard, parse_shard
+from downloader.publish.joining import assemble
+from downloader.publish.layer_cache import Image, read_labels
 
 __all__ = [
     "DEFAULT_BASE",

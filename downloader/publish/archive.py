@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from downloader.errors import InputError
-from downloader.hub.disk import storage_errors, temporary_name
+from downloader.fs import storage_errors, temporary_name
 from downloader.oci.digest import Digest, hex_of
 from downloader.oci.layout import REF_NAME, Layout
 from downloader.oci.manifest import Descriptor, Index, Manifest, parse_manifest, to_json_bytes
 from downloader.oci.reference import Reference
 from downloader.oci.store import RawManifest
 from downloader.progress import Progress
-from downloader.publish.copying import reachable
+from downloader.publish.copy import reachable
 
 _CONTAINERD_NAME = "io.containerd.image.name"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}

@@ -27,14 +27,14 @@ from downloader.oci.manifest import (
 from downloader.plan import Layer, Plan, split_shards
 from downloader.publish.base import Base
 from downloader.publish.blobs import copy_blob, lacks, put_blob
+from downloader.publish.checkpoint import Shard
+from downloader.publish.destination import Target
 from downloader.publish.modelpack import (
     MANIFEST_TYPE,
     NO_PLATFORM,
     model_config,
     model_manifest,
 )
-from downloader.publish.shards import Shard
-from downloader.publish.target import Target
 
 # Docker stops at 125 layers, other engines at 127.
 ENGINE_LAYERS = 125

@@ -18,7 +18,7 @@ from downloader.oci.manifest import (
 )
 from downloader.oci.store import Store
 from downloader.publish.blobs import read_blob
-from downloader.publish.reuse import CONFIG_LIMIT_BYTES
+from downloader.publish.layer_cache import CONFIG_LIMIT_BYTES
 
 DEFAULT_BASE = "busybox:stable-musl"
 

@@ -8,7 +8,7 @@ from downloader.errors import IntegrityError, ProtocolError
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor
 from downloader.oci.store import Store
-from downloader.oci.uploads import UploadLost
+from downloader.oci.upload import UploadLost
 from downloader.progress import Meter, NoProgress, Progress
 
 # An upload that cannot be continued begins again; a line that breaks every time is no line.

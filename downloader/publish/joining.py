@@ -10,15 +10,7 @@ from downloader.oci.store import Store
 from downloader.plan import Plan
 from downloader.progress import NoProgress, Progress
 from downloader.publish.assemble import assemble_image, missing_shards
-from downloader.publish.publication import Settings
-from downloader.publish.reuse import (
-    check_overwrite,
-    find_layers,
-    first_manifest,
-    labels_of,
-    read_labels,
-)
-from downloader.publish.shards import (
+from downloader.publish.checkpoint import (
     Record,
     Shard,
     list_shards,
@@ -26,7 +18,15 @@ from downloader.publish.shards import (
     read_plan,
     read_record,
 )
-from downloader.publish.target import Target, replace_records
+from downloader.publish.destination import Target, replace_records
+from downloader.publish.job import Settings
+from downloader.publish.layer_cache import (
+    check_overwrite,
+    find_layers,
+    first_manifest,
+    labels_of,
+    read_labels,
+)
 
 
 def assemble(

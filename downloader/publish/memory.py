@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from downloader.errors import InputError
-from downloader.oci.uploads import CHUNK_BYTES
-from downloader.publish.contents import AHEAD_BYTES
+from downloader.oci.upload import CHUNK_BYTES
+from downloader.publish.layer_stream import AHEAD_BYTES
 from downloader.units import MIB, format_bytes, format_count
 
 DEFAULT_MEMORY_BYTES = 256 * MIB

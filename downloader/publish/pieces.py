@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from downloader.hub.cache import BlobHasher
-from downloader.oci.tar import END_OF_ARCHIVE
+from downloader.oci.tar_write import END_OF_ARCHIVE
 from downloader.plan import Content, Layer
-from downloader.publish.contents import SMALL_FILE_BYTES, HubContents
+from downloader.publish.layer_stream import SMALL_FILE_BYTES, HubContents
 from downloader.units import MIB
 
 _BATCH_BYTES = 1 * MIB  # headers, padding and tiny files travel together

@@ -23,9 +23,9 @@ from downloader.oci.manifest import LAYER, Descriptor
 from downloader.oci.store import BlobWriter
 from downloader.plan import Layer
 from downloader.progress import Progress
+from downloader.publish.destination import Target
 from downloader.publish.lanes import Here, Lane
 from downloader.publish.pieces import Piece, Verifier
-from downloader.publish.target import Target
 
 
 class Pump:

@@ -10,8 +10,8 @@ Nothing here imports huggingface_hub: the consumer's side needs no Hub.
 """
 
 from downloader.restore.bounds import DownloadSettings
+from downloader.restore.job import Report, Restore, Restored, RestoreOptions
 from downloader.restore.opening import Network, open_image
-from downloader.restore.run import Report, Restore, Restored, RestoreOptions
 from downloader.restore.source import parse_source
 from downloader.restore.target import CacheTarget, LocalTarget
 

@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from downloader.errors import StorageError
+from downloader.fs import storage_error, storage_errors
 from downloader.hub.cache import BlobHasher
-from downloader.hub.disk import storage_error, storage_errors
 from downloader.net.ranges import ByteRange
-from downloader.restore.journal import Journal
 from downloader.restore.places import Visit
-from downloader.restore.rangeset import RangeSet
 from downloader.restore.values import BlobPlan, Piece
+from downloader.transfer.journal import Journal
+from downloader.transfer.rangeset import RangeSet
 from downloader.units import MIB
 
 SMALLEST_RANGE_BYTES = 4 * MIB

@@ -17,7 +17,7 @@ from downloader.hub.repo import (
     parse_revision,
 )
 from downloader.oci.manifest import parse_json_object
-from downloader.restore.nodes import (
+from downloader.restore.foreign.entries import (
     Content,
     InMemory,
     Node,
@@ -25,7 +25,7 @@ from downloader.restore.nodes import (
     parse_folder,
     place_of,
 )
-from downloader.restore.tree import Directory, Tree, is_in_cache, iter_leaves
+from downloader.restore.foreign.overlay import Directory, Tree, is_in_cache, iter_leaves
 
 _TREE_LIMIT_BYTES = 64 * 1024**2
 _NO_SHA1 = "0" * 40  # git's own name for nothing; never written anywhere

@@ -18,14 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from downloader.errors import IntegrityError, ProtocolError
-from downloader.net.pace import Pace
 from downloader.net.ranges import ByteRange
+from downloader.net.throughput import Pace
 from downloader.oci.downloads import RangesIgnoredError
 from downloader.oci.store import BlobReader
 from downloader.progress import Progress
 from downloader.restore.assembly import Assembly
 from downloader.restore.bounds import FIRST_CONNECTIONS, Counts, DownloadSettings
-from downloader.restore.journal import boot_id
 from downloader.restore.places import Places
 from downloader.restore.spans import (
     SEQUENTIAL_TRIES,
@@ -36,6 +35,7 @@ from downloader.restore.spans import (
 )
 from downloader.restore.target import Target, is_right
 from downloader.restore.values import BlobPlan
+from downloader.transfer.journal import boot_id
 
 _SYNC_EVERY_S = 15.0  # what a power cut costs at most, in time
 

@@ -17,13 +17,12 @@ from downloader.net.ranges import ByteRange
 from downloader.oci.compression import HEAD_BYTES, PlainStream, detect_compression
 from downloader.oci.downloads import RangesIgnoredError
 from downloader.oci.manifest import Descriptor, parse_json_object
-from downloader.oci.tar_reader import iter_members, read_exactly
+from downloader.oci.tar_read import iter_members, read_exactly
 from downloader.plan import Plan
-from downloader.restore.capture import Capture
 from downloader.restore.contents import FoundSnapshot, find_snapshots
-from downloader.restore.image import Image, read_verified
-from downloader.restore.places import Visit
-from downloader.restore.scan import (
+from downloader.restore.foreign.extract import Capture
+from downloader.restore.foreign.overlay import Tree
+from downloader.restore.foreign.scan import (
     Budget,
     LayerScan,
     Locator,
@@ -32,7 +31,8 @@ from downloader.restore.scan import (
     read_all,
     scan_layer,
 )
-from downloader.restore.tree import Tree
+from downloader.restore.image import Image, read_verified
+from downloader.restore.places import Visit
 from downloader.restore.values import Piece
 
 # The last layer of an image of ours: links and lists of some ten thousand files.

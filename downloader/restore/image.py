@@ -14,7 +14,7 @@ from downloader.errors import (
 )
 from downloader.image import ImageLabels, parse_labels
 from downloader.oci.digest import Digest, digest_of
-from downloader.oci.image_files import CONFIG_LIMIT_BYTES, LocalBlobs, NamedManifest
+from downloader.oci.image_archive import CONFIG_LIMIT_BYTES, LocalBlobs, NamedManifest
 from downloader.oci.manifest import (
     Descriptor,
     Index,
@@ -24,8 +24,8 @@ from downloader.oci.manifest import (
 )
 from downloader.oci.registry import Registry
 from downloader.progress import Progress
+from downloader.restore.foreign.scan import read_all
 from downloader.restore.places import Places, Visit
-from downloader.restore.scan import read_all
 
 _NESTING_LIMIT = 4  # an archive's index, an image's index, a manifest
 _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}

@@ -6,7 +6,7 @@ from downloader.errors import InputError
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.credentials import Anonymous, Credentials
-from downloader.oci.image_files import ArchiveFiles, DirectoryFiles, LocalBlobs
+from downloader.oci.image_archive import ArchiveFiles, DirectoryFiles, LocalBlobs
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
 from downloader.progress import Note, Progress

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from downloader.errors import IntegrityError, ProtocolError
+from downloader.fs import write_atomically
 from downloader.hub.cache import BlobHasher
-from downloader.hub.disk import write_atomically
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
 from downloader.oci.downloads import RangesIgnoredError

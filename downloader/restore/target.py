@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from downloader.errors import IntegrityError, StorageError
+from downloader.fs import storage_errors, temporary_name
 from downloader.hub.cache import (
     BlobHasher,
     blob_path,
@@ -14,9 +15,8 @@ from downloader.hub.cache import (
     iter_metadata_entries,
     lock_path,
 )
-from downloader.hub.disk import storage_errors, temporary_name
-from downloader.hub.locks import hold_lock
 from downloader.hub.repo import Repo, RepoFile, Snapshot
+from downloader.locks import hold_lock
 
 _PRIVATE = ".hf-models"  # of a local directory: what is not a whole file yet
 _READ_BYTES = 1024**2

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.world import REPO_ID, Cost, Weights, free_port, in_turn, measure, wait_for
-from tests.standin import HubProcess
+from tests.support.fake_hub import HubProcess
 
 _HUB = "root/.cache/huggingface/hub/models--bench--model"
 _COMMIT = "c0ffee" + "0" * 34

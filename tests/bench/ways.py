@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.world import REPO_ID, Cost, Weights, in_turn, measure
-from tests.standin import HubProcess
+from tests.support.fake_hub import HubProcess
 
 _PUBLISH = [sys.executable, "-m", "downloader", "publish", REPO_ID, "--base", "none", "-q"]
 _LAYOUT = [sys.executable, "-m", "downloader", "build", REPO_ID, "--engine", "layout"]

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tests.standin import Generated, HubProcess, make_repo
-from tests.standin.content import Disk
-from tests.standin.spec import Repo
+from tests.support.fake_hub import Generated, HubProcess, make_repo
+from tests.support.fake_hub.content import Disk
+from tests.support.fake_hub.spec import Repo
 
 GIB = 1 << 30
 REPO_ID = "bench/model"
@@ -136,7 +136,7 @@ def hole(*, is_hashing: bool) -> Iterator[str]:
     """Run a registry that keeps nothing; give its host."""
     flags = ["--hash"] if is_hashing else []
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.hole", *flags],
+        [sys.executable, "-m", "tests.support.sink_registry", *flags],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -13,20 +13,20 @@ from downloader.errors import HfModelsError
 from downloader.hub.repo import check_repo_path
 from downloader.image import PREFIX, parse_labels, parse_members
 from downloader.net.ranges import ByteRange, check_content_range
-from downloader.oci.answers import next_url, parse_errors, parse_next_link
 from downloader.oci.auth import parse_challenges
 from downloader.oci.compression import PlainStream
 from downloader.oci.digest import digest_of
-from downloader.oci.image_files import parse_saved
+from downloader.oci.image_archive import parse_saved
 from downloader.oci.manifest import LAYER, Index, Manifest, describe, parse_manifest
 from downloader.oci.reference import parse_reference
-from downloader.oci.tar_reader import iter_members, parse_records
+from downloader.oci.responses import next_url, parse_errors, parse_next_link
+from downloader.oci.tar_read import iter_members, parse_records
 from downloader.plan import Plan
 from downloader.restore.contents import find_snapshots, parse_listing
-from downloader.restore.journal import Journal
-from downloader.restore.scan import Budget, Locator, scan_layer
+from downloader.restore.foreign.overlay import Tree
+from downloader.restore.foreign.scan import Budget, Locator, scan_layer
 from downloader.restore.source import parse_source
-from downloader.restore.tree import Tree
+from downloader.transfer.journal import Journal
 
 Target = Callable[[bytes], None]
 _READ_LIMIT_BYTES = 64 * 1024 * 1024

@@ -1,0 +1,76 @@
+"""Adding to ``models.toml``: a table at the end; every comment and line before it stays."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from downloader.errors import InputError, StorageError
+from downloader.farm.models import Model, parse_models, read_text
+
+Value = str | bool | Sequence[str]
+
+
+def add_model(path: Path, values: Mapping[str, Value]) -> Model:
+    """Append a ``[[model]]`` and return it as the file now says it.
+
+    Args:
+        path: A models.toml.
+        values: By key; empty ones and the defaults are left out.
+
+    Raises:
+        InputError: The file was wrong before, the tag or repo is there already, or the new
+            entry would be wrong; the file is then as it was.
+        StorageError: It cannot be written.
+    """
+    text = read_text(path)
+    parse_models(text, str(path))
+    added = append_model(text, values)
+    try:
+        models = parse_models(added, str(path))
+    except InputError as error:
+        raise InputError(f"not added: {error.message}", hint=error.hint) from error
+    model = models.entries[-1]
+    _check_new(model, models.entries[:-1], path)
+    _replace(path, added)
+    return model
+
+
+def append_model(text: str, values: Mapping[str, Value]) -> str:
+    r"""Return the text of a models.toml with one more table.
+
+    >>> append_model('# mine\n', {"tag": "x", "repo": "a/b", "include": ["*.json"]})
+    '# mine\n\n[[model]]\ntag = "x"\nrepo = "a/b"\ninclude = ["*.json"]\n'
+    """
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value]
+    before = text.rstrip("\n")
+    return "\n".join([*([before, ""] if before else []), "[[model]]", *lines, ""])
+
+
+def _check_new(model: Model, others: Sequence[Model], path: Path) -> None:
+    for other in others:
+        same = (other.repo, other.revision, other.selection)
+        if same == (model.repo, model.revision, model.selection):
+            raise InputError(
+                f"not added: {path}:{other.line} publishes {model.repo.id} as {other.tag!r}",
+                hint="another revision, --include or --exclude makes another image",
+            )
+
+
+def _toml(value: Value) -> str:
+    # JSON strings are TOML strings, but for DEL, which TOML wants escaped (TOML 1.0.0, "String").
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _replace(path: Path, text: str) -> None:
+    target = path.resolve()  # a link stays a link
+    try:
+        with NamedTemporaryFile(
+            "w", encoding="utf-8", dir=target.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            file.write(text)
+        os.chmod(file.name, target.stat().st_mode)  # noqa: PTH101 - the name is a string
+        Path(file.name).replace(target)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,293 @@
+"""Where a file's bytes are now: redirects followed, signed URLs renewed, the token kept home.
+
+The Hub answers with the bytes themselves (small files) or redirects to a CDN with a signed
+URL that expires after an hour or so. This is the one place that knows: a download, a child
+process and a stream all ask here for the address.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from urllib.parse import urljoin, urlsplit
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
+
+from downloader.errors import (
+    HfModelsError,
+    HubError,
+    IntegrityError,
+    ProtocolError,
+    TransportError,
+    without_secrets,
+)
+from downloader.net.http import HttpPool
+from downloader.net.ranges import ByteRange, check_content_range, range_header
+from downloader.net.request import Exchange
+from downloader.net.retry import (
+    RetryPolicy,
+    is_passing,
+    note_wait,
+    parse_retry_after,
+)
+from downloader.progress import Note, ignore
+from downloader.transfer.source import FileSource
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LONGEST_CHAIN = 6  # the Hub needs two: resolve-cache, then the CDN
+# What S3, CloudFront and the Hub's CAS bridge answer to a signature that is over.
+_SIGNATURE_OVER = frozenset({400, 401, 403, 404, 410})
+
+_HINTS = {
+    "GatedRepo": "accept the repo's conditions on its page, then give a token with access",
+    "RepoNotFound": "check the repo id and type; a private repo needs a token with access",
+    "RevisionNotFound": "check --revision",
+    "EntryNotFound": "check the file name and the revision",
+}
+
+
+class PassingError(Exception):
+    """A failure that may go away by itself.
+
+    Args:
+        error: What to raise once patience is over.
+        asked_s: Seconds that the server asked to wait.
+    """
+
+    def __init__(self, error: HfModelsError, asked_s: float | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.asked_s = asked_s
+
+
+class Patience:
+    """Counts the failures of one piece of work in a row, and waits or gives up.
+
+    Args:
+        policy: How often and how long.
+        cancelled: Set by another thread to end the waiting.
+        note: Told before a wait that a person would notice.
+        name: Of the file, for the note.
+    """
+
+    def __init__(
+        self, policy: RetryPolicy, cancelled: threading.Event, note: Note = ignore, name: str = ""
+    ) -> None:
+        self._name = name
+        self._policy = policy
+        self._cancelled = cancelled
+        self._note = note
+        self._failures = 0
+
+    def progressed(self) -> None:
+        """Forget the failures so far: bytes have arrived since."""
+        self._failures = 0
+
+    def wait_or_raise(self, failure: PassingError) -> None:
+        """Wait as the policy and the server say.
+
+        Raises:
+            HfModelsError: What ``failure`` carries: too many failures, or cancelled.
+        """
+        self._failures += 1
+        delay_s = self._policy.delay_s(self._failures, failure.asked_s)
+        if delay_s is not None:
+            note_wait(self._note, failure.error, delay_s, self._name)
+        if delay_s is None or self._cancelled.wait(delay_s):
+            raise failure.error from failure
+
+
+@dataclass(frozen=True)
+class Target:
+    """An address that answers with bytes, and the headers that may go there."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+
+class Location:
+    """The current address of one file; may be used by several threads.
+
+    Args:
+        http: Connections.
+        source: The Hub's address of the file, and the headers for that origin only.
+    """
+
+    def __init__(self, http: HttpPool, source: FileSource) -> None:
+        self._http = http
+        self._home = Target(source.url, source.headers)
+        self._target = self._home
+        self._is_resolved = False
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return without_secrets(self._home.url)
+
+    def open(self, want: ByteRange | None) -> Exchange:
+        """Ask once for the file or for ``want`` of it; the body is unread.
+
+        Raises:
+            PassingError: No answer, a status that passes, or a signed URL that is over; the
+                next call asks the Hub again.
+            HubError: The Hub said no.
+        """
+        headers = {"Range": range_header(want)} if want else {}
+        if self._is_resolved:
+            return self._open(headers)
+        with self._lock:  # one asks the Hub, the others wait for what it learns
+            return self._open(headers)
+
+    def resolve(self) -> tuple[Target, bool]:
+        """Return the address that answers without a redirect, and whether it honours ranges.
+
+        Raises:
+            PassingError, HubError: As `open` does.
+        """
+        with self.open(ByteRange(0, 1)) as response:
+            return self._target, response.status == 206
+
+    def _open(self, headers: Mapping[str, str]) -> Exchange:
+        for _ in range(_LONGEST_CHAIN):
+            target = self._target
+            response = self._request(target, headers)
+            if response.status in _REDIRECTS:
+                self._follow(target, response)
+                continue
+            if response.status in {200, 206}:
+                self._is_resolved = True
+                return response
+            response.drain()
+            raise self._refusal(target, response)
+        self._target = self._home
+        raise ProtocolError(f"{without_secrets(self._home.url)}: more than 5 redirects")
+
+    def _request(self, target: Target, headers: Mapping[str, str]) -> Exchange:
+        try:
+            response = Exchange(self._http, "GET", target.url, {**target.headers, **headers})
+            response.wait()
+        except TransportError as error:
+            # The CDN's host may be gone; the Hub may name another.
+            self._forget(target)
+            raise PassingError(error) from error
+        return response
+
+    def _follow(self, target: Target, response: Exchange) -> None:
+        response.drain()
+        location = response.headers.get("Location")
+        if not location:
+            raise ProtocolError(
+                f"{without_secrets(target.url)}: want a Location with status "
+                f"{response.status}, got none"
+            )
+        try:  # encoded as a request needs it, however it was sent
+            url = parse_url(urljoin(target.url, location)).url
+        except (LocationParseError, ValueError) as error:
+            raise ProtocolError(f"want a URL, got {without_secrets(location)!r}") from error
+        if urlsplit(url).scheme not in {"http", "https"}:
+            raise ProtocolError(f"want a redirect to http or https, got {without_secrets(url)!r}")
+        is_home = _origin(url) == _origin(self._home.url)
+        self._target = Target(url, self._home.headers if is_home else {})
+
+    def _forget(self, target: Target) -> None:
+        if self._target is target:
+            self._target, self._is_resolved = self._home, False
+
+    def _refusal(self, target: Target, response: Exchange) -> Exception:
+        is_home = _origin(target.url) == _origin(self._home.url)
+        error = _hub_error(target.url, response, is_home)
+        self._forget(target)
+        if response.status in _SIGNATURE_OVER and not is_home:
+            return PassingError(error)
+        if response.status == 416:
+            message = f"{without_secrets(target.url)}: want a range inside the file, got 416"
+            return PassingError(IntegrityError(message))
+        if is_passing(response.status):
+            return PassingError(error, parse_retry_after(response.headers, datetime.now(UTC)))
+        return error
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    default = 443 if parts.scheme == "https" else 80
+    return parts.scheme, parts.hostname, parts.port or default
+
+
+def _hub_error(url: str, response: Exchange, is_home: bool) -> HubError:
+    code = response.headers.get("X-Error-Code", "")
+    said = response.headers.get("X-Error-Message", "") or code or response.reason or "no reason"
+    hint = _HINTS.get(code)
+    if is_home and response.status == 401:
+        hint = hint or "the token is missing or not valid: set HF_TOKEN"
+    if is_home and response.status == 429:
+        hint = "the Hub's rate limit: wait some minutes, or give a token"
+    message = f"{without_secrets(url)}: HTTP {response.status}: {said[:300]}"
+    return HubError(message, status=response.status, hint=hint)
+
+
+def check_answer(response: Exchange, want: ByteRange, size_bytes: int, name: str) -> bool:
+    """Return whether the body is exactly ``want``; False where it is the whole file.
+
+    Args:
+        response: Status 200 or 206.
+        want: The half-open interval of byte offsets that was asked for.
+        size_bytes: Of the whole file, as the Hub promised it.
+        name: Of the file, for messages.
+
+    Raises:
+        PassingError: The headers announce other bytes, or another size.
+    """
+    is_range = response.status == 206
+    expected = want.size_bytes if is_range else size_bytes
+    try:
+        if is_range:
+            # First the size of the file: another one is the file's fault, not the server's.
+            content_range = response.headers.get("Content-Range")
+            _check_total((content_range or "*").rpartition("/")[2], size_bytes, name)
+            check_content_range(content_range, want)
+        _check_total(response.headers.get("Content-Length", "*"), expected, name)
+    except (ProtocolError, IntegrityError) as error:
+        response.close()
+        raise PassingError(error) from error
+    return is_range
+
+
+def _check_total(text: str, want_bytes: int, name: str) -> None:
+    if text not in {"*", str(want_bytes)}:
+        raise IntegrityError(f"{name}: want {want_bytes} bytes, got an answer of {text[:40]} bytes")
+
+
+def iter_fill(response: Exchange, view: memoryview, name: str) -> Iterator[int]:
+    """Fill ``view`` with the body's next bytes; yield how many were added, each time.
+
+    Raises:
+        PassingError: The connection broke, stalled or ended before ``view`` was full.
+    """
+    at = 0
+    while at < len(view):
+        count = _read_some(response, view[at:])
+        if not count:
+            missing = len(view) - at
+            text = f"{name}: want {missing} more bytes, got the end of the answer"
+            raise PassingError(TransportError(text))
+        at += count
+        yield count
+
+
+def check_end(response: Exchange, name: str) -> None:
+    """Raise unless the body is over; needed where no Content-Length bounds it.
+
+    Raises:
+        PassingError: More bytes follow.
+    """
+    if _read_some(response, memoryview(bytearray(1))):
+        raise PassingError(IntegrityError(f"{name}: want the end of the file, got more bytes"))
+
+
+def _read_some(response: Exchange, view: memoryview) -> int:
+    try:
+        return response.read_some(view)
+    except TransportError as error:
+        raise PassingError(error) from error

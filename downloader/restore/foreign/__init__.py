@@ -1,0 +1,1 @@
+"""Images that others made: looked through, laid over each other, extracted."""

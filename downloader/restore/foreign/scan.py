@@ -1,0 +1,204 @@
+"""One layer, looked through: what it adds to caches, and what it hides of lower layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from downloader.errors import ProtocolError
+from downloader.net.ranges import ByteRange
+from downloader.oci.digest import Digest
+from downloader.oci.store import BlobReader
+from downloader.oci.tar_read import (
+    MEMBERS_LIMIT,
+    ByteSource,
+    TarMember,
+    iter_members,
+    read_exactly,
+)
+from downloader.restore.foreign.entries import (
+    OPAQUE,
+    WHITEOUT,
+    Content,
+    InLayer,
+    InMemory,
+    Node,
+    Place,
+    is_shared_blob,
+    place_of,
+)
+
+# refs hold 41 bytes; the list of a repo of 100,000 files is 20 MB.
+_REF_LIMIT_BYTES = 1024
+_TREE_LIMIT_BYTES = 64 * 1024**2
+# Some bytes after a header is the next header, unless a large file lies between.
+_FIRST_WINDOW_BYTES = 64 * 1024
+_LARGEST_WINDOW_BYTES = 4 * 1024**2
+
+
+class Taker(Protocol):
+    """Decides what becomes of a content that belongs to a cache, while it passes."""
+
+    def take(self, member: TarMember, place: Place | None, source: ByteSource) -> Content:
+        """Return where the content will be; may read it from ``source``, or leave it."""
+
+
+@dataclass
+class LayerScan:
+    """What a layer does to the caches of an image.
+
+    Args:
+        nodes: Files and links, in the order of the layer.
+        others: Paths of all else that is no directory: they may hide what lies below.
+        whiteouts: Paths that the layer removes from lower layers.
+        opaque: Directories whose content in lower layers it removes.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    whiteouts: list[str] = field(default_factory=list)
+    opaque: list[str] = field(default_factory=list)
+
+
+class Budget:
+    """How many members an image may have, over all its layers."""
+
+    def __init__(self, members: int = MEMBERS_LIMIT) -> None:
+        self.left = members
+
+
+def scan_layer(source: ByteSource, what: str, taker: Taker, budget: Budget) -> LayerScan:
+    """Look through the tar of a layer.
+
+    Raises:
+        ProtocolError: It is malformed, or holds in a cache what no cache holds.
+    """
+    scan = LayerScan()
+    for member in iter_members(source, what, members_limit=budget.left):
+        budget.left -= 1
+        _look(member, source, taker, scan)
+    return scan
+
+
+def _look(member: TarMember, source: ByteSource, taker: Taker, scan: LayerScan) -> None:
+    parent, _, name = member.path.rpartition("/")
+    if name == OPAQUE:
+        scan.opaque.append(parent)
+    elif name.startswith(WHITEOUT):
+        hidden = name.removeprefix(WHITEOUT)
+        scan.whiteouts.append(f"{parent}/{hidden}" if parent else hidden)
+    elif member.kind in {"link", "hardlink"}:
+        kind: Literal["link", "hardlink"] = "link" if member.kind == "link" else "hardlink"
+        scan.nodes.append(Node(member.path, kind, target=member.target))
+    elif member.kind != "directory":
+        _look_at_file(member, source, taker, scan)
+
+
+def _look_at_file(member: TarMember, source: ByteSource, taker: Taker, scan: LayerScan) -> None:
+    place = place_of(member.path)
+    if place is None and not is_shared_blob(member.path):
+        scan.others.append(member.path)
+        return
+    if member.kind == "device":
+        raise ProtocolError(f"want a file or link in a cache, got a device: {member.path[:200]!r}")
+    if place is not None and place.area in {"refs", "trees", "plans"}:
+        content: Content = InMemory(_read_metadata(member, place, source))
+    else:
+        content = taker.take(member, place, source)
+    scan.nodes.append(Node(member.path, "file", member.size_bytes, content=content))
+
+
+def _read_metadata(member: TarMember, place: Place, source: ByteSource) -> bytes:
+    limit = _REF_LIMIT_BYTES if place.area == "refs" else _TREE_LIMIT_BYTES
+    if member.size_bytes > limit:
+        raise ProtocolError(
+            f"{member.path[:200]!r}: want at most {limit} bytes, got {member.size_bytes} bytes"
+        )
+    return read_exactly(source, member.size_bytes, member.path[:200])
+
+
+class Locator:
+    """The taker of a layer that can be read by range: notes where the content lies."""
+
+    def __init__(self, layer: Digest) -> None:
+        self._layer = layer
+
+    def take(self, member: TarMember, place: Place | None, source: ByteSource) -> Content:
+        """Return the content's place in the layer; reads nothing."""
+        del place, source
+        return InLayer(self._layer, member.content_offset)
+
+
+class RangedSource:
+    """A blob as a `ByteSource` that fetches only what is read, in few requests.
+
+    Args:
+        open_range: Opens a range of the blob.
+        size_bytes: Of the blob.
+        what: The blob, for messages.
+    """
+
+    def __init__(
+        self, open_range: Callable[[ByteRange], BlobReader], size_bytes: int, what: str
+    ) -> None:
+        self.offset = 0
+        self._open_range = open_range
+        self._size_bytes = size_bytes
+        self._what = what
+        self._window = b""
+        self._window_start = 0
+        self._next_bytes = _FIRST_WINDOW_BYTES
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill ``buffer``; fewer bytes at the end only, then 0."""
+        filled = 0
+        while filled < len(buffer) and self.offset < self._size_bytes:
+            data = self._ahead()[: len(buffer) - filled]
+            buffer[filled : filled + len(data)] = data
+            filled += len(data)
+            self.offset += len(data)
+        return filled
+
+    def skip(self, size_bytes: int) -> None:
+        """Go on so many bytes later, without reading.
+
+        Raises:
+            ProtocolError: There are fewer.
+        """
+        if size_bytes > self._size_bytes - self.offset:
+            raise ProtocolError(
+                f"{self._what}: want {size_bytes} bytes more at byte {self.offset},"
+                f" got a blob of {self._size_bytes} bytes"
+            )
+        self.offset += size_bytes
+
+    def _ahead(self) -> bytes:
+        within = self.offset - self._window_start
+        if not 0 <= within < len(self._window):
+            self._fetch()
+            within = 0
+        return self._window[within:]
+
+    def _fetch(self) -> None:
+        jumped = self.offset > self._window_start + len(self._window) + _FIRST_WINDOW_BYTES
+        size_bytes = _FIRST_WINDOW_BYTES if jumped else self._next_bytes
+        self._next_bytes = min(2 * size_bytes, _LARGEST_WINDOW_BYTES)
+        end = min(self.offset + size_bytes, self._size_bytes)
+        with self._open_range(ByteRange(self.offset, end)) as reader:
+            self._window = read_all(reader, end - self.offset, self._what)
+        self._window_start = self.offset
+
+
+def read_all(reader: BlobReader, size_bytes: int, what: str) -> bytes:
+    """Return exactly so many bytes of a reader.
+
+    Raises:
+        ProtocolError: There are fewer.
+    """
+    data = bytearray(size_bytes)
+    filled = 0
+    while filled < size_bytes:
+        count = reader.readinto(memoryview(data)[filled:])
+        if not count:
+            raise ProtocolError(f"{what}: want {size_bytes} bytes, got {filled} bytes")
+        filled += count
+    return bytes(data)

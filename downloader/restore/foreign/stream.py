@@ -1,0 +1,312 @@
+"""An image that passes by once: ``docker save`` through a pipe, or a compressed archive.
+
+Its manifest may come last and its layers in any order, so each member is looked at as what it
+seems to be, a layer or a small document, and put together when all have passed.
+"""
+
+import hashlib
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from downloader.errors import EngineError, ProtocolError
+from downloader.net.ranges import ByteRange
+from downloader.oci.compression import PlainStream
+from downloader.oci.digest import Digest, digest_of
+from downloader.oci.image_archive import (
+    IMAGE_NAME,
+    REF_NAME,
+    FileRange,
+    NamedManifest,
+    SavedImage,
+    link_path,
+    parse_saved,
+    saved_manifest,
+)
+from downloader.oci.manifest import (
+    MANIFEST_LIMIT_BYTES,
+    Index,
+    Manifest,
+    parse_json_object,
+    parse_manifest,
+)
+from downloader.oci.tar_read import ByteSource, TarMember, iter_members, read_exactly
+from downloader.restore.contents import FoundSnapshot, find_snapshots
+from downloader.restore.foreign.overlay import Tree
+from downloader.restore.foreign.scan import Budget, LayerScan, Taker, scan_layer
+from downloader.restore.image import choose_manifest, pick_named
+
+# Configs and manifests; there is room for some thousand of them in an archive.
+_DOCUMENT_LIMIT_BYTES = 4 * 1024**2
+_DOCUMENTS_LIMIT_BYTES = 64 * 1024**2
+_USTAR = slice(257, 262)
+_ERROR_LIMIT_BYTES = 4096  # of what docker says, for the message
+_DRAIN_BYTES = 1024**2
+_ANSWER_TIMEOUT_S = 20.0  # of an engine that only looks something up
+
+ReadInto = Callable[[memoryview], int]
+
+
+@dataclass
+class _Passed:
+    """What has passed by so far.
+
+    Args:
+        documents: Small files by path.
+        scans: What the layers hold, by path.
+        digests: Of the members as they were, by path.
+        sizes: Of the members in bytes, by path.
+        links: Paths that stand for other paths.
+    """
+
+    documents: dict[str, bytes] = field(default_factory=dict)
+    scans: dict[str, LayerScan] = field(default_factory=dict)
+    digests: dict[str, Digest] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+
+    def path_of(self, path: str) -> str:
+        return self.links.get(path, path)
+
+
+@dataclass(frozen=True)
+class PassedImage:
+    """An image that has passed by: its manifest, its config, and the snapshots in it."""
+
+    digest: Digest
+    manifest: Manifest
+    config: dict[str, Any]
+    snapshots: list[FoundSnapshot]
+
+
+def look_at_stream(read_into: ReadInto, name: str, tag: str | None, taker: Taker) -> PassedImage:
+    """Return the image in an archive, and hand its contents to ``taker`` as they pass.
+
+    Args:
+        read_into: Fills a buffer with the next bytes of the archive, compressed or not.
+        name: For messages.
+        tag: Which image, where there are several.
+        taker: Keeps what it wants.
+
+    Raises:
+        ProtocolError: The archive or a layer is malformed, or another than its manifest says.
+        InputError: It holds several images, and ``tag`` names none of them.
+    """
+    passed = _Passed()
+    stream, budget = PlainStream(read_into, name), Budget()
+    for member in iter_members(stream, name):
+        _look(member, stream, passed, taker, budget)
+    _drain(read_into)
+    manifest, config, paths, digest = _find_image(passed, name, tag)
+    tree = Tree()
+    for layer, path in zip(manifest.layers, paths, strict=True):
+        scan = passed.scans.get(path)
+        if scan is None or passed.digests.get(path) != layer.digest:
+            got = passed.digests.get(path, "nothing")
+            raise ProtocolError(f"{name}: want layer {layer.digest}, got {got}")
+        tree.apply(scan)
+    return PassedImage(digest, manifest, config, find_snapshots(tree))
+
+
+def _drain(read_into: ReadInto) -> None:
+    # docker would die of a closed pipe, and call that an error.
+    scratch = memoryview(bytearray(_DRAIN_BYTES))
+    while read_into(scratch):
+        pass
+
+
+def _look(
+    member: TarMember, stream: ByteSource, passed: _Passed, taker: Taker, budget: Budget
+) -> None:
+    if member.kind in {"link", "hardlink"}:
+        passed.links[member.path] = link_path(member.path, member.target, member.kind)
+    if member.kind != "file":
+        return
+    content = _Hashed(stream, member.size_bytes)
+    inner = PlainStream(content.readinto, member.path)
+    if inner.compression is not None or inner.head[_USTAR] == b"ustar":
+        passed.scans[member.path] = scan_layer(inner, member.path, taker, budget)
+        _drain(content.readinto)
+    elif _is_empty_tar(inner.head):
+        passed.scans[member.path] = LayerScan()
+        _drain(content.readinto)
+    elif member.size_bytes <= _DOCUMENT_LIMIT_BYTES:
+        known = sum(len(data) for data in passed.documents.values())
+        if known + member.size_bytes > _DOCUMENTS_LIMIT_BYTES:
+            raise ProtocolError(f"{member.path}: want less than that many small files before it")
+        passed.documents[member.path] = read_exactly(inner, member.size_bytes, member.path)
+    passed.digests[member.path] = content.digest
+    passed.sizes[member.path] = member.size_bytes
+
+
+def _is_empty_tar(head: bytes) -> bool:
+    return len(head) == 512 and not any(head)
+
+
+class _Hashed:
+    """One member of the archive, hashed as it is read."""
+
+    def __init__(self, source: ByteSource, size_bytes: int) -> None:
+        self._source = source
+        self._left = size_bytes
+        self._hash = hashlib.sha256()
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = self._source.readinto(buffer[: self._left])
+        self._hash.update(buffer[:count])
+        self._left -= count
+        return count
+
+    @property
+    def digest(self) -> Digest:
+        return Digest(f"sha256:{self._hash.hexdigest()}")
+
+
+def _find_image(
+    passed: _Passed, name: str, tag: str | None
+) -> tuple[Manifest, dict[str, Any], list[str], Digest]:
+    by_digest = {passed.digests[path]: path for path in passed.digests}
+
+    def get(digest: Digest) -> bytes | None:
+        return passed.documents.get(by_digest.get(digest, ""))
+
+    if "index.json" in passed.documents:
+        named = pick_named(_indexed(passed.documents["index.json"], get), tag, name)
+        manifest = choose_manifest(named.data, get)
+        config = get(manifest.config.digest)
+        paths = [by_digest.get(layer.digest, "") for layer in manifest.layers]
+    elif "manifest.json" in passed.documents:
+        entries = parse_saved(passed.documents["manifest.json"])
+        by_name = [NamedManifest(str(i).encode(), entry.names) for i, entry in enumerate(entries)]
+        entry = entries[int(pick_named(by_name, tag, name).data)]
+        manifest, paths = _saved(entry, passed)
+        config = passed.documents.get(passed.path_of(entry.config))
+        named = NamedManifest(manifest.to_bytes())
+    else:
+        raise ProtocolError(
+            f"{name}: want an image archive, got neither index.json nor manifest.json"
+        )
+    if config is None:
+        raise ProtocolError(f"{name}: want config {manifest.config.digest}, got none")
+    parsed = parse_json_object(config, "config", _DOCUMENT_LIMIT_BYTES)
+    return manifest, parsed, paths, digest_of(named.data)
+
+
+def _indexed(data: bytes, get: Callable[[Digest], bytes | None]) -> Iterator[NamedManifest]:
+    index = parse_manifest(data)
+    if not isinstance(index, Index):
+        raise ProtocolError("index.json: want an index, got a manifest")
+    for descriptor in index.manifests:
+        found = get(descriptor.digest)
+        names = (descriptor.annotations.get(key) for key in (IMAGE_NAME, REF_NAME))
+        if found is not None and len(found) <= MANIFEST_LIMIT_BYTES:
+            yield NamedManifest(found, tuple(name for name in names if name))
+
+
+def _saved(entry: SavedImage, passed: _Passed) -> tuple[Manifest, list[str]]:
+    config = passed.documents.get(passed.path_of(entry.config))
+    paths = [passed.path_of(path) for path in entry.layers]
+    if config is None or not all(path in passed.scans for path in paths):
+        raise ProtocolError("manifest.json: names a config or a layer that the archive lacks")
+    return saved_manifest(entry, config, [passed.sizes[path] for path in paths]), paths
+
+
+@contextmanager
+def open_compressed(path: Path) -> Iterator[ReadInto]:
+    """Open an archive for reading from its beginning."""
+    with FileRange(path, ByteRange(0, path.stat().st_size)) as reader:
+        yield reader.readinto
+
+
+@contextmanager
+def open_saved(name: str, docker: str = "docker") -> Iterator[ReadInto]:
+    """Open what ``docker save`` writes about an image of the local engine.
+
+    Raises:
+        EngineError: There is no docker, or it said no.
+    """
+    try:
+        process = subprocess.Popen(
+            [docker, "image", "save", name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:
+        raise EngineError(
+            f"want to run {docker}, got {error.strerror}", hint="install Docker, or use a registry"
+        ) from error
+    said: list[bytes] = []
+    assert process.stdout is not None  # noqa: S101 - for the type checker
+    assert process.stderr is not None  # noqa: S101
+    reader = threading.Thread(target=_keep_end, args=(process.stderr, said), daemon=True)
+    reader.start()
+    try:
+        yield process.stdout.readinto  # type: ignore[attr-defined]  # a BufferedReader has it
+    except ProtocolError as error:
+        if process.wait() == 0:
+            raise
+        reader.join()
+        raise _refused("save", name, said) from error
+    finally:
+        process.stdout.close()
+        if process.poll() is None:
+            process.terminate()
+        process.wait()
+        reader.join()
+        process.stderr.close()
+
+
+def _keep_end(pipe: Any, said: list[bytes]) -> None:  # noqa: ANN401 - an untyped pipe
+    for line in pipe:
+        said.append(line[:_ERROR_LIMIT_BYTES])
+        del said[:-5]
+
+
+def _refused(verb: str, name: str, said: list[bytes]) -> EngineError:
+    text = b" ".join(said).decode("utf-8", "replace").strip()
+    return EngineError(f"docker image {verb} {name}: {text or 'no reason given'}")
+
+
+def inspect_in_engine(name: str, docker: str = "docker") -> dict[str, Any]:
+    """Return what the local engine says of an image.
+
+    Raises:
+        EngineError: There is no docker, or it said no.
+        ProtocolError: It said what cannot be.
+    """
+    done = _run(docker, ["image", "inspect", name])
+    if done is None or done.returncode:
+        said = [done.stderr] if done else [b"no docker command"]
+        raise _refused("inspect", name, said)
+    try:
+        documents = json.loads(done.stdout)
+    except ValueError as error:
+        raise ProtocolError(f"docker image inspect {name}: want JSON") from error
+    if not isinstance(documents, list) or not documents or not isinstance(documents[0], dict):
+        raise ProtocolError(f"docker image inspect {name}: want a list of objects")
+    return documents[0]
+
+
+def engine_has(name: str, docker: str = "docker") -> bool:
+    """Whether the local engine has an image of that name; no engine has none."""
+    done = _run(docker, ["image", "inspect", "--format", "{{.Id}}", name])
+    return done is not None and done.returncode == 0
+
+
+def _run(docker: str, arguments: list[str]) -> subprocess.CompletedProcess[bytes] | None:
+    try:
+        return subprocess.run(
+            [docker, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_ANSWER_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None

@@ -1,0 +1,141 @@
+"""What an image says of itself, from its manifest and config alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from downloader.hub.repo import RepoFile
+from downloader.image import PREFIX, parse_labels
+from downloader.oci.manifest import Manifest
+from downloader.restore.foreign.stream import PassedImage
+from downloader.restore.gather import read_plan
+from downloader.restore.image import Image, all_labels
+
+_OCI = "org.opencontainers.image."
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """An image at a glance; None or empty where it does not say.
+
+    Args:
+        source: As the user named it.
+        digest: What that led to.
+        repo_type: ``model``, ``dataset`` or ``space``.
+        repo_id: ``org/name``.
+        commit: 40 hex digits.
+        revision: The branch or tag that was built.
+        license: An SPDX expression.
+        is_partial: Whether files of the commit were left out.
+        files: How many files the image holds.
+        content_bytes: Of those files.
+        layers: Each layer's digest, media type and size in bytes, bottom first.
+        layer_bytes: Of all layers, as they are kept there.
+        listing: The files themselves, where they were asked for.
+    """
+
+    source: str
+    digest: str
+    repo_type: str | None
+    repo_id: str | None
+    commit: str | None
+    revision: str | None
+    license: str | None
+    is_partial: bool | None
+    files: int | None
+    content_bytes: int | None
+    layers: tuple[tuple[str, str, int | None], ...]
+    layer_bytes: int
+    listing: tuple[RepoFile, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs."""
+        plain = {key: value for key, value in vars(self).items() if key != "listing"}
+        plain["layers"] = [
+            {"digest": digest, "media_type": media_type, "size": size_bytes}
+            for digest, media_type, size_bytes in self.layers
+        ]
+        files = [{"path": f.path, "size": f.size_bytes, "oid": f.oid} for f in self.listing]
+        return plain | ({"listing": files} if files else {})
+
+
+def inspect_image(image: Image, *, with_files: bool = False) -> Inspection:
+    """Return what an image says of itself.
+
+    Args:
+        image: Opened; nothing more is read unless ``with_files``.
+        with_files: Whether to read the small layer that lists the files.
+
+    Raises:
+        ProtocolError: Its labels say what cannot be.
+    """
+    planned = read_plan(image) if with_files else None
+    found = _describe(image.name, image.digest, image.labels)
+    listing = planned.snapshot.files if planned else ()
+    return replace(_with_layers(found, image.manifest), listing=listing)
+
+
+def inspect_passed(name: str, passed: PassedImage, *, with_files: bool = False) -> Inspection:
+    """Return what an image says of itself that could only be read from end to end.
+
+    Args:
+        name: As the user named it.
+        passed: What passed by.
+        with_files: Whether to list the files as well.
+
+    Raises:
+        ProtocolError: Its labels say what cannot be.
+    """
+    labels = all_labels(passed.manifest, passed.config)
+    found = _with_layers(_describe(name, passed.digest, labels), passed.manifest)
+    promised = {path: file for item in passed.snapshots for path, file in item.promised.items()}
+    listing = tuple(promised[path] for path in sorted(promised)) if with_files else ()
+    return replace(found, listing=listing)
+
+
+def inspect_engine_answer(name: str, answer: Mapping[str, Any]) -> Inspection:
+    """Return what the local engine says of an image.
+
+    Args:
+        name: Of the image.
+        answer: One object of what ``docker image inspect`` prints.
+
+    Raises:
+        ProtocolError: Its labels say what cannot be.
+    """
+    inner, rootfs = answer.get("Config") or {}, answer.get("RootFS") or {}
+    labels = {str(key): str(value) for key, value in (inner.get("Labels") or {}).items()}
+    return replace(
+        _describe(name, str(answer.get("Id")), labels),
+        layers=tuple((str(diff_id), "", None) for diff_id in rootfs.get("Layers") or []),
+        layer_bytes=int(answer.get("Size") or 0),
+    )
+
+
+def _with_layers(found: Inspection, manifest: Manifest) -> Inspection:
+    layers = tuple((layer.digest, layer.media_type, layer.size_bytes) for layer in manifest.layers)
+    layer_bytes = sum(layer.size_bytes for layer in manifest.layers)
+    return replace(found, layers=layers, layer_bytes=layer_bytes)
+
+
+def _describe(source: str, digest: str, labels: Mapping[str, str]) -> Inspection:
+    ours = parse_labels(labels)
+    return Inspection(
+        source=source,
+        digest=digest,
+        repo_type=ours.repo.type if ours else None,
+        repo_id=ours.repo.id if ours else None,
+        commit=ours.commit if ours else None,
+        revision=ours.revision if ours else None,
+        license=labels.get(f"{_OCI}licenses"),
+        is_partial=ours.is_partial if ours else None,
+        files=_number(labels, "files"),
+        content_bytes=_number(labels, "bytes"),
+        layers=(),
+        layer_bytes=0,
+    )
+
+
+def _number(labels: Mapping[str, str], key: str) -> int | None:
+    text = labels.get(f"{PREFIX}.{key}", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

@@ -1,1 +1,0 @@
-"""A CI runner: its disk, its clean-up, its job matrix, where it publishes to, its summaries."""

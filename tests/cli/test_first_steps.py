@@ -1,0 +1,116 @@
+"""What a newcomer types first, and types wrong."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from downloader.engine.heartbeat import heartbeat
+from downloader.progress import NoProgress
+from tests.support.docker import ROOT, hf_models
+from tests.support.fake_hub import HubServer, HubSpec, make_repo, tiny_repo
+
+CANARY = "hf_canary4711"
+FILES = {"config.json": b"{}", "merges.txt": b"a b", "pytorch_model.bin": b"weights"}
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    repos = (
+        tiny_repo(),
+        make_repo("Salesforce/codet5-small", FILES),
+        make_repo("bigcode/starcoder", FILES),
+    )
+    with HubServer(HubSpec(repos, users={"hf_known": "known"})) as server:
+        yield server
+
+
+def test_a_dry_run_of_build_prints_the_plan(hub: HubServer) -> None:
+    for more in ([], ["--json"]):
+        planned = hf_models("plan", "org/tiny", *more, HF_ENDPOINT=hub.endpoint).stdout
+        built = hf_models("build", "org/tiny", "--dry-run", *more, HF_ENDPOINT=hub.endpoint)
+        assert built.stdout == planned
+
+
+def examples(readme: str) -> list[str]:
+    return re.findall(r"^nox -s (build -- [^#\n]+)", (ROOT / readme).read_text(), re.MULTILINE)
+
+
+def test_examples_are_the_same_in_both_languages() -> None:
+    assert examples("README.md") == examples("README.zh-CN.md")
+
+
+@pytest.mark.parametrize(
+    ("number", "files"),
+    [
+        (0, {"config.json"}),
+        (1, set(FILES)),
+        (2, {"config.json", "merges.txt"}),
+        (3, {"config.json", "merges.txt"}),
+    ],
+)
+def test_an_example_of_readme(hub: HubServer, number: int, files: set[str]) -> None:
+    command, _, *arguments = shlex.split(examples("README.md")[number])
+    said = hf_models("fetch", *arguments, "--dry-run", HF_ENDPOINT=hub.endpoint).stdout
+    assert {line.split()[-1] for line in said.splitlines()} == files
+    hf_models(command, *arguments, "--dry-run", HF_ENDPOINT=hub.endpoint)
+
+
+def own_path() -> str:
+    """Return PATH with this interpreter's own directory first."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def test_nox_passes_the_exit_code_on_and_keeps_the_token(hub: HubServer) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "nox", "--no-venv", "--no-install", "-s", "plan", "--"),
+            *("org/none", "--token", CANARY),
+        ],
+        env=os.environ | {"HF_ENDPOINT": hub.endpoint, "PATH": own_path()},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 3
+    assert "error: model org/none" in done.stderr
+    assert CANARY not in done.stdout + done.stderr
+
+
+def test_a_token_that_the_hub_does_not_know(hub: HubServer) -> None:
+    done = hf_models("plan", "org/tiny", code=3, HF_ENDPOINT=hub.endpoint, HF_TOKEN=CANARY)
+    assert "hint: check HF_TOKEN" in done.stderr
+    assert CANARY not in done.stderr
+
+
+def test_an_endpoint_that_is_no_address() -> None:
+    done = hf_models("plan", "org/tiny", code=2, HF_ENDPOINT="hub.example")
+    assert done.stderr.startswith("error: want HF_ENDPOINT like https://huggingface.co, got")
+
+
+class Heard(NoProgress):
+    """Waits for a note."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.was_noted = threading.Event()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        self.was_noted.set()
+
+
+def test_a_program_that_says_nothing_is_said_to_work() -> None:
+    heard, lines = Heard(), list[str]()
+    with heartbeat(lines.append, lambda: "exporting layers", heard, beat_s=0.01) as feed:
+        feed("a line")
+        assert heard.was_noted.wait(30)
+    assert lines == ["a line"]
+    assert heard.notes[0] == "exporting layers: 0 s"

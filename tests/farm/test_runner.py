@@ -1,0 +1,267 @@
+"""Where a job publishes to, who it logs in as, which engine it takes, and what its page says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+
+from downloader.cli.github import write_outputs
+from downloader.errors import InputError
+from downloader.farm.destinations import choose_destinations, named_images, read_logins
+from downloader.farm.engine_choice import choose_engine
+from downloader.farm.jobs import MAX_SHARDS, shard_count
+from downloader.farm.models import parse_models
+from downloader.farm.summary import (
+    image_summary,
+    plan_summary,
+    shard_summary,
+    table,
+    verify_commands,
+)
+from downloader.hub.repo import RepoFile, Snapshot, parse_repo
+from downloader.plan import Plan, make_plan
+from tests.support.runner_job import MODELS, JobRun, job_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL = parse_models(MODELS, owner="me").find("tiny")
+PASSWORD = "canary-password"
+GITHUB = {"GITHUB_ACTOR": "Me", "GITHUB_TOKEN": "canary-github"}
+DOCKERHUB = {"DOCKERHUB_USERNAME": "Me", "DOCKERHUB_TOKEN": PASSWORD}
+ALIYUN = {
+    "ALIYUN_REGISTRY": "registry.cn-hangzhou.aliyuncs.com",
+    "ALIYUN_NAME_SPACE": "Mirror",
+    "ALIYUN_REGISTRY_USER": "me@example.com",
+    "ALIYUN_REGISTRY_PASSWORD": PASSWORD,
+}
+OTHER = {
+    "OTHER_REGISTRY": "quay.io",
+    "OTHER_IMAGE_NAME": "me/models",
+    "OTHER_REGISTRY_USER": "me",
+    "OTHER_REGISTRY_PASSWORD": PASSWORD,
+}
+EVERY = {**GITHUB, **DOCKERHUB, **ALIYUN, **OTHER}
+
+
+def test_ghcr_needs_no_set_up() -> None:
+    (login,) = read_logins(GITHUB)
+    assert (login.registry, login.username) == ("ghcr.io", "Me")
+    assert named_images(GITHUB) == []
+
+
+def test_every_registry_takes_part_when_its_secrets_exist() -> None:
+    hosts = ["ghcr.io", "docker.io", "registry.cn-hangzhou.aliyuncs.com", "quay.io"]
+    assert [login.registry for login in read_logins(EVERY)] == hosts
+    assert named_images(EVERY) == [
+        "docker.io/me/hf-models",
+        "registry.cn-hangzhou.aliyuncs.com/mirror/hf-models",
+        "quay.io/me/models",
+    ]
+
+
+@pytest.mark.parametrize("missing", [*DOCKERHUB, *ALIYUN])
+def test_half_of_a_registrys_settings_is_none(missing: str) -> None:
+    found = {**EVERY, missing: ""}
+    lost = "docker.io" if missing in DOCKERHUB else "aliyuncs.com"
+    assert not [name for name in named_images(found) if lost in name]
+
+
+def test_a_password_is_in_no_text() -> None:
+    assert PASSWORD not in repr(read_logins(EVERY))
+
+
+def test_an_entrys_own_name_at_a_registry_wins_over_the_secrets() -> None:
+    found = choose_destinations(
+        ["docker.io/company/models"], ["docker.io", "quay.io"], named_images(EVERY)
+    )
+    assert found.images == ("docker.io/company/models", "quay.io/me/models")
+
+
+def test_names_of_a_form_are_all_that_is_meant() -> None:
+    found = choose_destinations(
+        ["quay.io/me/x"], ["ghcr.io", "quay.io"], named_images(EVERY), is_exact=True
+    )
+    assert found.images == ("quay.io/me/x",)
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobRun:
+    """A job whose docker command notes what it is called with, and fails when told to."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    docker = programs / "docker"
+    docker.write_text(
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\ncat > {tmp_path}/stdin\n'
+        f'test ! -e {tmp_path}/fail || {{ echo "denied: $(cat {tmp_path}/stdin)" >&2; exit 1; }}\n'
+    )
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    return JobRun(tmp_path, monkeypatch, {**GITHUB, "JOB": job_of("tiny")})
+
+
+def test_login_passes_the_password_through_standard_input(job: JobRun) -> None:
+    assert job.run("login") == 0
+    assert (job.directory / "calls").read_text() == (
+        "login ghcr.io --username Me --password-stdin\n"
+    )
+    assert (job.directory / "stdin").read_text() == "canary-github"
+    assert job.read("GITHUB_ENV")["IMAGES"] == "ghcr.io/me/hf-models"
+
+
+def test_login_that_fails_says_why_without_the_password(
+    job: JobRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (job.directory / "fail").touch()
+    assert job.run("login") == 8
+    said = capsys.readouterr()
+    assert "cannot log in to ghcr.io: denied: ***" in said.err
+    assert "canary-github" not in said.out + said.err
+
+
+def test_login_without_any_destination_stops_the_job(
+    job: JobRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.env["GITHUB_TOKEN"] = ""
+    assert job.run("login") == 2
+    said = capsys.readouterr().err
+    assert "ghcr.io/me/hf-models: left out, ghcr.io has no secrets" in said
+    assert "want a registry with credentials, got none" in said
+
+
+def test_login_without_a_job_is_for_all(job: JobRun) -> None:
+    job.env |= {**OTHER, "JOB": ""}
+    assert job.run("login") == 0
+    assert job.read("GITHUB_ENV")["LOGGED_IN"] == "ghcr.io quay.io"
+    assert job.read("GITHUB_ENV")["NAMED_IMAGES"] == "quay.io/me/models"
+    assert job.run("logout") == 0
+    assert (job.directory / "calls").read_text().splitlines()[2:] == [
+        "logout ghcr.io",
+        "logout quay.io",
+    ]
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("wish", "free", "engine", "why"),
+    [
+        ("auto", 99 * GB, "publish", "streaming is the default"),
+        ("publish", 99 * GB, "publish", "publish was asked for"),
+        ("docker", 99 * GB, "docker", "docker was asked for"),
+        ("docker", 1 * GB, "docker", "needs 12.0 GB and 1.0 GB are free"),
+        ("prefer-docker", 12 * GB, "docker", "docker is preferred and fits"),
+        ("prefer-docker", 12 * GB - 1, "publish", "needs 12.0 GB and 12.0 GB are free"),
+    ],
+)
+def test_the_engine_and_its_reason(wish: str, free: int, engine: str, why: str) -> None:
+    choice = choose_engine(12 * GB, free, wish)  # type: ignore[arg-type]
+    assert choice.engine == engine
+    assert why in choice.reason
+
+
+def plan_of(files: int) -> Plan:
+    """A plan with a layer for each of so many files of 2 MB."""
+    found = tuple(
+        RepoFile(f"{i:03}.bin", 2_000_000, f"{i:040x}", sha256=f"{i:064x}") for i in range(files)
+    )
+    snapshot = Snapshot(parse_repo("org/some"), "main", "1" * 40, found)
+    return make_plan(snapshot, layer_limit_bytes=2_200_000)
+
+
+@pytest.mark.parametrize(("shard_bytes", "count"), [(10**12, 1), (3_100_000, 4), (1, 6), (0, 6)])
+def test_jobs_are_as_many_as_the_bytes_need_and_the_layers_allow(
+    shard_bytes: int, count: int
+) -> None:
+    plan = plan_of(6)
+    assert len(plan.layers) == 6
+    assert shard_count(plan, shard_bytes) == count
+
+
+def test_jobs_leave_room_for_those_of_others() -> None:
+    assert shard_count(plan_of(40), 1) == MAX_SHARDS
+
+
+EVIL = "<script>alert(1)</script> | `x` \n# y"
+
+
+def test_a_table_holds_what_names_may_hold() -> None:
+    rows = table(["path"], [[EVIL]]).splitlines()
+    assert len(rows) == 3
+    assert rows[2] == "| &lt;script>alert(1)&lt;/script> \\| &#96;x&#96; # y |"
+
+
+def test_the_page_of_a_job_says_what_moved_what_was_there_and_how_quick() -> None:
+    layers = [
+        {"status": "moved", "bytes": 90_000_000, "carries": "model.safetensors"},
+        {"status": "reused", "bytes": 10_000_000, "carries": EVIL},
+    ]
+    target = {"image": "ghcr.io/me/hf-models:tiny", "bytes_moved": 90_000_000}
+    target |= {"bytes_reused": 10_000_000, "layers": layers, "error": None}
+    broken = target | {"image": "quay.io/me/x:tiny", "error": "quay.io: denied"}
+    page = shard_summary("1/2", {"repo": "a/b", "seconds": 2.0, "targets": [target, broken]})
+    assert "| ghcr.io/me/hf-models:tiny | 90,000,000 | 10,000,000 | 45 | done |" in page
+    assert "| quay.io: denied |" in page
+    assert "| 90,000,000 | moved | model.safetensors |" in page
+    assert "<script>" not in page
+
+
+def test_the_page_of_a_plan_says_what_where_and_why() -> None:
+    plan = plan_of(2)
+    document = {
+        "tag": "some",
+        "download_bytes": 4_000_000,
+        "matrix": {"include": [{"shard": "1/1", "layers": 2, "bytes": 4_004_096}]},
+        "plan": plan.to_json(),
+    }
+    images = ["ghcr.io/me/hf-models"]
+    layers = [("1", "2002048", "000.bin")]
+    notes = ["docker.io: left out", "quay.io: left out"]
+    page = plan_summary(document, layers, "because", images, notes)
+    assert "### org/some → some" in page
+    assert "`ghcr.io/me/hf-models:some`" in page
+    assert "Engine: because." in page
+    assert "\n\n- docker.io: left out\n- quay.io: left out\n\n" in page
+    assert "2 files, 4.0 MB, license not stated." in page
+    assert "| 1/1 | 2 | 4,004,096 |" in page
+    assert "| 1 | 2,002,048 | 000.bin |" in page
+    assert "<summary>1 layer</summary>" in page
+
+
+def test_the_page_of_an_image_has_commands_to_copy() -> None:
+    images = ["ghcr.io/me/hf-models", "quay.io/me/x"]
+    signed = f"{images[0]}@sha256:{'0' * 64}"
+    page = image_summary(MODEL, images, signed, "me/hf-models")
+    assert f"org/tiny, `sha256:{'0' * 64}`" in page
+    assert "hf-models restore ghcr.io/me/hf-models:tiny" in page
+    assert "docker pull quay.io/me/x:tiny" in page
+    assert "docker run --rm -v ~/.cache/huggingface:/export" in page
+    assert "cosign verify-attestation" in page
+    assert f"oci://{signed} " in page
+
+
+def test_the_page_of_an_image_without_a_base_has_no_command_that_runs_it() -> None:
+    page = image_summary(MODEL, ["ghcr.io/me/x"], "ghcr.io/me/x@sha256:0", "me/y", is_bare=True)
+    assert "hf-models restore ghcr.io/me/x:tiny" in page
+    assert "docker run" not in page
+
+
+def test_only_the_workflows_of_that_repository_are_believed() -> None:
+    cosign, gh = verify_commands("ghcr.io/me/x@sha256:0", "me/hf.models")
+    words = shlex.split(cosign)
+    pattern = words[words.index("--certificate-identity-regexp") + 1]
+    signer = "https://github.com/me/hf.models/.github/workflows/model.yml@refs/heads/main"
+    assert re.search(pattern, signer)
+    assert not re.search(pattern, signer.replace("hf.models", "hfxmodels"))
+    assert not re.search(pattern, f"https://evil.example/{signer}")
+    assert gh == "gh attestation verify oci://ghcr.io/me/x@sha256:0 --repo me/hf.models"
+
+
+def test_outputs_outside_of_a_job_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_OUTPUT", raising=False)
+    with pytest.raises(InputError, match=r"want \$GITHUB_OUTPUT"):
+        write_outputs({"a": "b"})

@@ -1,0 +1,504 @@
+"""A snapshot into the cache: what lies on disk afterwards, and what every named fault does."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from downloader.errors import HfModelsError, HubError, IntegrityError, StorageError
+from downloader.hub import fetch, hf_transfer
+from downloader.hub.cache import lock_path
+from downloader.hub.verify import verify_cache
+from downloader.locks import hold_lock
+from downloader.progress import NoProgress
+from downloader.units import MIB
+from tests.support.fake_hub import (
+    Generated,
+    HubServer,
+    HubSpec,
+    awkward_names_repo,
+    faults,
+    make_files,
+    make_repo,
+    many_files_repo,
+    tiny_repo,
+)
+from tests.support.fake_hub.fault import Fault
+from tests.support.hub import Side, file_of, fresh
+
+BIG_BYTES = 24 * MIB + 777
+BIG = Generated(BIG_BYTES, seed=5)
+FILE = "*big.bin"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    big = make_repo("org/big", {"big.bin": BIG, "config.json": b"{}", "empty.bin": b""})
+    awkward = awkward_names_repo()
+    # A backslash would be a folder on Windows, and is refused before anything is fetched.
+    files = tuple(file for file in awkward.commits[0].files if "\\" not in file.path)
+    repos = (
+        big,
+        big.but(id="org/gated", gated="manual", readers=("alice",)),
+        tiny_repo(),
+        make_repo("org/names", {file.path: file.source for file in files}, type="dataset"),
+        make_repo("one", {"only.txt": b"one\n"}, type="space"),
+        many_files_repo(600),
+    )
+    with HubServer(HubSpec(repos, users={"hf_alice": "alice", "hf_bob": "bob"})) as server:
+        yield server
+
+
+@pytest.fixture
+def side(hub: HubServer) -> Iterator[Side]:
+    with fresh(hub) as one:
+        yield one
+
+
+def leftovers(cache_dir: Path) -> list[str]:
+    return sorted(path.name for path in cache_dir.rglob("*.incomplete"))
+
+
+def check_whole(cache_dir: Path) -> None:
+    assert verify_cache(cache_dir).findings == ()
+    assert leftovers(cache_dir) == []
+
+
+def run_library(cache_dir: Path, code: str) -> str:
+    """Run code against huggingface_hub, offline, in its own process."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"from huggingface_hub import *\n{code}"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache_dir)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/1", "commit"])
+def test_the_library_loads_it_offline(side: Side, tmp_path: Path, revision: str) -> None:
+    name = side.snapshot("org/tiny").commit if revision == "commit" else revision
+    snapshot = side.snapshot("org/tiny", revision=name)
+    report = side.fetch(snapshot, tmp_path)
+    assert report.snapshot_dir == tmp_path / "models--org--tiny" / "snapshots" / snapshot.commit
+    said = run_library(
+        tmp_path,
+        f"for revision in (None, {name!r}, {snapshot.commit!r}):\n"
+        "    print(snapshot_download('org/tiny', revision=revision))\n"
+        "    print(hf_hub_download('org/tiny', 'sub/dir/vocab.txt', revision=revision))\n"
+        "for repo in scan_cache_dir().repos: print(repo.repo_id, repo.nb_files)\n",
+    )
+    folder = str(report.snapshot_dir)
+    assert said.splitlines() == [folder, f"{folder}/sub/dir/vocab.txt"] * 3 + ["org/tiny 4"]
+    check_whole(tmp_path)
+
+
+def test_hf_cache_ls_lists_it(side: Side, tmp_path: Path) -> None:
+    side.fetch(side.snapshot("org/tiny"), tmp_path)
+    hf = Path(sys.executable).with_name("hf")
+    done = subprocess.run(
+        [hf, "cache", "ls", "--cache-dir", tmp_path, "--format", "quiet"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "org/tiny" in done.stdout
+
+
+def test_awkward_names(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/names", "dataset")
+    report = side.fetch(snapshot, tmp_path, small_bytes=60_000)
+    check_whole(tmp_path)
+    for file in side.hub.state.spec.repos[3].commits[0].files:
+        data = (report.snapshot_dir / file.path).read_bytes()
+        assert len(data) == file.size_bytes
+    listed = run_library(
+        tmp_path,
+        "import pathlib\n"
+        "root = pathlib.Path(snapshot_download('org/names', repo_type='dataset'))\n"
+        "print(sum(path.is_file() for path in root.rglob('*')))\n",
+    )
+    assert int(listed) == len(snapshot.files)
+
+
+def test_same_content_is_fetched_once(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/names", "dataset")
+    side.hub.clear_log()
+    report = side.fetch(snapshot, tmp_path)
+    asked = [entry for entry in side.log().of(method="GET") if "same" in entry.file]
+    assert len([entry for entry in asked if entry.status == 200]) == 2
+    assert report.fetched_files == len(snapshot.blobs) < len(snapshot.files)
+
+
+def test_single_file_space(side: Side, tmp_path: Path) -> None:
+    report = side.fetch(side.snapshot("one", "space"), tmp_path)
+    assert (report.snapshot_dir / "only.txt").read_bytes() == b"one\n"
+    assert run_library(tmp_path, "print(snapshot_download('one', repo_type='space'))") == str(
+        report.snapshot_dir
+    )
+
+
+def test_many_small_files_share_connections(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/many")
+    report = side.fetch(snapshot, tmp_path)
+    assert report.fetched_files == 600
+    check_whole(tmp_path)
+
+
+def test_large_file_comes_through_hf_transfer(side: Side, tmp_path: Path) -> None:
+    report = side.fetch(side.snapshot("org/big"), tmp_path)
+    assert dict(report.ways) == {"hf_transfer": 1, "plain": 1, "empty": 1}
+    assert any(entry.range for entry in side.log().of(origin="cdn", file="big.bin"))
+    check_whole(tmp_path)
+
+
+def test_without_hf_transfer_the_stream_does_it_and_says_so(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf_transfer, "is_installed", lambda: False)
+    report = side.fetch(side.snapshot("org/big"), tmp_path)
+    assert report.ways["stream"] == 1
+    assert "hf_transfer is not installed" in report.notes[0]
+    check_whole(tmp_path)
+
+
+def test_server_without_ranges_is_noted(side: Side, tmp_path: Path) -> None:
+    side.hub.add_fault(faults.NoRanges(path=FILE))
+    report = side.fetch(side.snapshot("org/big"), tmp_path)
+    assert report.ways["stream"] == 1
+    assert "hf_transfer could not do 1" in report.notes[0]
+
+
+class Seen(NoProgress):
+    def __init__(self) -> None:
+        self.total_bytes = self.done_bytes = 0
+        self.paths: list[str] = []
+        self._lock = threading.Lock()
+
+    def start(self, total_bytes: int, total_files: int) -> None:
+        self.total_bytes = total_bytes
+
+    def advance(self, size_bytes: int) -> None:
+        with self._lock:
+            self.done_bytes += size_bytes
+
+    def finish_file(self, path: str) -> None:
+        self.paths.append(path)
+
+
+@pytest.mark.parametrize("use_transfer", [True, False])
+def test_progress_is_exact_even_when_bytes_come_twice(
+    side: Side, tmp_path: Path, use_transfer: bool
+) -> None:
+    seen = Seen()
+    snapshot = side.snapshot("org/big")
+    side.hub.add_fault(faults.WrongBytes(path=FILE, at_byte=5, times=2))
+    side.hub.add_fault(faults.CutAfter(path="*config.json", after_bytes=1, times=2))
+    side.fetch(snapshot, tmp_path, progress=seen, use_transfer=use_transfer)
+    assert seen.done_bytes == seen.total_bytes == sum(snapshot.blobs.values())
+    assert sorted(seen.paths) == sorted(file.path for file in snapshot.files)
+
+
+def test_redirect_inside_the_hub_keeps_the_token(hub: HubServer, tmp_path: Path) -> None:
+    # As huggingface.co does for files that git itself holds: 307 to /api/resolve-cache.
+    spec = HubSpec(hub.state.spec.repos, hub.state.spec.users, resolve_cache=True)
+    with HubServer(spec) as server, fresh(server, "hf_alice") as side:
+        side.fetch(side.snapshot("org/gated"), tmp_path)
+        moved = side.log().of(origin="hub", path="resolve-cache")
+    assert moved
+    assert all(entry.has_auth for entry in moved)
+    check_whole(tmp_path)
+
+
+def test_second_run_asks_for_nothing(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/big")
+    side.fetch(snapshot, tmp_path)
+    side.hub.clear_log()
+    report = side.fetch(snapshot, tmp_path)
+    assert (report.fetched_files, report.reused_files) == (0, 3)
+    assert side.log() == []
+
+
+def test_verify_existing_replaces_a_damaged_blob(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/big")
+    folder = side.fetch(snapshot, tmp_path).snapshot_dir
+    (folder / "config.json").write_bytes(b"[]")
+    assert side.fetch(snapshot, tmp_path).fetched_files == 0
+    assert side.fetch(snapshot, tmp_path, verify_existing=True).fetched_files == 1
+    assert (folder / "config.json").read_bytes() == b"{}"
+
+
+def test_moved_branch_fetches_only_what_changed(side: Side, tmp_path: Path) -> None:
+    side.fetch(side.snapshot("org/tiny", revision="v1.0"), tmp_path)
+    report = side.fetch(side.snapshot("org/tiny"), tmp_path)
+    assert (report.fetched_files, report.reused_files) == (1, 3)
+    check_whole(tmp_path)
+
+
+PASSING = [
+    faults.ResetAfter(path=FILE, after_bytes=1_000_000, times=3),
+    faults.CutAfter(path=FILE, after_bytes=1_000_000, times=3),
+    faults.StallAfter(path=FILE, after_bytes=100_000, times=1, skip=2),
+    faults.TooManyRequests(path=FILE, times=2),
+    faults.TooManyRequests(path="*config.json", times=1),
+    faults.ServerError(path=FILE, times=3),
+    faults.ServerError(path="*config.json", times=3, status=502),
+    faults.CutAfter(path="*config.json", after_bytes=1, times=2),
+    faults.ResetAfter(path="*config.json", after_bytes=1, times=2),
+    faults.StallAfter(path="*config.json", after_bytes=1, times=1),
+    faults.SignedUrlExpired(path=FILE, times=3, skip=1),
+    faults.HandsOutExpiredUrls(path=FILE, times=2),
+    faults.NoRanges(path=FILE),
+    faults.RangesIgnoredAfterProbe(path=FILE),
+    faults.WrongBytes(path=FILE, at_byte=12_345_678, times=2),
+    faults.WrongBytes(path="*config.json", times=1),
+    faults.RedirectElsewhere(path=FILE, origin="hub"),
+]
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=lambda fault: str(fault)[:70])
+def test_fault_that_passes(side: Side, tmp_path: Path, fault: Fault) -> None:
+    snapshot = side.snapshot("org/big")
+    side.hub.clear_log()
+    side.hub.add_fault(fault)
+    side.fetch(snapshot, tmp_path)
+    assert any(entry.faults for entry in side.log())
+    check_whole(tmp_path)
+
+
+FATAL = [
+    (faults.WrongBytes(path=FILE, at_byte=100), IntegrityError, 6),
+    (faults.WrongBytes(path="*config.json"), IntegrityError, 6),
+    (faults.MoreBytes(path="*config.json"), IntegrityError, 6),
+    (faults.FewerBytes(path=FILE), IntegrityError, 6),
+    (faults.ServerError(path=FILE), HubError, 3),
+    (faults.Unauthorized(path="*config.json"), HubError, 3),
+    (faults.ResetAfter(path="*config.json"), HfModelsError, 4),
+    (faults.TooManyRequests(path=FILE, retry_after_s=3600), HubError, 3),
+]
+
+
+@pytest.mark.parametrize(("fault", "kind", "code"), FATAL, ids=lambda item: str(item)[:50])
+def test_fault_that_stays(
+    side: Side, tmp_path: Path, fault: Fault, kind: type[HfModelsError], code: int
+) -> None:
+    snapshot = side.snapshot("org/big")
+    side.hub.add_fault(fault)
+    with pytest.raises(kind) as caught:
+        side.fetch(snapshot, tmp_path)
+    assert caught.value.exit_code == code
+    assert "sig=" not in str(caught.value)
+    assert leftovers(tmp_path) == []
+    for blob in (tmp_path / "models--org--big" / "blobs").iterdir():
+        data = blob.read_bytes()
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        assert blob.name in {git, hashlib.sha256(data).hexdigest()}
+    assert not (tmp_path / "models--org--big" / "refs").exists()
+
+
+def test_wrong_bytes_name_both_oids(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/big")
+    side.hub.add_fault(faults.WrongBytes(path=FILE, at_byte=100))
+    oid = file_of(snapshot, "big.bin").oid
+    with pytest.raises(IntegrityError, match=rf"big\.bin: want oid {oid}, got [0-9a-f]{{64}}"):
+        side.fetch(snapshot, tmp_path)
+
+
+def test_gated_files_and_the_token(hub: HubServer, tmp_path: Path) -> None:
+    with fresh(hub, "hf_bob") as bob, pytest.raises(HubError) as caught:
+        bob.fetch(bob.snapshot("org/gated"), tmp_path)
+    assert "conditions" in (caught.value.hint or "")
+    with fresh(hub, "hf_alice") as alice:
+        alice.fetch(alice.snapshot("org/gated"), tmp_path)
+        seen = alice.log()
+    assert seen.of(origin="cdn", file="big.bin")
+    assert not any(entry.has_auth for entry in seen.of(origin="cdn"))
+    check_whole(tmp_path)
+
+
+def test_hf_transfer_never_has_the_token(hub: HubServer, tmp_path: Path) -> None:
+    # The CDN on the Hub's own host, another port: there hf_transfer would forward it.
+    spec = HubSpec(hub.state.spec.repos, hub.state.spec.users, cdn_host="127.0.0.1")
+    with HubServer(spec) as near, fresh(near, "hf_alice") as side:
+        report = side.fetch(side.snapshot("org/gated"), tmp_path)
+        seen = side.log().of(origin="cdn", file="big.bin")
+    assert report.ways["hf_transfer"] == 1
+    assert not any(entry.has_auth for entry in seen)
+
+
+def test_too_little_space_is_known_before_the_first_byte(side: Side, small_disk: Path) -> None:
+    snapshot = side.snapshot("org/big")
+    side.hub.clear_log()
+    with pytest.raises(StorageError, match=rf"want {BIG_BYTES + 2} bytes free, got \d+ bytes"):
+        side.fetch(snapshot, small_disk)
+    assert side.log() == []
+
+
+@pytest.mark.parametrize("use_transfer", [True, False])
+def test_disk_that_fills_up_on_the_way(
+    side: Side, small_disk: Path, monkeypatch: pytest.MonkeyPatch, use_transfer: bool
+) -> None:
+    # Somebody else takes the space after it was looked at.
+    monkeypatch.setattr(fetch, "check_space", lambda path, need_bytes: None)
+    with pytest.raises(StorageError) as caught:
+        side.fetch(side.snapshot("org/big"), small_disk, use_transfer=use_transfer)
+    assert "space" in (caught.value.hint or "")
+    assert leftovers(small_disk) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a directory on a file system of its own, a little smaller than the file."""
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    options = f"size={BIG_BYTES - 3 * MIB},mode=1777"
+    subprocess.run([*as_root, "mount", "-t", "tmpfs", "-o", options, "tmpfs", tmp_path], check=True)
+    yield tmp_path / "cache"
+    subprocess.run([*as_root, "umount", "--lazy", tmp_path], check=True)
+
+
+def test_two_at_once_fetch_everything_once(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/big")
+    side.hub.clear_log()
+    reports: list[fetch.FetchReport] = []
+    threads = [
+        threading.Thread(target=lambda: reports.append(side.fetch(snapshot, tmp_path)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sum(report.fetched_files for report in reports) == len(snapshot.blobs)
+    check_whole(tmp_path)
+
+
+def test_waits_for_the_librarys_own_lock(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("one", "space")
+    lock = tmp_path / lock_path(snapshot.repo, snapshot.files[0].oid)
+    done = threading.Event()
+
+    def run() -> None:
+        side.fetch(snapshot, tmp_path)
+        done.set()
+
+    lock.parent.mkdir(parents=True)
+    code = (
+        "import sys; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    )
+    library = subprocess.Popen(
+        [sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with library:
+        assert library.stdout is not None
+        assert library.stdout.readline() == b"held\n"
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert not done.wait(0.3)
+        library.communicate()
+    assert done.wait(30)
+    thread.join()
+    with hold_lock(lock):
+        check_whole(tmp_path)
+
+
+def start_cli(
+    side: Side, cache_dir: Path, repo_id: str = "org/big", token: str = ""
+) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "downloader", "fetch", repo_id, "--cache-dir", cache_dir],
+        cwd=ROOT,
+        env={**os.environ, "HF_ENDPOINT": side.hub.endpoint, "HF_TOKEN": token},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "token", "fault", "code"),
+    [
+        ("org/big", "", faults.WrongBytes(path="*config.json"), 6),
+        ("org/gated", "hf_bob", faults.SlowFirstByte(delay_s=0), 3),
+        ("org/big", "", faults.Unauthorized(path="*config.json"), 3),
+    ],
+    ids=["wrong bytes", "gated", "revoked"],
+)
+def test_exit_code_of_the_command_line(
+    side: Side, tmp_path: Path, *, repo_id: str, token: str, fault: Fault, code: int
+) -> None:
+    side.hub.add_fault(fault)
+    with start_cli(side, tmp_path, repo_id, token) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said.decode()
+    assert b"Traceback" not in said
+    assert b"sig=" not in said
+    assert not token or token.encode() not in said
+
+
+def wait_for(is_so: Callable[[], bool], timeout_s: float = 30) -> None:
+    until_s = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < until_s, "it never happened"
+        time.sleep(0.02)
+
+
+def children_of(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    texts = [text, *((thread / "children").read_text(encoding="ascii") for thread in threads)]
+    return sorted({int(child) for text in texts for child in text.split()})
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
+def test_interrupted_and_run_again(side: Side, tmp_path: Path, how: signal.Signals) -> None:
+    side.hub.add_fault(faults.BandwidthCap(path=FILE, bytes_per_s=MIB))
+    snapshot = side.snapshot("org/big")
+    small = tmp_path / "models--org--big" / "blobs" / file_of(snapshot, "config.json").oid
+    with start_cli(side, tmp_path) as first:
+        wait_for(lambda: small.exists() and bool(children_of(first.pid)))
+        children = children_of(first.pid)
+        first.send_signal(how)
+        assert first.wait(20) != 0
+    wait_for(lambda: not any(is_alive(child) for child in children))
+    if how is signal.SIGINT:
+        assert leftovers(tmp_path) == []
+    assert not (tmp_path / "models--org--big" / "refs").exists()
+
+    side.hub.clear_faults()
+    side.hub.clear_log()
+    with start_cli(side, tmp_path) as second:
+        _, said = second.communicate(timeout=60)
+    assert second.returncode == 0, said.decode()
+    assert not side.log().of(file="config.json")
+    check_whole(tmp_path)
+
+
+def test_files_of_a_directory_are_served_as_they_are(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a b.txt").write_bytes(b"from disk")
+    repo = make_repo("org/disk", source)
+    assert make_files(source) == repo.commits[0].files
+    with HubServer([repo]) as server, fresh(server) as side:
+        report = side.fetch(side.snapshot("org/disk"), tmp_path / "cache")
+    assert (report.snapshot_dir / "a b.txt").read_bytes() == b"from disk"

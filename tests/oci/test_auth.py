@@ -1,0 +1,444 @@
+"""Authentication: the parser, the flow, and a strict token server before a real registry."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from downloader.errors import InputError, ProtocolError, RegistryError
+from downloader.net.http import HttpPool
+from downloader.net.retry import RetryPolicy
+from downloader.oci.auth import Auth, Challenge, Credential, parse_challenges, scopes_of
+from downloader.oci.credentials import (
+    Anonymous,
+    Credentials,
+    DockerCredentials,
+    ExplicitCredentials,
+)
+from downloader.oci.reference import Reference
+from downloader.oci.registry import Registry
+from tests.oci.test_registry import CHUNK_BYTES, DATA, DIGEST, push, push_again, read
+from tests.support.faulty_proxy import Door, Fault, FaultyProxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from downloader.oci.upload import UploadMode
+
+ME = Credential("me", "s3cret-Password")
+SCOPES = scopes_of("a/b", "pull", "push")
+
+
+@pytest.fixture
+def pool() -> Iterator[HttpPool]:
+    made = HttpPool()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[FaultyProxy]:
+    with FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as server:
+        yield server
+
+
+def registry_at(
+    proxy: FaultyProxy,
+    pool: HttpPool,
+    credential: Credential | None = ME,
+    upload: UploadMode = "auto",
+) -> Registry:
+    found: Credentials = Anonymous()
+    if credential:
+        found = ExplicitCredentials(proxy.host, credential)
+    return Registry(
+        Reference(proxy.host, f"tests/{uuid.uuid4().hex}"),
+        pool,
+        found,
+        upload=upload,
+        chunk_bytes=CHUNK_BYTES,
+        retry=RetryPolicy(tries=3),
+        sleep=lambda _: None,
+    )
+
+
+# Against a strict door
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("scheme", ["basic", "bearer"])
+@pytest.mark.parametrize("upload", ["chunked", "stream"])
+def test_pushes_and_pulls(
+    proxy: FaultyProxy, pool: HttpPool, scheme: str, upload: UploadMode
+) -> None:
+    proxy.door = Door(scheme)
+    registry = registry_at(proxy, pool, upload=upload)
+    push(registry)
+    assert read(registry) == DATA
+    assert registry.list_tags() == []
+    assert len(proxy.door.token_requests) == (1 if scheme == "bearer" else 0)
+
+
+@pytest.mark.docker
+def test_identity_token(proxy: FaultyProxy, pool: HttpPool) -> None:
+    proxy.door = Door("bearer")
+    registry = registry_at(proxy, pool, Credential(identity_token="s3cret-Refresh"))
+    push(registry)
+    assert [seen.method for seen in proxy.door.token_requests] == ["POST"]
+    assert "s3cret" not in proxy.door.token_requests[0].path
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("scheme", ["basic", "bearer"])
+@pytest.mark.parametrize("credential", [None, Credential("me", "s3cret-wrong")])
+def test_refused(
+    proxy: FaultyProxy, pool: HttpPool, scheme: str, credential: Credential | None
+) -> None:
+    proxy.door = Door(scheme)
+    with pytest.raises(RegistryError) as caught:
+        push(registry_at(proxy, pool, credential))
+    assert caught.value.status == 401
+    assert f"docker login {proxy.host}" in (caught.value.hint or "")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.docker
+def test_token_that_grants_too_little(proxy: FaultyProxy, pool: HttpPool) -> None:
+    proxy.door = Door("bearer", allowed=("pull",))
+    registry = registry_at(proxy, pool)
+    assert registry.blob_size(DIGEST) is None
+    with pytest.raises(RegistryError, match="authentication required") as caught:
+        push(registry)
+    assert caught.value.status == 401
+    assert registry.delete_manifest("t") is False
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("uses", [2, 3])
+def test_token_that_ends_in_the_middle_of_a_blob(
+    proxy: FaultyProxy, pool: HttpPool, uses: int
+) -> None:
+    proxy.door = Door("bearer", uses=uses)
+    registry = registry_at(proxy, pool, upload="chunked")
+    push(registry)
+    assert read(registry) == DATA
+    assert len(proxy.of("POST", "/blobs/uploads/")) == 2  # the first one got the challenge
+    assert len(proxy.door.token_requests) >= 3
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("upload", ["chunked", "stream"])
+def test_401_in_the_middle(proxy: FaultyProxy, pool: HttpPool, upload: UploadMode) -> None:
+    proxy.door = Door("bearer")
+    registry = registry_at(proxy, pool, upload=upload)
+    challenge = f'Bearer realm="{proxy.url}/token",service="tests"'
+    proxy.faults = [
+        Fault(
+            "ended",
+            "PATCH",
+            skip=2 if upload == "chunked" else 0,
+            status=401,
+            headers={"WWW-Authenticate": challenge},
+        )
+    ]
+    assert push_again(registry) <= (1 if upload == "chunked" else 2)
+    assert read(registry) == DATA
+
+
+@pytest.mark.docker
+def test_short_tokens_are_renewed_before_they_end(proxy: FaultyProxy, pool: HttpPool) -> None:
+    proxy.door = Door("bearer", expires_in=1)
+    registry = registry_at(proxy, pool)
+    assert registry.blob_size(DIGEST) is None
+    auth = registry._client._auth
+    assert auth is not None
+    (token,) = auth._tokens.values()
+    assert auth.header(scopes_of(registry.reference.repository, "pull"), token.renew_at_s) is None
+
+
+@pytest.mark.docker
+def test_token_server_that_is_busy(proxy: FaultyProxy, pool: HttpPool) -> None:
+    proxy.door = Door("bearer", busy=2)
+    registry = registry_at(proxy, pool)
+    push(registry)
+    assert read(registry) == DATA
+    assert [seen.status for seen in proxy.door.token_requests] == [503, 503, 200]
+
+
+@pytest.mark.docker
+def test_mount_asks_for_both_repositories(proxy: FaultyProxy, pool: HttpPool) -> None:
+    proxy.door = Door("bearer")
+    source, target = registry_at(proxy, pool), registry_at(proxy, pool)
+    push(source)
+    assert target.mount_blob(DIGEST, source)
+    path = proxy.door.token_requests[-1].path
+    assert path.count("scope=") == 2
+    assert source.reference.repository in path.replace("%2F", "/")
+
+
+@pytest.mark.docker
+def test_cdn_sees_no_token(proxy: FaultyProxy, pool: HttpPool) -> None:
+    proxy.door = Door("bearer")
+    registry = registry_at(proxy, pool)
+    push(registry)
+    with FaultyProxy(os.environ["HF_TEST_REGISTRY"], is_cdn=True) as cdn:
+        proxy.cdn = cdn.url
+        assert read(registry) == DATA
+        assert [seen.status for seen in cdn.of("GET")] == [200]
+
+
+@pytest.mark.docker
+def test_realm_in_clear_is_refused(proxy: FaultyProxy, pool: HttpPool) -> None:
+    proxy.door = Door("bearer", realm="http://tokens.example/token")
+    with pytest.raises(ProtocolError, match="want a token server on https") as caught:
+        push(registry_at(proxy, pool))
+    assert "s3cret" not in str(caught.value)
+
+
+# The flow
+
+
+def bearer(realm: str) -> str:
+    return f'Bearer realm="{realm}",service="s"'
+
+
+@pytest.mark.parametrize(
+    "realm",
+    [
+        "",
+        "http://t.example/",
+        "https:///x",
+        "ftp://t.example/",
+        "https://me:pw@t.example/",
+        "https://t.example/#x",
+        "https://t.example:99999/",
+        "//t.example/",
+        "http://127.0.0.1.t.example/",
+        "https://t.example/a b",
+    ],
+)
+def test_realms_that_get_no_credential(realm: str) -> None:
+    with pytest.raises(ProtocolError):
+        Auth("r.example", ME).challenged(bearer(realm), SCOPES, None)
+
+
+@pytest.mark.parametrize("realm", ["https://t.example/", "http://[::1]:5/t", "http://localhost/t"])
+def test_realms_that_get_one(realm: str) -> None:
+    request = Auth("r.example", ME).challenged(bearer(realm), SCOPES, None)
+    assert request is not None
+    assert request.url.startswith(realm)
+    assert request.headers == {"Authorization": ME.basic}
+
+
+def test_bearer_is_taken_before_basic_whatever_the_order() -> None:
+    header = 'Basic realm="x", ' + bearer("https://t.example/")
+    assert Auth("r.example", ME).challenged(header, SCOPES, None) is not None
+
+
+def test_tokens_are_kept_by_scope_until_they_end() -> None:
+    auth = Auth("r.example", ME)
+    request = auth.challenged(bearer("https://t.example/"), SCOPES, None)
+    assert request is not None
+    auth.accept(request, 200, b'{"access_token":"x","expires_in":300}', 1000.0)
+    assert auth.header(SCOPES, 1269.0) == "Bearer x"
+    assert auth.header(scopes_of("a/b", "pull"), 1269.0) == "Bearer x"
+    assert auth.header(scopes_of("a/c", "pull"), 1269.0) is None
+    assert auth.header(SCOPES, 1270.0) is None
+    assert auth.renewal(SCOPES, 1269.0) is None
+    assert auth.renewal(SCOPES, 1270.0) == request
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"token":7}', b'{"token":"a\\nb"}', b"[" * 9000, b"\xff"]
+)
+def test_answers_that_are_no_token(body: bytes) -> None:
+    auth = Auth("r.example", None)
+    request = auth.challenged(bearer("https://t.example/"), SCOPES, None)
+    assert request is not None
+    with pytest.raises(ProtocolError, match="want JSON with a token"):
+        auth.accept(request, 200, body, 0.0)
+
+
+def test_secrets_are_not_shown() -> None:
+    credential = Credential("me", "s3cret", "s3cret")
+    request = Auth("r.example", credential).challenged(bearer("https://t/"), SCOPES, None)
+    assert "s3cret" not in f"{credential!r} {credential} {request!r}"
+    assert base64.b64encode(b"me:s3cret").decode() not in repr(request)
+
+
+# The parser
+
+
+def test_challenges() -> None:
+    header = r'Negotiate, Basic realm="a \"b\", c" , NTLM abc==,, Bearer Realm=x,scope="a:b,c"'
+    assert parse_challenges(header) == [
+        Challenge("negotiate", {}),
+        Challenge("basic", {"realm": 'a "b", c'}),
+        Challenge("ntlm", {}),
+        Challenge("bearer", {"realm": "x", "scope": "a:b,c"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        'Bearer realm="',
+        'Bearer a="1",a="2"',
+        "Bearer realm=a b",
+        '"x"',
+        "Bearer =1",
+        "B\0",
+        "x" * 9000,
+    ],
+)
+def test_malformed_challenges(header: str) -> None:
+    with pytest.raises(ProtocolError, match="WWW-Authenticate"):
+        parse_challenges(header)
+
+
+@given(st.text(max_size=100) | st.text(alphabet='Bearc =",\\\t', max_size=60))
+def test_challenges_never_crash(header: str) -> None:
+    try:
+        challenges = parse_challenges(header)
+    except ProtocolError:
+        return
+    assert all(challenge.scheme == challenge.scheme.lower() for challenge in challenges)
+
+
+TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
+
+
+@given(st.dictionaries(st.sampled_from(["realm", "service", "scope", "x"]), TEXTS, min_size=1))
+def test_challenges_come_back(params: dict[str, str]) -> None:
+    quoted = {k: v.replace("\\", "\\\\").replace('"', '\\"') for k, v in params.items()}
+    header = "Bearer " + ", ".join(f'{k}="{v}"' for k, v in quoted.items())
+    assert parse_challenges(header) == [Challenge("bearer", params)]
+
+
+# Where credentials come from
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def config(tmp_path: Path, document: object) -> DockerCredentials:
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    return DockerCredentials(tmp_path, helper_timeout_s=20)
+
+
+@pytest.fixture
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A credential helper of its own name, which knows one registry and logs its arguments."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    script = programs / "docker-credential-tests"
+    script.write_text(
+        f"""#!/bin/sh
+echo "$@" >> {tmp_path}/arguments
+read -r key
+case $key in
+known.example) echo '{{"ServerURL":"x","Username":"me","Secret":"s3cret"}}' ;;
+token.example) echo '{{"Username":"<token>","Secret":"s3cret"}}' ;;
+broken.example) echo 's3cret'; exit 3 ;;
+garbage.example) echo 's3cret' ;;
+slow.example) read -r never < {tmp_path}/fifo ;;
+*) echo 'credentials not found in native keychain'; exit 1 ;;
+esac
+"""
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    os.mkfifo(tmp_path / "fifo")
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_no_config_is_anonymous(tmp_path: Path) -> None:
+    assert DockerCredentials(tmp_path / "absent").find("r.example") is None
+
+
+@pytest.mark.parametrize("key", ["r.example:5000", "https://r.example:5000/v1/"])
+def test_auths(tmp_path: Path, key: str) -> None:
+    found = config(tmp_path, {"auths": {key: {"auth": b64("me:a:b")}}})
+    assert found.find("r.example:5000") == Credential("me", "a:b")
+    assert found.find("r.example") is None
+    assert found.find("example:5000") is None
+
+
+@pytest.mark.parametrize("key", ["https://index.docker.io/v1/", "docker.io", "index.docker.io"])
+def test_docker_hub(tmp_path: Path, key: str) -> None:
+    found = config(tmp_path, {"auths": {key: {"auth": b64("me:pw")}}})
+    assert found.find("docker.io") == Credential("me", "pw")
+
+
+def test_identity_token_of_auths(tmp_path: Path) -> None:
+    entry = {"auth": b64("00000000-0000-0000-0000-000000000000:"), "identitytoken": "s3cret"}
+    found = config(tmp_path, {"auths": {"r.azurecr.io": entry}}).find("r.azurecr.io")
+    assert found is not None
+    assert found.identity_token == "s3cret"
+
+
+@pytest.mark.parametrize(
+    "how", [{"credsStore": "tests"}, {"credHelpers": {"known.example": "tests"}}]
+)
+def test_helpers(helper: Path, how: dict[str, object]) -> None:
+    found = config(helper, {"auths": {"known.example": {}}, **how})
+    assert found.find("known.example") == Credential("me", "s3cret")
+    assert found.find("other.example") is None
+    assert set((helper / "arguments").read_text().split()) == {"get"}
+
+
+def test_helper_for_one_registry_goes_before_the_store(helper: Path) -> None:
+    document = {"credsStore": "absent", "credHelpers": {"token.example": "tests"}}
+    assert config(helper, document).find("token.example") == Credential(identity_token="s3cret")
+
+
+@pytest.mark.parametrize("registry", ["broken.example", "garbage.example"])
+def test_helper_that_fails(helper: Path, registry: str) -> None:
+    with pytest.raises(InputError, match="docker-credential-tests") as caught:
+        config(helper, {"credsStore": "tests"}).find(registry)
+    assert "s3cret" not in f"{caught.value} {caught.value.hint} {caught.value.__cause__}"
+
+
+def test_helper_that_hangs(helper: Path) -> None:
+    config(helper, {"credsStore": "tests"})
+    with pytest.raises(InputError, match=r"within 0\.2 s"):
+        DockerCredentials(helper, helper_timeout_s=0.2).find("slow.example")
+
+
+@pytest.mark.parametrize("name", ["absent-one", "../x", "a b", "a/b"])
+def test_helper_that_is_none(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError):
+        config(tmp_path, {"credsStore": name}).find("r.example")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {"auths": [1]},
+        {"credHelpers": 7},
+        {"auths": {"r.example": {"auth": "s3cret"}}},
+        {"auths": {"r.example": {"auth": b64("s3cret")}}},
+        {"auths": {"r.example": {"identitytoken": 7}}},
+    ],
+)
+def test_malformed_config(tmp_path: Path, document: object) -> None:
+    with pytest.raises(InputError, match=r"config\.json") as caught:
+        config(tmp_path, document).find("r.example")
+    assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"
+
+
+def test_explicit_credentials_are_for_one_registry(tmp_path: Path) -> None:
+    others = config(tmp_path, {"auths": {"b.example": {"auth": b64("b:pw")}}})
+    found = ExplicitCredentials("a.example", ME, others)
+    assert (found.find("a.example"), found.find("b.example")) == (ME, Credential("b", "pw"))

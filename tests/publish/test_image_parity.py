@@ -1,0 +1,71 @@
+"""Both ways to build make the same image: Docker's builder stage, and the engine-free writer."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import docker as docker_side
+from tests.support.docker import ROOT, Shelf, docker, inspect
+from tests.support.fake_hub import HubServer, tiny_repo
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer([tiny_repo()]) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shelf(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    yield from docker_side.shelf(hub, tmp_path_factory.mktemp("hf-home"))
+
+
+def build_without_engine(shelf: Shelf, tag: str, directory: Path) -> None:
+    archive = directory / "image.tar"
+    arguments = ["org/tiny", "--layer-size", "1MiB", "--base", "none", "--image", shelf.name]
+    arguments += ["--tag", tag, "--engine", "layout", "--archive", str(archive), "--quiet"]
+    subprocess.run(
+        [sys.executable, "-m", "downloader", "build", *arguments],
+        env={**os.environ, "HF_ENDPOINT": shelf.hub.endpoint, "PYTHONPATH": str(ROOT)},
+        cwd=directory,
+        check=True,
+        timeout=100,
+    )
+    docker("load", "--input", str(archive))
+
+
+def files_of(image: str) -> dict[str, tuple[object, ...]]:
+    """Return what a container of the image would see below ``root`` and ``usr``."""
+    container = docker("create", image, "none").strip()
+    try:
+        done = subprocess.run(["docker", "export", container], capture_output=True, check=True)
+    finally:
+        docker("rm", container)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        return {
+            m.name: (m.type, oct(m.mode), m.uid, m.gid, m.mtime, m.size, m.linkname)
+            for m in tar
+            if m.name.split("/")[0] in {"root", "usr"}
+        }
+
+
+def test_same_files_labels_and_variables(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.build("org/tiny", "--layer-size", "1MiB", "--base", "none", "--tag", "by-docker")
+    build_without_engine(shelf, "by-layout", tmp_path)
+    by_docker, by_layout = shelf.image("by-docker"), shelf.image("by-layout")
+    files = files_of(by_docker)
+    assert "root/.cache/huggingface/hub/models--org--tiny/refs/main" in files
+    assert files_of(by_layout) == files
+    configs = [inspect(image)["Config"] for image in (by_docker, by_layout)]
+    assert configs[0]["Labels"] == configs[1]["Labels"]
+    assert sorted(configs[0]["Env"]) == sorted(configs[1]["Env"])
+    assert json.dumps(inspect(by_docker)["Created"]) == json.dumps(inspect(by_layout)["Created"])

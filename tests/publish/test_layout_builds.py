@@ -1,0 +1,104 @@
+"""Layouts under ``dist/`` from the command line: several builds at once, pushes, archives."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from downloader.locks import hold_lock
+from tests.support.docker import ROOT
+from tests.support.fake_hub import faults
+from tests.support.publish import BUILD_LAYOUT, MODEL, Side, check_image
+
+pytestmark = pytest.mark.docker
+
+DIST = Path("dist/model")
+
+
+@pytest.fixture(autouse=True)
+def in_a_directory_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_second_build_of_a_layout_waits_for_the_first(side: Side) -> None:
+    side.hub.add_fault(faults.BandwidthCap(bytes_per_s=1 << 20))
+    command = [sys.executable, "-m", "downloader", *BUILD_LAYOUT]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    waited = "waiting for another build or push of dist/model to end"
+    assert sum(waited in text for text in said) == 1
+    assert {path.name for path in DIST.iterdir()} == {"oci-layout", "index.json", "blobs"}
+    assert side.run("push", "model", "--engine", "layout", "--to", side.name).code == 0
+    check_image(side.store(), "model", MODEL)
+
+
+def test_who_waits_says_so_once(tmp_path: Path) -> None:
+    path, said = tmp_path / "a" / "b.lock", list[str]()
+    waiting, done = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        said.append("waiting")
+        waiting.set()
+
+    def second() -> None:
+        with hold_lock(path, on_wait=wait):
+            done.set()
+
+    thread = threading.Thread(target=second)
+    with hold_lock(path, on_wait=lambda: said.append("nobody has it")):
+        thread.start()
+        assert waiting.wait(30)
+        assert not done.is_set()
+    thread.join(30)
+    assert said == ["waiting"]
+    assert done.is_set()
+
+
+def test_a_layout_may_be_pushed_under_another_tag(side: Side) -> None:
+    assert side.run(*BUILD_LAYOUT).code == 0
+    ran = side.run("push", "model", "--engine", "layout", "--to", f"{side.name}:v2")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"{side.name}:v2@sha256:")
+    check_image(side.store(), "v2", MODEL)
+    assert side.store().list_tags() == ["v2"]
+
+
+@pytest.mark.parametrize("command", [("publish", "org/model"), ("assemble", "model")])
+def test_a_repository_with_a_tag_is_told_where_the_tag_goes(
+    side: Side, command: tuple[str, str]
+) -> None:
+    ran = side.run(*command, "--to", f"{side.name}:v2")
+    assert ran.code == 2
+    hint = f"write {side.name}; publish takes the tag as --tag, assemble as TAG"
+    assert f"hint: {hint}" in ran.err
+
+
+def test_a_push_that_sends_nothing_says_so(side: Side) -> None:
+    assert side.run(*BUILD_LAYOUT).code == 0
+    push = ("push", "model", "--engine", "layout", "--to", side.name)
+    ran = side.run(*push)
+    assert re.search(r"^push \S+: (\S+ MB) of \1, (\d+)/\2 blobs, ", ran.err, re.MULTILINE), ran.err
+    again = side.run(*push)
+    assert again.code == 0, again.err
+    assert again.err == f"push {side.name}: 0 B in 0 blobs\n"
+
+
+def test_an_archive_makes_no_directory(side: Side, tmp_path: Path) -> None:
+    archive = tmp_path / "none" / "model.tar"
+    ran = side.run(*BUILD_LAYOUT, "--archive", str(archive))
+    assert ran.code == 2
+    assert f"want --archive in a directory that exists, got {archive.parent}" in ran.err
+    assert not archive.parent.exists()
+    assert not side.hub.log()
+    ran = side.run(*BUILD_LAYOUT, "--archive", "dist/model.tar")
+    assert ran.code == 0, ran.err
+    assert Path("dist/model.tar").is_file()

@@ -1,0 +1,655 @@
+"""Publishing through the command line: a stand-in of the Hub, a real registry."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from downloader.oci.digest import digest_of
+from downloader.oci.manifest import CONFIG, MANIFEST, Index, Manifest, describe, parse_manifest
+from downloader.publish.blobs import put_blob
+from tests.support.fake_hub import HubServer, faults
+from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.publish import (
+    CARD,
+    FILE_BYTES,
+    MANY,
+    MIB,
+    MODEL,
+    OTHER,
+    SPLIT,
+    SPLIT_BYTES,
+    WEIGHTS,
+    Side,
+    check_image,
+    files_of,
+    manifest_of,
+    read_blob,
+)
+
+pytestmark = pytest.mark.docker
+
+
+def test_every_file_arrives_bit_by_bit(side: Side) -> None:
+    ran = side.publish()
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[-1].startswith(f"{side.name}:model@sha256:")
+    check_image(side.store(), "model", MODEL)
+    assert side.read_bytes() == 3 * FILE_BYTES
+
+
+def test_an_unchanged_repo_moves_nothing(side: Side) -> None:
+    first = side.publish("org/model", "--json").json
+    side.forget()
+    second = side.publish("org/model", "--json").json
+    assert second["targets"][0]["digest"] == first["targets"][0]["digest"]
+    assert second["targets"][0]["bytes_moved"] == 0
+    assert second["targets"][0]["bytes_reused"] > 3 * FILE_BYTES
+    assert side.hub.log().of(path="/resolve/") == []
+    assert side.sent_bytes() == 0
+
+
+def test_reuse_costs_one_question_for_each_layer(side: Side) -> None:
+    side.publish()
+    side.forget()
+    side.publish()
+    asked = [seen.path for seen in side.proxy.of("HEAD", "/blobs/")]
+    layers = manifest_of(side.store(), "model").layers
+    assert [sum(layer.digest in path for path in asked) for layer in layers] == [1] * len(layers)
+
+
+def test_a_new_readme_moves_the_readme_and_the_last_layer(side: Side, hub: HubServer) -> None:
+    hub.move(MODEL.key, "main", 0)
+    side.publish()
+    before = manifest_of(side.store(), "model").layers
+    hub.move(MODEL.key, "main", 1)
+    side.forget()
+    assert side.publish("org/model").code == 0
+    after = manifest_of(side.store(), "model").layers
+    assert side.read_bytes() == 0
+    assert side.sent_bytes() < 64 * 1024
+    assert [old == new for old, new in zip(before, after, strict=True)].count(False) == 2
+    check_image(side.store(), "model", MODEL)
+
+
+def test_another_tag_gives_its_layers(side: Side, hub: HubServer) -> None:
+    hub.move(MODEL.key, "main", 0)
+    side.publish("org/model", "--tag", "v1")
+    side.publish("org/other")
+    hub.move(MODEL.key, "main", 1)
+    side.forget()
+    ran = side.publish("org/model", "--tag", "v2", "--json")
+    assert ran.json["targets"][0]["bytes_moved"] < len(CARD) + 10_000
+    assert side.read_bytes() == 0
+    check_image(side.store(), "v2", MODEL)
+
+
+def test_a_named_image_gives_its_layers(side: Side) -> None:
+    side.publish()
+    side.forget()
+    assert "missing 15.8 MB" in side.publish("org/model", "--tag", "again", "--dry-run").err
+    ran = side.publish("org/model", "--tag", "again", "--reuse", f"{side.name}:model", "--json")
+    assert ran.json["targets"][0]["bytes_moved"] == 0
+    assert side.read_bytes() == 0
+    check_image(side.store(), "again", MODEL)
+
+
+def test_another_repository_of_the_registry_gives_its_layers_by_mount(side: Side) -> None:
+    side.publish()
+    side.forget()
+    other = f"{side.name}-copy"
+    ran = side.publish("org/model", "--reuse", f"{side.name}:model", "--json", to=(other,))
+    assert ran.json["targets"][0]["bytes_moved"] == 0
+    assert side.read_bytes() == 0
+    assert side.sent_bytes() < 64 * 1024  # config and last layer
+    check_image(side.store(f"{side.repository}-copy"), "model", MODEL)
+
+
+def test_a_mount_that_is_refused_becomes_an_upload(side: Side) -> None:
+    side.publish()
+    side.proxy.faults.append(Fault("no mounts", "POST", "mount=", times=99, status=405))
+    other = f"{side.name}-copy"
+    ran = side.publish("org/model", "--reuse", f"{side.name}:model", to=(other,))
+    assert ran.code == 0
+    check_image(side.store(f"{side.repository}-copy"), "model", MODEL)
+
+
+def test_a_file_larger_than_a_layer_is_split_and_whole_again(side: Side) -> None:
+    ran = side.publish("org/split", "--layer-size", "4MiB")
+    assert ran.code == 0, ran.err
+    assert "big.bin part 4 of 4" in ran.out
+    assert side.read_bytes() == SPLIT_BYTES
+    check_image(side.store(), "split", SPLIT)
+    largest = max(layer.size_bytes for layer in manifest_of(side.store(), "split").layers)
+    assert largest <= 4 * MIB
+
+
+def test_parts_that_were_finished_are_read_back_and_not_sent_again(side: Side) -> None:
+    half = 7 * MIB
+    side.hub.add_fault(
+        faults.ServerError(path="*big.bin", origin="cdn", status=403, from_byte=half)
+    )
+    first = side.publish("org/split", "--layer-size", "4MiB", "--jobs", "1")
+    assert first.code == 3
+    side.hub.clear_faults()
+    side.forget()
+    second = side.publish("org/split", "--layer-size", "4MiB", "--json")
+    assert second.code == 0, second.err
+    assert second.json["targets"][0]["bytes_reused"] >= 2 * 3 * MIB
+    assert side.read_bytes() < SPLIT_BYTES - 6 * MIB
+    check_image(side.store(), "split", SPLIT)
+
+
+def test_many_small_files_share_a_layer(side: Side) -> None:
+    assert side.publish("org/many").code == 0
+    check_image(side.store(), "many", MANY)
+
+
+def test_two_targets_cost_one_read_of_the_hub(side: Side) -> None:
+    other = f"{side.name}-two"
+    ran = side.publish("org/model", "--json", to=(side.name, other))
+    assert ran.code == 0, ran.err
+    assert side.read_bytes() == 3 * FILE_BYTES
+    digests = {target["digest"] for target in ran.json["targets"]}
+    assert len(digests) == 1
+    check_image(side.store(f"{side.repository}-two"), "model", MODEL)
+
+
+def test_a_target_that_fails_does_not_stop_the_other(side: Side) -> None:
+    with FaultyProxy(side.proxy.upstream) as broken:
+        broken.faults.append(Fault("denied", "PATCH|PUT|POST", times=999, status=403))
+        broken.faults.append(Fault("denied", "POST", times=999, status=403))
+        ran = side.publish(
+            "org/model", "--json", to=(f"{broken.host}/{side.repository}", side.name)
+        )
+    assert ran.code == 3
+    bad, good = ran.json["targets"]
+    assert bad["error"]
+    assert bad["digest"] is None
+    assert good["digest"]
+    check_image(side.store(), "model", MODEL)
+
+
+def test_a_target_that_is_down_does_not_stop_the_other(side: Side) -> None:
+    ran = side.publish("org/model", "--json", to=("127.0.0.1:1/me/models", side.name))
+    assert ran.code == 4
+    bad, good = ran.json["targets"]
+    assert "no answer from 127.0.0.1" in bad["error"]
+    assert good["digest"]
+    check_image(side.store(), "model", MODEL)
+
+
+def test_a_silent_target_is_waited_for_once(side: Side) -> None:
+    with FaultyProxy(side.proxy.upstream) as silent:
+        silent.faults.append(Fault("silent", times=999, silent=True))
+        name = f"{silent.host}/{side.repository}"
+        ran = side.publish("org/other", "--timeout", "2", to=(side.name, name))
+        assert len(silent.seen) == 3  # --tries
+    assert ran.code == 4
+    assert "not used" not in ran.err
+    check_image(side.store(), "other", OTHER)
+
+
+def test_a_target_whose_tag_is_taken_does_not_stop_the_other(side: Side) -> None:
+    taken = f"{side.name}-taken"
+    side.publish("org/other", "--tag", "shared", to=(taken,))
+    ran = side.publish("org/model", "--tag", "shared", "--json", to=(taken, side.name))
+    assert ran.code == 2
+    bad, good = ran.json["targets"]
+    assert "carries model org/other" in bad["error"]
+    assert good["digest"]
+    check_image(side.store(), "shared", MODEL)
+
+
+def test_the_only_target_that_fails_is_in_the_document(side: Side) -> None:
+    ran = side.publish("org/model", "--json", to=("127.0.0.1:1/me/models",))
+    assert ran.code == 4
+    [bad] = ran.json["targets"]
+    assert bad["image"] == "127.0.0.1:1/me/models:model"
+    assert bad["error"] in ran.err
+    assert ran.err.count(bad["error"]) == 1
+    told = side.publish("org/model", to=("127.0.0.1:1/me/models",))
+    assert "missing" not in told.out + told.err
+
+
+def test_a_target_named_twice_is_one(side: Side) -> None:
+    ran = side.publish("org/other", "--json", to=(side.name, side.name))
+    assert ran.code == 0, ran.err
+    assert len(ran.json["targets"]) == 1
+
+
+@pytest.mark.parametrize("flag", ["--to", "--base", "--reuse"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "https://user:sekret@{host}/a",
+        "user:sekret@{host}/a",
+        "User:sekret@{host}",
+        "user:pa/sekret@{host}",
+        "user:sek$ret@{host}",
+        "{host}/a?password=sekret",
+    ],
+)
+def test_a_password_in_a_name_is_not_repeated(side: Side, flag: str, name: str) -> None:
+    ran = side.publish("org/other", flag, name.format(host=side.proxy.host))
+    assert ran.code == 2
+    assert not re.search(r"sek\$?ret", ran.out + ran.err)
+    assert "docker login" in ran.err
+
+
+def test_a_part_that_takes_the_place_of_the_whole_is_noted(side: Side) -> None:
+    side.publish("org/model")
+    ran = side.publish("org/model", "--include", "*.json")
+    assert ran.code == 0, ran.err
+    assert f"{side.name}:model: carries the whole repo; a part takes its place" in ran.err
+    assert "carries the whole" not in side.publish("org/model", "--include", "*.json").err
+
+
+def test_an_image_that_cannot_be_reused_is_no_obstacle(side: Side) -> None:
+    ran = side.publish("org/model", "--reuse", "127.0.0.1:1/me/models:x")
+    assert ran.code == 0, ran.err
+    assert "127.0.0.1:1/me/models:x: not used" in ran.err
+
+
+def test_a_target_that_lacks_layers_gets_only_those(side: Side) -> None:
+    side.publish()
+    side.forget()
+    with FaultyProxy(side.proxy.upstream) as second:
+        name = f"{second.host}/{side.repository}-late"
+        ran = side.publish("org/model", "--json", to=(side.name, name))
+        assert ran.code == 0, ran.err
+    old, new = ran.json["targets"]
+    assert old["bytes_moved"] == 0
+    assert new["bytes_moved"] > 3 * FILE_BYTES
+    assert side.sent_bytes() == 0
+
+
+def test_a_target_mounts_what_another_of_its_registry_has(side: Side) -> None:
+    side.publish()
+    side.forget()
+    late = f"{side.name}-late"
+    ran = side.publish("org/model", "--json", to=(late, side.name))
+    assert ran.code == 0, ran.err
+    assert [target["bytes_moved"] for target in ran.json["targets"]] == [0, 0]
+    assert side.read_bytes() == 0
+    assert side.sent_bytes() < 64 * 1024
+    check_image(side.store(f"{side.repository}-late"), "model", MODEL)
+
+
+def test_two_fresh_targets_of_one_registry_take_each_byte_once(side: Side) -> None:
+    twin = f"{side.name}-twin"
+    ran = side.publish("org/model", "--json", to=(side.name, twin))
+    assert ran.code == 0, ran.err
+    moved = [target["bytes_moved"] for target in ran.json["targets"]]
+    assert moved[0] > 3 * FILE_BYTES
+    assert moved[1] == 0
+    assert side.read_bytes() == 3 * FILE_BYTES
+    assert side.sent_bytes() < 3 * FILE_BYTES + 128 * 1024
+    check_image(side.store(), "model", MODEL)
+    check_image(side.store(f"{side.repository}-twin"), "model", MODEL)
+
+
+def test_two_fresh_targets_of_a_registry_that_mounts_nothing(side: Side) -> None:
+    side.proxy.faults.append(Fault("no mounts", "POST", "mount=", times=99, status=405))
+    twin = f"{side.name}-twin"
+    ran = side.publish("org/split", "--layer-size", "4MiB", to=(side.name, twin))
+    assert ran.code == 0, ran.err
+    assert side.read_bytes() == SPLIT_BYTES  # from the Hub once, whatever the registry lacks
+    check_image(side.store(f"{side.repository}-twin"), "split", SPLIT)
+
+
+def test_a_mount_that_is_refused_later_on_becomes_an_upload(side: Side) -> None:
+    refused = Fault("no more mounts", "POST", "mount=", times=1, status=405, skip=1)
+    side.proxy.faults.append(refused)
+    twin = f"{side.name}-twin"
+    ran = side.publish("org/model", "--json", to=(side.name, twin))
+    assert ran.code == 0, ran.err
+    assert 0 < ran.json["targets"][1]["bytes_moved"] < 2 * FILE_BYTES
+    check_image(side.store(f"{side.repository}-twin"), "model", MODEL)
+
+
+def test_parts_are_mounted_too(side: Side) -> None:
+    twin = f"{side.name}-twin"
+    ran = side.publish("org/split", "--layer-size", "4MiB", "--json", to=(side.name, twin))
+    assert ran.code == 0, ran.err
+    assert ran.json["targets"][1]["bytes_moved"] == 0
+    check_image(side.store(f"{side.repository}-twin"), "split", SPLIT)
+
+
+def test_a_part_that_is_mounted_late_is_still_verified(side: Side) -> None:
+    side.publish("org/split", "--layer-size", "4MiB")
+    layers = manifest_of(side.store(), "split").layers
+    part = max(layers, key=lambda layer: layer.size_bytes).digest.partition(":")[2]
+    side.forget()
+    mounted = f"mount=sha256%3A{part}"
+    side.proxy.faults.append(Fault("not yet", "POST", mounted, times=1, status=405))
+    late = f"{side.name}-late"
+    ran = side.publish("org/split", "--layer-size", "4MiB", "--json", to=(side.name, late))
+    assert ran.code == 0, ran.err
+    assert [target["bytes_moved"] for target in ran.json["targets"]] == [0, 0]
+    assert side.read_bytes() == 0
+    assert side.proxy.of("GET", f"/blobs/sha256:{part}")  # hashed with the file's other parts
+    check_image(side.store(f"{side.repository}-late"), "split", SPLIT)
+
+
+def test_shards_become_one_image_without_a_model_byte(side: Side) -> None:
+    for shard in ("1/3", "2/3", "3/3"):
+        ran = side.publish("org/model", "--shard", shard)
+        assert ran.code == 0, ran.err
+    assert side.read_bytes() == 3 * FILE_BYTES
+    assert "model" not in side.store().list_tags()
+    side.forget()
+    ran = side.assemble("model")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"{side.name}:model@sha256:")
+    assert side.read_bytes() == 0
+    assert side.sent_bytes() < 64 * 1024
+    check_image(side.store(), "model", MODEL)
+
+
+def test_a_shard_says_what_it_wrote_and_what_comes_next(side: Side) -> None:
+    ran = side.publish("org/model", "--shard", "2/3")
+    assert ran.out.splitlines()[-1] == f"{side.name}:model.shard-2-of-3"
+    assert f"once all 3 are there: hf-models assemble model --to {side.name}" in ran.err
+    assert "model.shard-2-of-3" in side.store().list_tags()
+
+
+def test_shards_give_the_same_image_as_one_run(side: Side) -> None:
+    side.publish("org/model", "--shard", "1/2")
+    side.publish("org/model", "--shard", "2/2")
+    side.assemble("model")
+    raw = side.store().get_manifest("model")
+    whole = side.publish("org/model", "--json", to=(f"{side.name}-whole",)).json
+    assert raw is not None
+    assert raw.digest == whole["targets"][0]["digest"]
+
+
+def test_a_missing_shard_is_named(side: Side) -> None:
+    side.publish("org/model", "--shard", "1/3")
+    side.publish("org/model", "--shard", "3/3")
+    ran = side.assemble("model")
+    assert ran.code == 2
+    assert "got none of 2/3" in ran.err
+    assert "--shard 2/3" in ran.err
+    assert "model" not in side.store().list_tags()
+
+
+def test_assembling_again_finds_the_image(side: Side, tmp_path: Path) -> None:
+    side.publish("org/other", "--shard", "1/2")
+    side.publish("org/other", "--shard", "2/2")
+    first = side.assemble("other", "--json").json
+    again = side.assemble("other", "--revision", OTHER.sha, "--json")
+    assert again.code == 0, again.err
+    assert again.json["targets"] == first["targets"]
+    plan = tmp_path / "plan.json"
+    plan.write_text(side.run("plan", "org/other", "--json").out)
+    planned = side.assemble("other", "--plan", str(plan), "--json")
+    assert planned.json["targets"] == first["targets"]
+    both = side.assemble("other", "--plan", str(plan), "--revision", OTHER.sha)
+    assert both.code == 2
+    assert "want --plan or --revision, got both" in both.err
+    unsure = side.assemble("other")
+    assert unsure.code == 2
+    assert f"the tag carries commit {OTHER.sha}" in unsure.err
+
+
+def test_another_plan_of_the_same_commit_is_another_image(side: Side, tmp_path: Path) -> None:
+    side.publish("org/model")
+    plan = tmp_path / "plan.json"
+    part = ("--include", "a.safetensors", "--layer-size", "6MiB")
+    plan.write_text(side.run("plan", "org/model", *part, "--json").out)
+    ran = side.assemble("model", "--plan", str(plan))
+    assert ran.code == 0, ran.err  # its layers are there
+    assert "assembled already" not in ran.err
+    assert WEIGHTS[1] not in "".join(files_of(side.store(), "model"))
+    assert "assembled already" in side.assemble("model", "--plan", str(plan)).err
+
+
+def test_assemble_says_of_every_target_what_became_of_it(side: Side) -> None:
+    side.publish("org/other", "--shard", "1/2")
+    side.publish("org/other", "--shard", "2/2")
+    down = "127.0.0.1:1/me/models"
+    ran = side.assemble("other", "--to", down, "--tries", "1", "--json")
+    assert ran.code == 4
+    good, bad = ran.json["targets"]
+    assert good["digest"]
+    assert good["error"] is None
+    assert (bad["image"], bad["digest"]) == (f"{down}:other", None)
+    assert "no answer from 127.0.0.1" in bad["error"]
+
+
+def test_a_long_wait_is_no_silence(side: Side) -> None:
+    busy = Fault("busy", "HEAD", status=429, headers={"Retry-After": "2"})
+    side.proxy.faults.append(busy)
+    ran = side.publish("org/other")
+    assert ran.code == 0, ran.err
+    [line] = [line for line in ran.err.splitlines() if "again in" in line]
+    assert side.name in line
+    assert line.endswith(": HTTP 429; again in 2 s")
+
+
+@pytest.mark.parametrize("text", ["no JSON", "3", "{}", '{"plan": 3}'])
+def test_a_file_that_is_no_plan_is_named(side: Side, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    ran = side.publish("org/model", "--plan", str(path))
+    assert ran.code == 2
+    assert f"in {path}, got" in ran.err
+
+
+def test_assemble_without_shards_says_so(side: Side) -> None:
+    ran = side.assemble("model")
+    assert ran.code == 2
+    assert "want shards, got none" in ran.err
+
+
+def test_assemble_needs_no_listing_where_it_is_told_how_many(side: Side) -> None:
+    side.publish("org/model", "--shard", "1/2")
+    side.publish("org/model", "--shard", "2/2")
+    side.proxy.faults.append(Fault("no listing", "GET", "/tags/list", times=99, status=403))
+    ran = side.assemble("model", "--shards", "2")
+    assert ran.code == 0, ran.err
+    check_image(side.store(), "model", MODEL)
+
+
+def test_shards_of_two_commits_want_a_choice(side: Side, hub: HubServer) -> None:
+    side.publish("org/model", "--shard", "1/2")
+    hub.move(MODEL.key, "main", 0)
+    side.publish("org/model", "--shard", "2/2")
+    ran = side.assemble("model")
+    assert ran.code == 2
+    assert "--revision COMMIT" in ran.err
+    hub.move(MODEL.key, "main", 1)
+    side.publish("org/model", "--shard", "2/2")
+    assert side.assemble("model", "--revision", MODEL.sha).code == 0
+    check_image(side.store(), "model", MODEL)
+
+
+def test_after_assembly_no_tag_names_a_shard(side: Side) -> None:
+    side.publish("org/model", "--shard", "1/1")
+    store = side.store()
+    for tag in store.list_tags():
+        # The registry may not let anybody delete; then the tag names the finished image.
+        raw, image = store.get_manifest(tag), store.get_manifest("model")
+        assert raw is not None
+        assert image is not None
+        assert raw.digest == image.digest
+
+
+def test_a_plan_from_a_file_is_what_is_published(
+    side: Side, hub: HubServer, tmp_path: Path
+) -> None:
+    planned = side.run("plan", "org/model", "--layer-size", "6MiB", "--json")
+    path = tmp_path / "plan.json"
+    path.write_text(planned.out)
+    hub.move(MODEL.key, "main", 0)
+    assert side.publish("org/model", "--plan", str(path)).code == 0
+    check_image(side.store(), "model", MODEL)
+    for wrong, said in {
+        ("org/other",): "want a plan of model org/other, got one of model org/model",
+        ("org/model", "--repo-type", "dataset"): "want a plan of dataset org/model",
+        ("org/model", "--revision", "main"): "want --plan or --revision, got both",
+        ("org/model", "config.json"): "want --plan or FILE, got both",
+        ("org/model", "--layer-size", "2MiB"): "want --plan or --layer-size, got both",
+    }.items():
+        ran = side.publish(*wrong, "--plan", str(path))
+        assert ran.code == 2
+        assert said in ran.err
+
+
+def test_a_gated_repo_is_refused_before_any_byte(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    ran = side.publish("org/gated")
+    assert ran.code == 2
+    assert "--allow-gated" in ran.err
+    assert side.proxy.of("POST") == []
+    assert side.hub.log().of(path="/resolve/") == []
+    assert side.publish("org/gated", "--allow-gated").code == 0
+
+
+def test_a_tag_of_another_repo_is_not_overwritten(side: Side) -> None:
+    side.publish("org/other", "--tag", "shared")
+    before = side.store().get_manifest("shared")
+    ran = side.publish("org/model", "--tag", "shared")
+    assert ran.code == 2
+    assert "carries model org/other" in ran.err
+    assert side.store().get_manifest("shared") == before
+    assert side.publish("org/model", "--tag", "shared", "--force").code == 0
+    check_image(side.store(), "shared", MODEL)
+
+
+def test_force_overwrites_what_cannot_be_read(side: Side) -> None:
+    store = side.store()
+    config = b'{"config": {}}'
+    put_blob(store, config, digest_of(config))
+    foreign = Manifest(describe(config, CONFIG), ())
+    store.put_manifest("other", foreign.to_bytes(), MANIFEST)
+    unreadable = Fault("denied", "GET", f"/blobs/{digest_of(config)}", times=99, status=403)
+    side.proxy.faults.append(unreadable)
+    assert side.publish("org/other").code == 3
+    assert side.publish("org/other", "--force").code == 0
+    check_image(store, "other", OTHER)
+
+
+def test_a_dry_run_moves_nothing_and_says_what_it_would(side: Side) -> None:
+    ran = side.publish("org/model", "--dry-run", "--json")
+    assert ran.code == 0
+    assert ran.json["targets"][0]["bytes_missing"] > 3 * FILE_BYTES
+    assert "missing 15.8 MB" in side.publish("org/model", "--dry-run").err
+    assert f"{side.name}:model\n" not in side.publish("org/model", "--dry-run").out
+    assert side.proxy.of("POST") == []
+    assert side.store().list_tags() == []
+
+
+def test_both_platforms_share_every_model_layer(side: Side) -> None:
+    side.publish()
+    store = side.store()
+    amd64, arm64 = (manifest_of(store, "model", name) for name in ("amd64", "arm64"))
+    assert amd64.layers == arm64.layers
+    for manifest, name in ((amd64, "amd64"), (arm64, "arm64")):
+        config = json.loads(read_blob(store, manifest.config))
+        assert (config["os"], config["architecture"]) == ("linux", name)
+        assert config["rootfs"]["diff_ids"] == [layer.digest for layer in manifest.layers]
+
+
+def test_the_index_carries_a_modelpack_manifest_over_the_same_blobs(side: Side) -> None:
+    side.publish()
+    store = side.store()
+    image, model = manifest_of(store, "model"), manifest_of(store, "model", "unknown")
+    assert model.artifact_type == "application/vnd.cncf.model.manifest.v1+json"
+    assert [layer.digest for layer in model.layers] == [layer.digest for layer in image.layers]
+    config = json.loads(read_blob(store, model.config))
+    assert config["modelfs"]["diffIds"] == [layer.digest for layer in model.layers]
+    assert config["descriptor"]["revision"] == MODEL.sha
+
+
+def test_no_modelpack_leaves_two_platforms(side: Side) -> None:
+    side.publish("org/model", "--no-modelpack")
+    raw = side.store().get_manifest("model")
+    assert raw is not None
+    index = parse_manifest(raw.data)
+    assert isinstance(index, Index)
+    assert [str(item.platform) for item in index.manifests] == ["linux/amd64", "linux/arm64"]
+
+
+def test_labels_are_annotations_of_the_index(side: Side) -> None:
+    side.publish()
+    raw = side.store().get_manifest("model")
+    assert raw is not None
+    notes = parse_manifest(raw.data).annotations
+    assert notes["org.opencontainers.image.revision"] == MODEL.sha
+    assert notes["org.opencontainers.image.licenses"] == "MIT"
+
+
+def test_no_secret_is_in_the_image_or_in_what_is_printed(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    ran = side.publish("org/gated", "--allow-gated")
+    store = side.store()
+    texts = [ran.out, ran.err, *(str(content) for content in files_of(store, "gated").values())]
+    manifest = manifest_of(store, "gated")
+    texts += [str(manifest), read_blob(store, manifest.config).decode()]
+    assert not any("hf_alice" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--shard", "4/3"), "want a shard like 3/8"),
+        (("--memory", "64MiB"), "raise --memory"),
+        (("--memory", "lots"), "want a size like 256MiB"),
+        (("--username", "me"), "--username and --password-stdin together"),
+        (("--tag", "x" * 125), "want a tag of at most 115 characters, got one of 125"),
+        (("--revision", "main", "--plan", "/dev/null"), "want a plan as JSON in /dev/null"),
+        (("--base", "127.0.0.1:1/none:x", "--tries", "1"), "no answer from 127.0.0.1"),
+    ],
+)
+def test_a_wrong_flag_is_named_before_anything_moves(
+    side: Side, arguments: tuple[str, ...], said: str
+) -> None:
+    ran = side.publish("org/model", *arguments)
+    assert ran.code in {2, 4}
+    assert said in ran.err
+    assert side.proxy.of("POST") == []
+
+
+def test_an_artifact_is_no_base(side: Side) -> None:
+    side.publish("org/model", "--shard", "1/2")
+    ran = side.publish("org/model", "--base", f"{side.name}:model.shard-1-of-2")
+    assert ran.code == 2
+    assert "want an image, got an artifact" in ran.err
+
+
+def test_a_base_for_one_platform_makes_an_image_for_one(side: Side) -> None:
+    side.publish("org/other")
+    raw = side.store().get_manifest("other")
+    assert raw is not None
+    base = parse_manifest(raw.data)
+    assert isinstance(base, Index)
+    arm64 = f"{side.name}@{base.manifests[1].digest}"
+    ran = side.publish("org/other", "--base", arm64, "--tag", "arm64", "--no-modelpack")
+    assert ran.code == 0, ran.err
+    assert f"base image {arm64} has no linux/amd64" in ran.err
+    made = side.store().get_manifest("arm64")
+    assert made is not None
+    index = parse_manifest(made.data)
+    assert isinstance(index, Index)
+    assert [str(item.platform) for item in index.manifests] == ["linux/arm64"]
+
+
+def test_a_base_is_copied_and_its_config_kept(side: Side) -> None:
+    side.publish("org/other")
+    ran = side.publish("org/model", "--base", f"{side.name}:other", "--tag", "based")
+    assert ran.code == 0, ran.err
+    manifest = manifest_of(side.store(), "based")
+    base = manifest_of(side.store(), "other")
+    assert manifest.layers[: len(base.layers)] == tuple(
+        type(layer)(layer.media_type, layer.digest, layer.size_bytes) for layer in base.layers
+    )
+    notes = manifest.annotations
+    assert notes["org.opencontainers.image.base.name"] == f"{side.name}:other"
+    assert CARD in files_of(side.store(), "based").values()

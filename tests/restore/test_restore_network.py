@@ -1,0 +1,419 @@
+"""Restoring over lines that break: mirrors, stalls, lies, kills; and two at once."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from downloader.locks import hold_lock
+from downloader.transfer.journal import Journal
+from tests.support.fake_hub import HubServer, make_repo
+from tests.support.make_image import MIB, make_snapshot, put_ours, random_bytes
+from tests.support.mirror import Habits, Mirror
+from tests.support.restore import (
+    FILES,
+    FOLDER,
+    check_blobs,
+    check_cache,
+    layout,
+    restore,
+    restored,
+    said_by,
+    sha256,
+    start,
+)
+
+LARGE = {"model.safetensors": random_bytes(40 * MIB + 11, seed=9), "config.json": b"{}"}
+LAYER_BYTES = 5 * MIB  # smaller layers of FILES are served as they should be
+KILLS = 20
+LOST_LIMIT_BYTES = 64 * MIB  # what a kill may cost
+ONE_TRY = ("--stall-timeout", "1")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    root = tmp_path / "image"
+    put_ours(layout(root), FILES)
+    return root
+
+
+# Mirrors
+
+
+def test_a_mirror_serves_everything(image: Path, tmp_path: Path) -> None:
+    with Mirror(image) as own, Mirror(image) as mirror:
+        restored(f"{own.host}/me/model", tmp_path / "cache", "--mirror", mirror.host)
+        assert own.log.requests == []
+        assert mirror.log.blob_bytes > sum(map(len, set(FILES.values())))
+    check_cache(tmp_path / "cache")
+
+
+def test_mirrors_come_from_the_environment(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Mirror(image) as mirror:
+        monkeypatch.setenv("HF_MODELS_MIRRORS", f"127.0.0.1:1, {mirror.host}")
+        restored("registry.invalid/me/model", tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+
+
+def test_a_mirror_with_a_path(image: Path, tmp_path: Path) -> None:
+    with Mirror(image) as mirror:
+        restored("x.invalid/me/model", tmp_path / "c", "--mirror", f"{mirror.host}/hub/proxy")
+        assert all(seen.startswith("/v2/hub/proxy/me/model/") for seen in mirror.log.requests)
+
+
+@pytest.mark.parametrize(
+    "habits",
+    [
+        Habits(status=404),
+        Habits(status=403),
+        Habits(status=500),
+        Habits(status=429),
+        Habits(manifest_status=404, status=404),
+        Habits(manifest_status=503),
+        Habits(lies=True),
+        Habits(lies=True, from_bytes=LAYER_BYTES),
+        Habits(cut_after=1000),
+        Habits(cut_after=1 * MIB, from_bytes=LAYER_BYTES),
+        Habits(stall_after=100_000, from_bytes=LAYER_BYTES),
+        Habits(ignores_ranges=True, from_bytes=LAYER_BYTES),
+    ],
+    ids=lambda habits: ",".join(f"{k}={v}" for k, v in vars(habits).items() if v)[:60],
+)
+def test_a_bad_mirror_gives_way_to_the_next_place(
+    image: Path, tmp_path: Path, habits: Habits
+) -> None:
+    with Mirror(image) as own, Mirror(image, habits) as mirror:
+        ran = restore(f"{own.host}/me/model", tmp_path / "cache", "--mirror", mirror.host, *ONE_TRY)
+        assert ran.code == 0, ran.err
+        assert own.log.requests
+        assert "trying the next place" in ran.err
+    check_cache(tmp_path / "cache")
+
+
+def test_only_lying_mirrors_end_in_the_images_own_place(image: Path, tmp_path: Path) -> None:
+    lies = Habits(lies=True, from_bytes=LAYER_BYTES)
+    with Mirror(image) as own, Mirror(image, lies) as one, Mirror(image, lies) as two:
+        flags = ["--mirror", one.host, "--mirror", two.host]
+        ran = restore(f"{own.host}/me/model", tmp_path / "cache", *flags)
+        assert ran.code == 0, ran.err
+        assert "sent wrong bytes" in ran.err
+    check_cache(tmp_path / "cache")
+
+
+def test_a_lie_everywhere_is_found(image: Path, tmp_path: Path) -> None:
+    with Mirror(image, Habits(lies=True, from_bytes=LAYER_BYTES)) as own:
+        ran = restore(f"{own.host}/me/model", tmp_path / "cache")
+    assert ran.code == 6
+    check_blobs(tmp_path / "cache" / FOLDER / "blobs")
+    assert not (tmp_path / "cache" / FOLDER / "snapshots").exists()
+
+
+def test_a_digest_protects_against_a_mirror_with_another_image(image: Path, tmp_path: Path) -> None:
+    other = {"config.json": b'{"evil": true}'}
+    put_ours(layout(tmp_path / "evil"), other)
+    digest = str(layout(image).get_manifest("latest").digest)  # type: ignore[union-attr]
+    with Mirror(image) as own, Mirror(tmp_path / "evil") as mirror:
+        restored(f"{own.host}/me/model@{digest}", tmp_path / "c", "--mirror", mirror.host)
+    check_cache(tmp_path / "c")
+
+
+# The line
+
+
+def test_a_line_that_is_cut_again_and_again(image: Path, tmp_path: Path) -> None:
+    with Mirror(image, Habits(cut_after=700_000, cuts=12)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+
+
+def test_a_stalled_connection_is_replaced(image: Path, tmp_path: Path) -> None:
+    with Mirror(image, Habits(stall_after=300_000, cuts=2)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache", "--stall-timeout", "0.5")
+    check_cache(tmp_path / "cache")
+
+
+def test_a_registry_without_ranges(image: Path, tmp_path: Path) -> None:
+    with Mirror(image, Habits(ignores_ranges=True)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+
+
+def test_what_was_hashed_is_not_written_over(tmp_path: Path) -> None:
+    alone = {"model.safetensors": LARGE["model.safetensors"]}
+    put_ours(layout(tmp_path / "image"), alone)
+    # The first answer shows that there are no ranges, the second is cut, and the third begins
+    # with other bytes; those were hashed already, and have to stay as they are.
+    habits = Habits(ignores_ranges=True, cut_after=900_000, cuts=2, lies_later=500_000)
+    with Mirror(tmp_path / "image", habits) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache", "--connections", "1")
+    check_cache(tmp_path / "cache", alone)
+
+
+def test_small_files_of_a_registry_without_ranges_that_cuts(image: Path, tmp_path: Path) -> None:
+    with Mirror(image, Habits(ignores_ranges=True, cut_after=150_000, cuts=3)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+
+
+def test_many_connections_share_one_file(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=3 * MIB)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache", "--connections", "8")
+        assert own.log.most_connections == 8
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=40 * MIB)) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache2", "--connections", "3")
+        assert own.log.most_connections == 3
+    check_cache(tmp_path / "cache2", LARGE)
+
+
+def test_only_the_wanted_bytes_are_fetched(image: Path, tmp_path: Path) -> None:
+    with Mirror(image) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache", "sub folder/b.bin")
+        small_bytes = 200_000  # the config, and the layer that lists the files
+        assert own.log.blob_bytes < len(FILES["sub folder/b.bin"]) + small_bytes
+
+
+# Killed, and continued
+
+
+def kill_after(
+    mirror: Mirror,
+    process: BaseProcess,
+    size_bytes: int,
+    *,
+    and_when: Callable[[], bool] = lambda: True,
+) -> None:
+    """Kill -9 as soon as so many bytes of blobs were sent; more than that are not sent."""
+    mirror.silence(after_bytes=size_bytes)
+    while process.is_alive() and not (mirror.silent.is_set() and and_when()):
+        time.sleep(0.01)
+    assert process.is_alive(), "it ended before it could be killed"
+    process.kill()
+    process.join()
+    mirror.silence(after_bytes=None)
+
+
+def test_a_killed_run_is_continued_from_another_mirror(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    total, name = sum(map(len, LARGE.values())), "own.invalid/me/model"
+    cache = tmp_path / "cache"
+    with Mirror(tmp_path / "image") as one:
+        process = start(name, cache, "--mirror", one.host)
+        # All that was sent may still be on its way when the mirror falls silent.
+        kill_after(one, process, total // 2, and_when=lambda: noted_bytes(cache) > 0)
+    with Mirror(tmp_path / "image") as two:
+        report = restored(name, cache, "--mirror", two.host)
+        assert two.log.blob_bytes < total - report["resumed_bytes"] + MIB
+    assert report["resumed_bytes"] > 0
+    check_cache(cache, LARGE)
+
+
+def test_killed_at_random_moments_it_continues(tmp_path: Path) -> None:
+    files = {"model.safetensors": LARGE["model.safetensors"] * 5}
+    total = sum(map(len, files.values()))
+    put_ours(layout(tmp_path / "image"), files)
+    cache, seed, kept = tmp_path / "cache", random.Random(4), 0
+    with Mirror(tmp_path / "image") as own:
+        for _ in range(KILLS):
+            before = own.log.blob_bytes
+            # Half of what is left at most: there must be something left to kill.
+            sent = int(seed.uniform(0.02, 0.5) * (total - kept))
+            kill_after(own, start(f"{own.host}/me/model", cache), sent)
+            check_blobs_if_any(cache)
+            assert resumed_bytes(cache) == kept
+            sent = own.log.blob_bytes - before
+            kept_before, kept = kept, noted_bytes(cache)
+            assert kept_before + sent - kept <= LOST_LIMIT_BYTES
+        report = restored(f"{own.host}/me/model", cache)
+    assert report["resumed_bytes"] == kept > 0
+    check_cache(cache, files)
+
+
+def resumed_bytes(cache: Path) -> int:
+    """Return how many bytes of earlier runs the last run said that it kept."""
+    found = re.search(r"continuing after (\d+) bytes", said_by(cache).read_text())
+    return int(found[1]) if found else 0
+
+
+def noted_bytes(cache: Path) -> int:
+    """Return how many bytes the journal says are there, as the next run will read it."""
+    (journal,) = (cache / FOLDER / "blobs").glob("*.journal.incomplete")
+    size_bytes = journal.with_name(journal.name.replace(".journal", "")).stat().st_size
+    boot = journal.read_text().splitlines()[0].split()[3]
+    return Journal(journal, size_bytes, boot).read().size_bytes
+
+
+def check_blobs_if_any(cache: Path) -> None:
+    if (cache / FOLDER / "blobs").exists():
+        check_blobs(cache / FOLDER / "blobs")
+
+
+@pytest.mark.parametrize("at", [0.2, 0.5, 0.9])
+def test_a_killed_run_loses_little(tmp_path: Path, at: float) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    total = sum(map(len, LARGE.values()))
+    cache = tmp_path / "cache"
+    with Mirror(tmp_path / "image") as own:
+        kill_after(own, start(f"{own.host}/me/model", cache), int(at * total))
+        report = restored(f"{own.host}/me/model", cache)
+        again = own.log.blob_bytes - total
+    assert again <= LOST_LIMIT_BYTES
+    assert report["resumed_bytes"] + report["fetched_bytes"] + report["kept_bytes"] == total
+    check_cache(cache, LARGE)
+
+
+def test_a_kept_part_that_is_damaged_is_fetched_again(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    total, cache = sum(map(len, LARGE.values())), tmp_path / "cache"
+    with Mirror(tmp_path / "image") as own:
+        kill_after(own, start(f"{own.host}/me/model", cache), int(0.8 * total))
+        (partial,) = [
+            path
+            for path in (cache / FOLDER / "blobs").glob("*.incomplete")
+            if "journal" not in path.name
+        ]
+        with partial.open("r+b") as file:
+            file.write(b"damage")
+        ran = restore(f"{own.host}/me/model", cache)
+    assert ran.code == 0, ran.err
+    assert "fetching it again" in ran.err
+    check_cache(cache, LARGE)
+
+
+@pytest.mark.parametrize("journal", [b"", b"garbage\n", b"hf-models 1 7 x\nr 0 7\n", b"\xff" * 99])
+def test_a_journal_that_is_none_is_not_believed(
+    image: Path, tmp_path: Path, journal: bytes
+) -> None:
+    oid = next(p.name for p in _restored_blobs(image, tmp_path) if p.stat().st_size > 8 * MIB)
+    blobs = tmp_path / "cache" / FOLDER / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{oid}.{oid[:8]}.incomplete").write_bytes(bytes(len(FILES["a.safetensors"])))
+    (blobs / f"{oid}.{oid[:8]}.journal.incomplete").write_bytes(journal)
+    assert restored(image, tmp_path / "cache")["resumed_bytes"] == 0
+    check_cache(tmp_path / "cache")
+
+
+def _restored_blobs(image: Path, tmp_path: Path) -> list[Path]:
+    restored(image, tmp_path / "first")
+    return list((tmp_path / "first" / FOLDER / "blobs").iterdir())
+
+
+def test_bytes_of_another_start_of_the_machine_count_only_if_durable(
+    image: Path, tmp_path: Path
+) -> None:
+    oid = next(p.name for p in _restored_blobs(image, tmp_path) if p.stat().st_size > 8 * MIB)
+    data, blobs = FILES["a.safetensors"], tmp_path / "cache" / FOLDER / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{oid}.{oid[:8]}.incomplete").write_bytes(data)
+    journal = f"hf-models 1 {len(data)} another-boot\nr 0 {8 * MIB}\nd 0 {3 * MIB}\n"
+    (blobs / f"{oid}.{oid[:8]}.journal.incomplete").write_text(journal)
+    assert restored(image, tmp_path / "cache")["resumed_bytes"] == 3 * MIB
+    check_cache(tmp_path / "cache")
+
+
+def test_ctrl_c_leaves_what_can_be_continued(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    total, cache = sum(map(len, LARGE.values())), tmp_path / "cache"
+    with Mirror(tmp_path / "image") as own:
+        own.silence(after_bytes=total // 2)
+        command = [sys.executable, "-m", "downloader", "restore", f"{own.host}/me/model"]
+        process = subprocess.Popen(
+            [*command, "--cache-dir", str(cache), "--quiet"], stderr=subprocess.PIPE
+        )
+        assert own.silent.wait(60)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert b"Traceback" not in said
+        own.silence(after_bytes=None)
+        assert restored(f"{own.host}/me/model", cache)["resumed_bytes"] > 0
+    check_cache(cache, LARGE)
+
+
+# Side by side
+
+
+def test_two_restores_at_once_fetch_each_large_file_once(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=20 * MIB)) as own:
+        both = [start(f"{own.host}/me/model", tmp_path / "cache") for _ in range(2)]
+        for process in both:
+            process.join(60)
+            assert process.exitcode == 0
+        assert own.log.blob_bytes < 1.1 * sum(map(len, LARGE.values()))
+    check_cache(tmp_path / "cache", LARGE)
+
+
+def test_it_waits_for_a_download_of_the_library(image: Path, tmp_path: Path) -> None:
+    blobs = _restored_blobs(image, tmp_path)
+    large = next(path for path in blobs if path.stat().st_size > 8 * MIB)
+    cache = tmp_path / "cache"
+    lock = cache / ".locks" / FOLDER / f"{large.name}.lock"
+    with Mirror(image) as own:
+        with hold_lock(lock):
+            process = start(f"{own.host}/me/model", cache)
+            other = next(path for path in blobs if 4 * MIB < path.stat().st_size < 8 * MIB)
+            while not (cache / FOLDER / "blobs" / other.name).exists():
+                assert process.is_alive()
+                own.released.wait(0.01)
+            # The library finishes, and names its blob while it still holds the lock.
+            final = cache / FOLDER / "blobs" / large.name
+            os.link(large, final)
+        process.join(30)
+        assert process.exitcode == 0
+        assert own.log.blob_bytes < large.stat().st_size
+    check_cache(cache)
+    assert sha256(final) == large.name
+
+
+DOWNLOAD = "from huggingface_hub import snapshot_download\nsnapshot_download('org/model')\n"
+
+
+def test_the_library_downloads_beside_it(tmp_path: Path) -> None:
+    repo, cache = make_repo("org/model", dict(LARGE)), tmp_path / "cache"
+    put_ours(layout(tmp_path / "image"), LARGE, snapshot=make_snapshot(LARGE, commit=repo.sha))
+    with Mirror(tmp_path / "image", Habits(bytes_per_s=2 * MIB)) as own, HubServer([repo]) as hub:
+        process = start(f"{own.host}/me/model", cache)
+        while own.log.blob_bytes < MIB:  # from now on it holds the lock of the large file
+            assert process.is_alive()
+            own.released.wait(0.01)
+        names = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"}
+        library = [sys.executable, "-c", DOWNLOAD]
+        subprocess.run(library, env={**os.environ, **names}, check=True, capture_output=True)
+        process.join(30)
+        assert process.exitcode == 0
+        twice = [access for access in hub.log() if access.file.endswith("model.safetensors")]
+        assert sum(access.bytes_sent for access in twice) == 0
+    check_cache(cache, LARGE, commit=repo.sha)
+
+
+def test_a_full_disk_is_said_before_the_first_byte(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), LARGE)
+    assert threading.active_count() >= 1
+    program = (
+        "import shutil, sys, downloader.cli\n"
+        "usage = shutil.disk_usage('/')\n"
+        "shutil.disk_usage = lambda path: usage._replace(free=1000)\n"
+        "sys.exit(downloader.cli.run(sys.argv[1:]))"
+    )
+    with Mirror(tmp_path / "image") as own:
+        command = [sys.executable, "-c", program, "restore", f"{own.host}/me/model"]
+        done = subprocess.run(
+            [*command, "--cache-dir", str(tmp_path / "cache")], capture_output=True, text=True
+        )
+        assert own.log.blob_bytes < MIB
+    assert done.returncode == 7
+    assert "1000 bytes" in done.stderr

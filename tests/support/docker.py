@@ -1,0 +1,180 @@
+"""What the tests of the Docker path share: the command line, images that go away, their files."""
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.fake_hub import Hub
+
+ROOT = Path(__file__).parents[2]
+HUB_DIR = "root/.cache/huggingface/hub"
+LOAD = """
+import sys
+from pathlib import Path
+from huggingface_hub import snapshot_download
+repo, repo_type, *revisions = sys.argv[1:]
+for revision in revisions:
+    path = Path(snapshot_download(repo, revision=revision, repo_type=repo_type))
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            print(revision, file.relative_to(path), file.stat().st_size)
+"""
+
+
+def registry() -> str:
+    return os.environ["HF_TEST_REGISTRY"]
+
+
+def hf_models(
+    *arguments: str, code: int = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, and check how it ends."""
+    done = subprocess.run(
+        [sys.executable, "-m", "downloader", *arguments],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def docker(*arguments: str, code: int = 0) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=200)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + (done.stderr if code else "")
+
+
+@dataclass
+class Shelf:
+    """Images under a name of their own, which all go away in the end."""
+
+    hub: Hub
+    home: Path
+    name: str = field(default_factory=lambda: f"hf-test-{uuid.uuid4().hex[:12]}")
+    images: set[str] = field(default_factory=set)
+
+    def build(self, *arguments: str, code: int = 0, **environment: str) -> dict[str, Any]:
+        """Build and return what ``--json`` says; ``said`` is all that went to the terminal."""
+        done = hf_models(
+            *("build", *arguments, "--image", self.name, "--engine", "docker", "--json"),
+            code=code,
+            **{"HF_ENDPOINT": self.hub.endpoint, "HF_HOME": str(self.home), **environment},
+        )
+        said = {"said": done.stdout + done.stderr}
+        if code != 0:
+            return said
+        built = {**json.loads(done.stdout), **said}
+        self.images.add(built["image"])
+        return built
+
+    def image(self, tag: str) -> str:
+        name = f"{self.name}:{tag}"
+        self.images.add(name)
+        return name
+
+    def remove(self) -> None:
+        """Remove every image that was built or named here."""
+        if self.images:
+            command = ["docker", "image", "rm", "--force", *sorted(self.images)]
+            subprocess.run(command, capture_output=True, timeout=100)
+
+
+def shelf(hub: Hub, home: Path) -> Iterator[Shelf]:
+    found = Shelf(hub, home)
+    try:
+        yield found
+    finally:
+        found.remove()
+
+
+def inspect(image: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(docker("image", "inspect", image))[0]
+    return found
+
+
+def run_export(image: str, directory: Path, *more: str, code: int = 0) -> str:
+    return docker("run", "--rm", "--network=none", f"-v={directory}:/export", *more, image,
+                  "export", code=code)  # fmt: skip
+
+
+def load_offline(
+    home: Path, repo: str, *revisions: str, repo_type: str = "model"
+) -> list[tuple[str, str, int]]:
+    """Load a repo with huggingface_hub and no network: revision, path and size of each file."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, repo, repo_type, *revisions],
+        env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    return [(rev, *_split_size(rest)) for rev, rest in rows]
+
+
+def _split_size(text: str) -> tuple[str, int]:
+    path, _, size = text.rpartition(" ")
+    return path, int(size)
+
+
+def fetch_json(url: str, accept: str) -> dict[str, Any]:
+    request = urllib.request.Request(url, headers={"Accept": accept})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=30) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found
+
+
+def pushed_manifest(name: str, tag: str) -> dict[str, Any]:
+    """Return the manifest that the test registry has."""
+    url = f"http://{registry()}/v2/{name}/manifests/{tag}"
+    return fetch_json(url, "application/vnd.oci.image.manifest.v1+json")
+
+
+def saved_members(image: str) -> Iterator[tuple[str, bytes]]:
+    """Yield every file of ``docker save``: configs, manifests, layers (inflated)."""
+    done = subprocess.run(["docker", "save", image], capture_output=True, timeout=100, check=True)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.isfile() else None
+            if file is not None:
+                data = file.read()
+                yield member.name, _inflated(data)
+
+
+def _inflated(data: bytes) -> bytes:
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+
+
+def layer_tars(image: str) -> list[list[tarfile.TarInfo]]:
+    """Return the members of the image's layers, as docker saves them, bottom first."""
+    files = dict(saved_members(image))
+    manifest = json.loads(files["manifest.json"])[0]
+    return [_members(files[name]) for name in manifest["Layers"]]
+
+
+def _members(data: bytes) -> list[tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as layer:
+        return layer.getmembers()
+
+
+def file_tree(image: str, folder: str) -> dict[str, str]:
+    """Return mode, owner, time and link target of all below a folder, by path."""
+    script = f"cd {folder} && find . -exec stat -c '%n|%A %u:%g %Y %N' {{}} +"
+    lines = docker("run", "--rm", "--network=none", image, "sh", "-c", script).splitlines()
+    return {name: facts for name, _, facts in (line.partition("|") for line in lines)}

@@ -1,0 +1,151 @@
+"""What the tests of restoring share: the command, and what a cache must look like after it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tarfile
+import uuid
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from downloader.cli import run
+from downloader.net.http import HttpPool
+from downloader.oci.layout import Layout
+from downloader.oci.reference import parse_reference
+from downloader.oci.registry import Registry
+from tests.support.make_image import COMMIT, MIB, git_oid, lfs_oid, random_bytes
+
+FILES: Mapping[str, bytes] = {
+    "config.json": b'{"model_type": "test"}',
+    "a.safetensors": random_bytes(9 * MIB + 17, seed=1),
+    "sub folder/b.bin": random_bytes(5 * MIB + 3, seed=2),
+    "empty.txt": b"",
+    "vocab.txt": b"hello\n",
+    "copy of vocab.txt": b"hello\n",
+    "ünïcode/#%?.txt": b"name\n",
+}
+FOLDER = "models--org--model"
+
+
+@dataclass
+class Ran:
+    """One command: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def hf_models(*arguments: str | Path) -> Ran:
+    """Run one command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = run([str(argument) for argument in arguments])
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def restore(source: str | Path, cache: Path, *more: str | Path) -> Ran:
+    return hf_models("restore", source, "--cache-dir", cache, *more)
+
+
+def restored(source: str | Path, cache: Path, *more: str | Path) -> Any:
+    """Restore, which must work, and return its report."""
+    ran = restore(source, cache, "--json", *more)
+    assert ran.code == 0, ran.err
+    return ran.json
+
+
+# A process per command, to be killed; forked from one that has imported everything already.
+_APART = multiprocessing.get_context("forkserver")
+_APART.set_forkserver_preload(["tests.support.restore", "downloader.cli.restore", "pytest"])
+
+
+def start(source: str, cache: Path, *more: str) -> BaseProcess:
+    """Start a restore in a process of its own; what it says goes to `said_by`."""
+    arguments = ["restore", source, "--cache-dir", str(cache), *more]
+    process = _APART.Process(target=_run_apart, args=(arguments, said_by(cache)))
+    process.start()
+    return process
+
+
+def said_by(cache: Path) -> Path:
+    """Return where the last restore that was started for ``cache`` says something."""
+    return cache.with_name(f"{cache.name}.said")
+
+
+def _run_apart(arguments: list[str], said: Path) -> None:
+    with said.open("w", buffering=1) as file, redirect_stderr(file), redirect_stdout(file):
+        sys.exit(run(arguments))
+
+
+def check_cache(
+    cache: Path,
+    files: Mapping[str, bytes] = FILES,
+    *,
+    folder: str = FOLDER,
+    commit: str = COMMIT,
+    ref: str | None = "main",
+    has_tree: bool = True,
+) -> None:
+    """Fail unless the cache holds exactly these files, as the library would have left them."""
+    root = cache / folder
+    snapshot = root / "snapshots" / commit
+    found = {str(p.relative_to(snapshot)) for p in snapshot.rglob("*") if not p.is_dir()}
+    assert found == set(files)
+    for path, data in files.items():
+        assert (snapshot / path).is_symlink()
+        target = str((snapshot / path).readlink())
+        assert re.fullmatch(r"(\.\./){2,}blobs/[0-9a-f]{40,64}", target), target
+        assert (snapshot / path).read_bytes() == data
+    check_blobs(root / "blobs")
+    assert len(list((root / "blobs").iterdir())) == len(set(files.values()))
+    if ref:
+        assert (root / "refs" / ref).read_bytes() == commit.encode()
+    assert (root / "trees" / f"{commit}.json").exists() == has_tree
+    assert not list(cache.rglob("*.incomplete"))
+    assert not list((cache / ".locks").glob(".hf-models/*"))
+
+
+def check_blobs(blobs: Path) -> None:
+    """Fail unless every blob hashes to its name."""
+    for blob in blobs.iterdir():
+        if blob.name.endswith(".incomplete"):
+            continue
+        data = blob.read_bytes()
+        assert blob.name in {git_oid(data), lfs_oid(data)}, blob
+
+
+def layout(root: Path) -> Layout:
+    return Layout(root)
+
+
+def registry(repository: str = "") -> tuple[str, Registry]:
+    """A fresh repository of the real registry, and its name."""
+    name = f"{os.environ['HF_TEST_REGISTRY']}/{repository or f'tests/restore/{uuid.uuid4().hex}'}"
+    return name, Registry(parse_reference(name), HttpPool())
+
+
+def pack(directory: Path, archive: Path, mode: str = "w") -> Path:
+    """Put a directory into a tar."""
+    with tarfile.open(archive, mode) as tar:  # type: ignore[call-overload]
+        for path in sorted(directory.rglob("*")):
+            tar.add(path, arcname=str(path.relative_to(directory)), recursive=False)
+    return archive
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
