@@ -1,5 +1,6 @@
 """The Dockerfile of a plan, and the build context around it."""
 
+import ast
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -18,15 +19,10 @@ NO_BASE = "none"
 _BASE_LINE = f"FROM {DEFAULT_BASE} AS base\n"
 _COPY_LINE = "COPY --from=builder /layers/all/ /\n"
 
-# What runs in the builder stage, and no more: whatever changes here makes the engine
-# download again.
-_BUILDER_NEEDS = (
-    *("__init__.py", "__main__.py", "errors.py", "image.py", "plan.py", "progress.py"),
-    *("export.sh", "units.py", "hub", "net"),
-    *(f"engine/{name}.py" for name in ("__init__", "log", "stage")),
-    *(f"oci/{name}.py" for name in ("__init__", "digest", "manifest", "tar")),
-    *(f"cli/{name}.py" for name in ("__init__", "console", "options", "plan_file", "stage")),
-)
+# What the builder stage starts: the command line's hidden command, and the script of its child.
+# All that these import is copied, and no more: a change in it makes the engine download again.
+_BUILDER_ENTRIES = ("__main__.py", "cli/stage.py", "hub/hf_transfer_child.py")
+_BUILDER_DATA = ("export.sh",)
 
 
 def docker_dir() -> Path:
@@ -102,10 +98,29 @@ def write_context(directory: Path, plan: Plan, base: str = DEFAULT_BASE) -> Path
 
 def _copy_package(target: Path) -> None:
     package = Path(str(files("downloader")))
-    for name in _BUILDER_NEEDS:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        if (package / name).is_dir():
-            ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(package / name, target / name, ignore=ignore)
-        else:
-            shutil.copyfile(package / name, target / name)
+    for path in (*_imported_files(package), *(package / name for name in _BUILDER_DATA)):
+        copy = target / path.relative_to(package)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
+def _imported_files(package: Path) -> set[Path]:
+    """Return the entries of the builder stage and every module of the package they import."""
+    found: set[Path] = set()
+    todo = [package / name for name in _BUILDER_ENTRIES]
+    while todo:
+        path = todo.pop()
+        if path in found:
+            continue
+        found.add(path)
+        todo += [
+            folder / "__init__.py" for folder in path.parents if folder.is_relative_to(package)
+        ]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("downloader"):
+                module = package.parent.joinpath(*(node.module or "").split("."))
+                names = [module, *(module / alias.name for alias in node.names)]
+                todo += [name.with_suffix(".py") for name in names]
+                todo += [name / "__init__.py" for name in names]
+        todo = [path for path in todo if path.is_file()]
+    return found
