@@ -19,14 +19,13 @@ from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor, Platform, to_json_bytes
 from downloader.oci.tar_write import TarEntry, iter_tar, lay_out
-from downloader.plan import Layer, Plan
+from downloader.plan import FORMAT_VERSION, PROGRAMS_DIR, Layer, Plan
 
 PREFIX = "io.github.alphahinex.hf-models"
 HUB_URL = "https://huggingface.co"
 PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 
-# In the image's PATH whatever its base, and not where a base keeps its own programs.
-EXPORT_PATH = "usr/local/bin/export"
+EXPORT_PATH = f"{PROGRAMS_DIR.strip('/')}/export"
 
 # A member list of this size is worth carrying in the manifest (limit: 4 MiB in all);
 # a longer one is read from the tar headers.
@@ -75,7 +74,9 @@ def labels(plan: Plan, base: Mapping[str, str] | None = None) -> dict[str, str]:
         "partial": _flag(snapshot.is_partial),
         "gated": str(snapshot.gated).lower(),
         "private": _flag(snapshot.private),
+        "format": str(FORMAT_VERSION),
         "cache-root": plan.cache_root,
+        "models-dir": plan.models_dir or "",
         "names": _list(snapshot.selection.names),
         "include": _list(snapshot.selection.include),
         "exclude": _list(snapshot.selection.exclude),
@@ -106,17 +107,46 @@ def export_script() -> bytes:
 def metadata_entries(plan: Plan) -> tuple[list[TarEntry], list[bytes]]:
     """Return the members of the metadata layer, and the contents of its files in tar order.
 
-    Refs, snapshot links, trees, the plan itself, and the export script.
+    Refs, snapshot links, trees, the plan itself, the export script, and in the models
+    directory a note on the files that are not there because they are split.
     """
     extra = {plan_path(plan.snapshot.commit): plan_json(plan)}
     entries = [TarEntry(EXPORT_PATH, size_bytes=len(export_script()), executable=True)]
     data = {EXPORT_PATH: export_script()}
+    if plan.models_dir and plan.parts:
+        path = _note_path(plan, plan.models_dir)
+        data[path] = _split_note(plan, plan.models_dir)
+        entries.append(TarEntry(path, size_bytes=len(data[path])))
     for entry in iter_metadata_entries(plan.snapshot, extra):
         path = f"{plan.folder}/{entry.path}"
         entries.append(TarEntry(path, entry.kind, len(entry.data), entry.target))
         data[path] = entry.data
     ordered = [placed.entry for placed in lay_out(entries).entries]
     return entries, [data[entry.path] for entry in ordered if entry.kind == "file"]
+
+
+def _note_path(plan: Plan, models_dir: str) -> str:
+    taken = {file.path.partition("/")[0] for file in plan.snapshot.files}
+    name = "SPLIT-FILES.txt"
+    while name in taken:
+        name = f"_{name}"
+    return f"{models_dir.strip('/')}/{name}"
+
+
+def _split_note(plan: Plan, models_dir: str) -> bytes:
+    split = plan.parts
+    names = sorted(file.path for file in plan.snapshot.files if file.oid in split)
+    lines = [
+        f"These files are not in {models_dir}, because each is larger than a layer of this image",
+        f"may be. Their parts are in /{plan.folder}/blobs.",
+        "",
+        *(f"  {name}" for name in names),
+        "",
+        "Whole and verified files: hf-models restore IMAGE",
+        "or                        docker run --rm -v DIR:/export IMAGE export",
+        "",
+    ]
+    return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
 def metadata_tar(plan: Plan) -> bytes:
@@ -144,11 +174,10 @@ class Member:
 
 def layer_annotations(layer: Layer) -> dict[str, str]:
     """Return what a layer's descriptor says of it: its key, and what lies where in it."""
-    placed = [item for item in layer.tar.entries if item.entry.kind == "file"]
     members = [
-        [content.oid, content.blob_bytes, item.content_offset, content.size_bytes]
+        [content.oid, content.blob_bytes, offset, content.size_bytes]
         + ([content.byte_range.start] if content.parts else [])
-        for content, item in zip(layer.contents, placed, strict=True)
+        for content, offset in layer.placed
     ]
     text = json.dumps(members, separators=(",", ":"))
     keyed = {f"{PREFIX}.layer.key": layer.key}

@@ -26,6 +26,11 @@ from downloader.units import GIB, MIB, parse_size
 
 DEFAULT_CACHE_ROOT = "/root/.cache/huggingface"
 
+# Of docs/image-format.md. Images of format 1 have no models directory.
+FORMAT_VERSION = 2
+NO_MODELS_DIR = "none"
+PROGRAMS_DIR = "/usr/local/bin"  # of `export`: in PATH, and no base keeps its own programs there
+
 # From here a file has a layer of its own: a layer costs a round trip or two, which at
 # 64 MiB is already less than a tenth of moving the bytes at 100 MB/s.
 LARGE_FILE_BYTES = 64 * MIB
@@ -63,6 +68,8 @@ class Content:
         byte_range: Which bytes of it; all of them unless it is split.
         part: From 1; 0 where the blob is whole.
         parts: How many parts the blob has; 0 where it is whole.
+        paths: Where in the image the file lies besides the cache, without leading slash, sorted
+            as in a tar: in the models directory, once for each path of the repo.
     """
 
     oid: str
@@ -70,6 +77,7 @@ class Content:
     byte_range: ByteRange
     part: int = 0
     parts: int = 0
+    paths: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -94,7 +102,7 @@ class Layer:
 
     Args:
         folder: The repo folder in the image, without leading slash.
-        contents: What lies in it, sorted by path.
+        contents: What lies in it, in the order of the tar.
     """
 
     folder: str
@@ -102,11 +110,32 @@ class Layer:
 
     @cached_property
     def tar(self) -> TarLayout:
-        """Every header and offset of the layer's tar; files in the order of `contents`."""
-        return lay_out(
-            TarEntry(f"{self.folder}/{content.path}", size_bytes=content.size_bytes)
-            for content in self.contents
-        )
+        """Every header and offset of the layer's tar; files in the order of `contents`.
+
+        The models directory has the files and the cache hard links to them, in this order: a
+        reader that extracts one directory while the tar passes by cannot go back to a file.
+        """
+        shown: list[TarEntry] = []
+        cached: list[TarEntry] = []
+        for content in self.contents:
+            path = f"{self.folder}/{content.path}"
+            if not content.paths:
+                cached.append(TarEntry(path, size_bytes=content.size_bytes))
+                continue
+            first, *others = content.paths
+            shown.append(TarEntry(first, size_bytes=content.size_bytes))
+            shown += [TarEntry(other, "hardlink", target=first) for other in others]
+            cached.append(TarEntry(path, "hardlink", target=first))
+        return lay_out(shown, cached)
+
+    @property
+    def placed(self) -> list[tuple[Content, int]]:
+        """Each content, and the offset of its first byte in the tar."""
+        files = [item for item in self.tar.entries if item.entry.kind == "file"]
+        return [
+            (content, item.content_offset)
+            for content, item in zip(self.contents, files, strict=True)
+        ]
 
     @property
     def size_bytes(self) -> int:
@@ -121,7 +150,7 @@ class Layer:
     @cached_property
     def key(self) -> str:
         """64 hex digits that name the layer before its bytes, and so its digest, are known."""
-        members = [[content.path, content.size_bytes] for content in self.contents]
+        members = [[content.path, content.size_bytes, *content.paths] for content in self.contents]
         return hashlib.sha256(json.dumps([self.folder, members]).encode()).hexdigest()
 
 
@@ -134,12 +163,15 @@ class Plan:
         layers: Bottom first, without the metadata layer.
         layer_limit_bytes: No layer is larger.
         cache_root: Absolute path of ``HF_HOME`` in the image.
+        models_dir: Absolute path of the directory that shows the files under their names;
+            None for none, as in images of format 1.
     """
 
     snapshot: Snapshot
     layers: tuple[Layer, ...]
     layer_limit_bytes: int
     cache_root: str = DEFAULT_CACHE_ROOT
+    models_dir: str | None = None
 
     @property
     def folder(self) -> str:
@@ -164,8 +196,9 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as `Plan.from_json` reads it."""
         return {
-            "format_version": 1,
+            "format_version": FORMAT_VERSION,
             "cache_root": self.cache_root,
+            "models_dir": self.models_dir,
             "layer_limit": self.layer_limit_bytes,
             "snapshot": self.snapshot.to_json(),
             "layers": [_layer_json(layer) for layer in self.layers],
@@ -184,9 +217,17 @@ class Plan:
         if not isinstance(snapshot_json, Mapping) or not isinstance(limit, int):
             raise ProtocolError("plan: want the keys snapshot and layer_limit")
         snapshot = Snapshot.from_json(snapshot_json)
-        folder = repo_folder(_parse_cache_root(root, ProtocolError), snapshot)
-        layers = _parse_layers(document.get("layers"), folder, snapshot.blobs)
-        return cls(snapshot, layers, limit, str(root))
+        version = document.get("format_version")
+        if version not in range(1, FORMAT_VERSION + 1):
+            raise ProtocolError(
+                f"plan.format_version: want 1 to {FORMAT_VERSION}, got {version!r}",
+                hint="a newer hf-models made it: pip install --upgrade hf-models",
+            )
+        shown = document.get("models_dir")
+        folder = repo_folder(_parse_directory(root, "cache root", ProtocolError), snapshot)
+        models_dir = _parse_models_dir(shown, str(root), ProtocolError) if shown else None
+        layers = _parse_layers(document.get("layers"), folder, _contents(snapshot, models_dir))
+        return cls(snapshot, layers, limit, str(root), models_dir)
 
 
 def make_plan(
@@ -194,21 +235,34 @@ def make_plan(
     *,
     layer_limit_bytes: int = LAYER_PROFILES["default"],
     cache_root: str = DEFAULT_CACHE_ROOT,
+    models_dir: str | None = None,
 ) -> Plan:
     """Return the plan of a snapshot.
 
+    Args:
+        snapshot: What the image carries.
+        layer_limit_bytes: No layer is larger.
+        cache_root: Absolute path of ``HF_HOME`` in the image.
+        models_dir: Absolute path of the directory that shows the files under their names;
+            None for `default_models_dir`, ``none`` for no such directory.
+
     Raises:
-        InputError: The limit is too small for this many bytes in `MAX_LAYERS` layers, or the
-            cache root is no absolute path.
+        InputError: The limit is too small for this many bytes in `MAX_LAYERS` layers, or a
+            directory is no absolute path, or both are the same.
     """
     if layer_limit_bytes < SMALLEST_LIMIT_BYTES:
         raise InputError(
             f"want a layer size of at least {SMALLEST_LIMIT_BYTES} bytes, got {layer_limit_bytes}"
         )
-    folder = repo_folder(_parse_cache_root(cache_root, InputError), snapshot)
-    groups = _group(snapshot, layer_limit_bytes - TAR_OVERHEAD_BYTES)
+    folder = repo_folder(_parse_directory(cache_root, "cache root", InputError), snapshot)
+    shown = None
+    if models_dir != NO_MODELS_DIR:
+        wanted = models_dir or default_models_dir(snapshot)
+        shown = _parse_models_dir(wanted, cache_root, InputError)
+    contents = _contents(snapshot, shown)
+    groups = _group(snapshot, contents, layer_limit_bytes - TAR_OVERHEAD_BYTES)
     layers = tuple(Layer(folder, _sorted(group)) for group in groups)
-    return Plan(snapshot, layers, layer_limit_bytes, cache_root)
+    return Plan(snapshot, layers, layer_limit_bytes, cache_root, shown)
 
 
 def split_shards(layers: Sequence[Layer], count: int) -> list[list[Layer]]:
@@ -299,29 +353,74 @@ def repo_folder(cache_root: str, snapshot: Snapshot) -> str:
     return f"{cache_root.strip('/')}/hub/{snapshot.repo.folder_name}"
 
 
-def _parse_cache_root(path: object, error: type[InputError | ProtocolError]) -> str:
+def default_models_dir(snapshot: Snapshot) -> str:
+    """Return ``/models``, ``/datasets`` or ``/spaces``, after the type of the repo.
+
+    KServe mounts ``/models``; nothing mounts the others by name, so they say what they are.
+    """
+    return f"/{snapshot.repo.type}s"
+
+
+def _parse_directory(path: object, what: str, error: type[InputError | ProtocolError]) -> str:
     text = str(path)
     segments = text.strip("/").split("/")
     plain = text.isprintable() and not set(text) & set("\\\"'$ ")
     if not text.startswith("/") or not plain or set(segments) & {"", ".", ".."}:
-        raise error(f"want an absolute path as cache root, without spaces, got {text!r}")
+        raise error(f"want an absolute path as {what}, without spaces, got {text!r}")
+    return text
+
+
+def _parse_models_dir(
+    path: object, cache_root: str, error: type[InputError | ProtocolError]
+) -> str:
+    """Return the models directory, which lies apart from the cache and from programs."""
+    text = _parse_directory(path, "models directory", error).rstrip("/")
+    for taken in (f"{cache_root.rstrip('/')}/hub", PROGRAMS_DIR):
+        if f"{text}/".startswith(f"{taken}/") or f"{taken}/".startswith(f"{text}/"):
+            raise error(f"want a models directory apart from {taken}, got {text!r}")
     return text
 
 
 def _sorted(contents: Iterable[Content]) -> tuple[Content, ...]:
-    return tuple(sorted(contents, key=lambda content: content.path.split("/")))
+    """Return contents in the order of the tar: the models directory, then the cache."""
+    return tuple(
+        sorted(
+            contents,
+            key=lambda content: (not content.paths, (*content.paths, content.path)[0].split("/")),
+        )
+    )
 
 
-def _group(snapshot: Snapshot, limit_bytes: int) -> list[list[Content]]:
-    sizes: dict[str, int] = {}
-    for file in snapshot.files:  # the first path of a content decides where it goes
-        sizes.setdefault(file.oid, file.size_bytes)
+def _contents(snapshot: Snapshot, models_dir: str | None) -> dict[str, Content]:
+    """Return each whole content by oid, in the order of the snapshot's files."""
+    paths: dict[str, list[str]] = {}
+    for file in snapshot.files:
+        shown = paths.setdefault(file.oid, [])
+        if models_dir is not None:
+            shown.append(f"{models_dir.strip('/')}/{file.path}")
+    sizes = snapshot.blobs
+    return {
+        oid: Content(
+            oid,
+            sizes[oid],
+            ByteRange(0, sizes[oid]),
+            paths=tuple(sorted(shown, key=lambda path: path.split("/"))),
+        )
+        for oid, shown in paths.items()
+    }
+
+
+def _group(
+    snapshot: Snapshot, contents: Mapping[str, Content], limit_bytes: int
+) -> list[list[Content]]:
+    # The first path of a content decides where it goes.
+    sizes = {oid: content.size_bytes for oid, content in contents.items()}
     cards = {file.oid for file in snapshot.files if file.path == MODEL_CARD}
     large = {oid: size for oid, size in sizes.items() if size >= min(LARGE_FILE_BYTES, limit_bytes)}
     small = {oid: size for oid, size in sizes.items() if oid not in large}
-    card = [[_whole(oid, size)] for oid, size in small.items() if oid in cards]
-    rest = [_whole(oid, size) for oid, size in small.items() if oid not in cards]
-    own = [[content] for oid, size in large.items() for content in _split(oid, size, limit_bytes)]
+    card = [[contents[oid]] for oid in small if oid in cards]
+    rest = [contents[oid] for oid in small if oid not in cards]
+    own = [[content] for oid in large for content in _split(contents[oid], limit_bytes)]
     room = MAX_LAYERS - 1 - len(card)  # the last layer is the metadata
     fewest_shared = len(_fill(rest, limit_bytes))
     own = _pack_if_needed(own, room - fewest_shared, limit_bytes)
@@ -332,13 +431,10 @@ def _group(snapshot: Snapshot, limit_bytes: int) -> list[list[Content]]:
     return groups
 
 
-def _whole(oid: str, size_bytes: int) -> Content:
-    return Content(oid, size_bytes, ByteRange(0, size_bytes))
-
-
-def _split(oid: str, size_bytes: int, limit_bytes: int) -> list[Content]:
-    if size_bytes <= limit_bytes:
-        return [_whole(oid, size_bytes)]
+def _split(content: Content, limit_bytes: int) -> list[Content]:
+    oid, size_bytes = content.oid, content.size_bytes
+    if size_bytes <= limit_bytes - _names_bytes(content):
+        return [content]
     count = -(-size_bytes // limit_bytes)
     even = -(-size_bytes // count)
     piece = min(even + -even % PART_ALIGNMENT_BYTES, limit_bytes)
@@ -373,7 +469,17 @@ def _pack_if_needed(
 
 
 def _member_overhead(content: Content) -> int:
-    return 512 + -content.size_bytes % 512
+    return 512 + _names_bytes(content) + -content.size_bytes % 512
+
+
+def _names_bytes(content: Content) -> int:
+    """Return at most how much the models directory adds to a tar for one content, in bytes."""
+    own = content.paths[:1]  # the target of every other name
+    lengths = [len(path.encode("utf-8", "surrogateescape")) for path in content.paths]
+    names = sum(512 * (1 + path.count("/")) for path in content.paths)
+    long = sum(1024 + length for length in lengths if length > 100)
+    is_long_target = bool(own) and lengths[0] > 100
+    return names + long + (1024 + lengths[0]) * len(lengths) * is_long_target
 
 
 def _shared_target(contents: Sequence[Content], room: int, limit_bytes: int) -> int:
@@ -415,29 +521,35 @@ def _content_json(content: Content) -> dict[str, Any]:
     return plain
 
 
-def _parse_layers(document: object, folder: str, blobs: Mapping[str, int]) -> tuple[Layer, ...]:
+def _parse_layers(
+    document: object, folder: str, contents: Mapping[str, Content]
+) -> tuple[Layer, ...]:
     if not isinstance(document, list) or len(document) >= MAX_LAYERS:
         raise ProtocolError(f"plan.layers: want a list of fewer than {MAX_LAYERS}")
     return tuple(
-        Layer(folder, _parse_contents(layer, f"plan.layers[{i}]", blobs))
+        Layer(folder, _sorted(_parse_contents(layer, f"plan.layers[{i}]", contents)))
         for i, layer in enumerate(document)
     )
 
 
-def _parse_contents(document: object, where: str, blobs: Mapping[str, int]) -> tuple[Content, ...]:
+def _parse_contents(
+    document: object, where: str, contents: Mapping[str, Content]
+) -> tuple[Content, ...]:
     items = document.get("contents") if isinstance(document, Mapping) else None
     if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
         raise ProtocolError(f"{where}.contents: want a list of objects")
     return tuple(
-        _parse_content(item, f"{where}.contents[{i}]", blobs) for i, item in enumerate(items)
+        _parse_content(item, f"{where}.contents[{i}]", contents) for i, item in enumerate(items)
     )
 
 
-def _parse_content(document: Mapping[str, Any], where: str, blobs: Mapping[str, int]) -> Content:
+def _parse_content(
+    document: Mapping[str, Any], where: str, contents: Mapping[str, Content]
+) -> Content:
     oid = document.get("oid")
-    if not isinstance(oid, str) or not is_oid(oid) or oid not in blobs:
+    if not isinstance(oid, str) or not is_oid(oid) or oid not in contents:
         raise ProtocolError(f"{where}.oid: want the oid of a file of the snapshot, got {oid!r}")
-    whole = _whole(oid, blobs[oid])
+    whole = contents[oid]
     if "part" not in document:
         return whole
     numbers = [document.get(key) for key in ("part", "parts", "start", "end")]
@@ -448,4 +560,4 @@ def _parse_content(document: Mapping[str, Any], where: str, blobs: Mapping[str, 
         raise ProtocolError(
             f"{where}: want a part inside {whole.blob_bytes} bytes, got {numbers!r}"
         )
-    return replace(whole, byte_range=ByteRange(start, end), part=part, parts=parts)
+    return replace(whole, byte_range=ByteRange(start, end), part=part, parts=parts, paths=())

@@ -74,6 +74,12 @@ layer_options = compose(
         metavar="DIR",
         help="HF_HOME inside the image.",
     ),
+    click.option(
+        "--models-dir",
+        metavar="DIR",
+        help="Where the image shows the files under their names, or none."
+        "  [default: /models, /datasets or /spaces]",
+    ),
 )
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")

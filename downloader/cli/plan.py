@@ -46,7 +46,12 @@ def resolve_plan(options: dict[str, Any], note: Note = say) -> tuple[Hub, Plan]:
     limit_bytes = parse_layer_limit(options["layer_size"])
     hub = open_hub(options["token"], retry_policy(options), note)
     snapshot = resolve_snapshot(hub, options)
-    plan = make_plan(snapshot, layer_limit_bytes=limit_bytes, cache_root=options["cache_root"])
+    plan = make_plan(
+        snapshot,
+        layer_limit_bytes=limit_bytes,
+        cache_root=options["cache_root"],
+        models_dir=options["models_dir"],
+    )
     return hub, plan
 
 

@@ -20,6 +20,7 @@ _SETTLED = {
     "exclude": "--exclude",
     "layer_size": "--layer-size",
     "cache_root": "--cache-root",
+    "models_dir": "--models-dir",
 }
 
 

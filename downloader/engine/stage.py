@@ -52,11 +52,16 @@ def stage_layers(
         return out_dir / (ALL_DIR if one_layer else name)
 
     targets = _targets(plan, directory)
+    links = _links(plan, directory)
     told = progress or NoProgress()
     told.start(sum(plan.snapshot.blobs.values()), len(targets))
     folder = cache_dir / plan.snapshot.repo.folder_name
     for oid, size_bytes in plan.snapshot.blobs.items():
         _copy_blob(folder / blob_path(oid), BlobHasher(oid, size_bytes), targets[oid], told)
+        for link, path in links.get(oid, ()):
+            with storage_errors(link):
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.hardlink_to(path)
         told.finish_file(oid)
     _write_metadata(plan, directory(METADATA_DIR))
     _normalise(out_dir)
@@ -67,9 +72,21 @@ def _targets(plan: Plan, directory: Callable[[str], Path]) -> dict[str, list[tup
     found: dict[str, list[tuple[int, Path]]] = {}
     for number, layer in enumerate(plan.layers):
         for content in layer.contents:
-            path = directory(layer_dir(number)) / layer.folder / content.path
+            name = (*content.paths, f"{layer.folder}/{content.path}")[0]
+            path = directory(layer_dir(number)) / name
             found.setdefault(content.oid, []).append((content.byte_range.end, path))
     return {oid: sorted(items) for oid, items in found.items()}
+
+
+def _links(plan: Plan, directory: Callable[[str], Path]) -> dict[str, list[tuple[Path, Path]]]:
+    """Return the hard links to each blob's file, by oid: link and file, as in the tar."""
+    found: dict[str, list[tuple[Path, Path]]] = {}
+    for number, layer in enumerate(plan.layers):
+        root = directory(layer_dir(number))
+        for content in layer.contents:
+            names = (*content.paths, f"{layer.folder}/{content.path}")
+            found[content.oid] = [(root / name, root / names[0]) for name in names[1:]]
+    return found
 
 
 def _copy_blob(

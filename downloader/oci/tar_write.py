@@ -13,8 +13,13 @@ from typing import Literal
 BLOCK_BYTES = tarfile.BLOCKSIZE
 END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
 
-_TYPES = {"file": tarfile.REGTYPE, "directory": tarfile.DIRTYPE, "link": tarfile.SYMTYPE}
-_MODES = {"file": 0o644, "directory": 0o755, "link": 0o777}
+_TYPES = {
+    "file": tarfile.REGTYPE,
+    "hardlink": tarfile.LNKTYPE,
+    "directory": tarfile.DIRTYPE,
+    "link": tarfile.SYMTYPE,
+}
+_MODES = {"file": 0o644, "hardlink": 0o644, "directory": 0o755, "link": 0o777}
 
 
 @dataclass(frozen=True)
@@ -23,14 +28,15 @@ class TarEntry:
 
     Args:
         path: Relative to the image's root, without leading or trailing slash.
-        kind: File, directory or symbolic link.
+        kind: File, directory, symbolic link (``link``), or one more name of a file that
+            comes before it in the same tar (``hardlink``).
         size_bytes: Of a file's content; 0 for the others.
-        target: Where a link points.
+        target: Where a link points; of a hard link, the path of the file.
         executable: Whether a file may be run.
     """
 
     path: str
-    kind: Literal["file", "directory", "link"] = "file"
+    kind: Literal["file", "hardlink", "directory", "link"] = "file"
     size_bytes: int = 0
     target: str = ""
     executable: bool = False
@@ -67,11 +73,12 @@ class TarLayout:
     size_bytes: int
 
 
-def lay_out(entries: Iterable[TarEntry]) -> TarLayout:
+def lay_out(*groups: Iterable[TarEntry]) -> TarLayout:
     """Place entries one after the other, with their parent directories before them.
 
     Args:
-        entries: Files and links in any order; directories are added.
+        groups: Each of files and links in any order; directories are added. Every entry of a
+            group comes before the next group, so hard links can follow what they link to.
 
     >>> layout = lay_out([TarEntry("a/b", size_bytes=3)])
     >>> [placed.entry.path for placed in layout.entries], layout.size_bytes
@@ -79,21 +86,26 @@ def lay_out(entries: Iterable[TarEntry]) -> TarLayout:
     """
     placed: list[PlacedEntry] = []
     offset = 0
-    for entry in with_parents(entries):
+    for entry in with_parents(*groups):
         offset += _header_bytes(entry)
         placed.append(PlacedEntry(entry, offset))
         offset += entry.size_bytes + placed[-1].padding_bytes
     return TarLayout(tuple(placed), offset + len(END_OF_ARCHIVE))
 
 
-def with_parents(entries: Iterable[TarEntry]) -> list[TarEntry]:
-    """Return the entries and all their parent directories, each once, sorted by path."""
-    by_path = {entry.path: entry for entry in entries}
-    for path in list(by_path):
-        for parent in _parents(path):
-            by_path.setdefault(parent, TarEntry(parent, "directory"))
-    # By segments, so that a directory comes right before what lies in it.
-    return sorted(by_path.values(), key=lambda entry: entry.path.split("/"))
+def with_parents(*groups: Iterable[TarEntry]) -> list[TarEntry]:
+    """Return the entries and all their parent directories, each once; each group by path."""
+    placed: dict[str, TarEntry] = {}
+    for entries in groups:
+        by_path = {entry.path: entry for entry in entries}
+        for path in list(by_path):
+            for parent in _parents(path):
+                if parent not in placed:
+                    by_path.setdefault(parent, TarEntry(parent, "directory"))
+        # By segments, so that a directory comes right before what lies in it.
+        ordered = sorted(by_path.values(), key=lambda entry: entry.path.split("/"))
+        placed |= {entry.path: entry for entry in ordered}
+    return list(placed.values())
 
 
 def iter_tar(layout: TarLayout, contents: Sequence[bytes]) -> Iterator[bytes]:
@@ -121,7 +133,7 @@ def _header_bytes(entry: TarEntry) -> int:
     """Return the length of `_header`, which takes a hundred times as long to make.
 
     >>> entries = [TarEntry("a" * n, kind, target="t" * n) for n in (99, 100, 101, 600)
-    ...     for kind in ("file", "directory", "link")]
+    ...     for kind in ("file", "hardlink", "directory", "link")]
     >>> all(_header_bytes(entry) == len(_header(entry)) for entry in entries)
     True
     """

@@ -182,10 +182,8 @@ def _read_back(layer: Layer, verifier: Verifier, work: Work) -> None:
     """Hash the parts of files in a layer that every target has, from one of them."""
     store_of = work.alive()[0]
     descriptor = store_of.have[layer.key]
-    placed = [item for item in layer.tar.entries if item.entry.kind == "file"]
-    for content, item in zip(layer.contents, placed, strict=True):
+    for content, at in layer.placed:
         if content.parts:
-            at = item.content_offset
             inside = ByteRange(at, at + content.size_bytes)
             _hash_range(store_of, descriptor, inside, content, verifier)
 

@@ -110,9 +110,7 @@ def _pieces(plan: Plan, layers: Iterable[Descriptor]) -> dict[str, list[Piece]]:
                 found.setdefault(member.oid, []).append(piece)
         elif planned is not None:
             # A list too long for the manifest: the plan leads to the same tar.
-            files = [item for item in planned.tar.entries if item.entry.kind == "file"]
-            for content, item in zip(planned.contents, files, strict=True):
-                start = item.content_offset
+            for content, start in planned.placed:
                 place = ByteRange(start, start + content.size_bytes)
                 piece = Piece(descriptor.digest, place, content.byte_range.start)
                 found.setdefault(content.oid, []).append(piece)
@@ -147,7 +145,7 @@ def _scan(image: Image, layer: Descriptor, capture: Capture, budget: Budget) -> 
     )
     before = budget.left
     try:
-        return scan_layer(source, what, locator, budget)
+        return scan_layer(source, what, locator, budget, image.shown_dirs)
     except RangesIgnoredError:
         budget.left = before
         return scan_stream(image, layer, capture, budget)
@@ -186,7 +184,7 @@ def _scan_once(
             return got
 
         stream = PlainStream(read_into, what)
-        scan = scan_layer(stream, what, taker, budget)
+        scan = scan_layer(stream, what, taker, budget, image.shown_dirs)
         drain = memoryview(bytearray(1024**2))
         stream.readinto(drain)  # padding, and the checksum of a compressed stream behind it
         while count <= layer.size_bytes and read_into(drain):

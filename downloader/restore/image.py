@@ -12,7 +12,7 @@ from downloader.errors import (
     ProtocolError,
     RegistryError,
 )
-from downloader.image import ImageLabels, parse_labels
+from downloader.image import PREFIX, ImageLabels, parse_labels
 from downloader.oci.digest import Digest, digest_of
 from downloader.oci.image_archive import CONFIG_LIMIT_BYTES, LocalBlobs, NamedManifest
 from downloader.oci.manifest import (
@@ -24,7 +24,7 @@ from downloader.oci.manifest import (
 )
 from downloader.oci.registry import Registry
 from downloader.progress import Progress
-from downloader.restore.foreign.scan import read_all
+from downloader.restore.foreign.scan import SHOWN_DIRS, read_all
 from downloader.restore.places import Places, Visit
 
 _NESTING_LIMIT = 4  # an archive's index, an image's index, a manifest
@@ -59,6 +59,12 @@ class Image:
     def labels(self) -> Mapping[str, str]:
         """The labels of the config, and the annotations of the manifest over them."""
         return all_labels(self.manifest, self.config)
+
+    @property
+    def shown_dirs(self) -> tuple[str, ...]:
+        """Where files may lie that the cache names by hard links, without leading slash."""
+        label = self.labels.get(f"{PREFIX}.models-dir")
+        return (label.strip("/"),) if label else SHOWN_DIRS
 
     @property
     def ours(self) -> ImageLabels | None:

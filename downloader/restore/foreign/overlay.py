@@ -59,7 +59,9 @@ class Tree:
             self._remove(node.path)
             return None
         raise ProtocolError(
-            f"{node.path[:200]!r}: want a hard link to a file of a cache, got {node.target[:200]!r}"
+            f"{node.path[:200]!r}: want a hard link to a file of a cache,"
+            f" got {node.target[:200]!r}",
+            hint="restore it from a registry, or from a file: docker save -o FILE",
         )
 
     def _parent(self, path: str) -> tuple[Directory, str]:

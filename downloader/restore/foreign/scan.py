@@ -1,6 +1,6 @@
 """One layer, looked through: what it adds to caches, and what it hides of lower layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -27,6 +27,8 @@ from downloader.restore.foreign.entries import (
     place_of,
 )
 
+# Where images of format 2 have the files that the cache links to, unless a label says where.
+SHOWN_DIRS = ("models", "datasets", "spaces")
 # refs hold 41 bytes; the list of a repo of 100,000 files is 20 MB.
 _REF_LIMIT_BYTES = 1024
 _TREE_LIMIT_BYTES = 64 * 1024**2
@@ -66,8 +68,21 @@ class Budget:
         self.left = members
 
 
-def scan_layer(source: ByteSource, what: str, taker: Taker, budget: Budget) -> LayerScan:
+def scan_layer(
+    source: ByteSource,
+    what: str,
+    taker: Taker,
+    budget: Budget,
+    shown: Collection[str] = SHOWN_DIRS,
+) -> LayerScan:
     """Look through the tar of a layer.
+
+    Args:
+        source: At its first byte.
+        what: The layer, for messages.
+        taker: Keeps contents.
+        budget: Of members, over all layers.
+        shown: Directories of files that hard links in a cache may name.
 
     Raises:
         ProtocolError: It is malformed, or holds in a cache what no cache holds.
@@ -75,11 +90,17 @@ def scan_layer(source: ByteSource, what: str, taker: Taker, budget: Budget) -> L
     scan = LayerScan()
     for member in iter_members(source, what, members_limit=budget.left):
         budget.left -= 1
-        _look(member, source, taker, scan)
+        _look(member, source, taker, scan, shown)
     return scan
 
 
-def _look(member: TarMember, source: ByteSource, taker: Taker, scan: LayerScan) -> None:
+def _look(
+    member: TarMember,
+    source: ByteSource,
+    taker: Taker,
+    scan: LayerScan,
+    shown: Collection[str],
+) -> None:
     parent, _, name = member.path.rpartition("/")
     if name == OPAQUE:
         scan.opaque.append(parent)
@@ -90,12 +111,15 @@ def _look(member: TarMember, source: ByteSource, taker: Taker, scan: LayerScan) 
         kind: Literal["link", "hardlink"] = "link" if member.kind == "link" else "hardlink"
         scan.nodes.append(Node(member.path, kind, target=member.target))
     elif member.kind != "directory":
-        _look_at_file(member, source, taker, scan)
+        is_shown = any(member.path.startswith(f"{directory}/") for directory in shown)
+        _look_at_file(member, source, taker, scan, is_shown=is_shown and member.kind == "file")
 
 
-def _look_at_file(member: TarMember, source: ByteSource, taker: Taker, scan: LayerScan) -> None:
+def _look_at_file(
+    member: TarMember, source: ByteSource, taker: Taker, scan: LayerScan, *, is_shown: bool
+) -> None:
     place = place_of(member.path)
-    if place is None and not is_shared_blob(member.path):
+    if place is None and not is_shared_blob(member.path) and not is_shown:
         scan.others.append(member.path)
         return
     if member.kind == "device":
