@@ -12,22 +12,9 @@ from downloader.cli.console import (
 )
 from downloader.cli.options import json_option, quiet_option
 from downloader.cli.restore import FILES_SHOWN, find_network, network_options
-from downloader.progress import Progress
-from downloader.restore import open_image, parse_source
-from downloader.restore.foreign.extract import Capture
-from downloader.restore.foreign.stream import (
-    engine_has,
-    inspect_in_engine,
-    look_at_stream,
-    open_compressed,
-)
-from downloader.restore.inspect import (
-    Inspection,
-    inspect_engine_answer,
-    inspect_image,
-    inspect_passed,
-)
-from downloader.restore.source import ArchiveSource, EngineSource
+from downloader.restore import Inspection, parse_source
+from downloader.restore import inspect as inspect_image
+from downloader.restore.foreign.stream import engine_has
 from downloader.units import format_bytes
 
 
@@ -43,30 +30,14 @@ def inspect(source: str, with_files: bool, as_json: bool, quiet: bool, **options
     SOURCE as for restore. Only the manifest and the config are read, but for a compressed
     archive, which has to be read to its end.
     """
-    found = _inspect(source, options, with_files=with_files, quiet=quiet)
+    parsed = parse_source(source, engine_has)
+    network = find_network(options, [parsed])
+    with ConsoleProgress("inspect", quiet=quiet) as progress:
+        found = inspect_image(parsed, network, progress, with_files=with_files)
     if as_json:
         print_json(found.to_json())
         return
     _print(found)
-
-
-def _inspect(text: str, options: dict[str, Any], *, with_files: bool, quiet: bool) -> Inspection:
-    source = parse_source(text, engine_has)
-    if isinstance(source, EngineSource):
-        return inspect_engine_answer(source.name, inspect_in_engine(source.name))
-    with ConsoleProgress("inspect", quiet=quiet) as progress:
-        if isinstance(source, ArchiveSource) and source.compression is not None:
-            return _inspect_compressed(source, progress, with_files=with_files)
-        image = open_image(source, find_network(options, [source]), progress)
-        return inspect_image(image, with_files=with_files)
-
-
-def _inspect_compressed(
-    source: ArchiveSource, progress: Progress, *, with_files: bool
-) -> Inspection:
-    with open_compressed(source.path) as read_into, Capture(None, progress) as nothing_kept:
-        passed = look_at_stream(read_into, str(source), source.tag, nothing_kept)
-    return inspect_passed(str(source), passed, with_files=with_files)
 
 
 def _print(found: Inspection) -> None:

@@ -33,15 +33,15 @@ from downloader.restore import (
     LocalTarget,
     Network,
     Report,
-    Restore,
     Restored,
     RestoreOptions,
+    Target,
     parse_source,
 )
+from downloader.restore import restore as restore_images
 from downloader.restore.bounds import FIRST_CONNECTIONS
 from downloader.restore.foreign.stream import engine_has
 from downloader.restore.source import RegistrySource, Source, looks_like_source
-from downloader.restore.target import Target
 from downloader.units import MIB, format_bytes, format_count, parse_size
 
 FILES_SHOWN = 40  # a screen; --json has them all
@@ -111,8 +111,8 @@ def restore(source: str, arguments: tuple[str, ...], **options: Any) -> None:
     wanted = selection(names, options["include"], options["exclude"])
     settings = RestoreOptions(wanted, _bounds(options), options["dry_run"])
     with ConsoleProgress("restore", quiet=options["quiet"]) as progress:
-        work = Restore(find_target(options), settings, find_network(options, sources), progress)
-        report = work.run(sources)
+        network = find_network(options, sources)
+        report = restore_images(sources, find_target(options), settings, network, progress)
     _print_report(report, options)
 
 

@@ -12,8 +12,8 @@ from downloader.cli.restore import find_network, network_options
 from downloader.errors import IntegrityError
 from downloader.hub.verify import Report, verify_cache
 from downloader.restore import parse_source
+from downloader.restore import verify as verify_image
 from downloader.restore.foreign.stream import engine_has
-from downloader.restore.verify import check_image
 from downloader.units import format_bytes, format_count
 
 FINDINGS_SHOWN = 100  # a screen or two; --json has them all
@@ -38,7 +38,7 @@ def verify(target: str | None, threads: int, as_json: bool, quiet: bool, **optio
     with ConsoleProgress("verify", "layer" if is_image else "file", quiet=quiet) as progress:
         if target and is_image:
             source = parse_source(target, engine_has)
-            report = check_image(source, find_network(options, [source]), progress)
+            report = verify_image(source, find_network(options, [source]), progress)
         else:
             report = verify_cache(path, threads=threads, progress=progress)
     print_report(report, as_json=as_json, quiet=quiet)

@@ -10,20 +10,26 @@ Nothing here imports huggingface_hub: the consumer's side needs no Hub.
 """
 
 from downloader.restore.bounds import DownloadSettings
-from downloader.restore.job import Report, Restore, Restored, RestoreOptions
+from downloader.restore.inspect import Inspection, inspect
+from downloader.restore.job import Report, Restored, RestoreOptions, restore
 from downloader.restore.opening import Network, open_image
 from downloader.restore.source import parse_source
-from downloader.restore.target import CacheTarget, LocalTarget
+from downloader.restore.target import CacheTarget, LocalTarget, Target
+from downloader.restore.verify import verify
 
 __all__ = [
     "CacheTarget",
     "DownloadSettings",
+    "Inspection",
     "LocalTarget",
     "Network",
     "Report",
-    "Restore",
     "RestoreOptions",
     "Restored",
+    "Target",
+    "inspect",
     "open_image",
     "parse_source",
+    "restore",
+    "verify",
 ]

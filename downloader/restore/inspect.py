@@ -7,9 +7,18 @@ from typing import Any
 from downloader.hub.repo import RepoFile
 from downloader.image import PREFIX, parse_labels
 from downloader.oci.manifest import Manifest
-from downloader.restore.foreign.stream import PassedImage
+from downloader.progress import NoProgress, Progress
+from downloader.restore.foreign.extract import Capture
+from downloader.restore.foreign.stream import (
+    PassedImage,
+    inspect_in_engine,
+    look_at_stream,
+    open_compressed,
+)
 from downloader.restore.gather import read_plan
 from downloader.restore.image import Image, all_labels
+from downloader.restore.opening import Network, open_image
+from downloader.restore.source import ArchiveSource, EngineSource, Source
 
 _OCI = "org.opencontainers.image."
 
@@ -57,6 +66,36 @@ class Inspection:
         ]
         files = [{"path": f.path, "size": f.size_bytes, "oid": f.oid} for f in self.listing]
         return plain | ({"listing": files} if files else {})
+
+
+def inspect(
+    source: Source,
+    network: Network | None = None,
+    progress: Progress | None = None,
+    *,
+    with_files: bool = False,
+) -> Inspection:
+    """Return what an image says of itself; reads no layer that can be left unread.
+
+    Args:
+        source: A registry, a directory, an archive, or the local engine.
+        network: How registries are reached.
+        progress: Told of the bytes of a compressed archive, which is read to its end.
+        with_files: Whether to read the small layer that lists the files.
+
+    Raises:
+        ProtocolError: Its labels say what cannot be.
+        RegistryError, TransportError, EngineError, StorageError: It cannot be read.
+    """
+    progress = progress or NoProgress()
+    match source:
+        case EngineSource(name=name):
+            return inspect_engine_answer(name, inspect_in_engine(name))
+        case ArchiveSource(compression=str()):
+            with open_compressed(source.path) as read_into, Capture(None, progress) as nothing_kept:
+                passed = look_at_stream(read_into, str(source), source.tag, nothing_kept)
+            return inspect_passed(str(source), passed, with_files=with_files)
+    return inspect_image(open_image(source, network or Network(), progress), with_files=with_files)
 
 
 def inspect_image(image: Image, *, with_files: bool = False) -> Inspection:

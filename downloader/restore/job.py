@@ -75,16 +75,34 @@ class Report:
     counts: Counts
 
 
-class Restore:
-    """One restore of any number of images.
+def restore(
+    sources: Sequence[Source],
+    target: Target,
+    options: RestoreOptions | None = None,
+    network: Network | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Restore images to verified files, and return what was done.
 
     Args:
+        sources: The images; several may fill one cache.
         target: Where files go.
         options: What to restore.
         network: How registries are reached.
         progress: Told of every byte.
-    """
 
+    Raises:
+        InputError: A source or a pattern that names nothing.
+        RegistryError, TransportError: A registry said no, or nothing.
+        ProtocolError: An image is malformed or hostile.
+        IntegrityError: A content is not what it should be.
+        StorageError: This machine's disk.
+        EngineError: The local engine.
+    """
+    return _Restore(target, options, network, progress).run(sources)
+
+
+class _Restore:
     def __init__(
         self,
         target: Target,
@@ -98,16 +116,6 @@ class Restore:
         self._progress = progress or NoProgress()
 
     def run(self, sources: Sequence[Source]) -> Report:
-        """Restore every source, and return what was done.
-
-        Raises:
-            InputError: A source or a pattern that names nothing.
-            RegistryError, TransportError: A registry said no, or nothing.
-            ProtocolError: An image is malformed or hostile.
-            IntegrityError: A content is not what it should be.
-            StorageError: This machine's disk.
-            EngineError: The local engine.
-        """
         settings = self._options.download
         writes = not self._options.dry_run
         with Capture(

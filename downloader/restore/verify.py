@@ -31,7 +31,7 @@ _GIT_OID_LENGTH = 40
 Pass = Callable[["Hashing"], list[FoundSnapshot]]
 
 
-def check_image(
+def verify(
     source: Source, network: Network | None = None, progress: Progress | None = None
 ) -> Report:
     """Compare what an image holds with what its names, lists and plan promise.
