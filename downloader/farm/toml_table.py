@@ -127,9 +127,10 @@ def parse_toml(text: str, file: str) -> TomlTable:
 
 def _syntax_error(text: str, file: str, error: tomllib.TOMLDecodeError) -> InputError:
     repeated = find_repeated(text)
-    if repeated:
-        path, first, line = repeated
-        name = [part for part in path if isinstance(part, str)][-1]
+    names = [part for part in repeated[0] if isinstance(part, str)] if repeated else []
+    if repeated and names:
+        _, first, line = repeated
+        name = names[-1]
         return InputError(f"{file}:{line}: {name!r} is there already, at line {first}")
     found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error))
     if not found:  # "(at end of document)"
