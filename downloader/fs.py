@@ -1,16 +1,52 @@
-"""Writing to this machine's disk: atomically, within the space there is, with our errors."""
+"""This machine's disk: files that follow no link, atomic writes, locks, space, our errors.
+
+Every file that the project writes into a directory of a user comes from here, because such
+a directory may be shared. Two kinds of names need two kinds of opening:
+
+- A *new file* (`NewFile`, `create_file`) has a random name and is created exclusively. It
+  gets its final name by renaming, so no reader ever sees half of it.
+- A *kept file* (`open_own_file`: partial files, journals) has the same name in every run, so
+  another user can put something there first. A link, a device, another user's file or a file
+  with a second name is removed and created anew.
+
+`make_directory` follows no link below its root. Locks are the library's own lock files, so
+that this project and a running huggingface_hub take turns; the ``filelock`` package would be
+one more dependency on the consumer's side, and makes the same system calls.
+
+Nothing here assumes POSIX: what Windows lacks is looked up by name.
+"""
 
 import errno
+import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, Self
 
-from downloader.errors import StorageError
+from downloader.errors import StorageError, TransportError
+from downloader.units import format_bytes
 
-# EDQUOT is missing on Windows.
+_POLL_S = 0.05  # filelock's own interval
+# Another process replaces the file between two of our calls; nobody does so eight times.
+_OPEN_TRIES = 8
+_NAME_LIMIT_BYTES = 200  # of the 255 that file systems allow; the rest is for our suffix
+
+# Windows lacks most of these, and needs O_BINARY.
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_PLAIN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a FIFO must not block
 _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_HINTS = {
+    **dict.fromkeys(_NO_SPACE, "free some space, or name another directory, then run it again"),
+    **dict.fromkeys(_DENIED, "name a directory that you may write to"),
+    errno.EFBIG: "the file system has a limit on file size (FAT32: 4 GiB); name another disk",
+    errno.ELOOP: "remove the link, if it is not yours",
+}
 
 
 @contextmanager
@@ -25,38 +61,304 @@ def storage_errors(path: Path) -> Iterator[None]:
 def storage_error(path: Path, error: OSError) -> StorageError:
     """Return the error to raise where the operating system refused ``path``."""
     reason = error.strerror or type(error).__name__
-    hint = None
-    if error.errno in _NO_SPACE:
-        hint = "free some space, or name another directory, then run it again"
-    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        hint = "name a directory that you may write to"
-    return StorageError(f"{path}: {reason}", hint=hint)
+    return StorageError(f"{path}: {reason}", hint=_HINTS.get(error.errno or 0))
+
+
+# Names and directories
 
 
 def temporary_name(final: Path) -> Path:
-    """Return a fresh name beside ``final``, of the form that the library's own clean-up knows.
+    """Return a random name beside ``final`` that the library's own clean-up knows.
 
-    Source: huggingface_hub 2.4 file_download.py, ``<etag>.<8 hex>.incomplete``.
+    Source: huggingface_hub 2.4, utils/_cache_manager.py: ``hf cache prune`` removes
+    ``blobs/*.incomplete``.
     """
-    return final.with_name(f"{final.name}.{secrets.token_hex(4)}.incomplete")
+    short = len(os.fsencode(final.name)) <= _NAME_LIMIT_BYTES
+    return final.with_name(f"{final.name if short else 'file'}.{secrets.token_hex(8)}.incomplete")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def make_directory(root: Path, relative: str = "") -> Path:
+    """Create a directory and its parents; below ``root`` no link is followed.
+
+    Args:
+        root: Belongs to the user, who may have made it a link.
+        relative: Segments below it, separated by ``/``.
+
+    Returns:
+        ``root / relative``.
+
+    Raises:
+        StorageError: A link or a file is in the way, or the disk said no.
+    """
+    with storage_errors(root):
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise _not_a_directory(root) from None
+    path = root
+    for segment in filter(None, relative.split("/")):
+        path /= segment
+        with storage_errors(path):
+            with suppress(FileExistsError):
+                path.mkdir()
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                raise _not_a_directory(path)
+    return path
+
+
+def _not_a_directory(path: Path) -> StorageError:
+    kind = "a link" if path.is_symlink() else "a file"
+    return StorageError(
+        f"{path}: want a directory, got {kind}", hint="remove it, or name another directory"
+    )
+
+
+# Files
+
+
+def create_file(path: Path) -> int:
+    """Create a file that is not there yet, and return its descriptor, open for writing.
+
+    Raises:
+        FileExistsError: Something has this name, be it a dangling link.
+        OSError: The disk said no; for `storage_errors`.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _PLAIN, 0o666)
+
+
+class NewFile:
+    """A file under a random name, for a with block; `commit` gives it its final name.
+
+    Where the block ends without `commit`, the file is removed.
+
+    Args:
+        final: The name to be; `commit` may choose another on the same file system.
+
+    Attributes:
+        path: The random name.
+        file: Open for writing.
+
+    Raises:
+        StorageError: The file cannot be created.
+    """
+
+    def __init__(self, final: Path) -> None:
+        self.path = temporary_name(final)
+        self._final = final
+        with storage_errors(final):
+            self.file: BinaryIO = os.fdopen(create_file(self.path), "wb")
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append all of ``data``.
+
+        Raises:
+            StorageError: The disk said no.
+        """
+        with storage_errors(self._final):
+            self.file.write(data)
+
+    def commit(self, final: Path | None = None, *, durable: bool = False) -> None:
+        """Close the file and give it its name, in place of what has the name now.
+
+        Args:
+            final: None for the name that was announced.
+            durable: Whether the bytes reach the disk before the name does.
+
+        Raises:
+            StorageError: The disk said no.
+        """
+        final = final or self._final
+        with storage_errors(final):
+            self.file.flush()
+            if durable:
+                os.fsync(self.file.fileno())
+            self.file.close()
+            self.path.replace(final)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self.file.close()
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Write a small file so that readers see all of it or nothing.
 
     Raises:
         StorageError: The disk is full, or the directory may not be written to.
     """
-    temporary = temporary_name(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    with NewFile(path) as file:
+        file.write(data)
+        file.commit(durable=durable)
+
+
+def open_own_file(path: Path, *, append: bool = False) -> int:
+    """Open a file for reading and writing whose name is the same in every run; may be empty.
+
+    What another user could have planted is removed and created anew: a link, anything but a
+    regular file, a file of another user, a file with a second name.
+
+    Args:
+        path: Created if absent; its directory is there.
+        append: Whether every write goes to the end.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        OSError: The disk said no; for `storage_errors`.
+    """
+    flags = os.O_RDWR | (os.O_APPEND if append else 0)
+    return _open_checked(path, flags, _is_own)
+
+
+def _open_checked(path: Path, flags: int, accept: Callable[[os.stat_result], bool]) -> int:
+    flags |= _NO_FOLLOW | _PLAIN
+    for _ in range(_OPEN_TRIES):
+        with suppress(FileExistsError):
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            if not stat.S_ISLNK(path.lstat().st_mode):  # for systems without O_NOFOLLOW
+                descriptor = os.open(path, flags)
+                if accept(os.fstat(descriptor)):
+                    return descriptor
+                os.close(descriptor)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if path.is_dir() or error.errno not in {errno.ELOOP, errno.ENXIO, *_DENIED}:
+                raise
+        path.unlink(missing_ok=True)
+    raise OSError(errno.EBUSY, "another process replaces it again and again", str(path))
+
+
+def _is_own(status: os.stat_result) -> bool:
+    own = getattr(os, "geteuid", lambda: status.st_uid)()
+    return stat.S_ISREG(status.st_mode) and status.st_uid == own and status.st_nlink == 1
+
+
+_SEEKING = threading.Lock()
+
+
+def write_at(descriptor: int, data: memoryview, offset: int) -> int:
+    """Write bytes at an offset in bytes; return how many, like ``os.pwrite``."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, data, offset)
+    with _SEEKING:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.write(descriptor, data)
+
+
+def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Fill a buffer from an offset in bytes; return how many, 0 at the end of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], offset)
+    with _SEEKING:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
+
+
+# Locks
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # some network file systems
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            # Unique temporary names keep the cache right, where the lock only saves bandwidth;
+            # two builds of one layout at once on such a file system have to be repeated.
+            return True
+        # A file that was removed while we waited is a lock that guards no name.
+        return os.fstat(descriptor).st_nlink > 0
+
+
+@contextmanager
+def hold_lock(
+    path: Path,
+    cancelled: threading.Event | None = None,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """Hold the lock file ``path`` for the block, waiting while another process has it.
+
+    The file stays afterwards: removing it would split those who wait across two inodes.
+
+    Args:
+        path: Of the lock, like `downloader.hub.cache.lock_path`; its directory is made.
+            A directory is locked itself, which leaves no file in it.
+        cancelled: Set by another thread to give up waiting.
+        on_wait: Called once, where another process has it.
+
+    Raises:
+        StorageError: The file cannot be made.
+        TransportError: ``cancelled`` was set while waiting.
+    """
+    cancelled = cancelled or threading.Event()
+    descriptor = _open_locked(path)
+    if descriptor is None:
+        on_wait()
+    while descriptor is None:
+        if cancelled.wait(_POLL_S):
+            raise TransportError(f"{path}: cancelled while another process held the lock")
+        descriptor = _open_locked(path)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_locked(path: Path) -> int | None:
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _open_lock(path)
+        try:
+            locked = _try_lock(descriptor)
         except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
+            os.close(descriptor)
             raise
+    if not locked:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _open_lock(path: Path) -> int:
+    if path.is_dir():
+        with suppress(PermissionError):
+            return os.open(path, os.O_RDONLY)
+        path /= ".lock"  # Windows opens no directory
+    # In a shared cache the file may belong to another user, who allows reading only.
+    with suppress(OSError):
+        if stat.S_ISREG(path.lstat().st_mode) and not os.access(path, os.W_OK):
+            return os.open(path, os.O_RDONLY | _NO_FOLLOW | _PLAIN)
+    return _open_checked(path, os.O_RDWR, lambda status: stat.S_ISREG(status.st_mode))
+
+
+# Space
 
 
 def free_bytes(path: Path) -> int:
@@ -75,7 +377,7 @@ def check_space(path: Path, need_bytes: int) -> None:
     free = free_bytes(path)
     if need_bytes > free:
         raise StorageError(
-            f"{path}: want {need_bytes} bytes free, got {free} bytes",
+            f"{path}: want {format_bytes(need_bytes)} free, got {format_bytes(free)}",
             hint="free some space, or name a larger disk",
         )
 

@@ -12,9 +12,8 @@ from downloader.cli.console import ConsoleProgress, teller
 from downloader.cli.registries import Registries
 from downloader.cli.targets import TargetResult, at_each
 from downloader.errors import InputError, StorageError
-from downloader.fs import check_space
+from downloader.fs import check_space, hold_lock
 from downloader.hub.snapshot import Hub
-from downloader.locks import hold_lock
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.credentials import Credentials
@@ -130,7 +129,7 @@ def prune(layout: Layout, tag: str) -> None:
     for path in (layout.root / "blobs" / "sha256").iterdir():
         if path.name not in kept:
             layout.delete_manifest(parse_digest(f"sha256:{path.name}"))
-    for path in layout.root.glob(".incomplete-*"):
+    for path in layout.root.glob("*.incomplete"):
         path.unlink(missing_ok=True)
 
 

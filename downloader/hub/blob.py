@@ -1,5 +1,6 @@
 """One content from the Hub into its cache blob: three ways, one check before the final name."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from downloader.errors import IntegrityError, StorageError, TransportError
-from downloader.fs import free_bytes, storage_errors, temporary_name
+from downloader.fs import create_file, free_bytes, storage_errors, temporary_name
 from downloader.hub import hf_transfer
 from downloader.hub.cache import BlobHasher
 from downloader.hub.hf_transfer import TransferSettings, UnfitError
@@ -216,7 +217,10 @@ class BlobFetcher:
         self, file: RepoFile, path: Path, meter: Meter, pieces: Iterator[memoryview]
     ) -> None:
         hasher = BlobHasher(file.oid, file.size_bytes)
-        with storage_errors(path), path.open("wb") as output:
+        with storage_errors(path):
+            path.unlink(missing_ok=True)  # of an earlier try
+            descriptor = create_file(path)
+        with storage_errors(path), os.fdopen(descriptor, "wb") as output:
             for piece in pieces:
                 hasher.update(piece)
                 output.write(piece)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from downloader.errors import IntegrityError, ProtocolError, StorageError
-from downloader.fs import storage_errors, temporary_name, write_atomically
+from downloader.fs import make_directory, storage_errors, temporary_name, write_atomically
 from downloader.hub.repo import Repo, RepoFile, Snapshot, is_commit
 
 MAIN_REF = "refs/main"
@@ -283,8 +283,7 @@ def _check_blob(path: Path, size_bytes: int) -> None:
 
 def _make_parents(folder: Path, links: Iterable[MetadataEntry]) -> None:
     for parent in sorted({entry.path.rpartition("/")[0] for entry in links}):
-        with storage_errors(folder / parent):
-            (folder / parent).mkdir(parents=True, exist_ok=True)
+        make_directory(folder, parent)
 
 
 def _make_link(path: Path, target: str) -> None:
@@ -299,8 +298,7 @@ def _make_link(path: Path, target: str) -> None:
 
 
 def _replace_link(path: Path, target: str) -> None:
-    # A name of its own: the file's name may be as long as the file system allows already.
-    temporary = temporary_name(path.with_name("link"))
+    temporary = temporary_name(path)
     try:
         _link_or_copy(temporary, target)
         temporary.replace(path)

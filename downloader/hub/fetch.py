@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from downloader.errors import IntegrityError
-from downloader.fs import check_space, storage_errors
+from downloader.fs import check_space, hold_lock, storage_errors
 from downloader.hub import hf_transfer
 from downloader.hub.blob import BlobFetcher, FetchSettings
 from downloader.hub.cache import blob_path, finish_snapshot, lock_path
 from downloader.hub.repo import RepoFile, Snapshot
 from downloader.hub.verify import check_blob
-from downloader.locks import hold_lock
 from downloader.net.http import HttpPool
 from downloader.progress import Meter, NoProgress, Progress
 from downloader.transfer.source import FileSource

@@ -1,15 +1,11 @@
 """Blobs as files: read by range, written under a temporary name until their digest is right."""
 
-import contextlib
-import errno
 import hashlib
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from downloader.errors import IntegrityError, StorageError
+from downloader.errors import IntegrityError
+from downloader.fs import NewFile, storage_errors
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, hex_of
 
@@ -20,7 +16,7 @@ class FileBlobReader:
     def __init__(self, path: Path, want: ByteRange) -> None:
         self._path = path
         self._left_bytes = want.size_bytes
-        with storage_errors("read", path):
+        with storage_errors(path):
             self._file = path.open("rb", buffering=0)
             self._file.seek(want.start)
 
@@ -28,7 +24,7 @@ class FileBlobReader:
         """Fill ``buffer`` with the next bytes; fewer at the end only, then 0."""
         filled = 0
         while filled < len(buffer) and self._left_bytes:
-            with storage_errors("read", self._path):
+            with storage_errors(self._path):
                 count = self._file.readinto(buffer[filled:][: self._left_bytes])
             if not count:
                 raise IntegrityError(f"{self._path}: want {self._left_bytes} more bytes, got none")
@@ -59,10 +55,7 @@ class FileBlobWriter:
         self._size_bytes = size_bytes
         self._written_bytes = 0
         self._hash = hashlib.sha256()
-        with storage_errors("create", root):
-            handle, path = tempfile.mkstemp(prefix=".incomplete-", dir=root)
-        self._path = Path(path)
-        self._file = os.fdopen(handle, "wb", buffering=0)
+        self._file = NewFile(root / "blob")
 
     def write(self, data: memoryview) -> None:
         """Append bytes."""
@@ -71,9 +64,7 @@ class FileBlobWriter:
         if self._size_bytes is not None and self._written_bytes > self._size_bytes:
             raise self._wrong_size()
         self._hash.update(data)
-        with storage_errors("write", self._path):
-            while data:
-                data = data[self._file.write(data) :]
+        self._file.write(data)
 
     def commit(self, digest: Digest) -> None:
         """Give the file its name, if it has the size that was promised and this digest."""
@@ -83,10 +74,7 @@ class FileBlobWriter:
             raise IntegrityError(
                 f"{self._root}: want a blob {digest}, got sha256:{self._hash.hexdigest()}"
             )
-        with storage_errors("write", self._path):
-            os.fchmod(self._file.fileno(), 0o644)  # mkstemp is for secrets; an image is none
-            self._file.close()
-            self._path.replace(self._blobs / hex_of(digest))
+        self._file.commit(self._blobs / hex_of(digest))
 
     def _wrong_size(self) -> IntegrityError:
         return IntegrityError(
@@ -97,35 +85,4 @@ class FileBlobWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def storage_errors(verb: str, path: Path) -> Iterator[None]:
-    """Turn what the operating system says about ``path`` into a `StorageError`."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        raise StorageError(
-            f"{path}: cannot {verb} ({os.strerror(error.errno or 0)})",
-            hint="free disk space, then run it again" if full else None,
-        ) from error
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file so that no reader ever sees a half of it."""
-    with storage_errors("write", path):
-        handle, temporary = tempfile.mkstemp(prefix=".incomplete-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        self._file.__exit__()

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from downloader.errors import IntegrityError, ProtocolError, StorageError
+from downloader.fs import hold_lock, make_directory, storage_errors, write_atomically
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, digest_of, hex_of, parse_digest
-from downloader.oci.files import FileBlobReader, FileBlobWriter, storage_errors, write_whole
+from downloader.oci.files import FileBlobReader, FileBlobWriter
 from downloader.oci.store import BlobReader, BlobWriter, RawManifest, Store
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -53,7 +54,7 @@ class Layout:
 
     def blob_size(self, digest: Digest) -> int | None:
         """Return the blob's size in bytes, None if it is not there."""
-        with storage_errors("read", self.path_of(digest)):
+        with storage_errors(self.path_of(digest)):
             try:
                 return self.path_of(digest).stat().st_size
             except (FileNotFoundError, NotADirectoryError):
@@ -112,7 +113,7 @@ class Layout:
                 f"{path}: want a manifest of at most {_MANIFEST_LIMIT_BYTES} bytes,"
                 f" got {size_bytes}"
             )
-        with storage_errors("read", path):
+        with storage_errors(path):
             data = path.read_bytes()
         if digest_of(data) != digest:
             raise IntegrityError(f"{path}: want {digest}, got {digest_of(data)}")
@@ -144,7 +145,7 @@ class Layout:
             index["manifests"] = [entry for entry in index["manifests"] if entry not in gone]
         if ":" in reference:
             path = self.path_of(parse_digest(reference))
-            with storage_errors("remove", path):
+            with storage_errors(path):
                 path.unlink(missing_ok=True)
         return True
 
@@ -168,7 +169,7 @@ class Layout:
 
     def _read_index(self) -> Index:
         path = self.root / "index.json"
-        with storage_errors("read", path):
+        with storage_errors(path):
             try:
                 data = path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
@@ -185,28 +186,17 @@ class Layout:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[Index]:
         """Give the index to change, while nobody else does; written when the block ends."""
-        import fcntl  # noqa: PLC0415 - Windows lacks it, and can read layouts all the same
-
-        self._make_directories()
-        with storage_errors("lock", self.root):
-            lock = os.open(self.root, os.O_RDONLY)
-        try:
-            with storage_errors("lock", self.root):
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        make_directory(self.root, "blobs/sha256")
+        with hold_lock(self.root):
             index = self._read_index()
             yield index
-            write_whole(self.root / "index.json", json.dumps(index, indent=2).encode() + b"\n")
-        finally:
-            os.close(lock)
-
-    def _make_directories(self) -> None:
-        with storage_errors("create", self.root):
-            self._blobs.mkdir(parents=True, exist_ok=True)
+            data = json.dumps(index, indent=2).encode() + b"\n"
+            write_atomically(self.root / "index.json", data, durable=True)
 
     def _prepare(self) -> None:
-        self._make_directories()
+        make_directory(self.root, "blobs/sha256")
         if not (self.root / "oci-layout").exists():
-            write_whole(self.root / "oci-layout", _MARKER)
+            write_atomically(self.root / "oci-layout", _MARKER)
         if not (self.root / "index.json").exists():
             with self._locked():
                 pass

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from downloader.errors import InputError
-from downloader.fs import storage_errors, temporary_name
+from downloader.fs import NewFile, storage_errors
 from downloader.oci.digest import Digest, hex_of
 from downloader.oci.layout import REF_NAME, Layout
 from downloader.oci.manifest import Descriptor, Index, Manifest, parse_manifest, to_json_bytes
@@ -50,16 +50,12 @@ def write_archive(layout: Layout, image: Reference, path: Path, progress: Progre
         "index.json": _index_json(raw, image),
         "manifest.json": [_manifest_json(layout, raw, image)],
     }
-    with storage_errors(path):
-        temporary = temporary_name(path)
-        try:
-            with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:
-                for name, document in documents.items():
-                    _add(archive, name, _to_bytes(document))
-                _add_blobs(archive, layout, blobs, progress)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with storage_errors(path), NewFile(path) as new:
+        with tarfile.open(fileobj=new.file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+            for name, document in documents.items():
+                _add(archive, name, _to_bytes(document))
+            _add_blobs(archive, layout, blobs, progress)
+        new.commit()
 
 
 def _to_bytes(document: Any) -> bytes:  # noqa: ANN401 - JSON

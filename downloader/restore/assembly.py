@@ -6,13 +6,12 @@ came before its turn is read back, from the page cache as a rule.
 """
 
 import os
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
 
 from downloader.errors import StorageError
-from downloader.fs import storage_error, storage_errors
+from downloader.fs import open_own_file, read_at, storage_error, storage_errors, write_at
 from downloader.hub.cache import BlobHasher
 from downloader.net.ranges import ByteRange
 from downloader.restore.places import Visit
@@ -26,26 +25,6 @@ LARGEST_RANGE_BYTES = 128 * MIB  # of one request: long enough that its round tr
 # So much a connection reads back for the hash to be its own from there on.
 _CATCH_UP_BYTES = 8 * MIB
 _SCRATCH_BYTES = 128 * 1024
-
-if sys.platform == "win32":
-    _SEEK_LOCK = threading.Lock()
-
-    def _write_at(descriptor: int, data: memoryview, offset: int) -> int:
-        with _SEEK_LOCK:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            return os.write(descriptor, data)
-
-    def _read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
-        with _SEEK_LOCK:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            data = os.read(descriptor, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-else:
-    _write_at = os.pwrite
-
-    def _read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
-        return os.preadv(descriptor, [buffer], offset)
 
 
 def partial_paths(final: Path) -> tuple[Path, Path]:
@@ -98,12 +77,11 @@ class Assembly:
         """
         with storage_errors(self._partial):
             self._partial.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-            self._descriptor = os.open(self._partial, flags, 0o666)
+            self._descriptor = open_own_file(self._partial)
             if os.fstat(self._descriptor).st_size == self.plan.size_bytes:
                 self._there = self._journal.read()
             # Sparse: what it will need was compared with what is free before.
-            os.truncate(self._descriptor, self.plan.size_bytes)
+            os.ftruncate(self._descriptor, self.plan.size_bytes)
         self._journal.begin(self._there)
         for there in self._there:
             self._claimed.add(there)
@@ -157,7 +135,7 @@ class Assembly:
         try:
             with self._writing:
                 while data:
-                    count = _write_at(self._descriptor, data, offset)
+                    count = write_at(self._descriptor, data, offset)
                     data, offset = data[count:], offset + count
         except OSError as error:
             raise storage_error(self._partial, error) from error
@@ -213,7 +191,7 @@ class Assembly:
     def _read_back(self, end: int, buffer: memoryview) -> None:
         while (at := self._hasher.seen_bytes) < end:
             with storage_errors(self._partial):
-                count = _read_at(self._descriptor, buffer[: end - at], at)
+                count = read_at(self._descriptor, buffer[: end - at], at)
             if not count:
                 raise StorageError(f"{self._partial}: was cut by another program")
             self._hasher.update(buffer[:count])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from downloader.errors import IntegrityError, StorageError
-from downloader.fs import storage_errors, temporary_name
+from downloader.fs import NewFile, hold_lock, make_directory, storage_errors
 from downloader.hub.cache import (
     BlobHasher,
     blob_path,
@@ -16,7 +16,6 @@ from downloader.hub.cache import (
     lock_path,
 )
 from downloader.hub.repo import Repo, RepoFile, Snapshot
-from downloader.locks import hold_lock
 
 _PRIVATE = ".hf-models"  # of a local directory: what is not a whole file yet
 _READ_BYTES = 1024**2
@@ -168,13 +167,13 @@ class LocalTarget:
         if _holds(path, file):
             return
         with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(self.root, file.path.rpartition("/")[0])
             if blob.exists():
                 blob.replace(path)
                 return
-            temporary = temporary_name(path.with_name("file"))
-            shutil.copyfile(self._placed(file), temporary)
-            temporary.replace(path)
+            with NewFile(path) as copy, self._placed(file).open("rb") as source:
+                shutil.copyfileobj(source, copy.file, _READ_BYTES)
+                copy.commit()
 
     def _placed(self, file: RepoFile) -> Path:
         for path, other in self._paths.items():

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from downloader.fs import storage_errors
+from downloader.fs import open_own_file, storage_errors
 from downloader.net.ranges import ByteRange
 from downloader.transfer.rangeset import RangeSet
 
@@ -51,11 +51,11 @@ class Journal:
 
     def read(self) -> RangeSet:
         """Return what an earlier run left; nothing where that cannot be known."""
-        try:
-            with self.path.open(encoding="ascii", errors="replace") as file:
-                lines = file.read(_LIMIT_BYTES).split("\n")[:-1]  # the last may be cut
-        except FileNotFoundError:
-            return RangeSet()
+        with (
+            storage_errors(self.path),
+            os.fdopen(open_own_file(self.path), encoding="ascii", errors="replace") as file,
+        ):
+            lines = file.read(_LIMIT_BYTES).split("\n")[:-1]  # the last may be cut
         head = _HEAD.fullmatch(lines[0]) if lines else None
         if head is None or int(head[1]) != self._size_bytes:
             return RangeSet()
@@ -82,8 +82,8 @@ class Journal:
         lines += [f"r {item.start} {item.end}" for item in there]
         self.close()
         with storage_errors(self.path):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-            self._descriptor = os.open(self.path, flags, 0o666)
+            self._descriptor = open_own_file(self.path, append=True)
+            os.ftruncate(self._descriptor, 0)
         self._append("".join(f"{line}\n" for line in lines))
 
     def add(self, written: ByteRange) -> None:

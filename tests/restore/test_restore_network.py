@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from downloader.locks import hold_lock
+from downloader.fs import hold_lock
 from downloader.transfer.journal import Journal
 from tests.support.fake_hub import HubServer, make_repo
 from tests.support.make_image import MIB, make_snapshot, put_ours, random_bytes

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from downloader.errors import IntegrityError, ProtocolError, StorageError, TransportError
-from downloader.fs import check_space, storage_errors, temporary_name
+from downloader.fs import check_space, hold_lock, storage_errors, temporary_name
 from downloader.hub.cache import BlobHasher
 from downloader.hub.repo import Repo
-from downloader.locks import hold_lock
 from downloader.oci.tar_read import ByteSource, TarMember
 from downloader.progress import Progress
 from downloader.restore.foreign.entries import Captured, Content, Place, parse_folder
