@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+from collections import Counter
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -48,35 +50,65 @@ def missing_for_docker() -> str | None:
 
 
 @cache
-def missing_for_browser() -> str | None:
-    """Return what the tests marked ``browser`` lack here, None if nothing."""
-    return None if shutil.which("chromium") else "no chromium"
+def missing_for_mount() -> str | None:
+    """Return why this user may not mount a file system here (a container may not), or None."""
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    attempt = [*as_root, "unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    if not all(shutil.which(name) for name in (*as_root, "unshare", "mount")):
+        return "no unshare, mount or sudo command"
+    allowed = subprocess.run(attempt, capture_output=True, timeout=60).returncode == 0
+    return None if allowed else "this user may not mount"
 
 
-_NEEDS = {"docker": missing_for_docker, "browser": missing_for_browser}
+def missing_for(marker: pytest.Mark) -> str | None:
+    """Return what a test with this marker lacks here, None if nothing."""
+    match marker.name:
+        case "docker":
+            return missing_for_docker()
+        case "mount":
+            return missing_for_mount()
+        case "browser":
+            return None if shutil.which("chromium") else "no chromium"
+        case "tools":
+            missing = [name for name in marker.args if not shutil.which(name)]
+            return f"no {', no '.join(missing)}" if missing else None
+        case _:
+            return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out, on a contributor's machine, what it cannot run; in CI such a test fails."""
     if os.environ.get("CI"):
         return
-    for marker, missing in _NEEDS.items():
-        marked = [item for item in items if item.get_closest_marker(marker)]
-        why = missing() if marked else None
-        if why:
-            items[:] = [item for item in items if item not in marked]
-            config.hook.pytest_deselected(items=marked)
-            config.stash.setdefault(_LEFT_OUT, []).append(
-                f"{len(marked)} tests need {marker} and were left out: {why}"
-            )
+    left_out: dict[pytest.Item, str] = {}
+    for item in items:
+        reasons = filter(None, map(missing_for, item.iter_markers()))
+        if reason := next(reasons, None):
+            left_out[item] = reason
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=list(left_out))
+    config.stash[_LEFT_OUT] = Counter(left_out.values())
 
 
-_LEFT_OUT = pytest.StashKey[list[str]]()
+_LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what a worker of pytest-xdist left out to the process that prints the summary."""
+    if hasattr(session.config, "workeroutput"):
+        left_out = session.config.stash.get(_LEFT_OUT, Counter())
+        session.config.workeroutput["left_out"] = dict(left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what the workers left out; every worker collects every test."""
+    node.config.stash[_LEFT_OUT] = Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Say in one line what was left out."""
-    for line in config.stash.get(_LEFT_OUT, []):
-        terminalreporter.write_line(line, yellow=True)
+    """Say in one line a reason what was left out."""
+    for reason, count in config.stash.get(_LEFT_OUT, Counter()).items():
+        terminalreporter.write_line(f"{count} tests left out: {reason}", yellow=True)

@@ -226,6 +226,7 @@ def put_program(directory: Path, name: str, text: str) -> None:
     program.chmod(0o755)
 
 
+@pytest.mark.tools("crane")
 @pytest.mark.docker
 def test_the_commands_over_ssh_publish_a_model(tmp_path: Path) -> None:
     """The page's own lines; only `ssh` is ours: a host is a home directory of its own."""

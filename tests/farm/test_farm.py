@@ -246,7 +246,8 @@ def moved_bytes(summary: str) -> int:
     return int(row.split("|")[2].replace(",", ""))
 
 
-def test_machines_share_a_model_two_of_them_die_and_one_tag_comes_out(
+@pytest.mark.mount
+def test_assemble_after_two_shards_were_killed(
     farm: Farm, hub: HubProcess, image: str, tmp_path: Path
 ) -> None:
     farm.run("login")
@@ -374,6 +375,7 @@ def test_refresh_that_can_look_nowhere_is_an_error(farm: Farm, tmp_path: Path) -
     assert farm.outputs["count"] == "0"
 
 
+@pytest.mark.tools("crane")
 def test_check_finds_an_image_that_lacks_a_blob(farm: Farm, image: str) -> None:
     publish_tiny(farm, image)
     manifest = json.loads(run_tool("crane", "manifest", f"{image}:{TAG}", "--platform=linux/amd64"))
@@ -398,6 +400,7 @@ def run_tool(*command: str, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
+@pytest.mark.tools("crane", "cosign")
 def test_a_signature_and_an_attestation_of_the_pushed_digest_verify(
     farm: Farm, image: str, tmp_path: Path
 ) -> None:

@@ -338,6 +338,7 @@ def test_hf_transfer_never_has_the_token(hub: HubServer, tmp_path: Path) -> None
     assert not any(entry.has_auth for entry in seen)
 
 
+@pytest.mark.mount
 def test_too_little_space_is_known_before_the_first_byte(side: Side, small_disk: Path) -> None:
     snapshot = side.snapshot("org/big")
     side.hub.clear_log()
@@ -348,6 +349,7 @@ def test_too_little_space_is_known_before_the_first_byte(side: Side, small_disk:
     assert side.log() == []
 
 
+@pytest.mark.mount
 @pytest.mark.parametrize("use_transfer", [True, False])
 def test_disk_that_fills_up_on_the_way(
     side: Side, small_disk: Path, monkeypatch: pytest.MonkeyPatch, use_transfer: bool

@@ -83,6 +83,7 @@ def test_the_containerd_store_of_an_engine_pulls_it(image: str) -> None:
     call("docker", "rmi", image)
 
 
+@pytest.mark.tools("podman")
 def test_podman_pulls_it(image: str) -> None:
     with tempfile.TemporaryDirectory(prefix="hf") as directory:  # it refuses a longer path
         auth = Path(directory) / "auth.json"
@@ -95,12 +96,14 @@ def test_podman_pulls_it(image: str) -> None:
         assert found[0]["Labels"]["org.opencontainers.image.revision"] == MODEL.sha
 
 
+@pytest.mark.tools("skopeo")
 def test_skopeo_inspects_it(image: str) -> None:
     found = json.loads(call("skopeo", "inspect", "--tls-verify=false", f"docker://{image}"))
     assert found["Labels"]["io.github.alphahinex.hf-models.commit"] == MODEL.sha
     assert found["Os"] == "linux"
 
 
+@pytest.mark.tools("skopeo")
 def test_skopeo_copies_every_platform(image: str, side: Side) -> None:
     copy = f"docker://{image}-copy"
     flags = ["--src-tls-verify=false", "--dest-tls-verify=false", "--preserve-digests"]
@@ -108,6 +111,7 @@ def test_skopeo_copies_every_platform(image: str, side: Side) -> None:
     assert side.store().get_manifest("model-copy") == side.store().get_manifest("model")
 
 
+@pytest.mark.tools("skopeo", "umoci")
 def test_umoci_unpacks_it(image: str, tmp_path: Path) -> None:
     layout = f"{tmp_path}/layout:model"
     source = f"docker://{image}"
@@ -121,6 +125,7 @@ def test_umoci_unpacks_it(image: str, tmp_path: Path) -> None:
 CRANE_VALIDATE = ("crane", "validate", "--insecure", "--fast", "--remote")
 
 
+@pytest.mark.tools("crane")
 @pytest.mark.parametrize("platform", ["linux/amd64", "linux/arm64"])
 def test_crane_validates_it_for_each_platform(image: str, platform: str) -> None:
     # By platform, because without one it takes every entry of an index for a runnable image,
@@ -128,17 +133,20 @@ def test_crane_validates_it_for_each_platform(image: str, platform: str) -> None
     assert "PASS" in call(*CRANE_VALIDATE, image, "--platform", platform)
 
 
+@pytest.mark.tools("crane")
 def test_crane_validates_every_byte_of_what_it_pulled(image: str, tmp_path: Path) -> None:
     path = f"{tmp_path}/image.tar"
     call("crane", "pull", "--insecure", image, path)
     assert "PASS" in call("crane", "validate", "--tarball", path)
 
 
+@pytest.mark.tools("crane")
 def test_crane_validates_the_whole_index_without_modelpack(side: Side) -> None:
     side.publish("org/model", "--no-modelpack")
     assert "PASS" in call(*CRANE_VALIDATE, f"{side.direct_name}:model")
 
 
+@pytest.mark.tools("oras")
 def test_oras_fetches_its_manifest(image: str, side: Side) -> None:
     fetched = call("oras", "manifest", "fetch", "--plain-http", image)
     raw = side.store().get_manifest("model")
@@ -181,6 +189,7 @@ def build_layout(side: Side, directory: Path, monkeypatch: pytest.MonkeyPatch) -
     return directory / "dist/model"
 
 
+@pytest.mark.tools("skopeo", "umoci")
 def test_a_layout_is_as_the_specification_says(
     side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ def test_an_image_that_the_engine_lacks(tmp_path: Path) -> None:
 SKOPEO = ("skopeo", "copy", "--quiet", "--insecure-policy", "--src-tls-verify=false")
 
 
+@pytest.mark.tools("skopeo", "crane")
 @pytest.mark.parametrize("transport", ["oci", "oci-archive", "docker-archive", "crane"])
 def test_what_other_programs_copy(tmp_path: Path, image: str, transport: str) -> None:
     name, store = registry(image.partition("/")[2])
