@@ -196,7 +196,7 @@ def files_of(store: Store, tag: str) -> dict[str, bytes | str]:
     for layer in manifest_of(store, tag).layers:
         with tarfile.open(fileobj=io.BytesIO(read_blob(store, layer))) as archive:
             for member in archive:
-                file = archive.extractfile(member) if member.isfile() else None
+                file = archive.extractfile(member) if member.isfile() or member.islnk() else None
                 if file:
                     found[member.name] = file.read()
                 elif member.issym():
