@@ -9,9 +9,10 @@ ARGS ?=
 # A missing variable fails before anything starts, and names itself.
 need = $(if $($(1)),,$(error $(1) is missing: make $@ $(1)=$(2)))
 
-.venv/bin/nox: Makefile
+.venv/bin/nox: Makefile .github/requirements.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check 'nox[uv]>=2025.10.16'
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement .github/requirements.txt
 	@touch $@
 
 ##@ Start here

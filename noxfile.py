@@ -21,6 +21,10 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 READMES = ["README.md", "README.zh-CN.md"]
 SHELL_SCRIPTS = [".ci/run", "downloader/export.sh"]
 PEERS = ["umoci", "skopeo", "podman", "nginx", "fonts-noto-cjk"]
+# Exact versions with hashes: of the tool and its extra `hub` (the builder stage, the image of the
+# tool and every command here install them), and of nox itself, which the Makefile installs.
+REQUIREMENTS = "docker/requirements.txt"
+NOX_REQUIREMENTS = ".github/requirements.txt"
 # A command that is interrupted removes its temporary files first; nox waits for it.
 INTERRUPT_TIMEOUT_S = 20.0
 
@@ -46,7 +50,7 @@ def groups(*names: str) -> tuple[str, ...]:
 
 def run_command(session: nox.Session, *arguments: str) -> None:
     """Run `hf-models` and exit with its exit code, which says whose fault a failure was."""
-    session.install("-e", ".[hub]", silent=True)
+    session.install("--require-hashes", "--no-deps", "-r", REQUIREMENTS, silent=True)
     try:
         session.run(
             "python",
@@ -101,6 +105,19 @@ def bench(session: nox.Session) -> None:
     """Speed, side by side with what a user would do instead: `nox -s bench -- publish`."""
     session.install("-e", ".[hub]", silent=True)
     session.run("python", "-m", "tests.bench", *session.posargs, stderr=None)
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Pin again what the tool and nox install: after a change of pyproject, or to move versions."""
+    session.install("uv", silent=True)
+    flags = ["--universal", "--python-version=3.11", "--generate-hashes", "--no-annotate"]
+    flags += ["--custom-compile-command=nox -s lock", *session.posargs]
+    for source, target in (
+        (("pyproject.toml", "--extra=hub"), REQUIREMENTS),
+        (("--group=nox",), NOX_REQUIREMENTS),
+    ):
+        session.run("uv", "pip", "compile", *source, *flags, "--output-file", target, silent=True)
 
 
 @nox.session(default=False)
