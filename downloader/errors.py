@@ -65,13 +65,26 @@ class RegistryError(ServerError):
 
 
 class TransportError(HfModelsError):
-    """No usable answer arrived; ``timed_out`` where a server was waited for in vain."""
+    """No usable answer arrived.
+
+    Attributes:
+        timed_out: Whether time was spent waiting for the server.
+        unreachable: Whether there was not even a connection: DNS, refused, no route.
+    """
 
     exit_code = 4
 
-    def __init__(self, message: str, *, timed_out: bool = False, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        timed_out: bool = False,
+        unreachable: bool = False,
+        hint: str | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.timed_out = timed_out
+        self.unreachable = unreachable
 
 
 class ProtocolError(HfModelsError):

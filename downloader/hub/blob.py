@@ -15,8 +15,6 @@ from downloader.hub.hf_transfer import TransferSettings, UnfitError
 from downloader.hub.repo import RepoFile
 from downloader.hub.resolver import (
     Location,
-    PassingError,
-    Patience,
     check_answer,
     check_end,
     iter_fill,
@@ -25,7 +23,7 @@ from downloader.hub.stream import FileStream, StreamSettings
 from downloader.hub.verify import check_blob
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
-from downloader.net.retry import RetryPolicy
+from downloader.net.retry import Retry, RetryPolicy, TransientError
 from downloader.progress import Meter, Note, ignore
 from downloader.transfer.ring import BufferPool
 from downloader.transfer.source import FileSource
@@ -37,7 +35,7 @@ _FULL_DISK_BYTES = 32 * MIB
 
 @dataclass(frozen=True)
 class FetchSettings:
-    """Bounds and patience of a fetch.
+    """Bounds and retry of a fetch.
 
     Args:
         small_bytes: Files below it come through one request of a pooled connection: a
@@ -75,7 +73,7 @@ class BlobFetcher:
 
     Args:
         http: Connections.
-        settings: Bounds and patience.
+        settings: Bounds and retry.
         cancelled: Set by another thread to stop; then it calls `interrupt`.
     """
 
@@ -146,12 +144,12 @@ class BlobFetcher:
 
     def _bring_plainly(self, file: RepoFile, location: Location, path: Path, meter: Meter) -> None:
         settings = self._settings
-        patience = Patience(settings.policy, self._cancelled, settings.note, location.name)
+        retry = Retry(settings.policy, self._cancelled.wait, note=settings.note, name=location.name)
         while True:
             try:
                 self._write(file, path, meter, self._iter_plain(file, location))
-            except PassingError as failure:
-                patience.wait_or_raise(failure)
+            except TransientError as failure:
+                retry.wait_or_raise(failure)
             else:
                 return
 
@@ -193,7 +191,7 @@ class BlobFetcher:
                 )
             except UnfitError:
                 return False
-            except PassingError as failure:
+            except TransientError as failure:
                 self._check_cancelled(file)
                 _check_not_full(path, file, failure)
                 with storage_errors(path):

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from downloader.errors import TransportError, without_secrets
 from downloader.fs import allocated_bytes
-from downloader.hub.resolver import Location, PassingError, Target
+from downloader.hub.resolver import Location, Target
 from downloader.net.http import HttpSettings
+from downloader.net.retry import TransientError
 from downloader.units import MIB
 
 _CHUNK_BYTES = 10 * MIB  # what the library itself used it with
@@ -77,7 +78,7 @@ def transfer_file(
 
     Raises:
         UnfitError: The server has no ranges, or wants the token; or nothing came for long.
-        PassingError: It failed, or was cancelled.
+        TransientError: It failed, or was cancelled.
         HubError: The Hub said no.
     """
     target, has_ranges = location.resolve()
@@ -131,7 +132,7 @@ def _send(child: "subprocess.Popen[bytes]", job: object) -> None:
         child.stdin.write(json.dumps(job).encode())
         child.stdin.close()
     except BrokenPipeError as error:
-        raise PassingError(TransportError("hf_transfer's process ended at once")) from error
+        raise TransientError(TransportError("hf_transfer's process ended at once")) from error
 
 
 def _watch(
@@ -144,7 +145,7 @@ def _watch(
     seen_bytes, grown_at_s = 0, time.monotonic()
     while child.poll() is None:
         if cancelled.wait(_POLL_S):
-            raise PassingError(TransportError("hf_transfer was cancelled"))
+            raise TransientError(TransportError("hf_transfer was cancelled"))
         now_bytes = allocated_bytes(path)
         if now_bytes != seen_bytes:
             seen_bytes, grown_at_s = now_bytes, time.monotonic()
@@ -163,4 +164,4 @@ def _check_answer(child: "subprocess.Popen[bytes]") -> None:
         failure = f"its process ended with status {child.returncode}"
     if failure is not None:
         text = without_secrets(str(failure))[:300]
-        raise PassingError(TransportError(f"hf_transfer: {text}"))
+        raise TransientError(TransportError(f"hf_transfer: {text}"))

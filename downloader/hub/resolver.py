@@ -8,14 +8,12 @@ process and a stream all ask here for the address.
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from urllib.parse import urljoin, urlsplit
 
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 from downloader.errors import (
-    HfModelsError,
     HubError,
     IntegrityError,
     ProtocolError,
@@ -25,13 +23,7 @@ from downloader.errors import (
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange, check_content_range, range_header
 from downloader.net.request import Exchange
-from downloader.net.retry import (
-    RetryPolicy,
-    is_passing,
-    note_wait,
-    parse_retry_after,
-)
-from downloader.progress import Note, ignore
+from downloader.net.retry import TransientError, is_passing, parse_retry_after
 from downloader.transfer.source import FileSource
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -45,57 +37,6 @@ _HINTS = {
     "RevisionNotFound": "check --revision",
     "EntryNotFound": "check the file name and the revision",
 }
-
-
-class PassingError(Exception):
-    """A failure that may go away by itself.
-
-    Args:
-        error: What to raise once patience is over.
-        asked_s: Seconds that the server asked to wait.
-    """
-
-    def __init__(self, error: HfModelsError, asked_s: float | None = None) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.asked_s = asked_s
-
-
-class Patience:
-    """Counts the failures of one piece of work in a row, and waits or gives up.
-
-    Args:
-        policy: How often and how long.
-        cancelled: Set by another thread to end the waiting.
-        note: Told before a wait that a person would notice.
-        name: Of the file, for the note.
-    """
-
-    def __init__(
-        self, policy: RetryPolicy, cancelled: threading.Event, note: Note = ignore, name: str = ""
-    ) -> None:
-        self._name = name
-        self._policy = policy
-        self._cancelled = cancelled
-        self._note = note
-        self._failures = 0
-
-    def progressed(self) -> None:
-        """Forget the failures so far: bytes have arrived since."""
-        self._failures = 0
-
-    def wait_or_raise(self, failure: PassingError) -> None:
-        """Wait as the policy and the server say.
-
-        Raises:
-            HfModelsError: What ``failure`` carries: too many failures, or cancelled.
-        """
-        self._failures += 1
-        delay_s = self._policy.delay_s(self._failures, failure.asked_s)
-        if delay_s is not None:
-            note_wait(self._note, failure.error, delay_s, self._name)
-        if delay_s is None or self._cancelled.wait(delay_s):
-            raise failure.error from failure
 
 
 @dataclass(frozen=True)
@@ -130,7 +71,7 @@ class Location:
         """Ask once for the file or for ``want`` of it; the body is unread.
 
         Raises:
-            PassingError: No answer, a status that passes, or a signed URL that is over; the
+            TransientError: No answer, a status that passes, or a signed URL that is over; the
                 next call asks the Hub again.
             HubError: The Hub said no.
         """
@@ -144,7 +85,7 @@ class Location:
         """Return the address that answers without a redirect, and whether it honours ranges.
 
         Raises:
-            PassingError, HubError: As `open` does.
+            TransientError, HubError: As `open` does.
         """
         with self.open(ByteRange(0, 1)) as response:
             return self._target, response.status == 206
@@ -171,7 +112,7 @@ class Location:
         except TransportError as error:
             # The CDN's host may be gone; the Hub may name another.
             self._forget(target)
-            raise PassingError(error) from error
+            raise TransientError(error) from error
         return response
 
     def _follow(self, target: Target, response: Exchange) -> None:
@@ -200,12 +141,12 @@ class Location:
         error = _hub_error(target.url, response, is_home)
         self._forget(target)
         if response.status in _SIGNATURE_OVER and not is_home:
-            return PassingError(error)
+            return TransientError(error)
         if response.status == 416:
             message = f"{without_secrets(target.url)}: want a range inside the file, got 416"
-            return PassingError(IntegrityError(message))
+            return TransientError(IntegrityError(message))
         if is_passing(response.status):
-            return PassingError(error, parse_retry_after(response.headers, datetime.now(UTC)))
+            return TransientError(error, parse_retry_after(response.headers))
         return error
 
 
@@ -237,7 +178,7 @@ def check_answer(response: Exchange, want: ByteRange, size_bytes: int, name: str
         name: Of the file, for messages.
 
     Raises:
-        PassingError: The headers announce other bytes, or another size.
+        TransientError: The headers announce other bytes, or another size.
     """
     is_range = response.status == 206
     expected = want.size_bytes if is_range else size_bytes
@@ -250,7 +191,7 @@ def check_answer(response: Exchange, want: ByteRange, size_bytes: int, name: str
         _check_total(response.headers.get("Content-Length", "*"), expected, name)
     except (ProtocolError, IntegrityError) as error:
         response.close()
-        raise PassingError(error) from error
+        raise TransientError(error) from error
     return is_range
 
 
@@ -263,7 +204,7 @@ def iter_fill(response: Exchange, view: memoryview, name: str) -> Iterator[int]:
     """Fill ``view`` with the body's next bytes; yield how many were added, each time.
 
     Raises:
-        PassingError: The connection broke, stalled or ended before ``view`` was full.
+        TransientError: The connection broke, stalled or ended before ``view`` was full.
     """
     at = 0
     while at < len(view):
@@ -271,7 +212,7 @@ def iter_fill(response: Exchange, view: memoryview, name: str) -> Iterator[int]:
         if not count:
             missing = len(view) - at
             text = f"{name}: want {missing} more bytes, got the end of the answer"
-            raise PassingError(TransportError(text))
+            raise TransientError(TransportError(text))
         at += count
         yield count
 
@@ -280,14 +221,14 @@ def check_end(response: Exchange, name: str) -> None:
     """Raise unless the body is over; needed where no Content-Length bounds it.
 
     Raises:
-        PassingError: More bytes follow.
+        TransientError: More bytes follow.
     """
     if _read_some(response, memoryview(bytearray(1))):
-        raise PassingError(IntegrityError(f"{name}: want the end of the file, got more bytes"))
+        raise TransientError(IntegrityError(f"{name}: want the end of the file, got more bytes"))
 
 
 def _read_some(response: Exchange, view: memoryview) -> int:
     try:
         return response.read_some(view)
     except TransportError as error:
-        raise PassingError(error) from error
+        raise TransientError(error) from error

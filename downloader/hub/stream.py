@@ -20,8 +20,6 @@ from typing import Self
 from downloader.errors import TransportError
 from downloader.hub.resolver import (
     Location,
-    PassingError,
-    Patience,
     check_answer,
     check_end,
     iter_fill,
@@ -29,7 +27,7 @@ from downloader.hub.resolver import (
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
 from downloader.net.request import Exchange
-from downloader.net.retry import RetryPolicy
+from downloader.net.retry import Retry, RetryPolicy, TransientError
 from downloader.net.throughput import Pace
 from downloader.progress import Note, ignore
 from downloader.transfer.ring import BufferPool, Ring, RingClosedError
@@ -197,18 +195,18 @@ class FileStream:
 
     def _read_piece(self, piece: ByteRange, pace: Pace) -> None:
         settings, name = self._settings, self._location.name
-        patience = Patience(settings.policy, self._cancelled, settings.note, name)
+        retry = Retry(settings.policy, self._cancelled.wait, note=settings.note, name=name)
         position = piece.start
         while position < piece.end:
             try:
                 for reached in self._iter_range(ByteRange(position, piece.end), pace):
                     position = reached
-                    patience.progressed()
-            except PassingError as failure:
+                    retry.succeeded()
+            except TransientError as failure:
                 self._check_open()
-                patience.wait_or_raise(failure)
+                retry.wait_or_raise(failure)
             except _NoRangesError:
-                self._become_sequential(patience)
+                self._become_sequential(retry)
                 return
 
     def _iter_range(self, want: ByteRange, pace: Pace) -> Iterator[int]:
@@ -255,7 +253,7 @@ class FileStream:
         if self._is_over():
             raise RingClosedError
 
-    def _become_sequential(self, patience: Patience) -> None:
+    def _become_sequential(self, retry: Retry) -> None:
         """Read the rest on one connection from the first byte, for a server without ranges."""
         with self._lock:
             if self._sequential_reader is not None:
@@ -267,14 +265,14 @@ class FileStream:
         self._check_open()
         while True:
             try:
-                self._read_sequentially(patience)
-            except PassingError as failure:
+                self._read_sequentially(retry)
+            except TransientError as failure:
                 self._check_open()
-                patience.wait_or_raise(failure)
+                retry.wait_or_raise(failure)
             else:
                 return
 
-    def _read_sequentially(self, patience: Patience) -> None:
+    def _read_sequentially(self, retry: Retry) -> None:
         scratch = memoryview(bytearray(_SCRATCH_BYTES))
         with self._opened(None, Pace()) as response:
             whole = ByteRange(0, self._size_bytes)
@@ -292,7 +290,7 @@ class FileStream:
                     for _ in iter_fill(response, view, self._location.name):
                         pass
                 self._ring.publish(block)
-                patience.progressed()
+                retry.succeeded()
             if self.wanted.end == self._size_bytes:
                 check_end(response, self._location.name)
 

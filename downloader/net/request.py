@@ -10,9 +10,12 @@ knowledge. Only the absence of an answer becomes an error here.
 
 import contextlib
 import http.client
+import io
 import socket
+import ssl
+import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import urlsplit
 
 from urllib3 import HTTPHeaderDict
@@ -23,6 +26,7 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 from downloader.errors import TransportError
 from downloader.net.body import Body, open_body
 from downloader.net.http import USER_AGENT, HttpPool, transport_error
+from downloader.net.throughput import Watch
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection
@@ -32,6 +36,38 @@ _DRAINED_BYTES = 256 * 1024
 
 # The last one: an address that cannot be put on the line.
 _FAILURES = (HTTPError, OSError, http.client.HTTPException, UnicodeError)
+
+
+class _WatchedSocket:
+    """A socket for `http.client.HTTPResponse`, whose reads look at a `Watch` each time."""
+
+    def __init__(self, sock: socket.socket, watch: Watch) -> None:
+        self._sock = sock
+        self._watch = watch
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        # The socket's own file object, because that keeps the socket open after its
+        # connection was closed, as http.client does after a head with `Connection: close`.
+        raw = self._sock.makefile(mode, buffering=0)  # type: ignore[call-overload]
+        return io.BufferedReader(_WatchedReader(raw, self._watch))
+
+
+class _WatchedReader(io.RawIOBase):
+    def __init__(self, raw: io.RawIOBase, watch: Watch) -> None:
+        self._raw = raw
+        self._watch = watch
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401 - as typeshed has it
+        count = self._raw.readinto(buffer)
+        self._watch.received(count or 0)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 class Exchange:
@@ -45,7 +81,8 @@ class Exchange:
         url: Absolute, ``http`` or ``https``.
         headers: Sent as they are; they say whether a body follows: ``Content-Length``, or
             ``Transfer-Encoding: chunked``, in which case `send` frames what it sends.
-        read_timeout_s: For the next byte, in both directions; None for the pool's.
+        read_timeout_s: For the next byte, in both directions, and for a head as a whole;
+            None for the pool's.
 
     Raises:
         TransportError: No connection: DNS, connect, TLS, proxy, timeout or reset.
@@ -69,22 +106,22 @@ class Exchange:
         self._body: Body | None = None
         self._is_closed = False
         self._connections = pool.connections_to(url)
+        self._line = pool.line
+        timeout_s = read_timeout_s or pool.settings.read_timeout_s
+        self._watch = Watch(timeout_s)
         with self._mapped():
             self._connection = cast(
                 "HTTPConnection",
                 self._connections._get_conn(),  # noqa: SLF001 - no public way to borrow one
             )
-            self._start(pool, headers, read_timeout_s or pool.settings.read_timeout_s)
+            self._start(pool, headers, timeout_s)
+        self._sent_s = time.monotonic() if self._complete else None
 
     def _start(self, pool: HttpPool, headers: Mapping[str, str], read_timeout_s: float) -> None:
         connection = self._connection
         proxied, tunnelled = self._route()
         if connection.is_closed:
-            connection.timeout = pool.settings.connect_timeout_s
-            if tunnelled:
-                self._connections._prepare_proxy(connection)  # noqa: SLF001 - as urlopen does
-            else:
-                connection.connect()
+            self._connect(pool.settings.connect_timeout_s, tunnelled=tunnelled)
         self._sock = connection.sock  # the connection forgets one that the server will close
         self._sock.settimeout(read_timeout_s)
         parts = urlsplit(self._url)
@@ -96,6 +133,20 @@ class Exchange:
         for name, value in {**defaults, **extra, **headers}.items():
             connection.putheader(name, value)
         connection.endheaders()
+
+    def _connect(self, timeout_s: float, *, tunnelled: bool) -> None:
+        proxy = self._connections.proxy
+        self._connection.timeout = timeout_s
+        try:
+            if tunnelled:
+                self._connections._prepare_proxy(self._connection)  # noqa: SLF001 - as urlopen does
+            else:
+                self._connection.connect()
+        except _FAILURES as error:
+            # Behind a tunnel a TLS error is the server's as a rule, and names its certificate.
+            via = None if proxy is None or isinstance(error, ssl.SSLError) else proxy.netloc
+            self._connection.close()
+            raise transport_error(self._method, self._url, error, via) from error
 
     def _route(self) -> tuple[bool, bool]:
         proxy = self._connections.proxy
@@ -128,8 +179,7 @@ class Exchange:
                 self._read_head()
             return False
         except (HTTPError, OSError) as error:
-            self._drop()
-            raise transport_error(self._method, self._url, error) from error
+            raise self._failed(error) from error
         self._owed_bytes -= 0 if self._framed else len(data)
         self._complete = not self._framed and self._owed_bytes == 0
         return True
@@ -156,7 +206,10 @@ class Exchange:
         # `sendall` has one deadline for all of it, which a slow line would miss; here the
         # timeout is that of a line on which nothing moves.
         while data:
-            data = data[self._sock.send(data) :]
+            with self._watch.waiting():
+                count = self._sock.send(data)
+            data = data[count:]
+            self._watch.moved(count)
 
     def wait(self) -> None:
         """Wait for the head of the answer; `status` and the others do so by themselves.
@@ -189,8 +242,17 @@ class Exchange:
         return self._response
 
     def _read_head(self) -> None:
-        # urllib3's own `getresponse` belongs to its own `request`.
-        self._response = http.client.HTTPConnection.getresponse(self._connection)
+        watch = self._watch
+
+        def open_response(sock: socket.socket, **options: Any) -> http.client.HTTPResponse:  # noqa: ANN401
+            return http.client.HTTPResponse(_WatchedSocket(sock, watch), **options)  # type: ignore[arg-type]
+
+        self._connection.response_class = open_response  # type: ignore[assignment]
+        with watch.waiting(is_whole=True):
+            # urllib3's own `getresponse` belongs to its own `request`.
+            self._response = http.client.HTTPConnection.getresponse(self._connection)
+        if self._sent_s is not None:
+            self._line.answered(time.monotonic() - self._sent_s, self._response.status)
         self._body = open_body(self._sock, self._response)
 
     def readinto(self, buffer: memoryview) -> int:
@@ -213,9 +275,12 @@ class Exchange:
         self._answer()
         assert self._body is not None  # noqa: S101 - for the type checker
         try:
-            return self._body.readinto(buffer)
+            with self._watch.waiting():
+                count = self._body.readinto(buffer)
+            self._watch.moved(count)
         except _FAILURES as error:
             raise self._failed(error) from error
+        return count
 
     def read(self, limit_bytes: int) -> bytes:
         """Return the answer's body, or its first ``limit_bytes``."""
@@ -274,4 +339,6 @@ class Exchange:
     def _failed(self, error: Exception) -> TransportError:
         if hasattr(self, "_connection"):
             self._drop()
+        if isinstance(error, ConnectionResetError):
+            self._line.reset()
         return transport_error(self._method, self._url, error)

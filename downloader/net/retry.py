@@ -1,13 +1,14 @@
-"""When to try again, after how long, and what is said of it; waiting is left to the caller."""
+"""When to try again and after how long (the policy), and the failures so far (the one state)."""
 
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from downloader.errors import HfModelsError, TransportError
-from downloader.progress import Note
+from downloader.progress import Note, ignore
 from downloader.units import format_seconds
 
 # 408 and 429 ask for it; 5xx but 501 (never going to work) pass with time.
@@ -20,31 +21,19 @@ _SECONDS = re.compile(r"\d{1,9}")
 _NOTED_DELAY_S = 2.0  # shorter waits are over before they are read
 
 
-def note_wait(note: Note, error: HfModelsError, delay_s: float, what: str = "") -> None:
-    """Tell of a failure before it is tried again, where it costs a person's time.
-
-    Args:
-        note: Told.
-        error: The failure; one that timed out has cost time already.
-        delay_s: How long is waited now.
-        what: What was wanted, where the error may not say it.
-    """
-    if delay_s >= _NOTED_DELAY_S or (isinstance(error, TransportError) and error.timed_out):
-        prefix = "" if what in error.message else f"{what}: "
-        note(f"{prefix}{error.message}; again in {format_seconds(delay_s)}")
-
-
 def is_passing(status: int) -> bool:
     """Whether an HTTP status is one that may go away by itself."""
     return status in _PASSING_STATUSES
 
 
-def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+def parse_retry_after(
+    headers: Mapping[str, str] | None, now: datetime | None = None
+) -> float | None:
     """Return the seconds that a server asks to wait, None if it does not ask.
 
     Args:
         headers: Of the answer; ``Retry-After`` (seconds or a date) or the Hub's ``ratelimit``.
-        now: An aware time, to turn a date into a delay.
+        now: An aware time, to turn a date into a delay; None for the present.
 
     Source: RFC 9110, section 10.2.3; huggingface_hub utils/_http.py for ``ratelimit``.
 
@@ -57,6 +46,7 @@ def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None
     >>> parse_retry_after({"Retry-After": "soon"}, noon) is None
     True
     """
+    headers, now = headers or {}, now or datetime.now(UTC)
     value = headers.get("Retry-After", "").strip()
     if _SECONDS.fullmatch(value):
         return float(value)
@@ -98,3 +88,86 @@ class RetryPolicy:
             return None
         doubled = self.first_delay_s * 2.0 ** min(failures - 1, 30)
         return max(min(doubled, self.longest_delay_s), asked_s or 0.0)
+
+
+class TransientError(Exception):
+    """A failure that may go away by itself.
+
+    Args:
+        error: What to raise once the retries are used up.
+        asked_s: Seconds that the server asked to wait.
+    """
+
+    def __init__(self, error: HfModelsError, asked_s: float | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.asked_s = asked_s
+
+
+class Retry:
+    """The failures in a row of one piece of work, and the wait after each.
+
+    Args:
+        policy: When to give up, and how long to wait.
+        pause: Waits so many seconds and returns whether to give up instead, like
+            `threading.Event.wait` of an event that cancels the work.
+        note: Told of what costs a person's time: a long wait, a timeout, and at the first
+            failure a server that cannot be reached.
+        name: Of the file, for the note, where the error may not name it.
+    """
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        pause: Callable[[float], object] | None = None,
+        *,
+        note: Note = ignore,
+        name: str = "",
+    ) -> None:
+        self._policy = policy
+        self._pause = pause or threading.Event().wait
+        self._note = note
+        self._name = name
+        self._failures = 0
+
+    def succeeded(self) -> None:
+        """Start counting again: bytes have arrived."""
+        self._failures = 0
+
+    def wait(
+        self,
+        error: HfModelsError,
+        headers: Mapping[str, str] | None = None,
+        *,
+        asked_s: float | None = None,
+    ) -> bool:
+        """Wait after a failure; return False, at once, where it is time to give up.
+
+        Args:
+            error: The failure.
+            headers: Of the answer, which may say how long to wait.
+            asked_s: Seconds that the server asked to wait, where they are known already.
+        """
+        self._failures += 1
+        asked_s = parse_retry_after(headers) if headers else asked_s
+        delay_s = self._policy.delay_s(self._failures, asked_s)
+        if delay_s is None:
+            return False
+        if delay_s >= _NOTED_DELAY_S or self._costs_time(error):
+            prefix = "" if self._name in error.message else f"{self._name}: "
+            self._note(f"{prefix}{error.message}; again in {format_seconds(delay_s)}")
+        return not self._pause(delay_s)
+
+    def _costs_time(self, error: HfModelsError) -> bool:
+        if not isinstance(error, TransportError):
+            return False
+        return error.timed_out or (error.unreachable and self._failures == 1)
+
+    def wait_or_raise(self, failure: TransientError) -> None:
+        """Wait after a failure.
+
+        Raises:
+            HfModelsError: What ``failure`` carries, where it is time to give up.
+        """
+        if not self.wait(failure.error, asked_s=failure.asked_s):
+            raise failure.error from failure

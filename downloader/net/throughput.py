@@ -1,9 +1,111 @@
-"""Whether a connection is so slow that another one beside it would help."""
+"""What is measured on the line: round trips, push-back, and waits that a server draws out."""
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
-from downloader.units import MIB
+from downloader.units import MIB, format_seconds
+
+# Even a satellite link has more; at this rate a gigabyte takes twelve days.
+SLOWEST_BYTES_PER_S = 1024
+# Of one call: http.client takes up to 100 header lines of 64 KiB, and reads any number of
+# interim answers (1xx) and trailers.
+CALL_LIMIT_BYTES = 8 * MIB
+
+
+class SlowServerError(TimeoutError):
+    """A server sends so little in so long that it is not worth waiting for."""
+
+
+class Watch:
+    """Ends a wait that a server draws out, where a timeout for silence sees no silence.
+
+    Each byte restarts the socket's own timeout, so a head, a body or trailers could trickle
+    for ever. Therefore bytes must come at `SLOWEST_BYTES_PER_S` over each ``window_s`` of
+    waiting, a head must be complete within one, and one call reads at most `CALL_LIMIT_BYTES`
+    whatever it returns. The time between calls is the caller's, and counts for nothing.
+
+    Args:
+        window_s: The same as the timeout for silence.
+    """
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._is_whole = False
+        self._begun_s = self._waited_s = 0.0
+        self._call_bytes = self._moved_bytes = 0
+
+    @contextmanager
+    def waiting(self, *, is_whole: bool = False) -> Iterator[None]:
+        """Let the block wait for a server: one call of a socket or of `http.client`.
+
+        Args:
+            is_whole: Whether the block ends only when all of something is there: a head.
+        """
+        self._is_whole, self._call_bytes = is_whole, 0
+        self._begun_s = time.monotonic()
+        yield
+        if is_whole:
+            self._waited_s, self._moved_bytes = 0.0, 0
+        else:
+            self._waited_s += time.monotonic() - self._begun_s
+
+    def received(self, size_bytes: int) -> None:
+        """Count bytes that came from the socket during the call.
+
+        Raises:
+            SlowServerError: The call has lasted too long, or has read too much.
+        """
+        self._call_bytes += size_bytes
+        lasted_s = time.monotonic() - self._begun_s
+        is_slow = self._is_whole or self._call_bytes < SLOWEST_BYTES_PER_S * lasted_s
+        if (lasted_s > self._window_s and is_slow) or self._call_bytes > CALL_LIMIT_BYTES:
+            raise SlowServerError(
+                f"{self._call_bytes} bytes in {format_seconds(lasted_s)}, and no end"
+            )
+
+    def moved(self, size_bytes: int) -> None:
+        """Count bytes that the last call has moved.
+
+        Raises:
+            SlowServerError: There were too few of them, in a whole window.
+        """
+        self._moved_bytes += size_bytes
+        if self._waited_s < self._window_s:
+            return
+        moved, waited_s = self._moved_bytes, self._waited_s
+        self._moved_bytes, self._waited_s = 0, 0.0
+        if moved < SLOWEST_BYTES_PER_S * waited_s:
+            raise SlowServerError(f"only {moved} bytes in {format_seconds(waited_s)}")
+
+
+class Line:
+    """What the requests of a pool have seen of the line; any thread may ask.
+
+    Attributes:
+        round_trip_s: From a request to the head of its answer, the shortest; None before
+            the first answer.
+        pushbacks: How often a server asked for less: 429, 503, or a connection that was reset.
+    """
+
+    def __init__(self) -> None:
+        self.round_trip_s: float | None = None
+        self.pushbacks = 0
+        self._lock = threading.Lock()
+
+    def answered(self, seconds: float, status: int) -> None:
+        """Count an answer that took ``seconds`` from its request to its head."""
+        with self._lock:
+            self.round_trip_s = min(seconds, self.round_trip_s or seconds)
+            self.pushbacks += status in {429, 503}
+
+    def reset(self) -> None:
+        """Count a connection that the server reset."""
+        with self._lock:
+            self.pushbacks += 1
+
 
 # A CDN or a mirror gives one connection less; on a line where one has more, a second one
 # would only compete with it for the processor.

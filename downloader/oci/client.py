@@ -7,17 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-from downloader.errors import HfModelsError, ServerError, TransportError
+from downloader.errors import ServerError, TransportError
 from downloader.net.http import HttpPool
 from downloader.net.request import Exchange
-from downloader.net.retry import (
-    RetryPolicy,
-    is_passing,
-    note_wait,
-    parse_retry_after,
-)
+from downloader.net.retry import Retry, RetryPolicy, is_passing
 from downloader.oci.auth import Auth, Scopes, TokenRequest, is_loopback
 from downloader.oci.credentials import Credentials
 from downloader.oci.reference import Reference
@@ -62,44 +56,6 @@ class Request:
     body: bytes | memoryview = b""
     redirect: bool = False
     read_timeout_s: float | None = None
-
-
-class Retries:
-    """The failures in a row of one undertaking, and the waiting after each.
-
-    Args:
-        policy: When to give up.
-        sleep: Waits so many seconds.
-        note: Told before a wait that a person would notice.
-    """
-
-    def __init__(
-        self, policy: RetryPolicy, sleep: Callable[[float], None], note: Note = ignore
-    ) -> None:
-        self._policy = policy
-        self._sleep = sleep
-        self._note = note
-        self._failures = 0
-
-    def succeeded(self) -> None:
-        """Start counting again, because something moved."""
-        self._failures = 0
-
-    def wait(self, error: HfModelsError, headers: Mapping[str, str] | None = None) -> bool:
-        """Wait after a failure; False, at once, where it is time to give up.
-
-        Args:
-            error: The failure.
-            headers: Of the answer, which may say how long to wait.
-        """
-        self._failures += 1
-        asked_s = parse_retry_after(headers, datetime.now(UTC)) if headers else None
-        delay_s = self._policy.delay_s(self._failures, asked_s)
-        if delay_s is None:
-            return False
-        note_wait(self._note, error, delay_s)
-        self._sleep(delay_s)
-        return True
 
 
 class Client:
@@ -153,9 +109,9 @@ class Client:
         _, host, port = origin_of(f"http://{self._host}")
         return is_loopback(host) and not _answers_tls(host, port)
 
-    def retries(self) -> Retries:
-        """Begin to count the failures of one undertaking."""
-        return Retries(self._policy, self._sleep, self._note)
+    def retries(self) -> Retry:
+        """Begin to count the failures of one piece of work."""
+        return Retry(self._policy, self._sleep, note=self._note)
 
     def call(self, request: Request, *, limit_bytes: int = ERROR_BODY_LIMIT_BYTES) -> Answer:
         """Send ``request`` until it is answered, and return the answer with its body.
@@ -180,7 +136,7 @@ class Client:
                     raise
                 return Answer(exchange.status, exchange.headers, body)
 
-    def open(self, request: Request, retries: Retries | None = None) -> Exchange:
+    def open(self, request: Request, retries: Retry | None = None) -> Exchange:
         """Send ``request`` until it is answered, and return the answer with its body unread.
 
         Raises:
