@@ -56,9 +56,11 @@ peers: .venv/bin/nox ## Install what the tests use and a hosted runner lacks
 	$(NOX) -s peers
 
 ##@ Use
-.PHONY: restore inspect verify
+.PHONY: restore serve inspect verify
 restore: .venv/bin/nox ## An image back into the cache: IMAGE=registry/name:tag
 	$(call need,IMAGE,registry/name:tag)$(NOX) -s restore -- $(IMAGE) $(ARGS)
+serve: .venv/bin/nox ## A Hub out of images, for HF_ENDPOINT: SOURCE=registry/name
+	$(call need,SOURCE,registry/name)$(NOX) -s serve -- $(SOURCE) $(ARGS)
 inspect: .venv/bin/nox ## What an image carries: IMAGE=registry/name:tag
 	$(call need,IMAGE,registry/name:tag)$(NOX) -s inspect -- $(IMAGE) $(ARGS)
 verify: .venv/bin/nox ## Check a cache directory or an image: TARGET=path-or-image

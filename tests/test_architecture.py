@@ -19,6 +19,7 @@ LAYERS = (
     {"plan"},
     {"image"},
     {"engine", "publish", "restore"},
+    {"serve"},
     {"farm"},
     {"cli"},
     {"__main__"},
@@ -88,7 +89,7 @@ def test_only_the_command_line_reads_the_environment() -> None:
 def test_the_consumer_side_does_not_import_huggingface_hub() -> None:
     program = (
         "import sys, downloader.cli, downloader.restore, downloader.cli.restore, "
-        "downloader.cli.inspect, downloader.cli.verify\n"
+        "downloader.cli.inspect, downloader.cli.verify, downloader.cli.serve\n"
         "assert not {'huggingface_hub', 'hf_transfer', 'httpx2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "publish": "downloader.cli.publish",
     "assemble": "downloader.cli.assemble",
     "restore": "downloader.cli.restore",
+    "serve": "downloader.cli.serve",
     "inspect": "downloader.cli.inspect",
     "models": "downloader.cli.models",
     "list": "downloader.cli.list:list_tags",

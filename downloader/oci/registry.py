@@ -183,6 +183,31 @@ class Registry:
         media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
         return RawManifest(answer.body, media_type, digest)
 
+    def manifest_digest(self, reference: str) -> Digest | None:
+        """Return the digest that a tag leads to now, None where there is no such tag.
+
+        By HEAD, which registries that count pulls (Docker Hub) do not count.
+        """
+        what = self._manifest_name(reference)
+        answer = self._client.call(
+            Request(
+                "HEAD",
+                self._manifest_url(reference),
+                what,
+                self._scopes("pull"),
+                expect=(200, 404),
+                headers={"Accept": ", ".join(_MANIFEST_TYPES)},
+                redirect=True,
+            )
+        )
+        if answer.status == 404:
+            return None
+        found = answer.headers.get("Docker-Content-Digest")
+        if found is None:  # the specification leaves the header open
+            raw = self.get_manifest(reference)
+            return raw.digest if raw is not None else None
+        return parse_digest(found, what)
+
     def put_manifest(self, reference: str, data: bytes, media_type: str) -> Digest:
         """Store a manifest under a tag or its own digest."""
         what = self._manifest_name(reference)

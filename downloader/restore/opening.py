@@ -46,7 +46,7 @@ def open_image(
     """
     match source:
         case RegistrySource(reference=reference):
-            registries = _registries(reference, network, progress.note)
+            registries = open_registries(reference, network, progress.note)
             return open_registry_image(str(source), reference.target, registries, progress)
         case LayoutSource():
             blobs = LocalBlobs(DirectoryFiles(source.path))
@@ -54,7 +54,8 @@ def open_image(
     return open_local_image(str(source.path), LocalBlobs(ArchiveFiles(source.path)), source.tag)
 
 
-def _registries(reference: Reference, network: Network, note: Note) -> list[Registry]:
+def open_registries(reference: Reference, network: Network, note: Note) -> list[Registry]:
+    """Return the same repository at each mirror, in order, and its own at last."""
     mirrored = [_mirrored(reference, mirror) for mirror in network.mirrors]
     return [
         *(_registry(item, network, _MIRROR_RETRY, note) for item in mirrored),

@@ -1,0 +1,138 @@
+"""``hf-models serve``: a Hub out of images."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from downloader.cli.console import say
+from downloader.cli.options import find_cache_dir
+from downloader.cli.restore import find_network, network_options
+from downloader.errors import InputError
+from downloader.restore.source import RegistrySource, parse_source
+from downloader.serve import ServeOptions
+from downloader.serve import serve as run_server
+from downloader.serve.contents import ServeBounds
+from downloader.serve.server import DEFAULT_HOST, DEFAULT_PORT
+from downloader.units import MIB, parse_size
+
+_SMALLEST_MEMORY_BYTES = 4 * MIB  # below, the pieces of a few clients are a network packet each
+_TOKEN_LIMIT_BYTES = 4096
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option(
+    "--listen",
+    default=f"{DEFAULT_HOST}:{DEFAULT_PORT}",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where clients reach it.",
+)
+@click.option("--token-file", metavar="FILE", help="Clients must send the token in it (HF_TOKEN).")
+@click.option("--public", is_flag=True, help="Serve whoever reaches the address, without a token.")
+@click.option(
+    "--cache-dir", metavar="DIR", help="Where files are brought in.  [default: HF_HUB_CACHE]"
+)
+@click.option(
+    "--cache-size",
+    metavar="SIZE",
+    help="Of what serve puts there; oldest unused first out.  [default: the disk's]",
+)
+@click.option("--no-cache", is_flag=True, help="Keep nothing; ranges are then sent unchecked.")
+@click.option(
+    "--refresh",
+    type=click.FloatRange(0, 86_400 * 7),
+    default=ServeOptions.refresh_s,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often tags are looked up again; 0 for never.",
+)
+@network_options
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 256),
+    default=ServeBounds.connections,
+    show_default=True,
+    help="Reads of sources at once.",
+)
+@click.option(
+    "--memory", default="64MiB", show_default=True, metavar="SIZE", help="For all buffers."
+)
+@click.option(
+    "--clients",
+    type=click.IntRange(1, 100_000),
+    default=ServeOptions.clients,
+    show_default=True,
+    help="Connections at once; more are told to come again.",
+)
+@click.option(
+    "--grace",
+    "grace_s",
+    type=click.IntRange(0, 3600),
+    default=ServeOptions.grace_s,
+    show_default=True,
+    metavar="SECONDS",
+    help="For running answers after SIGTERM.",
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+def serve(sources: tuple[str, ...], **options: Any) -> None:
+    """Serve images as a Hugging Face Hub: set HF_ENDPOINT, keep the ids.
+
+    SOURCE is a repository of a registry (all its tags), one image, an OCI layout directory or a
+    directory of them like dist/, an archive, or a Hugging Face cache.
+    """
+    if options["no_cache"] and (options["cache_dir"] or options["cache_size"]):
+        raise InputError("want --no-cache or a cache, got both")
+    host, port = _parse_listen(options["listen"])
+    memory_bytes = parse_size(options["memory"])
+    if memory_bytes < _SMALLEST_MEMORY_BYTES:
+        raise InputError(f"want at least 4MiB of memory, got {options['memory']}")
+    parsed = [
+        parse_source(text, lambda _: False)
+        for text in sources
+        if not Path(text).expanduser().is_dir()
+    ]
+    token = _read_token(options["token_file"]) if options["token_file"] else None
+    run_server(
+        ServeOptions(
+            sources,
+            host,
+            port,
+            None if options["no_cache"] else find_cache_dir(options["cache_dir"]),
+            parse_size(options["cache_size"]) if options["cache_size"] else None,
+            options["refresh"],
+            token,
+            options["public"],
+            ServeBounds(options["connections"], memory_bytes),
+            options["clients"],
+            options["grace_s"],
+            options["log_format"],
+        ),
+        find_network(options, [item for item in parsed if isinstance(item, RegistrySource)]),
+        say,
+        lambda url: say(f"export HF_ENDPOINT={url}"),
+    )
+
+
+def _parse_listen(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not (colon and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise InputError(
+            f"--listen: want HOST:PORT like {DEFAULT_HOST}:{DEFAULT_PORT}, got {text!r}"
+        )
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - asked for by ":8765"
+
+
+def _read_token(name: str) -> str:
+    path = Path(name).expanduser()
+    try:
+        with path.open("rb") as file:
+            token = file.read(_TOKEN_LIMIT_BYTES).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise InputError(f"--token-file: {path}: {error.strerror}") from error
+    if not token or not token.isprintable() or " " in token or not token.isascii():
+        raise InputError(f"--token-file: {path}: want one line of ASCII letters and digits")
+    return token

@@ -1,0 +1,607 @@
+"""The Hub's interface as an ASGI application: from a request to a document or to bytes.
+
+Source: ASGI 3.0, HTTP connection scope, https://asgi.readthedocs.io/en/latest/specs/www.html
+"""
+
+import asyncio
+import hmac
+import json
+import mimetypes
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, quote, urlencode
+
+from downloader.errors import HfModelsError
+from downloader.hub.repo import Repo, RepoFile
+from downloader.net.ranges import ByteRange
+from downloader.progress import Note
+from downloader.serve import documents
+from downloader.serve.catalogue import Index, Loaded, Version, find_file
+from downloader.serve.contents import Contents, Pieces
+from downloader.serve.metrics import Metrics
+from downloader.serve.page import render_page
+from downloader.serve.routes import (
+    Refusal,
+    Route,
+    entry_not_found,
+    parse_range,
+    parse_route,
+)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_BODY_LIMIT_BYTES = 4 * 1024**2  # the paths of a repo of 50,000 files
+_LOADED_LIMIT = 64  # lists of files in memory: a megabyte for some thousand files
+# llama.cpp asks for one page and takes it for all; the Hub's own limit is 1,000.
+_TREE_PAGE = 50_000
+_LIST_PAGE = 1000
+_SILENCE_S = 5.0  # huggingface_hub waits 10 s for a byte
+_STALL_S = 600.0  # a client that takes nothing so long is gone
+_HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(?::\d{1,5})?|\[[0-9A-Fa-f:]{2,45}\](?::\d{1,5})?")
+_LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?")
+_LOOPBACK_ORIGIN = re.compile(r"https?://(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?")
+# What a browser's script may read of an answer.
+_EXPOSED = (
+    "Accept-Ranges, Content-Length, Content-Range, ETag, Link, X-Error-Code, X-Error-Message,"
+    " X-Linked-ETag, X-Linked-Size, X-Repo-Commit, X-Total-Count"
+)
+_OPEN = {"page", "healthz"}  # no token: a browser's first visit, a cluster's probe
+
+
+@dataclass(frozen=True)
+class AccessPolicy:
+    """Who may ask.
+
+    Args:
+        token: That clients send as ``Authorization: Bearer``; None for everybody.
+        is_local: Whether only this machine is served: then a page from elsewhere, which a
+            browser of this machine shows, may neither read answers (CORS) nor reach the server
+            under another name (DNS rebinding).
+    """
+
+    token: str | None = field(default=None, repr=False)
+    is_local: bool = True
+
+
+@dataclass
+class Request:
+    """One request, and the headers that every answer to it has."""
+
+    method: str
+    raw_path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    scheme: str
+    client: str
+    expand: tuple[str, ...] = ()
+    status: int = 0
+    sent_bytes: int = 0
+    is_broken: bool = False
+    started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def url(self) -> str:
+        """This server's address, as the client has reached it."""
+        return f"{self.scheme}://{self.headers.get('host', '')}"
+
+
+def parse_request(scope: Scope) -> Request:
+    """Return an ASGI scope as a value."""
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+    text = scope["query_string"].decode("latin-1")
+    client = scope.get("client") or ("-", 0)
+    return Request(
+        scope["method"],
+        scope["raw_path"].decode("latin-1").partition("?")[0],
+        dict(reversed(parse_qsl(text, keep_blank_values=True))),
+        headers,
+        scope.get("scheme", "http"),
+        str(client[0]),
+        tuple(parse_qs(text).get("expand", ())),
+    )
+
+
+class App:
+    """The application.
+
+    Args:
+        contents: Opens files.
+        policy: Who may ask.
+        metrics: What is counted.
+        log_access: Told of every request that was answered.
+        note: Told of what an operator wants to know.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        policy: AccessPolicy,
+        metrics: Metrics,
+        log_access: Callable[[Request], None],
+        note: Note,
+    ) -> None:
+        self.index = Index()
+        self.ready = asyncio.Event()  # when every source has been looked at once
+        self._contents = contents
+        self._policy = policy
+        self._metrics = metrics
+        self._log_access = log_access
+        self._note = note
+        self._loading: OrderedDict[Version, asyncio.Task[Loaded]] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        request = parse_request(scope)
+        answer = _Answer(request, receive, send, self._cors(request))
+        self._metrics.add("clients")
+        try:
+            await self._answer(request, answer)
+        except _BrokenOffError:
+            request.is_broken = True  # the server closes the connection of an unfinished answer
+        finally:
+            self._metrics.add("clients", -1)
+            self._metrics.add("served_bytes", request.sent_bytes)
+            self._metrics.statuses[request.status or 499] += 1
+            self._log_access(request)
+
+    async def _answer(self, request: Request, answer: "_Answer") -> None:
+        try:
+            if request.method == "OPTIONS":
+                await answer.send(204, b"")
+                return
+            self._check_host(request)
+            route = parse_route(request.raw_path)
+            self._check_token(request, route)
+            self._check_method(request, route)
+            await self._route(request, route, answer)
+        except Refusal as refusal:
+            await answer.refuse(refusal)
+        except HfModelsError as error:
+            if answer.is_begun:
+                raise _BrokenOffError from error
+            self._note(f"{request.raw_path[:200]}: {error.message}")
+            await answer.refuse(Refusal(503, error.message, Retry_After="5"))
+
+    # Who may ask
+
+    def _cors(self, request: Request) -> dict[str, str]:
+        origin = request.headers.get("origin")
+        if origin is None:
+            return {}
+        if self._policy.is_local and not _LOOPBACK_ORIGIN.fullmatch(origin):
+            return {"Vary": "Origin"}
+        return {
+            "Access-Control-Allow-Origin": origin if self._policy.is_local else "*",
+            "Access-Control-Allow-Methods": "GET, HEAD, POST, OPTIONS",
+            "Access-Control-Allow-Headers": "Authorization, Content-Type, If-None-Match, Range,"
+            " User-Agent, X-HF-Download-Counter",
+            "Access-Control-Expose-Headers": _EXPOSED,
+            "Access-Control-Max-Age": "3600",
+            "Vary": "Origin",
+        }
+
+    def _check_host(self, request: Request) -> None:
+        host = request.headers.get("host", "")
+        if not _HOST.fullmatch(host):
+            raise Refusal(400, "Malformed Host header")
+        if self._policy.is_local and not _LOOPBACK.fullmatch(host):
+            raise Refusal(403, "This server answers on this machine only (see --public)")
+
+    def _check_token(self, request: Request, route: Route) -> None:
+        token = self._policy.token
+        if token is None or route.name in _OPEN:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode(), token.encode()
+        ):
+            return
+        # huggingface_hub takes any other 401 for a repo that does not exist.
+        raise Refusal(401, "Invalid credentials in Authorization header", WWW_Authenticate="Bearer")
+
+    @staticmethod
+    def _check_method(request: Request, route: Route) -> None:
+        allowed = {"POST"} if route.name == "paths-info" else {"GET", "HEAD"}
+        if request.method not in allowed:
+            raise Refusal(405, "Method not allowed", Allow=", ".join(sorted(allowed)))
+
+    # What is asked for
+
+    async def _route(self, request: Request, route: Route, answer: "_Answer") -> None:
+        match route.name:
+            case "page":
+                await answer.send(200, self._page(request).encode(), "text/html; charset=utf-8")
+            case "healthz":
+                ready = self.ready.is_set()
+                await answer.send(
+                    200 if ready else 503, b"ok\n" if ready else b"starting\n", "text/plain"
+                )
+            case "metrics":
+                self._metrics.counts["repos"] = len(self.index.repos)
+                text = self._metrics.to_text().encode()
+                await answer.send(200, text, "text/plain; version=0.0.4; charset=utf-8")
+            case "version":
+                await answer.json({})
+            case "whoami":
+                await self._whoami(answer)
+            case "list":
+                await self._list(request, route, answer)
+            case "resolve" | "raw":
+                await self._file(request, route, answer)
+            case "manifest" | "blob":
+                await self._gguf(request, route, answer)
+            case _:
+                await self._document(request, route, answer)
+
+    def _page(self, request: Request) -> str:
+        index = self.index
+        entries = [index.find(repo, "main").entry for repo in index.repos]
+        names = {repo.url_path: list(index.revisions(repo)) for repo in index.repos}
+        return render_page(entries, names, request.url)
+
+    async def _whoami(self, answer: "_Answer") -> None:
+        if self._policy.token is None:
+            raise Refusal(401, "This server has no users")
+        name = "hf-models"
+        await answer.json({"type": "user", "id": name, "name": name, "fullname": name, "orgs": []})
+
+    async def _list(self, request: Request, route: Route, answer: "_Answer") -> None:
+        assert route.repo is not None  # noqa: S101 - every list has a type
+        index = self.index
+        kind = route.repo.type
+        entries = [index.find(repo, "main").entry for repo in index.repos if repo.type == kind]
+        found = [entry for entry in entries if documents.matches(entry, request.query)]
+        page, cursor = documents.page_of(
+            found, request.query.get("limit"), request.query.get("cursor"), _LIST_PAGE
+        )
+        headers = {"X-Total-Count": str(len(found)), **_link(request, cursor)}
+        await answer.json([documents.summary(entry) for entry in page], headers)
+
+    async def _document(self, request: Request, route: Route, answer: "_Answer") -> None:
+        version = await self._version(route)
+        headers = {"X-Repo-Commit": version.commit}
+        match route.name:
+            case "refs":
+                await answer.json(documents.refs(self.index.revisions(version.repo)))
+                return
+            case "discussions":
+                await answer.json(documents.discussions())
+                return
+            case "commits":
+                await answer.json(documents.commits(version.entry), {"X-Total-Count": "1"})
+                return
+        body = await answer.body(_BODY_LIMIT_BYTES) if route.name == "paths-info" else b""
+        # A foreign or compressed image may take minutes: blanks before JSON keep a client waiting.
+        loaded = await answer.waiting_for(asyncio.shield(self._load(version)))
+        if route.name == "info":
+            query = request.query
+            document = documents.info(
+                version.entry, loaded, blobs=query.get("blobs", "").lower() in {"true", "1"}
+            )
+            if request.expand:
+                document = documents.expanded(document, request.expand)
+            await answer.json(document, headers)
+        elif route.name == "tree":
+            await self._tree(request, route, version, loaded, answer)
+        else:
+            paths, expand = _parse_paths(body, request.headers.get("content-type", ""))
+            found = documents.paths_info(version.entry, loaded.snapshot, paths, expand=expand)
+            await answer.json(found, headers)
+
+    async def _tree(
+        self, request: Request, route: Route, version: Version, loaded: Loaded, answer: "_Answer"
+    ) -> None:
+        query = request.query
+        entries = documents.tree(
+            version.entry,
+            loaded.snapshot,
+            route.path,
+            recursive=query.get("recursive", "").lower() in {"true", "1"},
+            expand=query.get("expand", "").lower() in {"true", "1"},
+        )
+        page, cursor = documents.page_of(
+            entries, query.get("limit"), query.get("cursor"), _TREE_PAGE
+        )
+        headers = {"X-Repo-Commit": version.commit, **_link(request, cursor)}
+        await answer.json(list(page), headers)
+
+    async def _version(self, route: Route) -> Version:
+        """Return what a route names; while sources are still being looked at, wait for them."""
+        assert route.repo is not None  # noqa: S101 - the caller's routes have one
+        if not self.ready.is_set() and not self.index.has(route.repo):
+            try:
+                await asyncio.wait_for(self.ready.wait(), _SILENCE_S)
+            except TimeoutError:
+                raise Refusal(
+                    503, "Still looking through the sources; try again", Retry_After="5"
+                ) from None
+        return self.index.find(route.repo, route.revision)
+
+    def _load(self, version: Version) -> "asyncio.Task[Loaded]":
+        task = self._loading.get(version)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = asyncio.create_task(self._contents.run(version.load))
+            self._loading[version] = task
+            if len(self._loading) > _LOADED_LIMIT:
+                self._loading.popitem(last=False)
+        self._loading.move_to_end(version)
+        return task
+
+    # Files
+
+    async def _file(self, request: Request, route: Route, answer: "_Answer") -> None:
+        version = await self._version(route)
+        loaded = await asyncio.shield(self._load(version))
+        file = find_file(loaded, route.path)
+        headers = {"X-Repo-Commit": version.commit, "Accept-Ranges": "bytes"}
+        if route.name == "raw" and file.sha256:
+            data = documents.pointer(file)
+            await answer.send(200, data, "text/plain; charset=utf-8", headers)
+            return
+        await self._send_file(request, loaded, file, answer, headers)
+
+    async def _send_file(
+        self,
+        request: Request,
+        loaded: Loaded,
+        file: RepoFile,
+        answer: "_Answer",
+        headers: dict[str, str],
+    ) -> None:
+        etag = f'"{file.oid}"'
+        name = file.path.rpartition("/")[2]
+        headers |= {"ETag": etag, "Content-Disposition": _disposition(name)}
+        if file.sha256:
+            headers |= {"X-Linked-ETag": etag, "X-Linked-Size": str(file.size_bytes)}
+        if _has_etag(request.headers.get("if-none-match"), etag):
+            await answer.send(304, b"", headers=headers)
+            return
+        whole = ByteRange(0, file.size_bytes)
+        wanted = None
+        if request.headers.get("if-range", etag) == etag:
+            wanted = parse_range(request.headers.get("range"), file.size_bytes)
+        if wanted and not self._contents.may_continue(file.oid, wanted, file.size_bytes):
+            wanted = None
+        status = 200
+        if wanted is not None:
+            status = 206
+            headers["Content-Range"] = f"bytes {wanted.start}-{wanted.end - 1}/{file.size_bytes}"
+        wanted = wanted or whole
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        headers |= {"Content-Length": str(wanted.size_bytes), "Content-Type": _safe_type(kind)}
+        if request.method == "HEAD":
+            await answer.begin(status, headers, is_over=True)
+            return
+        pieces = await self._contents.open(loaded, file, wanted)
+        await answer.stream(status, headers, pieces)
+
+    async def _gguf(self, request: Request, route: Route, answer: "_Answer") -> None:
+        assert route.repo is not None  # noqa: S101 - the caller's routes have one
+        if route.name == "manifest":
+            version, tag = await self._tagged(route.repo, route.path)
+            loaded = await asyncio.shield(self._load(version))
+            document = documents.gguf_manifest(loaded.snapshot, tag)
+            await answer.json(
+                document, {"X-Repo-Commit": version.commit}, documents.OLLAMA_MANIFEST
+            )
+            return
+        version = await self._version(Route("blob", route.repo))
+        loaded = await asyncio.shield(self._load(version))
+        digest = route.path.removeprefix("sha256:")
+        for file in loaded.snapshot.files:
+            if file.sha256 == digest:
+                await self._send_file(request, loaded, file, answer, {"Accept-Ranges": "bytes"})
+                return
+            if file.path.lower().endswith(".gguf") and file.sha256:
+                config = documents.ollama_config(file)
+                if documents.digest_hex(config) == digest:
+                    await answer.send(200, config, "application/json")
+                    return
+        raise entry_not_found(route.path)
+
+    async def _tagged(self, repo: Repo, tag: str) -> tuple[Version, str]:
+        """Return what ``org/name:tag`` means: a revision, or a quantization of ``main``."""
+        version = await self._version(Route("manifest", repo))
+        revision = self.index.revisions(repo).get(tag)
+        if tag not in {"main", "latest"} and revision is not None:
+            return self.index.find(repo, tag), "latest"
+        return version, tag
+
+
+class _BrokenOffError(Exception):
+    """An answer was begun and cannot be ended."""
+
+
+class _Answer:
+    """One answer on its way to the client."""
+
+    def __init__(
+        self, request: Request, receive: Receive, send: Send, headers: Mapping[str, str]
+    ) -> None:
+        self._request = request
+        self._receive = receive
+        self._send = send
+        self._headers = headers
+        self.is_begun = False
+        self._is_blank = False
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """Return the request's body.
+
+        Raises:
+            Refusal: It is too large.
+        """
+        data = b""
+        while True:
+            message = await self._receive()
+            data += bytes(message.get("body", b""))
+            if len(data) > limit_bytes:
+                raise Refusal(413, "The request is too large")
+            if not message.get("more_body"):
+                return data
+
+    async def begin(
+        self, status: int, headers: Mapping[str, str], *, is_over: bool = False
+    ) -> None:
+        """Send status and headers."""
+        self.is_begun = True
+        self._request.status = status
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (name.lower().encode(), value.encode("latin-1", "replace"))
+                    for name, value in {**headers, **self._headers}.items()
+                ],
+            }
+        )
+        if is_over:
+            await self._send({"type": "http.response.body", "body": b""})
+
+    async def send(
+        self,
+        status: int,
+        body: bytes,
+        content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send a whole answer."""
+        if self._is_blank:
+            await self._send({"type": "http.response.body", "body": body})
+            return
+        fixed = dict(headers or {})
+        if content_type:
+            fixed["Content-Type"] = content_type
+        if status not in {204, 304}:
+            fixed["Content-Length"] = str(len(body))
+        await self.begin(status, fixed)
+        if self._request.method != "HEAD":
+            self._request.sent_bytes += len(body)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def json(
+        self,
+        document: Any,  # noqa: ANN401 - any JSON
+        headers: Mapping[str, str] | None = None,
+        content_type: str = "application/json; charset=utf-8",
+    ) -> None:
+        """Send a document."""
+        body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        await self.send(200, body, content_type, headers)
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Send a no.
+
+        Raises:
+            _BrokenOffError: The answer was begun as a yes.
+        """
+        if self.is_begun:
+            raise _BrokenOffError from refusal
+        body = json.dumps({"error": refusal.message}).encode()
+        await self.send(refusal.status, body, "application/json; charset=utf-8", refusal.headers)
+
+    async def waiting_for(self, work: Awaitable[Loaded]) -> Loaded:
+        """Return what ``work`` gives; blanks before a JSON document keep the client waiting."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            await asyncio.wait([task], timeout=_SILENCE_S)
+            if task.done() or self._request.method == "HEAD":
+                continue
+            if not self.is_begun:
+                self._is_blank = True
+                await self.begin(200, {"Content-Type": "application/json; charset=utf-8"})
+            await self._send({"type": "http.response.body", "body": b" ", "more_body": True})
+        return task.result()
+
+    async def stream(self, status: int, headers: Mapping[str, str], pieces: Pieces) -> None:
+        """Send bytes as they come, until the client is gone.
+
+        Raises:
+            HfModelsError: The bytes cannot be had, or are wrong.
+        """
+        gone = asyncio.ensure_future(self._wait_gone())
+        try:
+            async with aclosing(pieces):
+                # The first piece first: an error before it gets a status of its own.
+                first = await anext(pieces, b"")
+                await self.begin(status, headers)
+                await self._send_piece(first)
+                async for piece in pieces:
+                    if gone.done():
+                        return
+                    await self._send_piece(piece)
+            await self._send({"type": "http.response.body", "body": b""})
+        finally:
+            gone.cancel()
+
+    async def _send_piece(self, piece: bytes) -> None:
+        message = {"type": "http.response.body", "body": piece, "more_body": True}
+        try:
+            async with asyncio.timeout(_STALL_S):
+                await self._send(message)
+        except TimeoutError:
+            raise _BrokenOffError from None
+        self._request.sent_bytes += len(piece)
+
+    async def _wait_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+def _link(request: Request, cursor: int | None) -> dict[str, str]:
+    if cursor is None:
+        return {}
+    query = {**request.query, "cursor": str(cursor)}
+    return {"Link": f'<{request.url}{request.raw_path}?{urlencode(query)}>; rel="next"'}
+
+
+def _parse_paths(body: bytes, content_type: str) -> tuple[list[str], bool]:
+    """Parse the body of paths-info: a form of Python's client, or JSON of the others.
+
+    Raises:
+        Refusal: It is neither.
+    """
+    try:
+        if "json" in content_type:
+            document = json.loads(body)
+            paths, expand = document.get("paths", []), bool(document.get("expand"))
+        else:
+            form = parse_qs(body.decode())
+            paths = form.get("paths", [])
+            expand = form.get("expand", ["false"])[0].lower() in {"true", "1"}
+    except (ValueError, AttributeError, RecursionError):
+        paths, expand = None, False
+    if isinstance(paths, str):
+        paths = [paths]
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise Refusal(400, "paths must be a list of paths")
+    return paths, expand
+
+
+def _has_etag(header: str | None, etag: str) -> bool:
+    given = [item.strip().removeprefix("W/") for item in (header or "").split(",")]
+    return etag in given or "*" in given
+
+
+def _disposition(name: str) -> str:
+    plain = re.sub(r"[^\w.\- ]", "_", name, flags=re.ASCII)
+    return f"inline; filename*=UTF-8''{quote(name)}; filename=\"{plain}\""
+
+
+def _safe_type(kind: str) -> str:
+    # A model's file is nobody's page: HTML and scripts would run as this server's own.
+    risky = "html" in kind or "xml" in kind or "javascript" in kind or "svg" in kind
+    return "text/plain; charset=utf-8" if risky else kind

@@ -1,0 +1,111 @@
+"""The read-through cache: blobs in the Hugging Face cache layout, oldest unused first out.
+
+What this server put there is marked by an empty file, whose time is that of the last use; only
+what is marked is counted and removed, because the cache may be the user's own.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from downloader.errors import HfModelsError, StorageError
+from downloader.fs import free_bytes, storage_errors
+from downloader.hub.cache import blob_path, link_target, snapshot_path
+from downloader.hub.repo import Repo, RepoFile, is_oid
+from downloader.restore.target import CacheTarget
+from downloader.units import MIB
+
+_MARKS = ".locks/.hf-models-serve"  # where the library keeps what is no repo
+_RESERVE_BYTES = 64 * MIB  # a disk that is full to the last byte breaks more than this server
+
+
+@dataclass(frozen=True)
+class _Marked:
+    used_at: float
+    size_bytes: int
+    mark: Path
+    blob: Path
+
+
+class Cache:
+    """Blobs that were brought in, bounded in size.
+
+    Args:
+        target: The cache.
+        limit_bytes: Of everything that this server has put there; None for the disk's own.
+    """
+
+    def __init__(self, target: CacheTarget, limit_bytes: int | None = None) -> None:
+        self.target = target
+        self._limit_bytes = limit_bytes
+
+    def existing(self, repo: Repo, oid: str, size_bytes: int) -> Path | None:
+        """Return a blob of the right size, and note its use."""
+        path = self.target.existing(repo, oid)
+        if path is None or path.stat().st_size != size_bytes:
+            return None
+        with suppress(OSError):
+            os.utime(self._mark(repo, oid))
+        return path
+
+    def make_room(self, size_bytes: int, is_busy: Callable[[str], bool]) -> bool:
+        """Remove what was not used for longest until so many bytes fit; return whether they do.
+
+        Args:
+            size_bytes: Of the blob to come.
+            is_busy: Whether a blob is being read just now.
+        """
+        marked = sorted(self._iter_marked(), key=lambda item: item.used_at)
+        used = sum(item.size_bytes for item in marked)
+        limit = self._limit_bytes
+        with suppress(StorageError):
+            while (limit is not None and used + size_bytes > limit) or (
+                free_bytes(self.target.root) < size_bytes + _RESERVE_BYTES
+            ):
+                item = next((item for item in marked if not is_busy(item.blob.name)), None)
+                if item is None:
+                    return False
+                marked.remove(item)
+                self._remove(item)
+                used -= item.size_bytes
+            return True
+        return False
+
+    def keep(self, repo: Repo, commit: str, file: RepoFile) -> None:
+        """Show a blob that has just got its name as a file of its snapshot, and mark it.
+
+        Raises:
+            StorageError: The disk said no.
+        """
+        mark = self._mark(repo, file.oid)
+        link = self.target.root / repo.folder_name / snapshot_path(commit, file.path)
+        with storage_errors(link):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+            link.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                link.symlink_to(link_target(file.path, file.oid))
+
+    def _mark(self, repo: Repo, oid: str) -> Path:
+        return self.target.root / _MARKS / repo.folder_name / oid
+
+    def _iter_marked(self) -> Iterator[_Marked]:
+        for mark in (self.target.root / _MARKS).glob("*/*"):
+            blob = self.target.root / mark.parent.name / blob_path(mark.name)
+            if not is_oid(mark.name):
+                continue
+            try:
+                yield _Marked(mark.stat().st_mtime, blob.stat().st_size, mark, blob)
+            except OSError:  # the user, or another server, has removed it
+                mark.unlink(missing_ok=True)
+
+    def _remove(self, item: _Marked) -> None:
+        with suppress(OSError, HfModelsError):
+            item.blob.unlink(missing_ok=True)
+            item.mark.unlink(missing_ok=True)
+        for link in (item.blob.parents[1] / "snapshots").rglob("*"):
+            if link.is_symlink() and link.readlink().name == item.blob.name:
+                with suppress(OSError):
+                    link.unlink()

@@ -1,0 +1,205 @@
+"""What is served: repos, commits, revisions, and where the bytes of each file are.
+
+An `Index` is immutable; a refresh builds the next one and puts it in the place of the last,
+so that a request sees one state from its beginning to its end.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from downloader.hub.repo import Repo, RepoFile, Snapshot
+from downloader.restore.places import Places
+from downloader.restore.values import BlobPlan
+from downloader.serve.routes import (
+    DEFAULT_REVISION,
+    entry_not_found,
+    repo_not_found,
+    revision_not_found,
+)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A cache blob that lies in an image: its pieces, and the places of the image's blobs."""
+
+    plan: BlobPlan
+    places: Places
+
+
+Location = Remote | Path
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The files of a snapshot, and where each content lies.
+
+    Args:
+        snapshot: With the files that the source has.
+        locate: Returns where the content of an oid lies.
+    """
+
+    snapshot: Snapshot
+    locate: Callable[[str], Location]
+
+    @cached_property
+    def files(self) -> Mapping[str, RepoFile]:
+        """The files by path, sorted."""
+        return {file.path: file for file in self.snapshot.files}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A snapshot in a source.
+
+    Args:
+        repo: Of which repo.
+        commit: 40 hex digits.
+        revisions: The branches and tags that name it; empty where newer ones took them.
+        created: The commit's date, RFC 3339; empty where the source does not say.
+        origin: The image or directory, for messages.
+        load: Returns its files; reads the source, so it blocks, and raises its errors.
+        license: An SPDX identifier, empty where the source does not say.
+        gated: Whether the Hub asks for terms to be accepted.
+        private: Whether the Hub shows it to its owners only.
+        size_bytes: Of all files, where the source says so without reading on.
+    """
+
+    repo: Repo
+    commit: str
+    revisions: tuple[str, ...]
+    created: str
+    origin: str
+    load: Callable[[], Loaded] = field(repr=False, compare=False)
+    license: str = ""
+    gated: bool = False
+    private: bool = False
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Version:
+    """A repo at a commit: everything that the sources have of it.
+
+    Args:
+        entries: Of one commit, the best first; several where images carry parts of a repo.
+    """
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def entry(self) -> Entry:
+        """The entry that speaks for all of them."""
+        return self.entries[0]
+
+    @property
+    def repo(self) -> Repo:
+        """Whose."""
+        return self.entry.repo
+
+    @property
+    def commit(self) -> str:
+        """Which."""
+        return self.entry.commit
+
+    def load(self) -> Loaded:
+        """Return the files of all entries together; blocks.
+
+        Raises:
+            HfModelsError: No source could be read.
+        """
+        if len(self.entries) == 1:
+            return self.entry.load()
+        loaded = [entry.load() for entry in self.entries]
+        files: dict[str, tuple[RepoFile, Loaded]] = {}
+        for item in loaded:
+            for path, file in item.files.items():
+                files.setdefault(path, (file, item))
+        owners = {file.oid: item for file, item in files.values()}
+        snapshot = replace(
+            loaded[0].snapshot, files=tuple(file for _, (file, _) in sorted(files.items()))
+        )
+        return Loaded(snapshot, lambda oid: owners[oid].locate(oid))
+
+
+class Index:
+    """Every version by repo and commit, and the revisions of every repo.
+
+    Args:
+        entries: Of all sources, in the order in which they were named.
+        retired: Versions whose tags are gone; they stay reachable by commit, because a client
+            may be in the middle of their files.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = (), retired: Iterable[Entry] = ()) -> None:
+        commits: dict[Repo, dict[str, list[Entry]]] = {}
+        self._revisions: dict[Repo, dict[str, str]] = {}
+        current = list(entries)
+        # The newest commit has the name; of equals, the source that was named first.
+        for entry in sorted(current, key=lambda entry: entry.created, reverse=True):
+            commits.setdefault(entry.repo, {}).setdefault(entry.commit, []).append(entry)
+            named = self._revisions.setdefault(entry.repo, {})
+            for revision in entry.revisions:
+                named.setdefault(revision, entry.commit)
+        for repo, found in commits.items():
+            self._revisions[repo].setdefault(DEFAULT_REVISION, next(iter(found)))
+        for entry in retired:
+            commits.setdefault(entry.repo, {}).setdefault(entry.commit, []).append(entry)
+        self._versions = {
+            repo: {commit: Version(tuple(items)) for commit, items in found.items()}
+            for repo, found in commits.items()
+        }
+
+    @property
+    def repos(self) -> list[Repo]:
+        """Every repo that has a revision, sorted."""
+        return sorted(self._revisions)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every entry, retired ones too."""
+        return [
+            entry
+            for found in self._versions.values()
+            for version in found.values()
+            for entry in version.entries
+        ]
+
+    def has(self, repo: Repo) -> bool:
+        """Whether a source has the repo."""
+        return repo in self._versions
+
+    def revisions(self, repo: Repo) -> dict[str, str]:
+        """Return the commit of each branch and tag.
+
+        Raises:
+            Refusal: No source has the repo.
+        """
+        if repo not in self._versions:
+            raise repo_not_found()
+        return dict(sorted(self._revisions.get(repo, {}).items()))
+
+    def find(self, repo: Repo, revision: str) -> Version:
+        """Return what a branch, tag or commit names.
+
+        Raises:
+            Refusal: No source has the repo, or nothing of it has this name.
+        """
+        named = self.revisions(repo)
+        version = self._versions[repo].get(named.get(revision, revision))
+        if version is None:
+            raise revision_not_found(revision)
+        return version
+
+
+def find_file(loaded: Loaded, path: str) -> RepoFile:
+    """Return a file of a version.
+
+    Raises:
+        Refusal: There is none.
+    """
+    file = loaded.files.get(path)
+    if file is None:
+        raise entry_not_found(path)
+    return file

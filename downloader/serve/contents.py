@@ -1,0 +1,433 @@
+"""The bytes of a file for one client: from the cache, from a filling, or from its source.
+
+The rule that clients rely on: **the last bytes of a file are sent only after the hash of the
+whole file was right.** A client that lacks them has a broken download, and tries again. What
+is exempt, because nothing can check it: a range of a file that is not in the cache and that
+nobody brings in, which is a short one (`PEEK_BYTES`), or any without a cache.
+"""
+
+import asyncio
+import os
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from downloader.errors import HfModelsError, IntegrityError, StorageError, TransportError
+from downloader.fs import storage_errors
+from downloader.hub.cache import BlobHasher
+from downloader.hub.repo import RepoFile
+from downloader.net.ranges import ByteRange
+from downloader.progress import Note
+from downloader.restore.places import Visit
+from downloader.serve.cache import Cache
+from downloader.serve.catalogue import Loaded, Location, Remote
+from downloader.serve.filling import BusyError, Filling, Stream
+from downloader.serve.metrics import Metrics
+from downloader.units import MIB
+
+T = TypeVar("T")
+Pieces = AsyncGenerator[bytes, None]
+
+HELD_BYTES = 64 * 1024  # of the end of a file, until its hash was right
+# A range up to here is a look at a header or a footer: bringing in a file of 10 GB for it would
+# keep the client waiting. Parallel downloads ask for more at once (hf_transfer: 10 MiB).
+PEEK_BYTES = 8 * MIB
+_REACH_BYTES = 64 * MIB  # behind what is there: soon enough to wait for
+_PIECE_BYTES = 256 * 1024  # of one client at a time; less when there are many
+_SMALLEST_PIECE_BYTES = 16 * 1024
+_ABANDONED_AFTER_S = 30.0  # a filling without clients; the partial file waits for the next one
+_CHECKED_LIMIT = 10_000  # files of this process's life whose hash is known to be right
+_DISK_THREADS = 8
+
+
+@dataclass(frozen=True)
+class ServeBounds:
+    """Bounds.
+
+    Args:
+        connections: Reads of sources at once.
+        memory_bytes: For the pieces of all clients together.
+    """
+
+    connections: int = 8
+    memory_bytes: int = 64 * MIB
+
+
+class Contents:
+    """Opens files for clients; lives on the event loop.
+
+    Args:
+        cache: Where files are brought in; None to pass everything through.
+        bounds: Of threads and memory.
+        metrics: Told of bytes, hits and errors.
+        note: Told of what an operator wants to know.
+    """
+
+    def __init__(
+        self, cache: Cache | None, bounds: ServeBounds, metrics: Metrics, note: Note
+    ) -> None:
+        self._cache = cache
+        self._bounds = bounds
+        self._metrics = metrics
+        self._note = note
+        self._sources = ThreadPoolExecutor(bounds.connections, "source")
+        self._disk = ThreadPoolExecutor(_DISK_THREADS, "disk")
+        self._fillings: dict[tuple[str, str], _Shared] = {}
+        self._visits: dict[str, Visit] = {}  # of contents that were wrong, for the next attempt
+        self._checked: OrderedDict[tuple[str, int, int], None] = OrderedDict()
+        self._said: set[str] = set()
+        self.suspect: set[str] = set()
+        self._is_stopping = False
+
+    # What the app calls
+
+    def may_continue(self, oid: str, wanted: ByteRange, size_bytes: int) -> bool:
+        """Whether the end of a file may be sent without its beginning.
+
+        A client whose first attempt had wrong bytes continues after them: it gets the whole file
+        again, which RFC 9110 allows, so that no file is joined from wrong and right bytes.
+        """
+        return oid not in self.suspect or not (wanted.start and wanted.end == size_bytes)
+
+    async def open(self, loaded: Loaded, file: RepoFile, wanted: ByteRange) -> Pieces:
+        """Return the bytes of a file, in pieces.
+
+        Raises (from the iterator too):
+            HfModelsError: They cannot be had, or are wrong; the answer must be broken off.
+        """
+        location = await self.run(lambda: loaded.locate(file.oid))
+        path = await self._find(location, file)
+        if path is not None:
+            self._metrics.add("hits")
+            return self._from_disk(path, file, wanted, is_ours=path is not location)
+        assert isinstance(location, Remote)  # noqa: S101 - a path was found above
+        self._metrics.add("misses")
+        shared = await self._filling(location, loaded, file, wanted)
+        if shared is not None:
+            return self._follow(shared, location, wanted)
+        return self._pass_through(location, file, wanted)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run what reads a source on one of the threads for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._sources, call)
+
+    async def _on_disk(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, call)
+
+    def stop(self) -> None:
+        """Let every filling end after its next block; the partial files stay."""
+        self._is_stopping = True
+
+    def close(self) -> None:
+        """End the threads."""
+        for pool in (self._sources, self._disk):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    # From the disk
+
+    async def _find(self, location: Location, file: RepoFile) -> Path | None:
+        if isinstance(location, Path):
+            return location
+        cache = self._cache
+        if cache is None:
+            return None
+        repo = location.plan.repo
+        return await self._on_disk(lambda: cache.existing(repo, file.oid, file.size_bytes))
+
+    async def _from_disk(
+        self, path: Path, file: RepoFile, wanted: ByteRange, *, is_ours: bool
+    ) -> Pieces:
+        with storage_errors(path):
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            status = os.fstat(descriptor)
+            key = (file.oid, status.st_ino, status.st_mtime_ns)
+            if status.st_size != file.size_bytes:
+                raise StorageError(
+                    f"{path}: want {file.size_bytes} bytes, got {status.st_size} bytes"
+                )
+            is_whole = wanted.size_bytes == file.size_bytes
+            hasher = None
+            if is_whole and key not in self._checked:
+                hasher = BlobHasher(file.oid, file.size_bytes)
+
+            def read(start: int, size_bytes: int) -> bytes:
+                with storage_errors(path):
+                    data = os.pread(descriptor, size_bytes, start)
+                if hasher is not None:
+                    hasher.update(data)
+                return data
+
+            async with aclosing(self._read_pieces(read, wanted, self._on_disk)) as pieces:
+                try:
+                    async for piece in _hold_back(pieces, hasher, str(path)):
+                        yield piece
+                except IntegrityError:
+                    self._is_wrong(file.oid, str(path))
+                    if is_ours:  # an image has it, too: bring it in again
+                        await self._on_disk(lambda: path.unlink(missing_ok=True))
+                    raise
+            if is_whole:
+                self._remember(key)
+        finally:
+            os.close(descriptor)
+
+    def _remember(self, key: tuple[str, int, int]) -> None:
+        self._checked[key] = None
+        if len(self._checked) > _CHECKED_LIMIT:
+            self._checked.popitem(last=False)
+
+    async def _read_pieces(
+        self,
+        read: Callable[[int, int], bytes],
+        wanted: ByteRange,
+        run: Callable[[Callable[[], bytes]], Awaitable[bytes]],
+    ) -> Pieces:
+        at = wanted.start
+        while at < wanted.end:
+            size_bytes = min(self._piece_bytes, wanted.end - at)
+            data = await run(lambda at=at, size_bytes=size_bytes: read(at, size_bytes))  # type: ignore[misc]
+            if not data:
+                raise StorageError(f"want {wanted.end - at} bytes more of a file, got its end")
+            at += len(data)
+            yield data
+
+    @property
+    def _piece_bytes(self) -> int:
+        clients = max(1, self._metrics.counts["clients"])
+        share = self._bounds.memory_bytes // (4 * clients)
+        return max(_SMALLEST_PIECE_BYTES, min(_PIECE_BYTES, share))
+
+    # Into the cache
+
+    async def _filling(
+        self, location: Remote, loaded: Loaded, file: RepoFile, wanted: ByteRange
+    ) -> "_Shared | None":
+        """Return the filling of a file, begun where there is none; None to pass it through."""
+        plan = location.plan
+        key = (plan.repo.folder_name, plan.oid)
+        shared = self._fillings.get(key)
+        if shared is not None:
+            return shared
+        is_peek = wanted.size_bytes <= PEEK_BYTES < file.size_bytes
+        cache = self._cache
+        if cache is None or self._is_stopping or (is_peek and wanted.size_bytes < file.size_bytes):
+            return None
+        visit = self._visits.get(plan.oid) or Visit()
+        filling = Filling(plan, location.places, cache.target, visit)
+        shared = self._fillings[key] = _Shared(filling)
+        self._metrics.add("filling")
+        shared.task = asyncio.create_task(self._fill(shared, cache, loaded, file))
+        await shared.opened.wait()
+        return shared if shared.is_open else None
+
+    async def _fill(self, shared: "_Shared", cache: Cache, loaded: Loaded, file: RepoFile) -> None:
+        filling, plan = shared.filling, shared.filling.plan
+        try:
+            if not await self._open_filling(shared, cache):
+                return
+            while not filling.is_verified:
+                if self._is_stopping or shared.idle_s > _ABANDONED_AFTER_S:
+                    filling.error = TransportError("the server is being stopped")
+                    return
+                self._metrics.add("fetched_bytes", await self.run(filling.step))
+                shared.notify()
+            commit = loaded.snapshot.commit
+            await self._on_disk(lambda: cache.keep(plan.repo, commit, file))
+            self._visits.pop(plan.oid, None)
+            self.suspect.discard(plan.oid)
+        except IntegrityError as error:
+            filling.error = error
+            self._visits[plan.oid] = filling.visit
+            self._is_wrong(plan.oid, error.message)
+        except HfModelsError as error:
+            if not filling.is_verified:
+                filling.error = error
+                if isinstance(error, StorageError):  # give the disk back what it lacks
+                    await self._on_disk(filling.discard)
+            self._metrics.add("upstream_errors")
+            self._note(f"{plan.oid[:12]}: {error.message}")
+        finally:
+            self._fillings.pop((plan.repo.folder_name, plan.oid), None)
+            self._metrics.add("filling", -1)
+            await asyncio.shield(self._on_disk(filling.end))
+            shared.end()
+
+    async def _open_filling(self, shared: "_Shared", cache: Cache) -> bool:
+        filling = shared.filling
+        plan = filling.plan
+
+        def is_busy(oid: str) -> bool:
+            return any(key[1] == oid for key in self._fillings)
+
+        try:
+            if not await self._on_disk(lambda: cache.make_room(plan.size_bytes, is_busy)):
+                self._say_once(
+                    f"{cache.target.root}: no room; files that do not fit are passed through"
+                )
+                return False
+            await self._on_disk(filling.open)
+        except BusyError:
+            return False  # another server on this cache; whoever is second passes it through
+        except StorageError as error:
+            self._say_once(f"{error.message}; files are passed through")
+            return False
+        shared.is_open = True
+        shared.opened.set()
+        return True
+
+    def _is_wrong(self, oid: str, text: str) -> None:
+        self.suspect.add(oid)
+        self._metrics.add("wrong_bytes")
+        self._note(f"wrong bytes, the answer was broken off: {text}")
+
+    async def _follow(self, shared: "_Shared", location: Remote, wanted: ByteRange) -> Pieces:
+        filling = shared.filling
+        size_bytes = filling.plan.size_bytes
+        shared.join()
+        try:
+            at = wanted.start
+            gate = max(0, size_bytes - HELD_BYTES)
+            if at > filling.ready_bytes + _REACH_BYTES:
+                ahead = ByteRange(at, min(wanted.end, gate))
+                if ahead.size_bytes > 0:
+                    async for piece in self._read_source(location, ahead, filling.visit):
+                        at += len(piece)
+                        yield piece
+            while at < wanted.end:
+                limit = filling.ready_bytes
+                if not filling.is_verified:
+                    limit = min(limit, gate)
+                if limit <= at:
+                    if filling.error is not None:
+                        raise filling.error
+                    self._metrics.add("waiting")
+                    try:
+                        await shared.changed.wait()
+                    finally:
+                        self._metrics.add("waiting", -1)
+                    continue
+                count = min(self._piece_bytes, limit - at, wanted.end - at)
+                data = await self._on_disk(lambda at=at, count=count: filling.read(at, count))  # type: ignore[misc]
+                at += len(data)
+                yield data
+        finally:
+            shared.leave()
+
+    # Without the cache
+
+    async def _pass_through(self, location: Remote, file: RepoFile, wanted: ByteRange) -> Pieces:
+        is_whole = wanted.size_bytes == file.size_bytes
+        if not is_whole:
+            self._say_once("ranges of files that are not in a cache are sent unchecked")
+        hasher = BlobHasher(file.oid, file.size_bytes) if is_whole else None
+        visit = self._visits.get(file.oid) or Visit()
+        pieces = self._read_source(location, wanted, visit, hasher)
+        try:
+            async with aclosing(pieces):
+                async for piece in _hold_back(pieces, hasher, file.path):
+                    yield piece
+        except IntegrityError as error:
+            location.places.blame(visit)
+            self._visits[file.oid] = visit
+            self._is_wrong(file.oid, error.message)
+            raise
+        except HfModelsError as error:
+            self._metrics.add("upstream_errors")
+            self._note(f"{file.path}: {error.message}")
+            raise
+
+    async def _read_source(
+        self,
+        location: Remote,
+        wanted: ByteRange,
+        visit: Visit,
+        hasher: BlobHasher | None = None,
+    ) -> Pieces:
+        stream = Stream(location.plan, location.places, wanted, visit)
+
+        def read(_start: int, size_bytes: int) -> bytes:
+            buffer = bytearray(size_bytes)
+            count = stream.readinto(memoryview(buffer))
+            if hasher is not None:
+                hasher.update(memoryview(buffer)[:count])
+            return bytes(memoryview(buffer)[:count])
+
+        try:
+            async for piece in self._read_pieces(read, wanted, self.run):
+                self._metrics.add("fetched_bytes", len(piece))
+                yield piece
+        finally:
+            stream.close()
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._note(text)
+
+
+class _Shared:
+    """A filling and the clients that follow it, on the event loop."""
+
+    def __init__(self, filling: Filling) -> None:
+        self.filling = filling
+        self.opened = asyncio.Event()
+        self.is_open = False
+        self.changed = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self._readers = 0
+        self._unused_since = time.monotonic()
+        self._is_over = False
+
+    @property
+    def idle_s(self) -> float:
+        """How long no client has followed."""
+        return 0.0 if self._readers else time.monotonic() - self._unused_since
+
+    def notify(self) -> None:
+        """Wake everybody who waits for bytes."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def join(self) -> None:
+        """Count a client in; the file stays open for it."""
+        self._readers += 1
+
+    def leave(self) -> None:
+        """Count a client out."""
+        self._readers -= 1
+        self._unused_since = time.monotonic()
+        self._close_unused()
+
+    def end(self) -> None:
+        """Say that no more bytes come."""
+        self._is_over = True
+        self.opened.set()
+        self.notify()
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._is_over and not self._readers:
+            self.filling.close()
+
+
+async def _hold_back(pieces: Pieces, hasher: BlobHasher | None, name: str) -> Pieces:
+    """Yield pieces; the last one only if the hash of all of them is right.
+
+    Raises:
+        IntegrityError: It is not.
+    """
+    last: bytes | None = None
+    async for piece in pieces:
+        if last is not None:
+            yield last
+        last = piece
+    if hasher is not None:
+        hasher.check(name)
+    if last is not None:
+        yield last

@@ -1,0 +1,302 @@
+"""The server: sources looked at again and again, uvicorn, signals, the access log."""
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvicorn
+
+from downloader.errors import HfModelsError, InputError, ServerError
+from downloader.progress import NoProgress, Note
+from downloader.restore.opening import Network
+from downloader.restore.target import CacheTarget
+from downloader.serve.app import AccessPolicy, App, Request
+from downloader.serve.cache import Cache
+from downloader.serve.catalogue import Entry, Index
+from downloader.serve.contents import Contents, ServeBounds
+from downloader.serve.metrics import Metrics
+from downloader.serve.sources import Reading, Source, open_sources
+
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+# h11 keeps this much of a request that has no end yet; a request of the Hub's has some kB.
+_HEADERS_LIMIT_BYTES = 32 * 1024
+_KEEP_ALIVE_S = 30  # clients ask again within a second; a proxy before this server within 30
+_RETIRED_LIMIT = 1000  # versions whose tags have moved on
+_LOOKS_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What to serve, to whom, and how.
+
+    Args:
+        sources: As the user named them.
+        host: To listen on.
+        port: To listen on; 0 for any.
+        cache_dir: The Hugging Face cache to bring files into; None for no cache.
+        cache_limit_bytes: Of what this server puts there; None for the disk's own limit.
+        refresh_s: How often sources are looked at again; 0 for never.
+        token: That clients have to send; None for none.
+        is_public: Whether anybody may ask, wherever they are.
+        bounds: Of threads and memory.
+        clients: Connections at once; more are answered with 503.
+        grace_s: For running answers after SIGTERM.
+        log_format: ``text`` or ``json``.
+    """
+
+    sources: tuple[str, ...]
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    cache_dir: Path | None = None
+    cache_limit_bytes: int | None = None
+    refresh_s: float = 300.0
+    token: str | None = field(default=None, repr=False)
+    is_public: bool = False
+    bounds: ServeBounds = field(default_factory=ServeBounds)
+    clients: int = 1000
+    grace_s: int = 30
+    log_format: str = "text"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return self.host in _LOOPBACK
+
+
+def serve(options: ServeOptions, network: Network, log: Note, started: Note) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        options: What and how.
+        network: How registries are reached.
+        log: Told one line at a time.
+        started: Told the address, once the server listens.
+
+    Raises:
+        InputError: A source that names nothing, an address that is taken or not this machine's,
+            or one that others reach without a token.
+        RegistryError: A registry refuses a source at the first look.
+    """
+    if not (options.is_local or options.token or options.is_public):
+        raise InputError(
+            f"{options.host}: others can reach this address, and there is no token for it",
+            hint="name one with --token-file FILE, or serve anybody with --public",
+        )
+    target = CacheTarget(options.cache_dir) if options.cache_dir is not None else None
+    reading = Reading(network, target, _Notes(log))
+    sources = [open_sources(text, reading) for text in options.sources]
+    listener = _listen(options.host, options.port)
+    with listener:
+        asyncio.run(Serving(options, sources, target, log).run(listener, started))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no such address"
+        raise InputError(f"cannot listen on {host}:{port}: {reason}") from error
+
+
+class Serving:
+    """One running server."""
+
+    def __init__(
+        self,
+        options: ServeOptions,
+        sources: Sequence[Source],
+        target: CacheTarget | None,
+        log: Note,
+    ) -> None:
+        self._options = options
+        self._sources = sources
+        self._log = log
+        self._found: dict[int, list[Entry]] = {}
+        self._metrics = Metrics()
+        cache = Cache(target, options.cache_limit_bytes) if target is not None else None
+        self._contents = Contents(cache, options.bounds, self._metrics, log)
+        self._policy = AccessPolicy(
+            options.token, is_local=options.is_local and not (options.is_public or options.token)
+        )
+
+    async def run(self, listener: socket.socket, started: Note) -> None:
+        """Serve on a listening socket until a signal.
+
+        Raises:
+            InputError, RegistryError: The first look at a source failed for good.
+        """
+        app = App(self._contents, self._policy, self._metrics, self._log_access, self._log)
+        config = uvicorn.Config(
+            app,
+            http="h11",  # refuses headers without end; httptools takes them all
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=self._options.clients,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=self._options.grace_s,
+            h11_max_incomplete_event_size=_HEADERS_LIMIT_BYTES,
+        )
+        server = _Server(config)
+        refreshing = asyncio.create_task(self._refresh(app, server))
+        host, port = listener.getsockname()[:2]
+        started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        try:
+            with _logging_to(self._log):
+                await server.serve(sockets=[listener])
+        finally:
+            self._contents.stop()
+            self._contents.close()
+            if not refreshing.done():
+                refreshing.cancel()
+        with suppress(asyncio.CancelledError):
+            await refreshing
+
+    # The sources
+
+    async def _refresh(self, app: App, server: uvicorn.Server) -> None:
+        """Look at every source now and then; the first errors that will not pass end the server."""
+        with ThreadPoolExecutor(_LOOKS_AT_ONCE, "look") as pool:
+            try:
+                while True:
+                    await asyncio.gather(
+                        *(self._look(app, number, pool) for number in range(len(self._sources)))
+                    )
+                    app.ready.set()
+                    if not self._options.refresh_s:
+                        return
+                    await asyncio.sleep(self._options.refresh_s)
+            except HfModelsError:
+                server.should_exit = True
+                raise
+
+    async def _look(self, app: App, number: int, pool: ThreadPoolExecutor) -> None:
+        source = self._sources[number]
+        is_first = number not in self._found
+        try:
+            entries = await asyncio.get_running_loop().run_in_executor(pool, source.look)
+        except HfModelsError as error:
+            is_final = isinstance(error, InputError | ServerError)
+            if is_first and is_final and not app.ready.is_set():
+                raise
+            self._metrics.add("refresh_errors")
+            self._log(f"{source.name}: {error.message}; what it had is still served")
+            return
+        if is_first or entries != self._found[number]:
+            self._log(f"{source.name}: {_count(entries)}")
+        self._found[number] = entries
+        current = [entry for key in sorted(self._found) for entry in self._found[key]]
+        app.index = Index(current, _retired(app.index, current))
+
+    # The log
+
+    def _log_access(self, request: Request) -> None:
+        self._log(access_line(request, self._options.log_format))
+
+
+def _retired(index: Index, current: Sequence[Entry]) -> list[Entry]:
+    """Return what is reachable by commit alone from now on."""
+    kept = {(entry.repo, entry.commit) for entry in current}
+    gone = [entry for entry in index.entries if (entry.repo, entry.commit) not in kept]
+    return [replace(entry, revisions=()) for entry in gone][-_RETIRED_LIMIT:]
+
+
+def _count(entries: Sequence[Entry]) -> str:
+    repos = {entry.repo for entry in entries}
+    commits = {(entry.repo, entry.commit) for entry in entries}
+    return f"{len(repos)} repos, {len(commits)} commits"
+
+
+def access_line(request: Request, log_format: str) -> str:
+    """Return the line of a request in the access log; no query and no header is in it."""
+    seconds = time.monotonic() - request.started_at
+    path = request.raw_path.encode("ascii", "backslashreplace").decode()[:1000]
+    path = "".join(c if c.isprintable() else "?" for c in path)
+    agent = request.headers.get("user-agent", "")[:200]
+    agent = "".join(c if c.isprintable() and c.isascii() else "?" for c in agent)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if log_format == "json":
+        return json.dumps(
+            {
+                "time": now,
+                "client": request.client,
+                "method": request.method,
+                "path": path,
+                "status": request.status,
+                "bytes": request.sent_bytes,
+                "seconds": round(seconds, 4),
+                "broken": request.is_broken,
+                "agent": agent,
+            }
+        )
+    broken = " broken off" if request.is_broken else ""
+    return (
+        f"{now} {request.client} {request.method} {path} {request.status}"
+        f" {request.sent_bytes} {seconds:.3f}s{broken} {json.dumps(agent)}"
+    )
+
+
+class _Notes(NoProgress):
+    """A progress that only notes."""
+
+    def __init__(self, log: Note) -> None:
+        self._log = log
+
+    def note(self, text: str) -> None:
+        self._log(text)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which raises a signal again after a clean end; a service must exit with 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        try:
+            before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        except ValueError:  # not the main thread: whoever started it stops it
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _LogHandler(logging.Handler):
+    """Passes on what uvicorn says, but for answers that this server has broken off on purpose."""
+
+    def __init__(self, log: Note) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "without completing response" not in record.getMessage():
+            self._log(self.format(record))
+
+
+@contextmanager
+def _logging_to(log: Callable[[str], None]) -> Iterator[None]:
+    handler = _LogHandler(log)
+    logger = logging.getLogger("uvicorn.error")
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates

@@ -1,0 +1,482 @@
+"""Where repos come from: repositories of a registry, layouts, archives, a Hugging Face cache.
+
+A source is looked at again and again; each look reads what has changed since the last one.
+An image of this project is opened by its manifest and config alone, and its list of files is
+read when a client asks for the repo. Any other image is looked through at once, because
+nothing else says what it holds; what is compressed goes into the cache on the way.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from downloader.errors import HfModelsError, InputError, ProtocolError, StorageError
+from downloader.hub.cache import BlobHasher, tree_path
+from downloader.hub.repo import Repo, RepoFile, Snapshot, check_repo_path, is_commit, is_oid
+from downloader.oci.digest import Digest
+from downloader.oci.image_archive import ArchiveFiles, DirectoryFiles, LocalBlobs
+from downloader.oci.reference import Reference
+from downloader.oci.registry import Registry
+from downloader.progress import Progress
+from downloader.publish.checkpoint import is_image_tag
+from downloader.restore.contents import parse_listing
+from downloader.restore.foreign.entries import parse_folder
+from downloader.restore.foreign.extract import Capture
+from downloader.restore.foreign.stream import look_at_stream, open_compressed
+from downloader.restore.gather import look_through, read_plan
+from downloader.restore.image import Image, open_local_image, open_registry_image
+from downloader.restore.opening import Network, open_registries
+from downloader.restore.restore_plan import Found, Origin, find_contents
+from downloader.restore.source import (
+    ArchiveSource,
+    LayoutSource,
+    RegistrySource,
+    compression_of,
+    parse_source,
+)
+from downloader.restore.target import CacheTarget
+from downloader.restore.values import Piece, plan_blob
+from downloader.serve.catalogue import Entry, Loaded, Location, Remote
+
+T = TypeVar("T")
+
+_REQUESTS_AT_ONCE = 8  # manifests of one repository, side by side
+_GIT_LIMIT_BYTES = 10 * 1024**2  # the Hub takes no larger file into git itself
+_NO_SHA1 = "0" * 40
+_CACHE_FOLDERS = ("models--", "datasets--", "spaces--")
+_CREATED = "org.opencontainers.image.created"
+_LICENSES = "org.opencontainers.image.licenses"
+
+
+class Source(Protocol):
+    """Something that holds repos."""
+
+    @property
+    def name(self) -> str:
+        """As the user named it, for messages."""
+
+    def look(self) -> list[Entry]:
+        """Return what it holds now.
+
+        Raises:
+            HfModelsError: It cannot be read now.
+        """
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read.
+
+    Args:
+        network: How registries are reached.
+        target: The cache, for images that pass once; None without one.
+        progress: Told of images that are left out, and why.
+    """
+
+    network: Network
+    target: CacheTarget | None
+    progress: Progress
+
+
+def open_sources(text: str, reading: Reading) -> Source:
+    """Return the source that an argument names; reads nothing yet.
+
+    Raises:
+        InputError: It names nothing that can be.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        cache = next((p for p in (path, path / "hub") if _holds_cache(p)), None)
+        if cache is not None:
+            return CacheSource(cache)
+        if not _is_layout(path):
+            return DirectorySource(path, reading)
+    found = parse_source(text, lambda _name: False)
+    match found:
+        case RegistrySource(reference=reference):
+            return RepositorySource(reference, reading)
+        case LayoutSource() | ArchiveSource():
+            return LocalSource(found, reading)
+    raise InputError(
+        f"want a repository, an image, a directory or an archive, got {text!r}",
+        hint="save an engine's image first: docker save -o image.tar NAME",
+    )
+
+
+def _holds_cache(path: Path) -> bool:
+    return path.is_dir() and any(item.name.startswith(_CACHE_FOLDERS) for item in path.iterdir())
+
+
+def _is_layout(path: Path) -> bool:
+    return any((path / name).exists() for name in ("index.json", "manifest.json"))
+
+
+class RepositorySource:
+    """The images of a repository of a registry: all tags, or the one that is named."""
+
+    def __init__(self, reference: Reference, reading: Reading) -> None:
+        self.name = str(reference)
+        self._reference = reference
+        self._reading = reading
+        self._registries = open_registries(reference, reading.network, reading.progress.note)
+        self._known: dict[Digest, list[Entry]] = {}
+
+    def look(self) -> list[Entry]:
+        """Ask for the digest of each tag, and read the images that are new."""
+        tags = self._tags()
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+            found = list(pool.map(self._look_at, tags))
+        self._known = {digest: entries for digest, entries in found if digest is not None}
+        unique = dict.fromkeys(entry for _, entries in found for entry in entries)
+        return list(unique)
+
+    def _tags(self) -> list[str]:
+        if self._reference.tag or self._reference.digest:
+            return [self._reference.target]
+        tags = self._first(lambda registry: registry.list_tags() or None) or []
+        return [tag for tag in tags if is_image_tag(tag)]
+
+    def _look_at(self, tag: str) -> tuple[Digest | None, list[Entry]]:
+        digest = self._first(lambda registry: registry.manifest_digest(tag))
+        if digest is None:
+            return None, []
+        if digest not in self._known:
+            return digest, self._read(tag, digest)
+        return digest, self._known[digest]
+
+    def _read(self, tag: str, digest: Digest) -> list[Entry]:
+        name = f"{self._reference.name}:{tag}"
+        try:
+            # By digest: the tag may move between the two requests.
+            image = open_registry_image(name, digest, self._registries, self._reading.progress)
+            return list(entries_of(image, self._reading))
+        except (ProtocolError, InputError) as error:  # an artifact, or an image without a cache
+            self._reading.progress.note(f"{name}: left out: {error.message}")
+            return []
+
+    def _first(self, ask: Callable[[Registry], T | None]) -> T | None:
+        for registry in self._registries[:-1]:
+            try:
+                if (answer := ask(registry)) is not None:
+                    return answer
+            except HfModelsError as error:
+                self._reading.progress.note(f"{registry.name}: {error.message}; trying the next")
+        return ask(self._registries[-1])
+
+
+class LocalSource:
+    """The images of a layout directory or an archive."""
+
+    def __init__(self, source: LayoutSource | ArchiveSource, reading: Reading) -> None:
+        self.name = str(source)
+        self._source = source
+        self._reading = reading
+        self._stamp: tuple[int, int] | None = None
+        self._entries: list[Entry] = []
+
+    def look(self) -> list[Entry]:
+        """Read the images again if their index has changed."""
+        stamp = self._read_stamp()
+        if stamp != self._stamp:
+            self._entries = list(dict.fromkeys(self._read()))
+            self._stamp = stamp
+        return self._entries
+
+    def _read_stamp(self) -> tuple[int, int]:
+        path = self._source.path
+        files = [path / "index.json", path / "manifest.json"] if path.is_dir() else [path]
+        try:
+            status = next(file for file in files if file.exists()).stat()
+        except (OSError, StopIteration) as error:
+            raise InputError(f"{path}: want an image, got none") from error
+        return status.st_mtime_ns, status.st_size
+
+    def _read(self) -> Iterator[Entry]:
+        source = self._source
+        if isinstance(source, ArchiveSource) and source.compression:
+            yield from self._pass_through(source)
+            return
+        files = (
+            ArchiveFiles(source.path)
+            if isinstance(source, ArchiveSource)
+            else DirectoryFiles(source.path)
+        )
+        blobs = LocalBlobs(files)
+        manifests = {item.data: item for item in blobs.manifests()}
+        for item in manifests.values():
+            tag = source.tag or (item.names[0] if item.names else None)
+            name = f"{source.path}:{tag}" if tag else str(source.path)
+            if source.tag and not any(n == tag or n.endswith(f":{tag}") for n in item.names):
+                continue
+            try:
+                image = open_local_image(name, blobs, tag if len(manifests) > 1 else None)
+                yield from entries_of(image, self._reading)
+            except (ProtocolError, InputError) as error:
+                self._reading.progress.note(f"{name}: left out: {error.message}")
+
+    def _pass_through(self, source: ArchiveSource) -> Iterator[Entry]:
+        name, progress = str(source), self._reading.progress
+        progress.note(f"{name}: is compressed; reading it into the cache")
+        with (
+            Capture(_target_for(name, self._reading), progress) as capture,
+            open_compressed(source.path) as read_into,
+        ):
+            passed = look_at_stream(read_into, name, source.tag, capture)
+            origin = Origin(name, passed.digest)
+            found = [find_contents(origin, item, capture) for item in passed.snapshots]
+            yield from [_found_entry(item, _settle(item, capture, self._reading)) for item in found]
+
+
+class DirectorySource:
+    """A directory of layouts and archives, like ``dist/``."""
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        self.name = str(path)
+        self._path = path
+        self._reading = reading
+        self._sources: dict[Path, LocalSource] = {}
+
+    def look(self) -> list[Entry]:
+        """Look at every layout and archive that is there now."""
+        entries: list[Entry] = []
+        for path in sorted(self._path.iterdir()):
+            source = self._sources.get(path) or self._open(path)
+            if source is None:
+                continue
+            self._sources[path] = source
+            try:
+                entries += source.look()
+            except HfModelsError as error:  # being written, or removed meanwhile
+                self._reading.progress.note(f"{path}: left out: {error.message}")
+        return entries
+
+    def _open(self, path: Path) -> LocalSource | None:
+        if path.is_dir() and _is_layout(path):
+            return LocalSource(LayoutSource(path), self._reading)
+        if path.is_file() and path.name.endswith((".tar", ".tar.gz", ".tgz", ".tar.zst", ".oci")):
+            return LocalSource(ArchiveSource(path, compression_of(path)), self._reading)
+        return None
+
+
+# Images
+
+
+def entries_of(image: Image, reading: Reading) -> Iterator[Entry]:
+    """Yield the snapshots of an image; one of this project is not read on before it is asked for.
+
+    Raises:
+        ProtocolError: The image is malformed.
+        InputError: It has to be looked through, and there is no cache for it.
+    """
+    ours = image.ours
+    if ours is None:
+        for found, loaded in _look_into(image, reading):
+            yield _found_entry(found, loaded)
+        return
+    labels = image.labels
+    size = labels.get("io.github.alphahinex.hf-models.bytes", "")
+    yield Entry(
+        ours.repo,
+        ours.commit,
+        () if is_commit(ours.revision) else (ours.revision,),
+        labels.get(_CREATED, "")[:40],
+        image.name,
+        lambda: _load(image, reading),
+        license=labels.get(_LICENSES, "")[:100],
+        gated=ours.gated,
+        private=ours.private,
+        size_bytes=int(size) if size.isascii() and size.isdigit() and len(size) < 19 else None,
+    )
+
+
+def _load(image: Image, reading: Reading) -> Loaded:
+    """Return the files of an image whose labels name a snapshot."""
+    planned = read_plan(image)
+    if planned is not None:
+        return Loaded(planned.snapshot, _locator(planned.snapshot, planned.pieces, image))
+    ours = image.ours
+    for found, loaded in _look_into(image, reading):
+        if ours and (found.snapshot.repo, found.snapshot.commit) == (ours.repo, ours.commit):
+            return loaded
+    raise ProtocolError(f"{image.name}: want the snapshot that its labels name, got none")
+
+
+def _locator(
+    snapshot: Snapshot,
+    pieces: Mapping[str, list[Piece]],
+    image: Image,
+    captured: Mapping[str, Path] | None = None,
+) -> Callable[[str], Location]:
+    sizes = snapshot.blobs
+
+    def locate(oid: str) -> Location:
+        if captured and oid in captured:
+            return captured[oid]
+        plan = plan_blob(snapshot.repo, oid, sizes[oid], list(pieces.get(oid, [])))
+        return Remote(plan, image.places)
+
+    return locate
+
+
+def _look_into(image: Image, reading: Reading) -> list[tuple[Found, Loaded]]:
+    reading.progress.note(f"{image.name}: does not say what lies where; looking through it")
+    with Capture(reading.target, reading.progress) as capture:
+        origin = Origin(image.name, image.digest, image.places)
+        found = [find_contents(origin, item, capture) for item in look_through(image, capture)]
+        if not found:
+            raise InputError(f"{image.name}: want a Hugging Face cache in the image, got none")
+        return [(item, _settle(item, capture, reading, image)) for item in found]
+
+
+def _settle(item: Found, capture: Capture, reading: Reading, image: Image | None = None) -> Loaded:
+    """Give the contents that were captured their names, and return the files."""
+    snapshot = item.snapshot
+    captured: dict[str, Path] = {}
+    for oid, parts in item.captured.items():
+        if parts:
+            target = _target_for(item.source, reading)
+            capture.settle(snapshot.repo, oid, parts)
+            captured[oid] = target.blob(snapshot.repo, oid)
+    if image is None:
+        return Loaded(snapshot, captured.__getitem__)
+    return Loaded(snapshot, _locator(snapshot, item.pieces, image, captured))
+
+
+def _target_for(name: str, reading: Reading) -> CacheTarget:
+    if reading.target is None:
+        raise InputError(
+            f"{name}: is compressed, so it can only be served from a cache",
+            hint="leave out --no-cache, or publish the image without compression",
+        )
+    return reading.target
+
+
+def _found_entry(item: Found, loaded: Loaded) -> Entry:
+    snapshot = item.snapshot
+    date = snapshot.committed_at
+    return Entry(
+        snapshot.repo,
+        snapshot.commit,
+        item.revisions,
+        date.strftime("%Y-%m-%dT%H:%M:%SZ") if date else "",
+        item.source,
+        lambda: loaded,
+        license=snapshot.license or "",
+        size_bytes=snapshot.size_bytes,
+    )
+
+
+# A Hugging Face cache
+
+
+class CacheSource:
+    """The snapshots of a Hugging Face cache on this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.name = str(root)
+        self._root = root
+
+    def look(self) -> list[Entry]:
+        """List the snapshots; their files are listed when they are asked for."""
+        entries: list[Entry] = []
+        for folder in sorted(self._root.iterdir()):
+            if not folder.name.startswith(_CACHE_FOLDERS) or not (folder / "snapshots").is_dir():
+                continue
+            try:
+                repo = parse_folder(folder.name)
+            except ProtocolError:
+                continue  # the library would not look there either
+            entries += self._entries(folder, repo)
+        return entries
+
+    def _entries(self, folder: Path, repo: Repo) -> Iterator[Entry]:
+        revisions: dict[str, list[str]] = {}
+        for path in _iter_files(folder / "refs"):
+            commit = path.read_text(errors="replace").strip()[:40]
+            revisions.setdefault(commit, []).append(path.relative_to(folder / "refs").as_posix())
+        for directory in sorted((folder / "snapshots").iterdir()):
+            if is_commit(directory.name) and directory.is_dir():
+                yield Entry(
+                    repo,
+                    directory.name,
+                    tuple(sorted(revisions.get(directory.name, []))),
+                    _date(directory),
+                    str(directory),
+                    _SnapshotLoader(folder, repo, directory.name),
+                )
+
+
+def _date(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _iter_files(directory: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            yield Path(parent) / name
+
+
+@dataclass(frozen=True)
+class _SnapshotLoader:
+    """Reads the files of a snapshot of a cache."""
+
+    folder: Path
+    repo: Repo
+    commit: str
+
+    def __call__(self) -> Loaded:
+        root = self.folder / "snapshots" / self.commit
+        listing = self._listing()
+        paths: dict[str, Path] = {}
+        files: list[RepoFile] = []
+        for path in sorted(_iter_files(root)):
+            name = path.relative_to(root).as_posix()
+            file = self._file(path, name, listing.get(name))
+            if file is not None:
+                files.append(file)
+                paths[file.oid] = path.resolve()
+        snapshot = Snapshot(
+            self.repo,
+            self.commit,
+            self.commit,
+            tuple(files),
+            is_partial=set(listing) != {f.path for f in files},
+        )
+        return Loaded(snapshot, paths.__getitem__)
+
+    def _listing(self) -> dict[str, RepoFile]:
+        path = self.folder / tree_path(self.commit)
+        try:
+            return parse_listing(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}") from error
+
+    def _file(self, path: Path, name: str, listed: RepoFile | None) -> RepoFile | None:
+        check_repo_path(name)
+        try:
+            size_bytes = path.stat().st_size  # of what a link leads to
+            oid = path.readlink().name if path.is_symlink() else ""
+        except OSError:
+            return None  # a link to a blob that is not there
+        if listed is not None and listed.size_bytes == size_bytes:
+            return listed
+        if not is_oid(oid):
+            oid = _hash(path, size_bytes)
+        if len(oid) == 64:
+            return RepoFile(name, size_bytes, _NO_SHA1, sha256=oid)
+        return RepoFile(name, size_bytes, oid)
+
+
+def _hash(path: Path, size_bytes: int) -> str:
+    """Return the oid of a file that is no link: on Windows a cache holds copies."""
+    hasher = BlobHasher("0" * (64 if size_bytes > _GIT_LIMIT_BYTES else 40), size_bytes)
+    with path.open("rb") as file:
+        while data := file.read(1024**2):
+            hasher.update(data)
+    return hasher.hexdigest()
