@@ -11,7 +11,8 @@
     ├── ProtocolError     5  the answer breaks its specification
     ├── IntegrityError    6  the bytes are not the bytes that were promised
     ├── StorageError      7  this machine: disk full, permission, a malformed cache
-    └── EngineError       8  Docker is missing, or said no
+    ├── EngineError       8  Docker is missing, or said no
+    └── UnexpectedError  70  a fault of this program, which no other class foresees
 
 A message is one line, what was wanted before what was got, with units. ``hint`` says what
 to do about it; the command line prints it on a second line. No message holds a secret:
@@ -112,6 +113,12 @@ class EngineError(HfModelsError):
     """The Docker engine is missing, or said no."""
 
     exit_code = 8
+
+
+class UnexpectedError(HfModelsError):
+    """A fault of this program: an exception that no other class foresees."""
+
+    exit_code = 70  # EX_SOFTWARE of sysexits.h
 
 
 def without_secrets(url: str) -> str:

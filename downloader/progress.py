@@ -16,8 +16,19 @@ class Progress(Protocol):
     def start(self, total_bytes: int, total_files: int) -> None:
         """Say how much there is to do, before the first byte."""
 
-    def advance(self, size_bytes: int) -> None:
-        """Say that so many more bytes are done; negative where they have to be done again."""
+    def start_file(self, path: str, size_bytes: int) -> None:
+        """Say that a file begins to move, by its name in the repo."""
+
+    def advance(self, size_bytes: int, path: str = "") -> None:
+        """Say that so many more bytes were moved; negative where they have to be moved again.
+
+        Args:
+            size_bytes: Of the bytes.
+            path: Of the file that they belong to, as `start_file` had it; "" for none.
+        """
+
+    def skip(self, size_bytes: int) -> None:
+        """Say that so many bytes were there already: done, but not moved."""
 
     def finish_file(self, path: str) -> None:
         """Say that a file (or layer) is complete and verified."""
@@ -32,7 +43,13 @@ class NoProgress:
     def start(self, total_bytes: int, total_files: int) -> None:
         """Ignore it."""
 
-    def advance(self, size_bytes: int) -> None:
+    def start_file(self, path: str, size_bytes: int) -> None:
+        """Ignore it."""
+
+    def advance(self, size_bytes: int, path: str = "") -> None:
+        """Ignore it."""
+
+    def skip(self, size_bytes: int) -> None:
         """Ignore it."""
 
     def finish_file(self, path: str) -> None:
@@ -48,15 +65,17 @@ class Meter:
     Args:
         progress: Told the differences.
         size_bytes: Of the file; what goes beyond (blocks of a file system) is left out.
+        path: Of the file, where it has a line of its own.
     """
 
-    def __init__(self, progress: Progress, size_bytes: int) -> None:
+    def __init__(self, progress: Progress, size_bytes: int, path: str = "") -> None:
         self._progress = progress
         self._size_bytes = size_bytes
+        self._path = path
         self._told_bytes = 0
 
     def set(self, done_bytes: int) -> None:
         """Say that ``done_bytes`` of the file are done."""
         done_bytes = min(done_bytes, self._size_bytes)
-        self._progress.advance(done_bytes - self._told_bytes)
+        self._progress.advance(done_bytes - self._told_bytes, self._path)
         self._told_bytes = done_bytes

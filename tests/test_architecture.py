@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "downloader"
 
 # Each layer may import itself and those before it; hub and oci stand side by side.
 LAYERS = (
-    {"errors", "progress", "units", "__init__"},
+    {"errors", "progress", "text", "units", "__init__"},
     {"fs", "environment"},
     {"net"},
     {"transfer"},

@@ -4,17 +4,28 @@ The only package that prints, reads the environment, or exits. Commands are load
 are called, so that the consumer's commands never import what only publishers need.
 """
 
+import errno
 import importlib
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from types import FrameType
 
 import click
 
 from downloader import __version__
-from downloader.cli.console import say_error
-from downloader.errors import HfModelsError
+from downloader.cli.console import error_document, print_json, say, say_error
+from downloader.environment import read_environment
+from downloader.errors import (
+    HfModelsError,
+    InputError,
+    StorageError,
+    UnexpectedError,
+    without_secrets,
+)
 
 # name -> module that defines a click command of that name (dashes become underscores), or
 # module:attribute where that would be the name of a builtin
@@ -42,6 +53,16 @@ HIDDEN = {"stage"}  # what the builder stage runs
 EXTRA = "pip install 'hf-models[hub]'"
 EXTRA_MODULES = {"huggingface_hub", "hf_transfer", "httpx2"}
 
+DEBUG_HINT = "this is a fault of hf-models; HF_MODELS_DEBUG=1 shows where, for a report"
+# What only this machine can be the cause of; another OSError is one that should be foreseen.
+DISK_ERRORS = {
+    errno.ENOSPC,
+    getattr(errno, "EDQUOT", errno.ENOSPC),
+    errno.EROFS,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+}
 INTERRUPTED = 130  # 128 + SIGINT, as every shell reports it
 
 
@@ -86,32 +107,65 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit: 0, or the exit code of the error."""
+    _fill_standard_streams()
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
+
+
+def _fill_standard_streams() -> None:
+    """Open what the caller closed (``2>&-``): a socket would get its number, and our messages."""
+    number = 0
+    while number <= 2:
+        number = os.open(os.devnull, os.O_RDWR)
+    os.close(number)
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - until the end
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors are printed, never raised."""
     try:
         result = cli.main(args=arguments, prog_name="hf-models", standalone_mode=False)
-    except HfModelsError as error:
-        say_error(error.message, error.hint)
-        return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        return error.exit_code
-    except click.ClickException as error:
-        say_error(_one_sentence(error), _help_hint(error))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         say_error("interrupted; run the same command again to continue")
         return INTERRUPTED
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRA_MODULES:
-            raise
-        say_error(f"this command needs {error.name}", EXTRA)
-        return 2
+    except SystemExit:  # click's answer to a reader that has left, as `--help | head` does
+        return 0
+    except Exception as error:  # noqa: BLE001 - no traceback, ever
+        return _report(_known(error), is_json="--json" in arguments)
     return result if isinstance(result, int) else 0
+
+
+def _report(error: HfModelsError, *, is_json: bool) -> int:
+    """Print an error as two lines, and where JSON was wanted as its document; return the code."""
+    if read_environment().debug:
+        for line in traceback.format_exc().splitlines():
+            say(without_secrets(line))
+    say_error(error.message, error.hint)
+    if is_json:
+        with suppress(StorageError):  # standard output may be the error
+            print_json(error_document(error))
+    return error.exit_code
+
+
+def _known(error: Exception) -> HfModelsError:
+    """Return an error of this project for any exception."""
+    match error:
+        case HfModelsError():
+            return error
+        case click.ClickException():
+            return InputError(_one_sentence(error), hint=_help_hint(error))
+        case ModuleNotFoundError(name=str(name)) if name in EXTRA_MODULES:
+            return InputError(f"this command needs {name}", hint=EXTRA)
+        case MemoryError():
+            return StorageError("out of memory", hint="lower --memory or --jobs, or free memory")
+        case OSError(strerror=str(reason)) if error.errno in DISK_ERRORS:
+            return StorageError(f"{error.filename}: {reason}" if error.filename else reason)
+    said = without_secrets(f"{type(error).__name__}: {error}".removesuffix(": "))
+    return UnexpectedError(f"unexpected {said}", hint=DEBUG_HINT)
 
 
 def _one_sentence(error: click.ClickException) -> str:

@@ -36,7 +36,8 @@ def cleanup(dry_run: bool, yes: bool, root: str, as_json: bool) -> None:
         print_result(ROW.format("item", "", "before", "after", "disk free", "").rstrip())
     done = clean_runner(cleaner, (lambda _: None) if as_json else _print_row)
     if as_json:
-        print_json([asdict(cleaned) | {"freed_bytes": cleaned.freed_bytes} for cleaned in done])
+        items = [asdict(cleaned) | {"freed_bytes": cleaned.freed_bytes} for cleaned in done]
+        print_json({"dry_run": dry_run, "items": items})
     else:
         _print_total(done, dry_run)
 

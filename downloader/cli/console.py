@@ -1,30 +1,45 @@
 """What a person sees: results on stdout, everything else on stderr.
 
-rich is loaded where something is drawn with it: it takes a sixth of a command's start.
+Every text goes through `downloader.text.visible`: names, labels and answers of servers are
+anybody's. rich is loaded where something is drawn with it: it takes a sixth of a command's start.
 """
 
-import json
 import os
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
+from downloader.errors import HfModelsError, StorageError
 from downloader.progress import Note, ignore
+from downloader.text import to_json, visible
+from downloader.transfer.workers import WorkerGroup
 from downloader.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, Task, TaskID
+    from rich.text import Text
 
 # Without a terminal, one line now and then: a CI log stays short and is never silent for long.
 LINE_EVERY_S = 5.0  # while bytes move
 FIRST_IDLE_S = 10.0  # nobody takes ten seconds for a hang
 IDLE_EVERY_S = 30.0  # the timeout of a connection: something new is said at most as often
+
+DRAW_EVERY_S = 0.1
+# Columns that a line needs beside its name: bar, "4.3/9.5 GB", "118 MB/s 0:44:10".
+_BAR_COLUMNS = 10
+_FIXED_COLUMNS = _BAR_COLUMNS + 33
+_NAME_COLUMNS = (16, 48)  # the fewest and the most that a name gets
+_FILES_SHOWN = 8  # lines; more files than that are small
+
+
+FORMAT_VERSION = 1  # of every document that --json prints; docs/json.md
 
 
 def say_error(message: str, hint: str | None = None) -> None:
@@ -36,7 +51,22 @@ def say_error(message: str, hint: str | None = None) -> None:
 
 def say(text: str) -> None:
     """Print a line of information."""
-    _echo(text, sys.stderr)
+    _write(visible(text), sys.stderr)
+
+
+def error_document(error: HfModelsError) -> dict[str, Any]:
+    """Return an error for programs; ``docs/json.md`` specifies it."""
+    return {"error": describe_error(error)}
+
+
+def describe_error(error: HfModelsError) -> dict[str, Any]:
+    """Return class, exit code, message and hint of an error."""
+    return {
+        "kind": type(error).__name__,
+        "exit_code": error.exit_code,
+        "message": error.message,
+        "hint": error.hint,
+    }
 
 
 def teller(*, quiet: bool) -> Note:
@@ -46,54 +76,94 @@ def teller(*, quiet: bool) -> Note:
 
 def print_result(text: str) -> None:
     """Print a line of the command's result."""
-    _echo(text, sys.stdout)
+    _write(visible(text), sys.stdout)
 
 
-def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Print the command's result for programs."""
-    _echo(json.dumps(document, indent=2, ensure_ascii=False), sys.stdout)
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print the command's result for programs; ``docs/json.md`` specifies it."""
+    _write(to_json({"format_version": FORMAT_VERSION, **document}), sys.stdout)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; columns whose name starts with ``>`` are numbers, set right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=Text(visible(title)) if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_header=any(columns),
+    )
     for name in columns:
-        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+        is_number = name.startswith(">")
+        table.add_column(
+            Text(name.lstrip(">")),
+            justify="right" if is_number else "left",
+            no_wrap=is_number,
+            overflow="fold",
+        )
     for row in rows:
-        table.add_row(*(_escape(cell) for cell in row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 200
     console = Console(file=sys.stdout, width=width, highlight=False)
     with console.capture() as drawn:
         console.print(table)
-    _echo(drawn.get().removesuffix("\n"), sys.stdout)
+    for line in drawn.get().removesuffix("\n").split("\n"):
+        # A cell that wraps begins a line of its own. Colours are only there on a terminal,
+        # which knows no workflow commands.
+        _write(line if "\x1b" in line else visible(line).rstrip(), sys.stdout)
 
 
-def _echo(text: str, stream: TextIO) -> None:
+def _write(line: str, stream: TextIO | None) -> None:
+    """Write a line; a reader that has left is no failure, a full disk is.
+
+    Raises:
+        StorageError: The result cannot be written. Where standard error cannot, nobody is told.
+    """
+    if stream is None:  # closed before the program began
+        return
     try:
-        click.echo(text, file=stream)
+        click.echo(line, file=stream)
     except BrokenPipeError:
-        # Who reads has left (`| head`), which is no failure: the work goes on, and the exit
-        # code says how it ended. click would exit with 1 here, whatever else went wrong.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        # As in `| head`: the work goes on, and the exit code says how it ended. click would
+        # exit with 1 here, whatever else went wrong.
+        _silence(stream)
+    except OSError as error:
+        _silence(stream)
+        if stream is sys.stdout:
+            raise StorageError(f"cannot write the result: {error.strerror}") from error
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is buffered, and all that follows, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+def shorten(text: str, columns: int) -> str:
+    """Return text that fits, its middle left out: a path is told by its ends.
+
+    >>> shorten("weights/model-00001-of-00002.safetensors", 20)
+    'weights/m…afetensors'
+    """
+    if len(text) <= columns:
+        return text
+    end = columns // 2
+    return f"{text[: columns - end - 1]}…{text[len(text) - end :]}"
 
 
 class ConsoleProgress:
     """Progress of a transfer: bars on a terminal, a line every few seconds elsewhere.
 
-    Used in a ``with`` statement: what prints the lines is a thread that ends with it.
+    Used in a ``with`` statement: what draws and prints is a thread that ends with it.
 
     Args:
         verb: What is done.
@@ -111,60 +181,73 @@ class ConsoleProgress:
         stream: TextIO | None = None,
     ) -> None:
         self._verb, self._noun = verb, noun
-        self._quiet = quiet
         self._stream = stream or sys.stderr
+        self._quiet = quiet or self._stream is None
         self._lock = threading.Lock()
         self._bars: Bars | None = None
-        self._task: TaskID
+        self._tasks: dict[str, TaskID] = {}
+        self._files: dict[str, list[int]] = {}  # in flight: bytes done, size
         self._total_bytes = self._done_bytes = self._total_files = self._done_files = 0
+        self._moved_bytes = 0
         self._begun_at = self._line_at = self._moved_at = time.monotonic()
         self._line_bytes = 0
         self._is_idle_said = False
-        self._ended = threading.Event()
-        self._timer = threading.Thread(target=self._tick, name="progress", daemon=True)
+        self._group = WorkerGroup()
 
     def start(self, total_bytes: int, total_files: int) -> None:
         """Show how much there is to do."""
         self._total_bytes, self._total_files = total_bytes, total_files
-        if self._quiet:
+        if self._quiet or not total_files:
             return
-        if self._stream.isatty() and self._bars is None:
-            self._bars = _new_bars(self._stream)
-            self._task = self._bars.add_task(self._verb, total=total_bytes)
-            self._bars.start()
+        if self._stream.isatty():
+            with self._lock:
+                self._bars = self._bars or _new_bars(self._stream)
+                self._bars.start()
         else:
             count = format_count(total_files, self._noun)
             self._line(f"{self._verb}: {format_bytes(total_bytes)} in {count}")
 
-    def advance(self, size_bytes: int) -> None:
-        """Show that so many more bytes are done."""
+    def start_file(self, path: str, size_bytes: int) -> None:
+        """Show a line for a file, until it is finished."""
+        with self._lock:
+            self._files[path] = [0, size_bytes]
+
+    def advance(self, size_bytes: int, path: str = "") -> None:
+        """Show that so many more bytes were moved."""
         with self._lock:
             self._done_bytes += size_bytes
+            self._moved_bytes += size_bytes
             if size_bytes:
                 self._moved_at = time.monotonic()
-            if self._bars:
-                self._bars.advance(self._task, size_bytes)
+            if path in self._files:
+                self._files[path][0] += size_bytes
+
+    def skip(self, size_bytes: int) -> None:
+        """Count bytes that were there already; they make no transfer fast."""
+        with self._lock:
+            self._done_bytes += size_bytes
 
     def finish_file(self, path: str) -> None:
         """Count a finished file."""
         with self._lock:
             self._done_files += 1
-            if self._bars:
-                self._bars.update(self._task, description=f"{self._verb} {path[-40:]}")
+            self._files.pop(path, None)
 
     def note(self, text: str) -> None:
         """Show one line."""
         if self._quiet:
             return
         if self._bars:
-            self._bars.console.print(text, highlight=False, markup=False)
+            from rich.text import Text
+
+            self._bars.console.print(Text(visible(text)))
             return
         with self._lock:
             self._line(text)
 
     def __enter__(self) -> Self:
         if not self._quiet:
-            self._timer.start()
+            self._group.try_start(self._tick, name="progress")
         return self
 
     def __exit__(
@@ -173,20 +256,51 @@ class ConsoleProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
-        if self._timer.is_alive():
-            self._timer.join()
+        self._group.cancel()
+        self._group.join()
         if self._bars:
             self._bars.stop()
+            self._bars = None
         if not self._quiet and kind is None and self._total_files:
-            self._line(self._status())
+            self._line(self._result())
 
     def _tick(self) -> None:
-        while not self._ended.wait(LINE_EVERY_S / 5):
+        every_s = DRAW_EVERY_S if self._stream.isatty() else LINE_EVERY_S / 5
+        while not self._group.cancelled.wait(every_s):
             with self._lock:
-                # On a terminal the bars are drawn anew by a thread of their own.
-                if self._bars is None and not self._ended.is_set():
+                if self._bars:
+                    self._draw(self._bars)
+                elif not self._group.cancelled.is_set():
                     self._print_due(time.monotonic())
+
+    def _draw(self, bars: "Bars") -> None:
+        """Bring the bars to what is counted: the whole, then the files in flight."""
+        columns = shutil.get_terminal_size().columns - _FIXED_COLUMNS
+        columns = min(max(columns, _NAME_COLUMNS[0]), _NAME_COLUMNS[1])
+        shown = list(self._files.items())[:_FILES_SHOWN]
+        title = f"{self._verb} {self._done_files}/{format_count(self._total_files, self._noun)}"
+        rows = {"": (title, self._done_bytes, self._total_bytes)}
+        rows |= {path: (f"  {visible(path)}", done, size) for path, (done, size) in shown}
+        for path in self._tasks.keys() - rows.keys():
+            bars.remove_task(self._tasks.pop(path))
+        for path, (name, done_bytes, size_bytes) in rows.items():
+            if path not in self._tasks:
+                self._tasks[path] = bars.add_task("", total=None, start=False)
+            rate = self._rate() if path == "" else ""
+            bars.update(
+                self._tasks[path],
+                description=shorten(name, columns),
+                completed=done_bytes,
+                total=max(size_bytes, 1),
+                rate=rate,
+            )
+        bars.refresh()
+
+    def _rate(self) -> str:
+        per_second = self._moved_bytes / max(time.monotonic() - self._begun_at, 0.001)
+        left_s = (self._total_bytes - self._done_bytes) / per_second if per_second > 0 else None
+        left = "" if left_s is None else f" {int(left_s) // 60}:{int(left_s) % 60:02}"
+        return f"{format_bytes(max(per_second, 0))}/s{left}"
 
     def _print_due(self, now_s: float) -> None:
         since_line_s, idle_s = now_s - self._line_at, now_s - self._moved_at
@@ -199,40 +313,66 @@ class ConsoleProgress:
             self._line(self._idle_status(now_s, idle_s))
 
     def _idle_status(self, now_s: float, idle_s: float) -> str:
-        if not (self._done_bytes or self._total_bytes):  # whoever works does not count bytes
+        if not (self._done_bytes or self._total_bytes):  # this work does not count bytes
             return f"{self._verb}: {format_seconds(now_s - self._begun_at)} so far"
         done = f"{self._status()}; " if self._done_bytes else f"{self._verb}: "
         return f"{done}nothing moved for {format_seconds(idle_s)}"
 
+    def _result(self) -> str:
+        if self._moved_bytes or not self._total_bytes:
+            return self._status()
+        count = format_count(self._total_files, self._noun)
+        return f"{self._verb}: up to date, {count}, {format_bytes(self._total_bytes)}"
+
     def _status(self) -> str:
         elapsed_s = max(time.monotonic() - self._begun_at, 0.001)
-        done, rate = format_bytes(self._done_bytes), format_bytes(self._done_bytes / elapsed_s)
-        if self._total_files:  # a reader of a stream cannot know
+        done, rate = format_bytes(self._done_bytes), format_bytes(self._moved_bytes / elapsed_s)
+        if self._total_files:  # the length of a stream is not known
             total = format_bytes(self._total_bytes)
             done += f" of {total}, {self._done_files}/{format_count(self._total_files, self._noun)}"
         return f"{self._verb}: {done}, {elapsed_s:.0f} s, {rate}/s"
 
     def _line(self, text: str) -> None:
         self._line_at = time.monotonic()
-        _echo(text, self._stream)
+        _write(visible(text), self._stream)
 
 
 def _new_bars(stream: TextIO) -> "Bars":
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
     return Bars(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(file=stream),
+        BarColumn(bar_width=_BAR_COLUMNS),
+        _text_column(lambda task: f"{_pair(task.completed, task.total or 0)}"),
+        _text_column(lambda task: str(task.fields.get("rate", ""))),
+        console=Console(file=stream, highlight=False),
+        auto_refresh=False,
+        transient=True,
     )
+
+
+def _text_column(text_of: "Callable[[Task], str]") -> "ProgressColumn":
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+    class Column(ProgressColumn):
+        """Plain text of a task."""
+
+        def render(self, task: "Task") -> "Text":
+            """Return it."""
+            return Text(text_of(task), no_wrap=True)
+
+    return Column()
+
+
+def _pair(done_bytes: float, total_bytes: float) -> str:
+    """Return two sizes, the unit once where it is the same.
+
+    >>> _pair(4_300_000_000, 9_500_000_000), _pair(5_000, 9_500_000_000)
+    ('4.3/9.5 GB', '5.0 kB/9.5 GB')
+    """
+    done, total = format_bytes(done_bytes), format_bytes(total_bytes)
+    number, _, unit = done.partition(" ")
+    return f"{number}/{total}" if total.endswith(f" {unit}") else f"{done}/{total}"

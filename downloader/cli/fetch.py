@@ -64,15 +64,19 @@ def fetch(
 def _print_missing(snapshot: Snapshot, target: Path, as_json: bool) -> None:
     blobs = target / snapshot.repo.folder_name
     rows = [
-        {"file": f.path, "size": f.size_bytes, "cached": (blobs / blob_path(f.oid)).exists()}
+        {
+            "path": f.path,
+            "size_bytes": f.size_bytes,
+            "is_cached": (blobs / blob_path(f.oid)).exists(),
+        }
         for f in snapshot.files
     ]
     if as_json:
-        print_json(rows)
+        print_json({"dry_run": True, "files": rows})
         return
     for row in rows:
-        state = "have" if row["cached"] else "fetch"
-        print_result(f"{state:6}{row['size']:>16}  {row['file']}")
+        state = "have" if row["is_cached"] else "fetch"
+        print_result(f"{state:6}{row['size_bytes']:>16}  {row['path']}")
 
 
 def _print_report(report: FetchReport, snapshot: Snapshot, as_json: bool, quiet: bool) -> None:

@@ -1,6 +1,5 @@
 """``hf-models list``: what a repository of a registry carries."""
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -9,11 +8,12 @@ import click
 from downloader.cli.console import ConsoleProgress, print_json, print_result, print_table, say
 from downloader.cli.options import http_pool, json_option
 from downloader.cli.registries import make_registries, parse_target, registry_options
-from downloader.errors import InputError, IntegrityError, ProtocolError
+from downloader.errors import HfModelsError, InputError
 from downloader.farm.catalog.catalog import REQUESTS_AT_ONCE
 from downloader.farm.catalog.published import Published, read_published
 from downloader.oci.store import Store
 from downloader.publish.checkpoint import is_image_tag
+from downloader.transfer.workers import map_all
 from downloader.units import format_bytes, format_count
 
 _COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "date", "notes")
@@ -32,25 +32,33 @@ def list_tags(name: str, as_json: bool, **options: Any) -> None:
     if not found:
         raise InputError(f"{store.name} has no image", hint="check the name; it may be private")
     if as_json:
-        print_json([describe(image) for image in found])
+        print_json({"repository": store.name, "images": [describe(image) for image in found]})
     else:
         print_result(f"{store.name}: {format_count(len(found), 'image')}")
         print_table("", _COLUMNS, [_row(item) for item in found])
 
 
 def read_all(store: Store) -> list[Published]:
-    """Return what a store says of each of its images, by tag; a malformed one is left out."""
+    """Return what a store says of each of its images, by tag; one that cannot be read is left out.
+
+    Raises:
+        HfModelsError: None can be read.
+    """
     tags = [tag for tag in store.list_tags() if is_image_tag(tag)]
+    failures: list[HfModelsError] = []
 
     def read(tag: str) -> Published | None:
         try:
             return read_published(store, tag)
-        except (ProtocolError, IntegrityError) as error:
+        except HfModelsError as error:
             say(f"{tag}: left out: {error.message}")
+            failures.append(error)
             return None
 
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        return [image for image in pool.map(read, tags) if image]
+    found = [image for image in map_all(read, tags, REQUESTS_AT_ONCE) if image]
+    if failures and not found:
+        raise failures[0]
+    return found
 
 
 def describe(image: Published) -> dict[str, Any]:

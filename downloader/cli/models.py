@@ -42,7 +42,7 @@ def list_models(models_file: Path, as_json: bool) -> None:
     """Print every entry."""
     found = read_models_file(models_file)
     if as_json:
-        print_json([model.to_json() for model in found])
+        print_json({"models": [model.to_json() for model in found]})
         return
     rows = [(model.tag, model.repo.type, model.repo.id, _contents(model)) for model in found]
     print_result(f"{models_file}: {format_count(len(found), 'model')}")

@@ -67,7 +67,7 @@ def refresh(
         write_jobs([Job(item.model) for item in found if item.is_due])
         write_summary(table(COLUMNS, _rows(found)))
     if as_json:
-        print_json([item.to_json() for item in found])
+        print_json({"models": [item.to_json() for item in found]})
     else:
         print_table(f"{models_file}: {format_count(len(found), 'model')}", COLUMNS, _rows(found))
     lost = [item for item in found if item.state == "unknown"]

@@ -98,8 +98,15 @@ class MachineProgress:
         """Tell how much there is to do."""
         self._tell({"verb": self._verb, "total_bytes": total_bytes, "total_files": total_files})
 
-    def advance(self, size_bytes: int) -> None:
+    def start_file(self, path: str, size_bytes: int) -> None:
+        """Tell no names: they are many, and the log is short."""
+
+    def advance(self, size_bytes: int, path: str = "") -> None:  # noqa: ARG002
         """Tell it together with what else comes soon."""
+        self._add(size_bytes, 0)
+
+    def skip(self, size_bytes: int) -> None:
+        """Count it as `advance` does."""
         self._add(size_bytes, 0)
 
     def finish_file(self, path: str) -> None:  # noqa: ARG002 - counted, not named

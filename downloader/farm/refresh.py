@@ -1,7 +1,6 @@
 """Which published tags are behind the Hub."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from downloader.farm.catalog.published import read_published
 from downloader.farm.models import Model
 from downloader.hub.repo import Snapshot
 from downloader.oci.store import Store
+from downloader.transfer.workers import map_all
 
 State = Literal["current", "behind", "missing", "gone", "gated", "unknown"]
 # Each answer is some kB: the wait is what costs.
@@ -69,8 +69,7 @@ def check_freshness(
         stores_of: By image name, the registries that are to have an entry.
         resolve: Asks the Hub for an entry's snapshot.
     """
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        return list(pool.map(lambda model: _check(model, stores_of(model), resolve), models))
+    return map_all(lambda model: _check(model, stores_of(model), resolve), models, REQUESTS_AT_ONCE)
 
 
 def _check(

@@ -10,6 +10,7 @@ from typing import Any
 
 from downloader.farm.catalog.page import COMMANDS
 from downloader.farm.models import Model
+from downloader.text import markdown
 from downloader.units import format_bytes
 
 OIDC_ISSUER = "https://token.actions.githubusercontent.com"
@@ -18,16 +19,16 @@ PREDICATE_TYPE = "slsaprovenance1"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    r"""Return a Markdown table; columns whose name starts with ``>`` are set right.
+    """Return a Markdown table; columns whose name starts with ``>`` are set right.
 
     >>> print(table(["layer", ">bytes"], [["a|b", 3]]))
     | layer | bytes |
     | --- | ---: |
-    | a\|b | 3 |
+    | a&#124;b | 3 |
     """
     rules = ["---:" if name.startswith(">") else "---" for name in columns]
     lines = [[name.lstrip(">") for name in columns], rules, *rows]
-    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(markdown(str(cell)) for cell in line)} |" for line in lines)
 
 
 def commands(lines: Sequence[str]) -> str:
@@ -37,7 +38,7 @@ def commands(lines: Sequence[str]) -> str:
 
 def folded(title: str, body: str) -> str:
     """Return a part that opens on a click."""
-    return f"<details><summary>{_text(title)}</summary>\n\n{body}\n\n</details>"
+    return f"<details><summary>{markdown(title)}</summary>\n\n{body}\n\n</details>"
 
 
 def plan_summary(
@@ -64,11 +65,11 @@ def plan_summary(
         f"{_counted(len(snapshot['files']), 'file')}, {format_bytes(document['download_bytes'])}"
     )
     parts = [
-        f"### {_text(snapshot['repo_id'])} → {_text(document['tag'])}",
-        f"Commit `{snapshot['commit']}`, {files}, license {_text(license_)}.",
+        f"### {markdown(snapshot['repo_id'])} → {markdown(document['tag'])}",
+        f"Commit `{snapshot['commit']}`, {files}, license {markdown(license_)}.",
         f"To {where}.",
-        *(["\n".join(f"- {_text(note)}" for note in notes)] if notes else []),
-        f"Engine: {_text(reason)}.",
+        *(["\n".join(f"- {markdown(note)}" for note in notes)] if notes else []),
+        f"Engine: {markdown(reason)}.",
         table(
             ["job", ">layers", ">bytes"],
             [(job["shard"], job["layers"], f"{job['bytes']:,}") for job in jobs],
@@ -88,7 +89,7 @@ def shard_summary(share: str, document: Mapping[str, Any]) -> str:
         share: Of the layers: ``3/8``.
         document: What `hf-models publish --json` prints.
     """
-    parts = [f"### {_text(document['repo'])}, job {share}, {document['seconds']:.0f} s"]
+    parts = [f"### {markdown(document['repo'])}, job {share}, {document['seconds']:.0f} s"]
     totals = [
         (
             target["image"],
@@ -126,8 +127,8 @@ def image_summary(
     first = f"{images[0]}:{model.tag}"
     ways = ["restore"] if is_bare else ["restore", "export"]
     parts = [
-        f"### {_text(model.tag)} is published",
-        f"{_text(model.repo.id)}, `{signed.rpartition('@')[2]}`",
+        f"### {markdown(model.tag)} is published",
+        f"{markdown(model.repo.id)}, `{signed.rpartition('@')[2]}`",
         "Into the Hugging Face cache of any machine that reaches the registry:",
         *(commands([COMMANDS[way].format(image=first)]) for way in ways),
         "The image itself:",
@@ -162,13 +163,3 @@ def _layer_row(number: str, size_bytes: str, carries: str) -> tuple[str, str, st
 
 def _rate(size_bytes: int, seconds: float) -> str:
     return f"{size_bytes / max(seconds, 0.001) / 1e6:.0f}"
-
-
-def _cell(value: object) -> str:
-    return _text(str(value)).replace("|", "\\|")
-
-
-def _text(text: str) -> str:
-    """Return text that Markdown and HTML leave alone: names come from anybody's repo."""
-    plain = " ".join(text.split())
-    return plain.replace("&", "&amp;").replace("<", "&lt;").replace("`", "&#96;")

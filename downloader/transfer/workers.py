@@ -5,13 +5,16 @@ silent server must not keep the process alive after Ctrl-C.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Self
+from functools import partial
+from typing import Self, TypeVar
 
 from downloader.errors import StorageError
 
 Task = Callable[[], None]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 SHUTDOWN_GRACE_S = 3.0  # time for workers to delete temporary files; a silent server gets no more
 _INTERRUPTIBLE_S = 0.5  # on Windows a wait without a limit ignores Ctrl-C
@@ -191,6 +194,24 @@ class WorkerGroup:
         self._stop()
         if first is not None and isinstance(error, Exception):
             raise first from error  # the block saw only what the first error led to
+
+
+def map_all(
+    function: Callable[[Item], Result], items: Iterable[Item], at_once: int
+) -> list[Result]:
+    """Call ``function`` for every item on up to ``at_once`` threads; return the results in order.
+
+    Raises:
+        BaseException: What the first failing call raised.
+    """
+    results: dict[int, Result] = {}
+
+    def call(number: int, item: Item) -> None:
+        results[number] = function(item)
+
+    tasks = [partial(call, number, item) for number, item in enumerate(items)]
+    run_all([(at_once, tasks)])
+    return [results[number] for number in range(len(tasks))]
 
 
 def run_all(

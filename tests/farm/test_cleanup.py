@@ -83,7 +83,7 @@ def cleanup(
 
 def rows(done: Done) -> dict[str, dict[str, Any]]:
     assert done.code == 0, done.stderr
-    return {row["name"]: row for row in json.loads(done.stdout)}
+    return {row["name"]: row for row in json.loads(done.stdout)["items"]}
 
 
 def test_frees_what_the_list_names_and_nothing_else(root: Path, cleanup: Cleanup) -> None:

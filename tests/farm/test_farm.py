@@ -124,7 +124,7 @@ class Farm:
         code = self.job.call("refresh", "--json", "--github-output")
         said = self.capsys.readouterr()
         assert code == 0, said.err
-        return list(json.loads(said.out))
+        return list(json.loads(said.out)["models"])
 
     def start(self, name: str, shard: Shard) -> subprocess.Popen[str]:
         """Start a shard on a machine of its own: its home, its disk, its processes."""

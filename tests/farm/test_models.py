@@ -284,6 +284,7 @@ def test_add_takes_every_key(file: Path, capsys: pytest.CaptureFixture[str]) -> 
     code, out, _ = command(capsys, "show", "s", "--json", "--file", str(file))
     document: dict[str, Any] = json.loads(out)
     assert document == {
+        "format_version": 1,
         "tag": "s",
         "repo": "org/second",
         "type": "dataset",
@@ -340,7 +341,7 @@ def test_check_names_file_and_line(file: Path, capsys: pytest.CaptureFixture[str
 
 def test_list_as_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = command(capsys, "list", "--json", "--file", str(file))
-    assert [entry["tag"] for entry in json.loads(out)] == ["first"]
+    assert [entry["tag"] for entry in json.loads(out)["models"]] == ["first"]
 
 
 def test_list_as_table(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,7 +360,7 @@ def test_a_github_job_publishes_to_its_owner(
 ) -> None:
     monkeypatch.setenv("GITHUB_REPOSITORY_OWNER", "Fork-Er")
     _, out, _ = command(capsys, "list", "--json", "--file", str(file))
-    assert json.loads(out)[0]["registries"] == ["ghcr.io/fork-er/hf-models"]
+    assert json.loads(out)["models"][0]["registries"] == ["ghcr.io/fork-er/hf-models"]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff"], ids=["missing", "not UTF-8"])

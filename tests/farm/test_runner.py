@@ -192,7 +192,8 @@ EVIL = "<script>alert(1)</script> | `x` \n# y"
 def test_a_table_holds_what_names_may_hold() -> None:
     rows = table(["path"], [[EVIL]]).splitlines()
     assert len(rows) == 3
-    assert rows[2] == "| &lt;script>alert(1)&lt;/script> \\| &#96;x&#96; # y |"
+    shown = "&#60;script&#62;alert(1)&#60;/script&#62; &#124; &#96;x&#96; &#92;n# y"
+    assert rows[2] == f"| {shown} |"
 
 
 def test_the_page_of_a_job_says_what_moved_what_was_there_and_how_quick() -> None:

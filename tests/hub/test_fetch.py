@@ -190,7 +190,7 @@ class Seen(NoProgress):
     def start(self, total_bytes: int, total_files: int) -> None:
         self.total_bytes = total_bytes
 
-    def advance(self, size_bytes: int) -> None:
+    def advance(self, size_bytes: int, path: str = "") -> None:
         with self._lock:
             self.done_bytes += size_bytes
 

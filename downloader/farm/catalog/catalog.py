@@ -1,7 +1,6 @@
 """The catalogue: what is to be published, joined with what is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from downloader.hub.repo import Repo
 from downloader.image import HUB_URL
 from downloader.oci.store import Store
 from downloader.progress import Note
+from downloader.transfer.workers import map_all
 
 FORMAT_VERSION = 1
 # Each answer is a manifest of some kB: the wait is what costs.
@@ -87,8 +87,7 @@ def read_catalog(
         TransportError: No registry of a model gave any answer. A page that says that the
             model is not published would be worse than none.
     """
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        answers = list(pool.map(lambda model: _ask_all(model, stores), models))
+    answers = map_all(lambda model: _ask_all(model, stores), models, REQUESTS_AT_ONCE)
     failures = [failure for answer in answers for failure in answer.failures]
     for text in dict.fromkeys(error.message for error in failures):
         note(text)
@@ -119,8 +118,7 @@ def check_hub(catalog: Catalog, commit_of: Callable[[Repo, str], str], note: Not
             return entry
         return replace(entry, is_behind=commit != entry.published.labels.commit)
 
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        return replace(catalog, entries=tuple(pool.map(check, catalog.entries)))
+    return replace(catalog, entries=tuple(map_all(check, catalog.entries, REQUESTS_AT_ONCE)))
 
 
 @dataclass(frozen=True)

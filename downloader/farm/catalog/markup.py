@@ -4,6 +4,8 @@ import html
 import json
 from typing import Any
 
+from downloader.text import visible
+
 
 class Markup(str):
     """Text that is HTML."""
@@ -47,7 +49,7 @@ def join(parts: list[Markup]) -> Markup:
 
 def escape(text: str) -> Markup:
     """Return text as HTML, fit for an attribute as well; markup as it is."""
-    return text if isinstance(text, Markup) else Markup(html.escape(text))
+    return text if isinstance(text, Markup) else Markup(html.escape(visible(text)))
 
 
 def _attributes(attributes: dict[str, str | bool | None]) -> str:
@@ -57,5 +59,5 @@ def _attributes(attributes: dict[str, str | bool | None]) -> str:
         if value is True:
             written.append(f" {name}")
         elif value not in {None, False}:
-            written.append(f' {name}="{html.escape(str(value))}"')
+            written.append(f' {name}="{html.escape(visible(str(value)))}"')
     return "".join(written)

@@ -8,6 +8,7 @@ from downloader.farm.catalog.page import words
 from downloader.farm.models import Model, Models
 from downloader.image import HUB_URL
 from downloader.oci.manifest import parse_json_object
+from downloader.text import markdown, markdown_code
 from downloader.units import format_bytes
 
 BEGIN, END = "<!-- models:begin -->", "<!-- models:end -->"
@@ -85,7 +86,7 @@ def language_of(name: str) -> str:
 
 
 def _row(model: Model, text: Mapping[str, str], facts: Mapping[str, Facts] | None) -> list[str]:
-    repo = f"[{_plain(model.repo.id)}]({HUB_URL}/{model.repo.url_path})"
+    repo = f"[{markdown(model.repo.id)}]({HUB_URL}/{model.repo.url_path})"
     kind = [text[model.repo.type]] if model.repo.type != "model" else []
     partial = [] if model.selection.is_everything else [_selection(model)]
     notes = f" ({', '.join(kind + partial)})" if kind or partial else ""
@@ -94,17 +95,13 @@ def _row(model: Model, text: Mapping[str, str], facts: Mapping[str, Facts] | Non
         return cells
     fact = facts.get(model.tag, Facts(None, None))
     size = "" if fact.size_bytes is None else format_bytes(fact.size_bytes)
-    return [*cells, _plain(fact.license or ""), size]
+    return [*cells, markdown(fact.license or ""), size]
 
 
 def _selection(model: Model) -> str:
     globs = [f"+{glob}" for glob in model.selection.include]
     globs += [f"-{glob}" for glob in model.selection.exclude]
-    return " ".join(f"`{_plain(glob)}`" for glob in globs)
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", r"\|").replace("`", "'").replace("\n", " ")
+    return " ".join(markdown_code(glob) for glob in globs)
 
 
 def _text(value: object) -> str | None:

@@ -1,0 +1,154 @@
+"""Texts from outside, and a terminal, pipe or disk that fails: what the command line prints."""
+
+import json
+import subprocess
+import sys
+import threading
+import unicodedata
+
+import pytest
+
+from downloader.errors import InputError
+from tests.support.catalog_images import make_image_plan, put_image
+from tests.support.docker import ROOT
+from tests.support.restore import hf_models, registry
+
+pytestmark = pytest.mark.docker
+
+ESCAPES = "\x1b]0;title\x07\x1b[31mred\x9b31m"
+EVIL = {
+    "escapes": ESCAPES,
+    "bidi": "a\u202etxt\u2066",
+    "commands": "x\n::error::a\n##[group]b\r::add-mask::c",
+    "markup": "\\[/x] [link=http://evil]mit[/]",
+    "tags": "mit\U000e0041\u2028b",
+}
+
+
+def check_plain(text: str) -> None:
+    """Fail where a terminal or a CI log would do anything but show the text."""
+    for line in text.split("\n"):
+        assert not {unicodedata.category(char) for char in line} & {"Cc", "Cf", "Zl"}, repr(line)
+        assert not line.lstrip().startswith("::"), line
+        assert "##[" not in line
+
+
+@pytest.mark.parametrize("evil", EVIL.values(), ids=EVIL.keys())
+def test_labels_are_shown_without_effect(evil: str) -> None:
+    name, store = registry()
+    put_image(store, "t", make_image_plan(), changed={"licenses": evil})
+    for command in ["inspect", f"{name}:t"], ["list", name]:
+        ran = hf_models(*command)
+        assert ran.code == 0, ran.err
+        check_plain(ran.out + ran.err)
+        answer = hf_models(*command, "--json")
+        check_plain(answer.out)
+        found = answer.json["images"][0] if command[0] == "list" else answer.json
+        assert found["license"] == evil
+
+
+@pytest.mark.parametrize("key", ["commit", "created", "repo-id", "bytes"])
+def test_list_shows_the_other_images_where_one_is_malformed(key: str) -> None:
+    name, store = registry()
+    put_image(store, "good", make_image_plan())
+    put_image(store, "odd", make_image_plan(), changed={key: ESCAPES})
+    ran = hf_models("list", name)
+    assert ran.code == 0
+    assert "good" in ran.out
+    assert "odd: left out: " in ran.err
+    check_plain(ran.out + ran.err)
+
+
+def test_list_fails_where_no_image_can_be_read() -> None:
+    name, store = registry()
+    put_image(store, "odd", make_image_plan(), changed={"commit": ESCAPES})
+    assert hf_models("list", name).code == 5
+
+
+def run_in_shell(script: str, *, code: int) -> subprocess.CompletedProcess[str]:
+    """Run a shell script whose $HF is the command line."""
+    done = subprocess.run(
+        ["sh", "-c", f'HF="{sys.executable} -m downloader"\n{script}'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("command", ["models list", "models list --json", "--help"])
+def test_a_full_disk_below_standard_output_is_an_error(command: str) -> None:
+    done = run_in_shell(f"$HF {command} > /dev/full", code=7)
+    assert done.stderr.startswith("error: ")
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", "<&- 2>&-"])
+def test_a_lost_standard_error_does_not_stop_the_work(closed: str) -> None:
+    assert "codet5-small" in run_in_shell(f"$HF models list {closed}", code=0).stdout
+    run_in_shell(f"$HF models show none {closed}", code=2)
+
+
+def test_no_standard_stream_at_all_is_no_error() -> None:
+    run_in_shell("$HF models list <&- >&- 2>&-", code=0)
+
+
+@pytest.mark.parametrize("command", ["--help", "models list"])
+def test_a_reader_that_leaves_at_once_is_no_error(command: str) -> None:
+    done = run_in_shell(f"( $HF {command}; echo $? >&2 ) | true", code=0)
+    assert done.stderr == "0\n"
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command with a fault that nobody foresaw."""
+
+    def fail(*_: object, **__: object) -> None:
+        message = "https://me:secret@host/x?sig=secret"
+        raise ZeroDivisionError(message)
+
+    monkeypatch.setattr("downloader.cli.models.read_models_file", fail)
+
+
+def test_an_unforeseen_exception_is_two_lines_and_code_70(broken: None) -> None:
+    ran = hf_models("models", "list")
+    assert ran.code == 70
+    error, hint = ran.err.splitlines()
+    assert error == "error: unexpected ZeroDivisionError: https://host/x"
+    assert hint.startswith("hint: ")
+    assert "HF_MODELS_DEBUG=1" in hint
+
+
+def test_debug_shows_the_traceback_without_secrets(
+    broken: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_MODELS_DEBUG", "1")
+    ran = hf_models("models", "list")
+    assert "Traceback" in ran.err
+    assert "secret" not in ran.err
+
+
+def test_json_was_wanted_and_an_error_is_json_too() -> None:
+    ran = hf_models("models", "show", "none", "--json")
+    assert ran.code == InputError.exit_code
+    error = json.loads(ran.out)["error"]
+    assert (error["kind"], error["exit_code"]) == ("InputError", 2)
+    assert f"error: {error['message']}" in ran.err
+
+
+def test_a_system_without_threads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, store = registry()
+    put_image(store, "t", make_image_plan())
+
+    def refuse(_: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    ran = hf_models("list", name)
+    assert ran.code == 7
+    assert ran.err.splitlines()[0] == "error: this system starts no more threads"
