@@ -99,8 +99,9 @@ def make_directory(root: Path, relative: str = "") -> Path:
     for segment in filter(None, relative.split("/")):
         path /= segment
         with storage_errors(path):
-            with suppress(FileExistsError):
-                path.mkdir()
+            if not os.path.lexists(path):
+                with suppress(FileExistsError):  # another process was faster
+                    path.mkdir()
             if not stat.S_ISDIR(path.lstat().st_mode):
                 raise _not_a_directory(path)
     return path
@@ -116,14 +117,18 @@ def _not_a_directory(path: Path) -> StorageError:
 # Files
 
 
-def create_file(path: Path) -> int:
+def create_file(path: Path, mode: int = 0o666) -> int:
     """Create a file that is not there yet, and return its descriptor, open for writing.
+
+    Args:
+        path: Of the file.
+        mode: Its permissions, less those of the umask.
 
     Raises:
         FileExistsError: Something has this name, be it a dangling link.
         OSError: The disk said no; for `storage_errors`.
     """
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _PLAIN, 0o666)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _PLAIN, mode)
 
 
 class NewFile:
@@ -133,6 +138,7 @@ class NewFile:
 
     Args:
         final: The name to be; `commit` may choose another on the same file system.
+        mode: Its permissions, less those of the umask.
 
     Attributes:
         path: The random name.
@@ -142,11 +148,11 @@ class NewFile:
         StorageError: The file cannot be created.
     """
 
-    def __init__(self, final: Path) -> None:
+    def __init__(self, final: Path, mode: int = 0o666) -> None:
         self.path = temporary_name(final)
         self._final = final
         with storage_errors(final):
-            self.file: BinaryIO = os.fdopen(create_file(self.path), "wb")
+            self.file: BinaryIO = os.fdopen(create_file(self.path, mode), "wb")
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of ``data``.
@@ -185,15 +191,21 @@ class NewFile:
             self.path.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
+def write_atomically(path: Path, data: bytes, *, durable: bool = False, mode: int = 0o666) -> None:
     """Write a small file so that readers see all of it or nothing.
+
+    Args:
+        path: Of the file; its directory is made.
+        data: All of it.
+        durable: As `NewFile.commit` takes it.
+        mode: As `NewFile` takes it.
 
     Raises:
         StorageError: The disk is full, or the directory may not be written to.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with NewFile(path) as file:
+    with NewFile(path, mode) as file:
         file.write(data)
         file.commit(durable=durable)
 
@@ -216,6 +228,28 @@ def open_own_file(path: Path, *, append: bool = False) -> int:
     """
     flags = os.O_RDWR | (os.O_APPEND if append else 0)
     return _open_checked(path, flags, _is_own)
+
+
+def read_small_file(path: Path, limit_bytes: int, *, own: bool = False) -> bytes | None:
+    """Return a small file's bytes; None unless it is a regular file of at most the limit.
+
+    Args:
+        path: Not followed where it is a link; it cannot block where it is a FIFO.
+        limit_bytes: Of the file.
+        own: Whether nobody else may be able to write it but this user and root.
+    """
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):  # for systems without O_NOFOLLOW
+            return None
+        descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _PLAIN)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or (own and not _is_private(status)):
+                return None
+            data = file.read(limit_bytes + 1)
+    except OSError:
+        return None
+    return data if len(data) <= limit_bytes else None
 
 
 def _open_checked(path: Path, flags: int, accept: Callable[[os.stat_result], bool]) -> int:
@@ -241,6 +275,12 @@ def _open_checked(path: Path, flags: int, accept: Callable[[os.stat_result], boo
 def _is_own(status: os.stat_result) -> bool:
     own = getattr(os, "geteuid", lambda: status.st_uid)()
     return stat.S_ISREG(status.st_mode) and status.st_uid == own and status.st_nlink == 1
+
+
+def _is_private(status: os.stat_result) -> bool:
+    has_modes = hasattr(os, "geteuid")  # Windows shows every file as writable for all
+    is_writable = has_modes and status.st_mode & 0o022
+    return not is_writable and (status.st_uid == 0 or _is_own(status))
 
 
 _SEEKING = threading.Lock()

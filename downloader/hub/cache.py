@@ -14,6 +14,7 @@ Source: https://huggingface.co/docs/hub/local-cache; ``trees`` from huggingface_
 _tree_cache.py. Paths inside a repo folder are text with ``/``, because images use them too.
 """
 
+import filecmp
 import hashlib
 import json
 import os
@@ -22,15 +23,25 @@ import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 from downloader.errors import IntegrityError, ProtocolError, StorageError
-from downloader.fs import make_directory, storage_errors, temporary_name, write_atomically
+from downloader.fs import (
+    make_directory,
+    read_small_file,
+    storage_errors,
+    temporary_name,
+    write_atomically,
+)
 from downloader.hub.repo import Repo, RepoFile, Snapshot, is_commit
+from downloader.progress import Note, ignore
 
 MAIN_REF = "refs/main"
 _TREE_FORMAT_VERSION = 1
+_REF_LIMIT_BYTES = 1024  # 40, and what an editor adds
+_FILE_LIMIT_BYTES = 256 * 1024**2  # a tree of a million files
 _PART = re.compile(r"(?P<oid>[0-9a-f]{40}|[0-9a-f]{64})\.part-(?P<part>\d{5})-of-(?P<parts>\d{5})")
 _XET_HASH = re.compile(r"[0-9a-f]{64}")  # gated repos redact it to asterisks
 
@@ -141,7 +152,7 @@ def iter_metadata_entries(
 ) -> tuple[MetadataEntry, ...]:
     """Return everything but the blobs that the folder of a snapshot holds, sorted by path.
 
-    Both ``main`` and the named revision are written, so that loading by repo id works
+    Both ``main`` and the named revision are there, so that loading by repo id works
     offline whatever the user named. A partial snapshot gets no tree: the library would
     call the snapshot incomplete.
 
@@ -240,16 +251,20 @@ def finish_snapshot(
     cache_dir: Path,
     snapshot: Snapshot,
     *,
-    set_main: bool = True,
     extra_files: Mapping[str, bytes] | None = None,
+    note: Note = ignore,
 ) -> Path:
-    """Write refs, links and tree of a snapshot whose blobs are all there.
+    """Write what is missing of the refs, links and tree of a snapshot whose blobs are there.
+
+    ``refs/<revision>`` is set, and ``note`` is told where it named another commit before.
+    ``refs/main`` is only created, so that loading by repo id works offline: it stays as it
+    is where another revision was asked for.
 
     Args:
         cache_dir: The directory that holds the repo folders (``HF_HUB_CACHE``).
         snapshot: What to write.
-        set_main: Whether ``refs/main`` is moved where it names another commit.
         extra_files: More files, by path relative to the repo folder.
+        note: Told which ref moves, and which one cannot be written.
 
     Returns:
         The directory ``snapshots/<commit>``.
@@ -266,12 +281,63 @@ def finish_snapshot(
     _make_parents(folder, links)
     for entry in links:
         _make_link(folder / entry.path, entry.target)
-    # Refs come last: what a ref names is complete.
-    for entry in sorted(entries, key=lambda entry: entry.path.startswith("refs/")):
-        is_kept = entry.path == MAIN_REF and not set_main and (folder / MAIN_REF).exists()
-        if entry.kind == "file" and not is_kept:
+    files = [entry for entry in entries if entry.kind == "file"]
+    for entry in files:
+        if not entry.path.startswith("refs/") and not _has_data(folder / entry.path, entry.data):
+            make_directory(folder, entry.path.rpartition("/")[0])
             write_atomically(folder / entry.path, entry.data)
+    # Refs come last: what a ref names is complete.
+    for entry in files:
+        if entry.path.startswith("refs/"):
+            _set_ref(folder, entry.path, snapshot, note)
     return folder / "snapshots" / snapshot.commit
+
+
+def check_folder(folder: Path) -> None:
+    """Raise where a part of a repo folder is a link: it may lead anywhere.
+
+    Raises:
+        StorageError: A link, or something that is no directory.
+    """
+    for name in ("blobs", "refs", "snapshots", "trees"):
+        if os.path.lexists(folder / name):
+            make_directory(folder, name)
+
+
+def _has_data(path: Path, data: bytes) -> bool:
+    found = read_small_file(path, _FILE_LIMIT_BYTES)
+    if found is None or found == data:
+        return found is not None
+    # The library writes the same list of files with other blanks, release by release.
+    with suppress(ValueError, RecursionError):
+        return path.suffix == ".json" and bool(json.loads(found) == json.loads(data))
+    return False
+
+
+def _set_ref(folder: Path, ref: str, snapshot: Snapshot, note: Note) -> None:
+    before = read_small_file(folder / ref, _REF_LIMIT_BYTES)
+    if before == snapshot.commit.encode():
+        return
+    if before is not None and ref == MAIN_REF != ref_path(snapshot.revision):
+        return
+    name = f"{snapshot.repo.id}: {ref}"
+    if clash := _clash(folder, ref):
+        note(f"{name} is not written: {clash} is in the way; use revision={snapshot.commit}")
+        return
+    make_directory(folder, ref.rpartition("/")[0])
+    write_atomically(folder / ref, snapshot.commit.encode())
+    if before is not None:
+        old = before.decode("ascii", "replace").strip()
+        shown = old if is_commit(old) else "something that is no commit"
+        note(f"{name} moved from {shown} to {snapshot.commit}")
+
+
+def _clash(folder: Path, ref: str) -> str | None:
+    """Return the ref of another branch that this one's name begins with, or is a part of."""
+    if (folder / ref).is_dir():
+        return f"{ref}/"
+    parents = accumulate(ref.split("/")[:-1], "{}/{}".format)
+    return next((parent for parent in parents if (folder / parent).is_file()), None)
 
 
 def _check_blob(path: Path, size_bytes: int) -> None:
@@ -287,34 +353,36 @@ def _make_parents(folder: Path, links: Iterable[MetadataEntry]) -> None:
 
 
 def _make_link(path: Path, target: str) -> None:
-    with storage_errors(path):
-        try:
-            path.symlink_to(target)
-        except FileExistsError:
-            if not path.is_symlink() or path.readlink() != Path(target):
-                _replace_link(path, target)
-        except (OSError, NotImplementedError):
-            _replace_link(path, target)
-
-
-def _replace_link(path: Path, target: str) -> None:
-    temporary = temporary_name(path)
-    try:
-        _link_or_copy(temporary, target)
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def _link_or_copy(path: Path, target: str) -> None:
     """Make ``path`` show ``target``: Windows and some network file systems have no links."""
+    with storage_errors(path):
+        if path.is_symlink() and path.readlink() == Path(target):
+            return
+        with suppress(OSError, NotImplementedError):
+            path.symlink_to(target)
+            return
+        source = Path(os.path.normpath(path.parent / target))
+        is_file = path.is_file() and not path.is_symlink()
+        if is_file and path.samefile(source):
+            return
+        temporary = temporary_name(path)
+        try:
+            if not _is_linked(temporary, target, source):
+                if is_file and filecmp.cmp(path, source, shallow=False):
+                    return
+                shutil.copyfile(source, temporary)
+            temporary.replace(path)
+        finally:
+            # Renaming a hard link of a file onto another one leaves both.
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def _is_linked(path: Path, target: str, source: Path) -> bool:
+    """Try a symbolic link, then a hard link; return whether there is one."""
     with suppress(OSError, NotImplementedError):
         path.symlink_to(target)
-        return
-    source = Path(os.path.normpath(path.parent / target))
+        return True
     with suppress(OSError, NotImplementedError):
         path.hardlink_to(source)
-        return
-    shutil.copyfile(source, path)
+        return True
+    return False

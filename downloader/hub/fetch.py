@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from downloader.errors import IntegrityError
-from downloader.fs import check_space, hold_lock, storage_errors
+from downloader.fs import check_space, hold_lock, make_directory, storage_errors
 from downloader.hub import hf_transfer
 from downloader.hub.blob import BlobFetcher, FetchSettings
-from downloader.hub.cache import blob_path, finish_snapshot, lock_path
+from downloader.hub.cache import blob_path, check_folder, finish_snapshot, lock_path
 from downloader.hub.repo import RepoFile, Snapshot
-from downloader.hub.verify import check_blob
+from downloader.hub.verify import VerifiedBlobs
 from downloader.net.http import HttpPool
 from downloader.progress import Meter, NoProgress, Progress
 from downloader.transfer.source import FileSource
@@ -52,13 +51,12 @@ def fetch_snapshot(
     http: HttpPool,
     settings: FetchSettings | None = None,
     progress: Progress | None = None,
-    set_main: bool = True,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> FetchReport:
     """Bring every file of a snapshot into the cache, then write refs, links and tree.
 
-    Blobs that are there under their final name were verified when they got it, and are
-    not fetched again. Interrupted at any moment, no half file has its final name.
+    Blobs that are there under their final name are hashed once, and not fetched again.
+    Interrupted at any moment, no half file has its final name.
 
     Args:
         snapshot: What to fetch.
@@ -67,7 +65,6 @@ def fetch_snapshot(
         http: Connections.
         settings: Bounds and patience.
         progress: Told about bytes and files.
-        set_main: As `finish_snapshot` takes it.
         extra_files: As `finish_snapshot` takes it.
 
     Raises:
@@ -77,16 +74,11 @@ def fetch_snapshot(
         IntegrityError: Wrong bytes, twice.
         StorageError: Too little space, or the disk said no.
     """
-    job = _Fetch(
-        snapshot,
-        source_of,
-        cache_dir,
-        http=http,
-        settings=_noted(settings or FetchSettings(), progress or NoProgress()),
-        progress=progress or NoProgress(),
-    )
+    progress = progress or NoProgress()
+    settings = _noted(settings or FetchSettings(), progress)
+    job = _Fetch(snapshot, source_of, cache_dir, http=http, settings=settings, progress=progress)
     job.run()
-    folder = finish_snapshot(cache_dir, snapshot, set_main=set_main, extra_files=extra_files)
+    folder = finish_snapshot(cache_dir, snapshot, extra_files=extra_files, note=settings.note)
     return job.report(folder)
 
 
@@ -121,29 +113,34 @@ class _Fetch:
         for file in snapshot.files:
             self._paths.setdefault(file.oid, []).append(file.path)
         self._leftovers = _find_leftovers(self._folder / "blobs")
+        self._verified = VerifiedBlobs(cache_dir, snapshot.repo)
         self._ways: Counter[str] = Counter()
         self._reused: set[str] = set()
         self._lock = threading.Lock()
 
     def run(self) -> None:
         """Fetch what is missing."""
+        check_folder(self._folder)
         self._progress.start(sum(self._snapshot.blobs.values()), len(self._snapshot.files))
-        missing = [file for file in self._files.values() if not self._take_existing(file)]
-        with storage_errors(self._folder):
-            (self._folder / "blobs").mkdir(parents=True, exist_ok=True)
-        check_space(self._folder, sum(file.size_bytes for file in missing))
+        missing = [file for file in self._files.values() if not self._take_known(file)]
+        make_directory(self._folder, "blobs")
+        absent = [file for file in missing if not self._is_there(file)]
+        check_space(self._folder, sum(file.size_bytes for file in absent))
         is_small = self._settings.is_small
         # The largest first: the small ones fill what is left of the line beside them.
         large = sorted((f for f in missing if not is_small(f)), key=lambda f: -f.size_bytes)
         small = [file for file in missing if is_small(file)]
-        run_all(
-            [
-                (self._settings.large_at_once, [self._task(file) for file in large]),
-                (self._settings.small_at_once, [self._task(file) for file in small]),
-            ],
-            self._cancelled,
-            self._fetcher.interrupt,
-        )
+        try:
+            run_all(
+                [
+                    (self._settings.large_at_once, [self._task(file) for file in large]),
+                    (self._settings.small_at_once, [self._task(file) for file in small]),
+                ],
+                self._cancelled,
+                self._fetcher.interrupt,
+            )
+        finally:
+            self._verified.save()
 
     def report(self, snapshot_dir: Path) -> FetchReport:
         """Return what was done."""
@@ -172,45 +169,54 @@ class _Fetch:
         return lambda: self._fetch(file)
 
     def _fetch(self, file: RepoFile) -> None:
+        if self._take_existing(file):  # which needs no lock: the cache may be read-only
+            return
         lock = self._cache_dir / lock_path(self._snapshot.repo, file.oid)
         with hold_lock(lock, self._cancelled):
             # Another process may have fetched it while we waited.
             if self._take_existing(file):
                 return
+            final = self._folder / blob_path(file.oid)
+            if final.exists():
+                self._settings.note(f"{final}: not what its name says; fetching it again")
             for leftover in self._leftovers.get(file.oid, []):
                 leftover.unlink(missing_ok=True)
             meter = Meter(self._progress, file.size_bytes)
-            final = self._folder / blob_path(file.oid)
             way = self._fetcher.fetch(file, self._source_of(file), final, meter)
+            self._verified.add(file.oid)
         with self._lock:
             self._ways[way] += 1
         self._finish(file)
 
-    def _take_existing(self, file: RepoFile) -> bool:
-        path = self._folder / blob_path(file.oid)
-        if not _has_size(path, file.size_bytes):
-            return False
+    def _take_known(self, file: RepoFile) -> bool:
+        """Take a blob that was hashed before, unless it shall be hashed again."""
         if self._settings.verify_existing:
-            try:
-                check_blob(path, file.oid, file.size_bytes)
-            except IntegrityError:
-                return False
+            return False
+        return self._verified.is_known(file.oid, file.size_bytes) and self._take_existing(file)
+
+    def _take_existing(self, file: RepoFile) -> bool:
+        """Take a blob that is there already, if its bytes are right."""
+        if not self._verified.is_right(
+            file.oid,
+            file.size_bytes,
+            always=self._settings.verify_existing,
+            cancelled=self._cancelled,
+        ):
+            return False
         with self._lock:
             self._reused.add(file.oid)
         self._progress.advance(file.size_bytes)
         self._finish(file)
         return True
 
+    def _is_there(self, file: RepoFile) -> bool:
+        path = self._folder / blob_path(file.oid)
+        with storage_errors(path):
+            return path.exists() and path.stat().st_size == file.size_bytes
+
     def _finish(self, file: RepoFile) -> None:
         for path in self._paths[file.oid]:
             self._progress.finish_file(path)
-
-
-def _has_size(path: Path, size_bytes: int) -> bool:
-    try:
-        return path.stat().st_size == size_bytes
-    except OSError:
-        return False
 
 
 def _find_leftovers(blobs: Path) -> dict[str, list[Path]]:

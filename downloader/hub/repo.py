@@ -13,6 +13,8 @@ from typing import Any, Literal, cast, get_args
 
 from downloader.errors import InputError, ProtocolError
 
+DEFAULT_REVISION = "main"
+
 RepoType = Literal["model", "dataset", "space"]
 Gated = Literal["auto", "manual"] | bool
 

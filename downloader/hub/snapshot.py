@@ -25,14 +25,20 @@ from downloader.errors import (
     without_secrets,
 )
 from downloader.hub.licenses import spdx_from_hub
-from downloader.hub.repo import Repo, RepoFile, Selection, Snapshot, check_repo_path, is_commit
+from downloader.hub.repo import (
+    DEFAULT_REVISION,
+    Repo,
+    RepoFile,
+    Selection,
+    Snapshot,
+    check_repo_path,
+    is_commit,
+)
 from downloader.hub.selection import select
 from downloader.net.retry import RetryPolicy, is_passing, parse_retry_after
 from downloader.progress import Note, ignore
 from downloader.transfer.source import FileSource
 from downloader.units import format_seconds
-
-DEFAULT_REVISION = "main"
 
 T = TypeVar("T")
 

@@ -60,7 +60,7 @@ class FoundSnapshot:
         files: What each path holds.
         listing: The whole commit as the library listed it; empty where it did not.
         missing: Paths whose content the image lacks.
-        promised: What the plan that built the image says is in it; empty where there is none.
+        planned: What the plan that built the image says is in it; None where there is none.
     """
 
     repo: Repo
@@ -69,7 +69,12 @@ class FoundSnapshot:
     files: Mapping[str, Extent]
     listing: Mapping[str, RepoFile] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
-    promised: Mapping[str, RepoFile] = field(default_factory=dict)
+    planned: Snapshot | None = None
+
+    @property
+    def promised(self) -> dict[str, RepoFile]:
+        """The files of the plan by path; empty where there is none."""
+        return {file.path: file for file in self.planned.files} if self.planned else {}
 
     def to_snapshot(self, oids: Mapping[str, str]) -> Snapshot:
         """Return it as a value; the first revision stands for all.
@@ -149,14 +154,15 @@ class _RepoFolder:
                 listed = listing.get(path)
                 oid = extent.oid or (listed.oid if listed else None)
                 files[path] = Extent(oid, extent.parts)
+        planned = self._planned(commit)
         return FoundSnapshot(
             self._repo,
             commit,
-            tuple(sorted(revisions)),
+            (planned.revision,) if planned else tuple(sorted(revisions)),
             files,
             listing,
             tuple(missing),
-            self._promised(commit),
+            planned,
         )
 
     def _revisions(self) -> dict[str, list[str]]:
@@ -175,15 +181,15 @@ class _RepoFolder:
         data = self._document("trees", commit)
         return parse_listing(data, f"trees/{commit}.json") if data is not None else {}
 
-    def _promised(self, commit: str) -> dict[str, RepoFile]:
+    def _planned(self, commit: str) -> Snapshot | None:
         data = self._document("plans", commit)
         if data is None:
-            return {}
+            return None
         document = parse_json_object(data, "plan", _TREE_LIMIT_BYTES)
         snapshot = document.get("snapshot")
         if not isinstance(snapshot, Mapping):
             raise ProtocolError(f"plans/{commit}.json: want the key snapshot")
-        return {file.path: file for file in Snapshot.from_json(snapshot).files}
+        return Snapshot.from_json(snapshot)
 
     def _document(self, area: str, commit: str) -> bytes | None:
         node = self._area(area).get(f"{commit}.json")

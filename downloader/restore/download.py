@@ -33,7 +33,7 @@ from downloader.restore.spans import (
     iter_spans,
     write_small,
 )
-from downloader.restore.target import Target, is_right
+from downloader.restore.target import Target
 from downloader.restore.values import BlobPlan
 from downloader.transfer.journal import boot_id
 
@@ -222,8 +222,8 @@ class Download:
         path = self._target.existing(plan.repo, plan.oid)
         if path is None:
             return False
-        if path.stat().st_size == plan.size_bytes and (
-            not self._settings.verify_existing or is_right(path, plan.oid, plan.size_bytes)
+        if self._target.is_right(
+            plan.repo, plan.oid, plan.size_bytes, always=self._settings.verify_existing
         ):
             with self.counts.lock:
                 self.counts.kept_bytes += plan.size_bytes

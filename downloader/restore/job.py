@@ -7,7 +7,7 @@ from pathlib import Path
 
 from downloader.errors import InputError
 from downloader.fs import check_space
-from downloader.hub.repo import Selection, Snapshot
+from downloader.hub.repo import DEFAULT_REVISION, Selection, Snapshot
 from downloader.hub.selection import select
 from downloader.progress import NoProgress, Progress
 from downloader.restore.bounds import Counts, DownloadSettings
@@ -218,10 +218,11 @@ class _Restore:
         if self._options.dry_run:
             path = self._target.root
         else:
-            has_main = not item.revisions or "main" in item.revisions
-            for revision in item.revisions or (snapshot.revision,):
+            # An image of another revision has a `main` as well, so that loading by id works.
+            asked = [name for name in item.revisions if name != DEFAULT_REVISION]
+            for revision in asked or item.revisions or (snapshot.revision,):
                 named = replace(snapshot, revision=revision)
-                path = self._target.finish(named, set_main=has_main)
+                path = self._target.finish(named, self._progress.note)
         return Restored(item.source, item.digest, snapshot, path, item.missing)
 
 

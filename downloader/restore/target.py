@@ -11,11 +11,14 @@ from downloader.fs import NewFile, hold_lock, make_directory, storage_errors
 from downloader.hub.cache import (
     BlobHasher,
     blob_path,
+    check_folder,
     finish_snapshot,
     iter_metadata_entries,
     lock_path,
 )
 from downloader.hub.repo import Repo, RepoFile, Snapshot
+from downloader.hub.verify import VerifiedBlobs
+from downloader.progress import Note, ignore
 
 _PRIVATE = ".hf-models"  # of a local directory: what is not a whole file yet
 _READ_BYTES = 1024**2
@@ -46,8 +49,17 @@ class Target(Protocol):
     def prepare(self, snapshot: Snapshot) -> None:
         """Learn the names, and raise what would stop `finish`, before the first byte."""
 
-    def finish(self, snapshot: Snapshot, *, set_main: bool) -> Path:
-        """Show a snapshot whose cache blobs are all there; return its directory."""
+    def is_right(self, repo: Repo, oid: str, size_bytes: int, *, always: bool) -> bool:
+        """Whether the bytes of `existing` are right.
+
+        Hashes them, unless ``always`` is false and another run has done so.
+        """
+
+    def finish(self, snapshot: Snapshot, note: Note = ignore) -> Path:
+        """Show a snapshot whose cache blobs are all there and verified; return its directory.
+
+        ``note`` is told which ref moves.
+        """
 
     def clean(self) -> None:
         """Remove what nobody needs when all is finished."""
@@ -62,6 +74,7 @@ class CacheTarget:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._verified: dict[Repo, VerifiedBlobs] = {}
 
     @property
     def scratch(self) -> Path:
@@ -86,10 +99,23 @@ class CacheTarget:
     def prepare(self, snapshot: Snapshot) -> None:
         """Raise if the names of a snapshot cannot lie side by side."""
         iter_metadata_entries(snapshot)
+        check_folder(self.root / snapshot.repo.folder_name)
 
-    def finish(self, snapshot: Snapshot, *, set_main: bool) -> Path:
+    def is_right(self, repo: Repo, oid: str, size_bytes: int, *, always: bool) -> bool:
+        """Whether the cache blob is right; hashed once, unless ``always``."""
+        return self._record(repo).is_right(oid, size_bytes, always=always)
+
+    def _record(self, repo: Repo) -> VerifiedBlobs:
+        return self._verified.setdefault(repo, VerifiedBlobs(self.root, repo))
+
+    def finish(self, snapshot: Snapshot, note: Note = ignore) -> Path:
         """Write refs, links and tree."""
-        return finish_snapshot(self.root, snapshot, set_main=set_main)
+        path = finish_snapshot(self.root, snapshot, note=note)
+        record = self._record(snapshot.repo)
+        for oid in snapshot.blobs:
+            record.add(oid)
+        record.save()
+        return path
 
     def clean(self) -> None:
         """Remove the scratch directory if nobody uses it."""
@@ -107,6 +133,7 @@ class LocalTarget:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._paths: dict[str, RepoFile] = {}
+        self._private = root / _PRIVATE
 
     @property
     def scratch(self) -> Path:
@@ -116,7 +143,7 @@ class LocalTarget:
     def blob(self, repo: Repo, oid: str) -> Path:
         """Return where a content lies until it gets its names."""
         del repo
-        return self.root / _PRIVATE / blob_path(oid)
+        return self._private / blob_path(oid)
 
     def existing(self, repo: Repo, oid: str) -> Path | None:
         """Return a whole file of this content; by its hash, because its name says nothing."""
@@ -135,7 +162,7 @@ class LocalTarget:
         del repo
         if cancelled.is_set():
             return nullcontext()
-        return hold_lock(self.root / _PRIVATE / "locks" / f"{oid}.lock", cancelled)
+        return hold_lock(self._private / "locks" / f"{oid}.lock", cancelled)
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Learn the names.
@@ -150,17 +177,31 @@ class LocalTarget:
                     f"{self.root / file.path}: want one content, got two of two images",
                     hint="restore one image into each --local-dir",
                 )
+        # A repo may hold such a directory itself: one that was uploaded too early.
+        names = {path.split("/")[0].casefold() for path in self._paths}
+        while self._private.name in names:
+            self._private = self._private.with_name(f"{self._private.name}_")
 
-    def finish(self, snapshot: Snapshot, *, set_main: bool) -> Path:
+    def is_right(self, repo: Repo, oid: str, size_bytes: int, *, always: bool) -> bool:
+        """Whether a file that waits for its names is right; others were hashed by `existing`."""
+        del always
+        path = self.blob(repo, oid)
+        return not path.exists() or is_right(path, oid, size_bytes)
+
+    def finish(self, snapshot: Snapshot, note: Note = ignore) -> Path:
         """Give every content its names: the first by renaming, the others by copying."""
-        del set_main
+        del note
         for file in snapshot.files:
             self._place(file, self.blob(snapshot.repo, file.oid))
         return self.root
 
     def clean(self) -> None:
         """Remove what only we needed."""
-        shutil.rmtree(self.root / _PRIVATE, ignore_errors=True)
+        shutil.rmtree(self._private, ignore_errors=True)
+        with suppress(OSError):
+            self.scratch.rmdir()
+        with suppress(OSError):
+            self.scratch.parent.rmdir()
 
     def _place(self, file: RepoFile, blob: Path) -> None:
         path = self.root / file.path

@@ -15,14 +15,16 @@ from downloader.errors import InputError, IntegrityError, ProtocolError, Storage
 from downloader.hub.cache import (
     BlobHasher,
     MetadataEntry,
+    check_folder,
     finish_snapshot,
     iter_metadata_entries,
     tree_json,
 )
 from downloader.hub.repo import Repo, RepoFile, Selection, Snapshot
-from downloader.hub.verify import Finding, Report, verify_cache
+from downloader.hub.verify import Finding, Report, VerifiedBlobs, verify_cache
 
 COMMIT = "1" * 40
+OTHER = "2" * 40
 CONTENTS = {
     "README.md": b"# A model\n",
     "empty.txt": b"",
@@ -132,13 +134,123 @@ def test_a_file_cannot_be_a_directory_too() -> None:
         iter_metadata_entries(twice)
 
 
-def test_main_of_another_commit_is_left_alone(folder: Path) -> None:
-    (folder / "refs/main").write_text("2" * 40)
-    finish_snapshot(folder.parent, replace(SNAPSHOT, revision="v1"), set_main=False)
-    assert (folder / "refs/main").read_text() == "2" * 40
-    assert (folder / "refs/v1").read_text() == COMMIT
+@pytest.mark.parametrize("revision", ["v1", COMMIT, "refs/pr/1"])
+def test_main_of_another_commit_stays_where_another_revision_was_asked_for(
+    folder: Path, revision: str
+) -> None:
+    (folder / "refs/main").write_text(OTHER)
+    notes: list[str] = []
+    finish_snapshot(folder.parent, replace(SNAPSHOT, revision=revision), note=notes.append)
+    assert (folder / "refs/main").read_text() == OTHER
+    assert revision == COMMIT or (folder / "refs" / revision).read_text() == COMMIT
+    assert notes == []
+
+
+@pytest.mark.parametrize("revision", ["main", "v1"])
+def test_ref_that_moves_is_told_from_what_to_what(folder: Path, revision: str) -> None:
+    (folder / "refs" / revision).write_text(OTHER)
+    notes: list[str] = []
+    for _ in range(2):
+        finish_snapshot(folder.parent, replace(SNAPSHOT, revision=revision), note=notes.append)
+    assert (folder / "refs" / revision).read_text() == COMMIT
+    assert notes == [f"org/name: refs/{revision} moved from {OTHER} to {COMMIT}"]
+
+
+@pytest.mark.parametrize(("there", "asked"), [("v1", "v1/x"), ("v1/x", "v1")])
+def test_ref_that_clashes_with_another_is_told_and_left_out(
+    folder: Path, there: str, asked: str
+) -> None:
+    finish_snapshot(folder.parent, replace(SNAPSHOT, revision=there))
+    notes: list[str] = []
+    finish_snapshot(folder.parent, replace(SNAPSHOT, revision=asked), note=notes.append)
+    assert (folder / "refs" / there).read_text() == COMMIT
+    (said,) = notes
+    assert f"refs/{asked} is not written: refs/v1" in said
+    assert f"revision={COMMIT}" in said
+    assert verify_cache(folder).findings == ()
+
+
+def test_second_finish_writes_nothing(folder: Path) -> None:
+    def seen() -> dict[Path, int]:
+        return {path: path.lstat().st_ctime_ns for path in folder.rglob("*")}
+
+    before = seen()
     finish_snapshot(folder.parent, SNAPSHOT)
-    assert (folder / "refs/main").read_text() == COMMIT
+    assert seen() == before
+
+
+def test_tree_with_other_blanks_is_left_alone(folder: Path) -> None:
+    tree = folder / "trees" / f"{COMMIT}.json"
+    ours = json.dumps(json.loads(tree.read_bytes()), indent=4)
+    tree.write_text(ours)
+    finish_snapshot(folder.parent, SNAPSHOT)
+    assert tree.read_text() == ours
+    tree.write_text("{")
+    finish_snapshot(folder.parent, SNAPSHOT)
+    assert tree.read_bytes() == tree_json(SNAPSHOT)
+
+
+@pytest.mark.parametrize("name", ["blobs", "refs", "snapshots", "trees"])
+def test_folder_with_a_part_that_is_a_link_is_refused(folder: Path, name: str) -> None:
+    check_folder(folder)
+    (folder / name).rename(folder / "elsewhere")
+    (folder / name).symlink_to("elsewhere")
+    with pytest.raises(StorageError, match=f"{name}: want a directory, got a link"):
+        check_folder(folder)
+
+
+# Blobs that were hashed
+
+
+def test_blob_is_hashed_once_and_after_every_write(cache: Path, folder: Path) -> None:
+    blob = folder / "blobs" / WEIGHTS.oid
+    record = VerifiedBlobs(cache, SNAPSHOT.repo)
+    assert not record.is_known(WEIGHTS.oid, WEIGHTS.size_bytes)
+    assert record.is_right(WEIGHTS.oid, WEIGHTS.size_bytes)
+    record.save()
+    assert VerifiedBlobs(cache, SNAPSHOT.repo).is_known(WEIGHTS.oid, WEIGHTS.size_bytes)
+    times = blob.stat()
+    blob.write_bytes(b"x" * WEIGHTS.size_bytes)
+    os.utime(blob, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = VerifiedBlobs(cache, SNAPSHOT.repo)
+    assert not again.is_known(WEIGHTS.oid, WEIGHTS.size_bytes)
+    assert not again.is_right(WEIGHTS.oid, WEIGHTS.size_bytes)
+
+
+def test_blob_of_another_size_or_none_is_not_right(cache: Path, folder: Path) -> None:
+    record = VerifiedBlobs(cache, SNAPSHOT.repo)
+    record.add(WEIGHTS.oid)
+    assert not record.is_right(WEIGHTS.oid, 5)
+    (folder / "blobs" / WEIGHTS.oid).unlink()
+    assert not record.is_right(WEIGHTS.oid, WEIGHTS.size_bytes)
+
+
+def test_known_blob_is_hashed_where_that_is_asked_for(cache: Path, folder: Path) -> None:
+    record = VerifiedBlobs(cache, SNAPSHOT.repo)
+    (folder / "blobs" / WEIGHTS.oid).write_bytes(b"x" * WEIGHTS.size_bytes)
+    record.add(WEIGHTS.oid)  # what a disk that loses bytes looks like
+    assert record.is_right(WEIGHTS.oid, WEIGHTS.size_bytes)
+    assert not record.is_right(WEIGHTS.oid, WEIGHTS.size_bytes, always=True)
+
+
+@pytest.mark.parametrize("damage", ["[]", "{", '{"x": 1}', '{"x": ["y"]}', "null"])
+def test_damaged_record_is_no_record(cache: Path, damage: str) -> None:
+    record = VerifiedBlobs(cache, SNAPSHOT.repo)
+    record.add(WEIGHTS.oid)
+    record.save()
+    (path,) = (cache / ".locks" / FOLDER).glob(".verified-*.json")
+    path.write_text(damage)
+    assert not VerifiedBlobs(cache, SNAPSHOT.repo).is_known(WEIGHTS.oid, WEIGHTS.size_bytes)
+
+
+def test_record_that_is_a_link_is_no_record(cache: Path) -> None:
+    record = VerifiedBlobs(cache, SNAPSHOT.repo)
+    record.add(WEIGHTS.oid)
+    record.save()
+    (path,) = (cache / ".locks" / FOLDER).glob(".verified-*.json")
+    path.rename(cache / "planted")
+    path.symlink_to(cache / "planted")
+    assert not VerifiedBlobs(cache, SNAPSHOT.repo).is_known(WEIGHTS.oid, WEIGHTS.size_bytes)
 
 
 def test_finish_refuses_a_missing_or_short_blob(folder: Path) -> None:
@@ -161,19 +273,40 @@ def test_finish_replaces_a_wrong_link_and_a_copy(folder: Path) -> None:
     assert (snapshot / "weights.safetensors").is_symlink()
 
 
+def refuse(*args: object, **options: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
 @pytest.fixture
 def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **options: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
     monkeypatch.setattr(os, "symlink", refuse)
     monkeypatch.setattr(os, "link", refuse)
+
+
+def test_hard_links_where_symbolic_ones_are_refused(
+    cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(folder / "snapshots")
+    monkeypatch.setattr(os, "symlink", refuse)
+    for _ in range(2):
+        finish_snapshot(cache, SNAPSHOT)
+    for file in SNAPSHOT.files:
+        shown = folder / "snapshots" / COMMIT / file.path
+        assert shown.samefile(folder / "blobs" / file.oid)
+    assert verify_cache(cache).findings == ()
+    assert not list(folder.rglob("*.incomplete"))
+    (folder / "snapshots" / COMMIT / "README.md").unlink()
+    (folder / "snapshots" / COMMIT / "README.md").hardlink_to(folder / "blobs" / WEIGHTS.oid)
+    assert [finding.want for finding in findings_of(cache)] == [f"oid {README.oid}"]
 
 
 @pytest.mark.usefixtures("no_links")
 def test_copies_where_the_file_system_has_no_links(cache: Path, folder: Path) -> None:
     shutil.rmtree(folder / "snapshots")
     finish_snapshot(cache, SNAPSHOT)
+    copied = {path: path.stat().st_ino for path in (folder / "snapshots").rglob("*")}
+    finish_snapshot(cache, SNAPSHOT)
+    assert copied == {path: path.stat().st_ino for path in (folder / "snapshots").rglob("*")}
     for path, data in CONTENTS.items():
         file = folder / "snapshots" / COMMIT / path
         assert not file.is_symlink()

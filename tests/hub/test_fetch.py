@@ -1,7 +1,9 @@
 """A snapshot into the cache: what lies on disk afterwards, and what every named fault does."""
 
+import errno
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from downloader.errors import HfModelsError, HubError, IntegrityError, StorageEr
 from downloader.fs import hold_lock
 from downloader.hub import fetch, hf_transfer
 from downloader.hub.cache import lock_path
-from downloader.hub.verify import verify_cache
+from downloader.hub.verify import VerifiedBlobs, verify_cache
 from downloader.progress import NoProgress
 from downloader.units import MIB, format_bytes
 from tests.support.fake_hub import (
@@ -231,13 +233,59 @@ def test_second_run_asks_for_nothing(side: Side, tmp_path: Path) -> None:
     assert side.log() == []
 
 
-def test_verify_existing_replaces_a_damaged_blob(side: Side, tmp_path: Path) -> None:
+def test_blob_with_wrong_bytes_is_fetched_again(side: Side, tmp_path: Path) -> None:
     snapshot = side.snapshot("org/big")
     folder = side.fetch(snapshot, tmp_path).snapshot_dir
     (folder / "config.json").write_bytes(b"[]")
+    assert side.fetch(snapshot, tmp_path).fetched_files == 1
+    assert (folder / "config.json").read_bytes() == b"{}"
+
+
+def test_verify_existing_hashes_what_was_hashed_before(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/big")
+    folder = side.fetch(snapshot, tmp_path).snapshot_dir
+    (folder / "config.json").write_bytes(b"[]")
+    record = VerifiedBlobs(tmp_path, snapshot.repo)
+    record.add(file_of(snapshot, "config.json").oid)  # a disk loses bytes without a write
+    record.save()
     assert side.fetch(snapshot, tmp_path).fetched_files == 0
     assert side.fetch(snapshot, tmp_path, verify_existing=True).fetched_files == 1
     assert (folder / "config.json").read_bytes() == b"{}"
+
+
+def test_blobs_of_another_program_are_hashed_and_kept(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/big")
+    side.fetch(snapshot, tmp_path)
+    shutil.rmtree(tmp_path / ".locks")  # the record goes with it
+    side.hub.clear_log()
+    report = side.fetch(snapshot, tmp_path)
+    assert (report.fetched_files, report.reused_files) == (0, 3)
+    assert side.log() == []
+    record = VerifiedBlobs(tmp_path, snapshot.repo)
+    assert all(record.is_known(oid, size) for oid, size in snapshot.blobs.items())
+
+
+def test_complete_cache_that_may_not_be_written_is_enough(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = side.snapshot("org/tiny")
+    side.fetch(snapshot, tmp_path)
+    shutil.rmtree(tmp_path / ".locks")
+    really_open = os.open
+
+    def open_(path: str, flags: int, *args: int) -> int:
+        if flags & (os.O_CREAT | os.O_RDWR | os.O_WRONLY):
+            refuse()
+        return really_open(path, flags, *args)
+
+    def refuse(*_: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "open", open_)
+        for name in ("mkdir", "symlink", "link", "replace", "rename", "unlink"):
+            disk.setattr(os, name, refuse)
+        assert side.fetch(snapshot, tmp_path).fetched_files == 0
 
 
 def test_moved_branch_fetches_only_what_changed(side: Side, tmp_path: Path) -> None:

@@ -382,6 +382,16 @@ def test_a_local_directory(ours: Path, tmp_path: Path) -> None:
         assert ran.json["kept_bytes"] == kept_bytes
 
 
+def test_a_local_directory_keeps_a_repo_s_own_files_of_our_private_name(tmp_path: Path) -> None:
+    files = {".hf-models/blobs/z.json": b"mine", ".hf-models_/x": b"too", "config.json": b"{}"}
+    put_ours(layout(tmp_path / "image"), files)
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert hf_models("restore", tmp_path / "image", "--local-dir", out).code == 0
+        found = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+        assert found == files
+
+
 def test_a_local_directory_replaces_a_file_of_the_same_size(ours: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "vocab.txt").write_bytes(b"HELLO\n")
@@ -418,12 +428,11 @@ def test_a_blob_of_the_wrong_size_is_fetched_again(ours: Path, tmp_path: Path) -
     check_cache(tmp_path / "cache")
 
 
-def test_a_damaged_blob_is_found_with_verify_existing(ours: Path, tmp_path: Path) -> None:
+def test_a_blob_with_wrong_bytes_is_replaced(ours: Path, tmp_path: Path) -> None:
     restored(ours, tmp_path / "cache")
     blob = tmp_path / "cache" / FOLDER / "blobs" / lfs_oid(FILES["a.safetensors"])
     blob.write_bytes(bytes(blob.stat().st_size))
-    assert restored(ours, tmp_path / "cache")["fetched_bytes"] == 0
-    report = restored(ours, tmp_path / "cache", "--verify-existing")
+    report = restored(ours, tmp_path / "cache")
     assert report["fetched_bytes"] == len(FILES["a.safetensors"])
     check_cache(tmp_path / "cache")
 
@@ -432,9 +441,25 @@ def test_a_newer_image_moves_main(ours: Path, tmp_path: Path) -> None:
     restored(ours, tmp_path / "cache")
     newer = {**FILES, "vocab.txt": b"newer\n"}
     put_ours(layout(tmp_path / "newer"), newer, snapshot=make_snapshot(newer, commit="d" * 40))
-    report = restored(tmp_path / "newer", tmp_path / "cache")
-    assert report["fetched_bytes"] == len(b"newer\n")
+    before = (tmp_path / "cache" / FOLDER / "refs" / "main").read_text()
+    ran = restore(tmp_path / "newer", tmp_path / "cache", "--json")
+    assert f"refs/main moved from {before} to {'d' * 40}" in ran.err
+    assert ran.json["fetched_bytes"] == len(b"newer\n")
     assert (tmp_path / "cache" / FOLDER / "refs" / "main").read_text() == "d" * 40
+
+
+def test_main_stays_where_the_image_is_of_another_revision(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    put_ours(layout(tmp_path / "new"), FILES)
+    old = {**FILES, "vocab.txt": b"older\n"}
+    put_ours(
+        layout(tmp_path / "v1"), old, snapshot=make_snapshot(old, commit="d" * 40, revision="v1")
+    )
+    restored(tmp_path / "new", cache)
+    newest = (cache / FOLDER / "refs" / "main").read_text()
+    restored(tmp_path / "v1", cache)
+    assert (cache / FOLDER / "refs" / "main").read_text() == newest
+    assert (cache / FOLDER / "refs" / "v1").read_text() == "d" * 40
 
 
 def test_a_named_revision_gets_its_ref(tmp_path: Path) -> None:

@@ -416,4 +416,4 @@ def test_a_full_disk_is_said_before_the_first_byte(tmp_path: Path) -> None:
         )
         assert own.log.blob_bytes < MIB
     assert done.returncode == 7
-    assert "1000 bytes" in done.stderr
+    assert "got 1.0 kB" in done.stderr

@@ -20,7 +20,7 @@ from downloader.hub.repo import Repo
 from downloader.oci.tar_read import ByteSource, TarMember
 from downloader.progress import Progress
 from downloader.restore.foreign.entries import Captured, Content, Place, parse_folder
-from downloader.restore.target import Target, is_right
+from downloader.restore.target import Target
 
 _BUFFER_BYTES = 1024**2
 
@@ -81,7 +81,9 @@ class Capture:
             return Captured(None, (oid,))  # looked at only: its name is taken at its word
         final = self._target.blob(repo, oid)
         existing = self._target.existing(repo, oid)
-        if existing is not None and self._is_kept(existing, oid, member.size_bytes):
+        if existing is not None and self._target.is_right(
+            repo, oid, member.size_bytes, always=self._verify_existing
+        ):
             self.kept_bytes += member.size_bytes
             return Captured(existing, (oid,), is_new=False)
         with self._target.lock(repo, oid, threading.Event()):
@@ -100,11 +102,6 @@ class Capture:
                 temporary.replace(final)
         self.new_blobs.add(final)
         return Captured(final, (oid,))
-
-    def _is_kept(self, path: Path, oid: str, size_bytes: int) -> bool:
-        if path.stat().st_size != size_bytes:
-            return False
-        return not self._verify_existing or is_right(path, oid, size_bytes)
 
     def take_reader(self, source: Reader, size_bytes: int) -> Captured:
         """Keep a content that nothing names.
