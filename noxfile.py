@@ -116,9 +116,24 @@ def lock(session: nox.Session) -> None:
     flags += ["--custom-compile-command=nox -s lock", *session.posargs]
     for source, target in (
         (("pyproject.toml", "--extra=hub"), REQUIREMENTS),
-        (("--group=nox",), NOX_REQUIREMENTS),
+        (("--group=nox", "--group=release"), NOX_REQUIREMENTS),
     ):
         session.run("uv", "pip", "compile", *source, *flags, "--output-file", target, silent=True)
+
+
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """A step of a release: `nox -s release -- dist` writes wheel, sdist, pyz and checksums."""
+    session.install("--require-hashes", "--no-deps", "-r", NOX_REQUIREMENTS, silent=True)
+    session.run("python", ".github/release.py", *session.posargs)
+
+
+@nox.session(default=False)
+def dist(session: nox.Session) -> None:
+    """Everything that a release has, made here: the files in dist/release, and the tool's image."""
+    session.install("--require-hashes", "--no-deps", "-r", NOX_REQUIREMENTS, silent=True)
+    for step in ("dist", "image"):
+        session.run("python", ".github/release.py", step)
 
 
 @nox.session(default=False)

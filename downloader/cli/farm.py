@@ -96,14 +96,14 @@ def write_jobs(jobs: Sequence[Job]) -> None:
 
 
 def _chosen_jobs(models: Models) -> list[Job]:
-    event = os.environ.get("GITHUB_EVENT_NAME")
-    if event == "workflow_dispatch":
-        return jobs_of_inputs(json_variable("INPUTS"), models)
-    if event != "push":
-        raise InputError(f"want the event workflow_dispatch or push, got {event!r}")
+    inputs = json_variable("INPUTS")
+    # Only publish.yml says what was before a push; another repository's push is not about ours.
+    is_ours = os.environ.get("GITHUB_EVENT_NAME") == "push" and inputs.get("before")
+    if inputs.get("repo_id") or inputs.get("tag") or not is_ours:
+        return jobs_of_inputs(inputs, models)
     if os.environ.get("GITHUB_REF_TYPE") == "tag":
         return jobs_of_tag(variable("GITHUB_REF_NAME"), models)
-    return jobs_of_change(models, _models_before(os.environ.get("BEFORE", "")))
+    return jobs_of_change(models, _models_before(inputs["before"]))
 
 
 def _models_before(commit: str) -> Models | None:

@@ -77,6 +77,7 @@ def jobs_of_inputs(inputs: Mapping[str, Any], models: Models) -> list[Job]:
         InputError: Neither repo nor tag is given, or a field cannot be used.
     """
     given = {key: value for key, value in inputs.items() if value not in {"", None}}
+    given.pop("before", None)  # for `jobs_of_change`
     unknown = sorted(given.keys() - _FIELDS)
     if unknown:
         raise InputError(f"want only the fields {', '.join(sorted(_FIELDS))}, got {unknown[0]!r}")

@@ -62,7 +62,10 @@ RUNS = [
 
 
 def test_all_are_here() -> None:
-    assert NAMES == ["ci.yml", "model.yml", "pages.yml", "publish.yml", "refresh.yml"]
+    assert [
+        *("ci.yml", "model.yml", "pages.yml", "publish.yml", "refresh.yml"),
+        *("release.yml", "reusable.yml"),
+    ] == NAMES
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -77,7 +80,7 @@ class TestEveryWorkflow:
 
     def test_pins_every_action_to_a_commit_and_says_its_version(self, path: Path) -> None:
         for line in path.read_text().splitlines():
-            if "uses:" in line:
+            if "uses:" in line and not line.startswith("#"):
                 used = line.strip().removeprefix("- ")
                 assert used.startswith("uses: $/") or PINNED.fullmatch(used), line
 
@@ -192,8 +195,15 @@ def test_a_step_is_one_call_of_the_menu(command: str, job: Yaml) -> None:
 
 
 def test_every_step_of_the_farm_exists() -> None:
-    used = {match[1] for path in FILES for match in re.finditer(r"STEP=(\w+)", path.read_text())}
+    used = {match[1] for path in FILES for match in re.finditer(r"farm STEP=(\w+)", path.read_text())}
     assert used == set(farm.commands)
+
+
+def test_every_step_of_a_release_exists() -> None:
+    text = (FOLDER / "release.yml").read_text()
+    used = set(re.findall(r"release STEP=(\w+)", text))
+    script = (ROOT / ".github/release.py").read_text()
+    assert used == set(re.findall(r'case "(\w+)":', script))
 
 
 def test_every_target_of_the_menu_calls_a_session_that_exists() -> None:
@@ -227,6 +237,24 @@ def test_the_form_has_the_fields_that_choose_knows(job: JobRun) -> None:
     job.env |= {"GITHUB_EVENT_NAME": "workflow_dispatch"}
     job.env["INPUTS"] = json.dumps(values | {"repo_id": "org/tiny"})
     assert job.run("choose") == 0
+
+
+def test_the_form_gives_the_reusable_workflow_every_field() -> None:
+    form = load(FOLDER / "publish.yml")[True]["workflow_dispatch"]["inputs"]
+    taken = load(FOLDER / "reusable.yml")[True]["workflow_call"]["inputs"]
+    assert set(taken) == set(form) | {"before"}
+    given = jobs_of(FOLDER / "publish.yml")["images"]["with"]
+    for name in form:
+        assert f"inputs.{name} " in given[name], name
+
+
+def test_workflows_that_others_call_check_out_this_repository() -> None:
+    for name in ("model.yml", "reusable.yml"):
+        for job in jobs_of(FOLDER / name).values():
+            for step in job.get("steps", []):
+                if step.get("uses", "").startswith("actions/checkout@"):
+                    assert step["with"]["repository"] == "${{ job.workflow_repository }}"
+                    assert step["with"]["ref"] == "${{ job.workflow_sha }}"
 
 
 # ---- the steps, as a runner would run them --------------------------------------------------
@@ -323,6 +351,7 @@ def test_what_people_type_reaches_no_shell_and_sets_no_output(job: JobRun, form:
 
 def test_a_git_tag_names_an_entry(job: JobRun) -> None:
     job.env |= {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "tiny"}
+    job.env["INPUTS"] = pushed("0" * 40)
     assert job.run("choose") == 0
     assert [chosen.model.tag for chosen in job.chosen] == ["tiny"]
 
@@ -331,8 +360,23 @@ def test_a_git_tag_that_names_none_is_an_error(
     job: JobRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job.env |= {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "tinny"}
+    job.env["INPUTS"] = pushed("0" * 40)
     assert job.run("choose") == 2
     assert "did you mean 'tiny'?" in capsys.readouterr().err
+
+
+def pushed(before: str) -> str:
+    """Return the inputs of reusable.yml when a push started publish.yml."""
+    form = load(FOLDER / "reusable.yml")[True]["workflow_call"]["inputs"]
+    return json.dumps({name: field["default"] for name, field in form.items()} | {"before": before})
+
+
+def test_a_push_elsewhere_publishes_nothing_of_ours(
+    job: JobRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.env |= {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "branch", "INPUTS": pushed("")}
+    assert job.run("choose") == 2
+    assert "want a repo id" in capsys.readouterr().err
 
 
 def commit(directory: Path, text: str) -> str:
@@ -366,7 +410,7 @@ def test_a_change_of_models_toml_publishes_what_changed(
     job: JobRun, before: str, after: str, tags: list[str]
 ) -> None:
     job.env |= {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "branch"}
-    job.env["BEFORE"] = commit(job.directory, before)
+    job.env["INPUTS"] = pushed(commit(job.directory, before))
     (job.directory / "models.toml").write_text(after)
     assert job.run("choose") == 0
     assert [chosen.model.tag for chosen in job.chosen] == tags
@@ -378,16 +422,20 @@ def test_a_run_takes_no_more_than_a_matrix_may_have(
     entries = [f'[[model]]\ntag = "t{i}"\nrepo = "org/r{i}"\n' for i in range(258)]
     head = MODELS.partition("[[model]]")[0]
     (job.directory / "models.toml").write_text(head + "".join(entries))
-    job.env |= {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "branch", "BEFORE": ""}
+    job.env |= {
+        "GITHUB_EVENT_NAME": "push",
+        "GITHUB_REF_TYPE": "branch",
+        "INPUTS": pushed("0" * 40),
+    }
     assert job.run("choose") == 0
     assert [chosen.model.tag for chosen in job.chosen] == [f"t{i}" for i in range(256)]
     assert "2 more than one run takes, from 't256' on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("before", ["", "0" * 40, "f" * 40])
+@pytest.mark.parametrize("before", ["0" * 40, "f" * 40])
 def test_where_the_file_before_is_unknown_every_entry_is_new(job: JobRun, before: str) -> None:
     commit(job.directory, MODELS)
-    job.env |= {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "branch", "BEFORE": before}
+    job.env |= {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "branch", "INPUTS": pushed(before)}
     assert job.run("choose") == 0
     assert [chosen.model.tag for chosen in job.chosen] == ["tiny", "other"]
 
@@ -479,7 +527,7 @@ def test_a_gated_model_with_switch_and_token_is_planned(plan_job: JobRun) -> Non
 def test_the_commands_of_the_workflows_run_as_they_are_written(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    """Through make and nox, in a checkout, in the order of publish.yml and model.yml."""
+    """Through make and nox, in a checkout, in the order of reusable.yml and model.yml."""
     for name in ("Makefile", "noxfile.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "models.toml").write_text(MODELS)
@@ -499,7 +547,7 @@ def test_the_commands_of_the_workflows_run_as_they_are_written(
     nox = f"NOX={sys.executable} -m nox --no-venv --no-install"
     ready = ["--assume-old=.venv/bin/nox", nox]
     outputs: dict[str, str] = {}
-    for file, job, step in (("publish.yml", "choose", "choose"), ("model.yml", "plan", "plan")):
+    for file, job, step in (("reusable.yml", "choose", "choose"), ("model.yml", "plan", "plan")):
         steps = jobs_of(FOLDER / file)[job]["steps"]
         command = next(found["run"] for found in steps if found.get("id") == step)
         if step == "plan":
