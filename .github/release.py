@@ -192,7 +192,8 @@ def main() -> None:
     """Run one step."""
     parser = argparse.ArgumentParser(prog="nox -s release --", description=__doc__)
     parser.add_argument("step", choices=["dist", "image", "index", "pypi", "github"])
-    parser.add_argument("--name", default=os.environ.get("TOOL_IMAGE", "").lower(), help="of the image")
+    image = os.environ.get("TOOL_IMAGE", "").lower()
+    parser.add_argument("--name", default=image, help="of the image")
     parser.add_argument("--out", type=Path, default=ROOT / "dist/release", help="of the files")
     given = parser.parse_args()
     tag = os.environ.get("GITHUB_REF_NAME", "")
