@@ -17,6 +17,7 @@ from types import FrameType
 import click
 
 from downloader import __version__
+from downloader.cli.command import Group
 from downloader.cli.console import error_document, print_json, say, say_error
 from downloader.environment import read_environment
 from downloader.errors import (
@@ -66,12 +67,12 @@ DISK_ERRORS = {
 INTERRUPTED = 130  # 128 + SIGINT, as every shell reports it
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands are imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names in the order of `COMMANDS`."""
-        return list(COMMANDS)
+        return [*COMMANDS]  # `list` is a module here, once that command is loaded
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import and return one command."""

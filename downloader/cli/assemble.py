@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from downloader.cli.bases import base_option, find_base, modelpack_option
+from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
 from downloader.cli.options import json_option, quiet_option
 from downloader.cli.plan_file import plan_option, read_plan
@@ -25,7 +26,12 @@ from downloader.publish import Settings
 from downloader.publish import assemble as assemble_shards
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "assemble llama-3.1-8b --to quay.io/me/models",
+        "assemble llama-3.1-8b --to quay.io/me/models --shards 4 --base none",
+    )
+)
 @click.argument("tag")
 @to_option
 @click.option(

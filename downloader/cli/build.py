@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result, say, teller
 from downloader.cli.layouts import DIST, LayoutRequest, build_layout, report_layout
 from downloader.cli.options import (
@@ -40,7 +41,11 @@ from downloader.units import format_bytes
 _PROXY_ARGS = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "build Qwen/Qwen2.5-0.5B", "build Qwen/Qwen2.5-0.5B --engine layout --archive qwen.tar"
+    )
+)
 @repo_options
 @layer_options
 @tag_option

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_result, say
 from downloader.cli.models import models_file_option, read_models_file
 from downloader.cli.options import http_pool, retry_policy
@@ -25,7 +26,12 @@ from downloader.units import format_count
 _README = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "catalog --output dist/site --check-hub",
+        "catalog --readme README.md README.zh-CN.md",
+    )
+)
 @models_file_option
 @click.option(
     "--output",

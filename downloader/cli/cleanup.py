@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from downloader.cli.command import examples
 from downloader.cli.console import print_json, print_result, say
 from downloader.cli.options import json_option
 from downloader.errors import InputError
@@ -15,7 +16,7 @@ from downloader.units import format_bytes
 ROW = "{:18}{:14}{:>10}{:>10}{:>11}  {}"
 
 
-@click.command()
+@click.command(epilog=examples("cleanup --dry-run", "cleanup --yes --json"))
 @click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
 @click.option("--yes", is_flag=True, help="Also on a machine that is no CI runner.")
 @click.option("--root", default="/", type=click.Path(file_okay=False, exists=True), hidden=True)

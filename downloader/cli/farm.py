@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from downloader.cli.command import Group, examples
 from downloader.cli.console import print_result, say
 from downloader.cli.farm_step import (
     PLAN_FILE,
@@ -69,7 +70,7 @@ from downloader.publish import check_gated
 from downloader.units import parse_size
 
 
-@click.group()
+@click.group(cls=Group, epilog=examples("farm choose", "farm plan"))
 def farm() -> None:
     """Run a step of the publishing workflow; its input is variables of the job."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result, say, teller
 from downloader.cli.options import (
     find_cache_dir,
@@ -21,7 +22,12 @@ from downloader.hub.repo import Snapshot
 from downloader.units import format_bytes, format_count
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "fetch Qwen/Qwen2.5-0.5B",
+        'fetch org/data --type dataset --include "*.parquet" --cache-dir /mnt/hub',
+    )
+)
 @repo_options
 @plan_option("Fetch what this plan names, not what the repo is now.")
 @click.option("--cache-dir", metavar="DIR", help="Where to.  [default: HF_HUB_CACHE]")

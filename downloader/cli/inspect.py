@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from downloader.cli.command import examples
 from downloader.cli.console import (
     ConsoleProgress,
     print_json,
@@ -18,7 +19,11 @@ from downloader.restore.foreign.stream import engine_has
 from downloader.units import format_bytes
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "inspect ghcr.io/me/hf-models:qwen2.5-0.5b", "inspect dist/qwen2.5-0.5b --files --json"
+    )
+)
 @click.argument("source", metavar="SOURCE")
 @click.option("--files", "with_files", is_flag=True, help="List the files as well.")
 @network_options

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result, print_table, say
 from downloader.cli.options import http_pool, json_option
 from downloader.cli.registries import make_registries, parse_target, registry_options
@@ -19,7 +20,9 @@ from downloader.units import format_bytes, format_count
 _COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "date", "notes")
 
 
-@click.command("list")
+@click.command(
+    "list", epilog=examples("list ghcr.io/me/hf-models", "list registry.example.com:5000 --json")
+)
 @click.argument("name", metavar="REGISTRY/NAME")
 @registry_options
 @json_option

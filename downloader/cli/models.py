@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from downloader.cli.command import Group, examples
 from downloader.cli.console import print_json, print_result, print_table, say
 from downloader.cli.options import json_option, selection_options
 from downloader.farm.models import ENGINES, MODELS_FILE, Model, Models, read_models
@@ -30,12 +31,12 @@ def read_models_file(path: Path) -> Models:
     return read_models(path, os.environ.get("GITHUB_REPOSITORY_OWNER") or None)
 
 
-@click.group()
+@click.group(cls=Group)
 def models() -> None:
     """What is published: list, check, show or add entries of models.toml."""
 
 
-@models.command("list")
+@models.command("list", epilog=examples("models list", "models list --json"))
 @models_file_option
 @json_option
 def list_models(models_file: Path, as_json: bool) -> None:
@@ -49,7 +50,7 @@ def list_models(models_file: Path, as_json: bool) -> None:
     print_table("", ("tag", "type", "repo", "files"), rows)
 
 
-@models.command()
+@models.command(epilog=examples("models check", "models check --file other.toml"))
 @models_file_option
 def check(models_file: Path) -> None:
     """Read the file as strictly as the build farm does; exit code 2 and the line of a mistake."""
@@ -57,7 +58,7 @@ def check(models_file: Path) -> None:
     print_result(f"{models_file}: {format_count(len(found), 'model')}, no mistake")
 
 
-@models.command()
+@models.command(epilog=examples("models show codet5-small", "models show codet5-small --json"))
 @click.argument("tag")
 @models_file_option
 @json_option
@@ -71,7 +72,12 @@ def show(tag: str, models_file: Path, as_json: bool) -> None:
         print_result(f"{key + ':':13}{_plain(value)}")
 
 
-@models.command()
+@models.command(
+    epilog=examples(
+        "models add Qwen/Qwen2.5-0.5B",
+        'models add org/data --type dataset --include "*.parquet" --tag data',
+    )
+)
 @click.argument("repo_id", metavar="REPO_ID")
 @click.option("--tag", metavar="TAG", help="Image tag.  [default: the repo's name]")
 @click.option(

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from downloader.cli.command import examples
 from downloader.cli.console import print_json, print_result, print_table, say
 from downloader.cli.github import check_outputs, write_outputs
 from downloader.cli.options import (
@@ -79,7 +80,12 @@ def tag_of(plan: Plan, tag: str | None) -> str:
     return check_tag(tag) if tag else tag_from_name(plan.snapshot.repo.name)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "plan Qwen/Qwen2.5-0.5B",
+        'plan bigcode/starcoder --include "*.json" --layer-size mirror --json',
+    )
+)
 @repo_options
 @layer_options
 @tag_option

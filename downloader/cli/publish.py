@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from downloader.cli.bases import base_option, find_base, modelpack_option
+from downloader.cli.command import examples
 from downloader.cli.console import (
     ConsoleProgress,
     print_json,
@@ -53,7 +54,12 @@ from downloader.publish.memory import DEFAULT_JOBS, fitting_jobs, share_memory
 from downloader.units import format_bytes, parse_size
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "publish Qwen/Qwen2.5-0.5B --to ghcr.io/me/hf-models",
+        "publish meta-llama/Llama-3.1-8B --to quay.io/me/models --shard 1/4 --allow-gated",
+    )
+)
 @repo_options
 @layer_options
 @tag_option

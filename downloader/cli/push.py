@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from downloader.cli.build import answers, image_name, push_seconds
+from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, say
 from downloader.cli.layouts import has_layout, push_layout
 from downloader.cli.options import image_option, json_option, quiet_option
@@ -23,7 +24,12 @@ from downloader.image import parse_labels
 from downloader.oci.reference import check_tag, parse_reference
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "push qwen2.5-0.5b --to ghcr.io/me/hf-models",
+        "push qwen2.5-0.5b --engine layout --to quay.io/me/models --to docker.io/me/models",
+    )
+)
 @click.argument("tag")
 @image_option
 @click.option(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from downloader.cli.command import examples
 from downloader.cli.console import print_json, print_table, say
 from downloader.cli.farm import write_jobs
 from downloader.cli.github import write_summary
@@ -28,7 +29,7 @@ from downloader.units import format_count
 COLUMNS = ("tag", "repo", "state", "published", "Hub", "note")
 
 
-@click.command()
+@click.command(epilog=examples("refresh", "refresh --to ghcr.io/me/hf-models --json"))
 @models_file_option
 @click.option(
     "--to",

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from downloader.cli.command import examples
 from downloader.cli.console import (
     ConsoleProgress,
     print_json,
@@ -69,7 +70,12 @@ network_options = compose(
 )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "restore ghcr.io/me/hf-models:qwen2.5-0.5b",
+        "restore qwen.tar config.json tokenizer.json --local-dir ./qwen",
+    )
+)
 @click.argument("source", metavar="SOURCE")
 @click.argument("arguments", nargs=-1, metavar="[SOURCE|FILE]...")
 @selection_options

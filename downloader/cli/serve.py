@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from downloader.cli.command import examples
 from downloader.cli.console import say
 from downloader.cli.options import find_cache_dir
 from downloader.cli.restore import find_network, network_options
@@ -20,7 +21,12 @@ _SMALLEST_MEMORY_BYTES = 4 * MIB  # below, the pieces of a few clients are a net
 _TOKEN_LIMIT_BYTES = 4096
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "serve ghcr.io/me/hf-models",
+        "serve dist/ --listen 0.0.0.0:8765 --token-file token --no-cache",
+    )
+)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
     "--listen",

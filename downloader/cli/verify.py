@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result
 from downloader.cli.options import find_cache_dir, json_option, quiet_option
 from downloader.cli.restore import find_network, network_options
@@ -19,7 +20,7 @@ from downloader.units import format_bytes, format_count
 FINDINGS_SHOWN = 100  # a screen or two; --json has them all
 
 
-@click.command()
+@click.command(epilog=examples("verify", "verify ghcr.io/me/hf-models:qwen2.5-0.5b"))
 @click.argument("target", required=False, metavar="[PATH_OR_IMAGE]")
 @network_options
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)

@@ -9,12 +9,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from downloader.cli import cli
 from downloader.engine.heartbeat import heartbeat
 from downloader.progress import NoProgress
 from tests.support.docker import ROOT, hf_models
 from tests.support.fake_hub import HubServer, HubSpec, make_repo, tiny_repo
+from tests.support.restore import hf_models as run_here
 
 CANARY = "hf_canary4711"
 FILES = {"config.json": b"{}", "merges.txt": b"a b", "pytorch_model.bin": b"weights"}
@@ -114,3 +117,40 @@ def test_a_program_that_says_nothing_is_said_to_work() -> None:
         assert heard.was_noted.wait(30)
     assert lines == ["a line"]
     assert heard.notes[0] == "exporting layers: 0 s"
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        if isinstance(command, click.Group) and name != "farm":  # the steps of a workflow
+            yield from ((name, inner) for inner in command.list_commands(context))
+        if command is not None and not command.hidden:
+            yield (name,)
+
+
+@pytest.mark.parametrize("name", list(commands()), ids=" ".join)
+def test_every_help_has_examples_that_its_command_understands(name: tuple[str, ...]) -> None:
+    context, command = click.Context(cli), cli.get_command(click.Context(cli), name[0])
+    for inner in name[1:]:
+        assert isinstance(command, click.Group)
+        command = command.get_command(context, inner)
+    assert command is not None
+    _, _, shown = command.get_help(click.Context(command)).partition("Examples:\n")
+    lines = [shlex.split(line)[1:] for line in shown.splitlines()]
+    assert len(lines) >= 2 or isinstance(command, click.Group)
+    for line in lines:
+        assert tuple(line[: len(name)]) == name
+        command.make_context(name[-1], line[len(name) :], resilient_parsing=False)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(("restor",), "restore"), (("pubish",), "publish"), (("models", "lst"), "list")],
+)
+def test_a_mistyped_command_is_answered_with_the_one_that_is_meant(
+    typed: tuple[str, ...], meant: str
+) -> None:
+    ran = run_here(*typed)
+    assert ran.code == 2
+    assert f"no such command '{typed[-1]}'; did you mean {meant}?" in ran.err
