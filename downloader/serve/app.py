@@ -39,6 +39,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _BODY_LIMIT_BYTES = 4 * 1024**2  # the paths of a repo of 50,000 files
+_HEADERS_LIMIT_BYTES = 32 * 1024  # a request of the Hub's has some hundred bytes
 _LOADED_LIMIT = 64  # lists of files in memory: a megabyte for some thousand files
 # llama.cpp asks for one page and takes it for all; the Hub's own limit is 1,000.
 _TREE_PAGE = 50_000
@@ -161,7 +162,7 @@ class App:
             if request.method == "OPTIONS":
                 await answer.send(204, b"")
                 return
-            self._check_host(request)
+            self._check_headers(request)
             route = parse_route(request.raw_path)
             self._check_token(request, route)
             self._check_method(request, route)
@@ -192,7 +193,9 @@ class App:
             "Vary": "Origin",
         }
 
-    def _check_host(self, request: Request) -> None:
+    def _check_headers(self, request: Request) -> None:
+        if sum(map(len, request.headers.values())) > _HEADERS_LIMIT_BYTES:
+            raise Refusal(431, "The headers are too large")
         host = request.headers.get("host", "")
         if not _HOST.fullmatch(host):
             raise Refusal(400, "Malformed Host header")

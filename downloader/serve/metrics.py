@@ -47,5 +47,5 @@ class Metrics:
         for name, text in _HELP.items():
             kind = "gauge" if name in _GAUGES else "counter"
             lines += [f"# HELP {_PREFIX}_{name} {text}", f"# TYPE {_PREFIX}_{name} {kind}"]
-            lines.append(f"{_PREFIX}_{name} {self.counts[name]}")
+            lines.append(f"{_PREFIX}_{name} {self.counts[name.removesuffix('_total')]}")
         return "\n".join(lines) + "\n"

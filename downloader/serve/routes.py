@@ -46,8 +46,9 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
         self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
         if code:
             self.headers["X-Error-Code"] = code
-        # Headers are Latin-1; a client's own text comes back in it.
-        self.headers["X-Error-Message"] = message.encode("ascii", "replace").decode()[:500]
+        # A client's own text comes back in it, and a header takes neither NUL nor line breaks.
+        plain = "".join(c if c.isascii() and c.isprintable() else "?" for c in message[:500])
+        self.headers["X-Error-Message"] = plain.strip()
 
 
 def repo_not_found() -> Refusal:

@@ -28,8 +28,8 @@ from downloader.serve.sources import Reading, Source, open_sources
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
-# h11 keeps this much of a request that has no end yet; a request of the Hub's has some kB.
-_HEADERS_LIMIT_BYTES = 32 * 1024
+# h11 keeps this much of a request that has no end yet.
+_UNENDED_LIMIT_BYTES = 32 * 1024
 _KEEP_ALIVE_S = 30  # clients ask again within a second; a proxy before this server within 30
 _RETIRED_LIMIT = 1000  # versions whose tags have moved on
 _LOOKS_AT_ONCE = 4
@@ -148,7 +148,7 @@ class Serving:
             limit_concurrency=self._options.clients,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=self._options.grace_s,
-            h11_max_incomplete_event_size=_HEADERS_LIMIT_BYTES,
+            h11_max_incomplete_event_size=_UNENDED_LIMIT_BYTES,
         )
         server = _Server(config)
         refreshing = asyncio.create_task(self._refresh(app, server))

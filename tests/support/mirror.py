@@ -137,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
             with self.mirror.lock:
                 log.connections -= 1
 
+    do_HEAD = do_GET  # noqa: N815 - the base class looks for it
+
     def _answer(self) -> None:
         kind, _, target = self.path.rpartition("/")
         if kind.endswith("/manifests"):
@@ -160,7 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def _blob(self, digest: str) -> None:
         path = self.mirror.root / "blobs" / "sha256" / digest.removeprefix("sha256:")

@@ -1,0 +1,354 @@
+"""The Hub's interface, request by request, against an image in a registry."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFolder
+
+from downloader.hub.repo import Repo
+from tests.support.make_image import git_oid, lfs_oid, make_snapshot, put_ours, random_bytes
+from tests.support.restore import FILES, hf_models, layout, pack, registry, restore
+from tests.support.serve import Server, resolve_path, serving
+
+pytestmark = pytest.mark.docker
+OLD, NEW = "0" * 39 + "1", "c0ffee" + "0" * 34
+WEIGHTS = FILES["a.safetensors"]
+DATASET = {"README.md": b"---\nlicense: mit\n---\n", "data/train.csv": b"a,b\n1,2\n"}
+GGUF = {
+    "Model-Q4_K_M.gguf": random_bytes(70_000, seed=4),
+    "Model-Q8_0-00001-of-00002.gguf": random_bytes(90_000, seed=5),
+    "mmproj-Model-f16.gguf": random_bytes(5_000, seed=6),
+}
+
+
+def lfs_everywhere(files: dict[str, bytes], repo: str) -> object:
+    snapshot = make_snapshot(files, repo, commit="9" * 40)
+    return replace(
+        snapshot,
+        files=tuple(replace(f, sha256=lfs_oid(files[f.path])) for f in snapshot.files),
+    )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    name, store = registry()
+    put_ours(
+        store,
+        {"config.json": b"old"},
+        "old",
+        snapshot=make_snapshot({"config.json": b"old"}, revision="v1.0", commit=OLD),
+    )
+    put_ours(store, FILES, "new", snapshot=make_snapshot(FILES, commit=NEW))
+    dataset = replace(make_snapshot(DATASET, "org/data"), repo=Repo("dataset", "org/data"))
+    put_ours(store, DATASET, "data", snapshot=dataset)
+    put_ours(store, GGUF, "gguf", snapshot=lfs_everywhere(GGUF, "org/gguf"))  # type: ignore[arg-type]
+    small = {"config.json": b"{}"}
+    put_ours(store, small, "gpt2", snapshot=make_snapshot(small, "gpt2"))
+    with serving(name, "--cache-dir", tmp_path_factory.mktemp("cache")) as running:
+        yield running
+
+
+@pytest.fixture
+def api(server: Server) -> HfApi:
+    return HfApi(endpoint=server.url, token=False)
+
+
+def test_two_commits_of_one_repo_are_two_revisions(server: Server) -> None:
+    branches = server.ask("/api/models/org/model/refs").json["branches"]
+    assert {item["name"]: item["targetCommit"] for item in branches} == {"main": NEW, "v1.0": OLD}
+    assert server.ask(resolve_path("config.json", revision="v1.0")).body == b"old"
+    assert server.ask(resolve_path("config.json", revision=OLD)).body == b"old"
+    assert server.ask(resolve_path("config.json")).body == FILES["config.json"]
+
+
+def test_model_info_with_blobs_as_huggingface_hub_reads_it(api: HfApi) -> None:
+    info = api.model_info("org/model", files_metadata=True)
+    assert info.sha == NEW
+    found = {item.rfilename: item for item in info.siblings or []}
+    assert set(found) == set(FILES)
+    weights = found["a.safetensors"]
+    assert weights.lfs is not None
+    assert (weights.size, weights.lfs.sha256) == (len(WEIGHTS), lfs_oid(WEIGHTS))
+    assert found["vocab.txt"].blob_id == git_oid(FILES["vocab.txt"])
+
+
+def test_expand_returns_only_what_was_asked_for(api: HfApi, server: Server) -> None:
+    info = api.model_info("org/model", expand=["siblings", "gated"])
+    assert len(info.siblings or []) == len(FILES)
+    assert set(server.ask("/api/models/org/model?expand=sha").json) == {
+        "_id",
+        "id",
+        "modelId",
+        "sha",
+    }
+
+
+def test_no_answer_speaks_of_xet(server: Server) -> None:
+    for path in (
+        "/api/models/org/model?blobs=true",
+        "/api/models/org/model?expand=xetEnabled",
+        "/api/models/org/model/tree/main?recursive=true",
+        resolve_path("a.safetensors"),
+    ):
+        answer = server.ask(path, "HEAD" if "resolve" in path else "GET")
+        assert "xet" not in str(answer.headers).lower()
+        assert b"xet" not in answer.body.lower()
+
+
+def test_tree_of_one_level_of_a_folder_and_recursive(api: HfApi, server: Server) -> None:
+    top = list(api.list_repo_tree("org/model"))
+    assert [item.path for item in top if isinstance(item, RepoFolder)] == ["sub folder", "ünïcode"]
+    inner = [item.path for item in api.list_repo_tree("org/model", "sub folder", expand=True)]
+    assert inner == ["sub folder/b.bin"]
+    every = api.list_repo_tree("org/model", recursive=True)
+    assert {item.path for item in every} == {*FILES, "sub folder", "ünïcode"}
+    assert server.ask("/api/models/org/model/tree/main/nothing").code == "EntryNotFound"
+
+
+def test_pages_of_a_tree_link_to_this_server(server: Server) -> None:
+    path: str | None = "/api/models/org/model/tree/main?recursive=true&limit=2"
+    found: list[str] = []
+    while path:
+        answer = server.ask(path)
+        found += [item["path"] for item in answer.json]
+        link = re.match(r'<([^>]*)>; rel="next"', answer.headers.get("link", ""))
+        assert link is None or link[1].startswith(server.url)
+        path = link[1].removeprefix(server.url) if link else None
+    assert set(found) == {*FILES, "sub folder", "ünïcode"}
+    assert len(found) == len(set(found))
+
+
+def test_paths_info_by_form_and_by_json(api: HfApi, server: Server) -> None:
+    found = api.get_paths_info("org/model", ["config.json", "sub folder", "nothing"], expand=True)
+    assert [item.path for item in found] == ["config.json", "sub folder"]
+    body = json.dumps({"paths": ["vocab.txt"]}).encode()
+    path = "/api/models/org/model/paths-info/main"
+    answer = server.ask(path, "POST", body, Content_Type="application/json")
+    assert [item["path"] for item in answer.json] == ["vocab.txt"]
+    assert server.ask(path, "POST", b"[", Content_Type="application/json").status == 400
+
+
+def test_refs_commits_and_discussions_as_huggingface_hub_reads_them(api: HfApi) -> None:
+    assert {ref.name for ref in api.list_repo_refs("org/model").branches} == {"main", "v1.0"}
+    assert [commit.commit_id for commit in api.list_repo_commits("org/model")] == [NEW]
+    assert list(api.get_repo_discussions("org/model")) == []
+
+
+def test_list_search_and_author(api: HfApi) -> None:
+    assert {item.id for item in api.list_models()} == {"org/model", "org/gguf", "gpt2"}
+    assert [item.id for item in api.list_models(search="GGU")] == ["org/gguf"]
+    assert [item.id for item in api.list_models(author="org", limit=1)] == ["org/gguf"]
+    assert [item.id for item in api.list_datasets()] == ["org/data"]
+    assert list(api.list_spaces()) == []
+
+
+def test_errors_are_the_exceptions_of_huggingface_hub(api: HfApi) -> None:
+    with pytest.raises(RepositoryNotFoundError):
+        api.model_info("org/nothing")
+    with pytest.raises(RepositoryNotFoundError):
+        api.dataset_info("org/model")
+    with pytest.raises(RevisionNotFoundError):
+        api.model_info("org/model", revision="nothing")
+    with pytest.raises(EntryNotFoundError):
+        api.hf_hub_download("org/model", "nothing.json")
+
+
+def test_head_of_a_large_and_a_small_file(server: Server) -> None:
+    large = server.ask(resolve_path("a.safetensors"), "HEAD")
+    assert large.status == 200
+    assert large.headers["etag"] == large.headers["x-linked-etag"] == f'"{lfs_oid(WEIGHTS)}"'
+    assert large.headers["x-linked-size"] == large.headers["content-length"] == str(len(WEIGHTS))
+    assert large.headers["x-repo-commit"] == NEW
+    assert large.headers["accept-ranges"] == "bytes"
+    small = server.ask(resolve_path("config.json"), "HEAD")
+    assert small.headers["etag"] == f'"{git_oid(FILES["config.json"])}"'
+    assert "x-linked-etag" not in small.headers
+    assert server.ask(resolve_path("empty.txt")).body == b""
+
+
+@pytest.mark.parametrize(
+    ("header", "start", "end"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=100-199", 100, 200),
+        ("bytes=9000000-", 9_000_000, len(WEIGHTS)),
+        ("bytes=-7", len(WEIGHTS) - 7, len(WEIGHTS)),
+        ("bytes=5-999999999", 5, len(WEIGHTS)),
+    ],
+)
+def test_range(server: Server, header: str, start: int, end: int) -> None:
+    answer = server.ask(resolve_path("a.safetensors"), Range=header)
+    assert answer.status == 206
+    assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/{len(WEIGHTS)}"
+    assert answer.body == WEIGHTS[start:end]
+
+
+@pytest.mark.parametrize("header", ["bytes=0-1,4-5", "bytes=5-4", "lines=1-2", "bytes=x"])
+def test_range_that_is_none_gives_the_whole_file(server: Server, header: str) -> None:
+    answer = server.ask(resolve_path("vocab.txt"), Range=header)
+    assert (answer.status, answer.body) == (200, FILES["vocab.txt"])
+
+
+def test_range_outside_the_file_is_refused(server: Server) -> None:
+    answer = server.ask(resolve_path("vocab.txt"), Range="bytes=6-")
+    assert (answer.status, answer.headers["content-range"]) == (416, "bytes */6")
+
+
+def test_conditional_requests(server: Server) -> None:
+    etag = server.ask(resolve_path("vocab.txt"), "HEAD").headers["etag"]
+    assert server.ask(resolve_path("vocab.txt"), If_None_Match=etag).status == 304
+    assert server.ask(resolve_path("vocab.txt"), If_None_Match='"x"').status == 200
+    path = resolve_path("vocab.txt")
+    assert server.ask(path, Range="bytes=1-", If_Range=etag).status == 206
+    assert server.ask(path, Range="bytes=1-", If_Range='"x"').status == 200
+
+
+def test_raw_gives_the_lfs_pointer(server: Server) -> None:
+    text = server.ask("/org/model/raw/main/a.safetensors").body.decode()
+    assert f"oid sha256:{lfs_oid(WEIGHTS)}\nsize {len(WEIGHTS)}\n" in text
+    assert server.ask("/org/model/raw/main/vocab.txt").body == FILES["vocab.txt"]
+
+
+def test_old_ids_without_a_namespace(server: Server, api: HfApi) -> None:
+    assert api.model_info("gpt2").id == "gpt2"
+    assert server.ask(resolve_path("config.json", "gpt2")).body == b"{}"
+
+
+def test_names_of_files_with_every_kind_of_character(api: HfApi, tmp_path: Path) -> None:
+    for path, data in FILES.items():
+        found = api.hf_hub_download("org/model", path, cache_dir=tmp_path)
+        assert Path(found).read_bytes() == data
+
+
+def test_manifest_of_a_quantization_for_llama_cpp_and_ollama(server: Server) -> None:
+    latest = server.ask("/v2/org/gguf/manifests/latest").json
+    assert latest["ggufFile"]["rfilename"] == "Model-Q4_K_M.gguf"
+    assert latest["mmprojFile"]["rfilename"] == "mmproj-Model-f16.gguf"
+    found = server.ask("/v2/org/gguf/manifests/q8_0").json
+    assert found["ggufFile"]["rfilename"] == "Model-Q8_0-00001-of-00002.gguf"
+    for blob in (found["config"], *found["layers"]):
+        answer = server.ask(f"/v2/org/gguf/blobs/{blob['digest']}")
+        assert f"sha256:{lfs_oid(answer.body)}" == blob["digest"]
+        assert len(answer.body) == blob["size"]
+    assert server.ask("/v2/org/gguf/manifests/Q2_K").code == "EntryNotFound"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../etc/passwd",
+        "/..%2f..%2fetc%2fpasswd",
+        "/org/model/resolve/main/../../../../etc/passwd",
+        "/org/model/resolve/main/..%2F..%2F..%2Fetc%2Fpasswd",
+        "/org/model/resolve/main/%2e%2e/%2e%2e/config.json",
+        "/org/model/resolve/main/config.json%00",
+        "/org/model/resolve/..%2f..%2frefs/main",
+        "/org%2Fmodel%2F..%2Fmodel/resolve/main/config.json",
+        "/org/model/resolve/main/",
+        "/api/models/../models/org/model",
+        "/api/models/org/model/tree/main/..",
+        "/api/models/%ff%fe/x",
+        "/api/models/org/model/revision/" + "%2e%2e%2f" * 50,
+        "/v2/org/gguf/blobs/sha256:../../x",
+        "/datasets/org/data/resolve/main//etc/passwd",
+        "//org/model/resolve/main/nothing",
+        "/" + "a" * 5000,
+    ],
+)
+def test_hostile_path_is_not_found(server: Server, path: str) -> None:
+    answer = server.ask(path)
+    assert answer.status in {400, 404}
+    assert b"root:" not in answer.body
+    assert all(ord(c) < 128 for c in answer.headers.get("x-error-message", ""))
+
+
+def test_huge_headers_are_refused(server: Server) -> None:
+    answer = server.ask("/api/models/org/model", X_Long="a" * 100_000)
+    assert answer.status in {400, 431}
+    assert server.ask("/healthz").status == 200
+
+
+def test_methods_that_write_are_refused(server: Server) -> None:
+    for method in ("PUT", "DELETE", "PATCH", "POST"):
+        assert server.ask("/api/models/org/model", method).status == 405
+
+
+def test_page_names_every_repo_and_this_address(server: Server) -> None:
+    text = server.ask("/").body.decode()
+    assert f"export HF_ENDPOINT={server.url}" in text
+    for name in ("org/model", "org/data", "org/gguf", "gpt2"):
+        assert f"<code>{name}</code>" in text
+
+
+def test_metrics_count_requests_and_bytes(server: Server) -> None:
+    before = server.metric("served_bytes_total")
+    server.ask(resolve_path("vocab.txt"))
+    assert server.metric("served_bytes_total") - before >= len(FILES["vocab.txt"])
+    assert server.metric("repos") == 4
+
+
+def test_a_page_from_elsewhere_reads_nothing_of_a_local_server(server: Server) -> None:
+    path = resolve_path("vocab.txt")
+    ours = server.ask(path, Origin="http://localhost:3000")
+    assert ours.headers["access-control-allow-origin"] == "http://localhost:3000"
+    assert "X-Repo-Commit" in ours.headers["access-control-expose-headers"]
+    assert (
+        "access-control-allow-origin" not in server.ask(path, Origin="https://evil.example").headers
+    )
+    assert server.ask(path, Host="evil.example").status == 403
+    asked = server.ask(path, "OPTIONS", Origin="http://localhost:3000")
+    assert "Range" in asked.headers["access-control-allow-headers"]
+
+
+def test_token_is_asked_for_and_checked(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    (tmp_path / "token").write_text("s3cret\n")
+    flags = ("--token-file", tmp_path / "token", "--cache-dir", tmp_path / "cache")
+    with serving(tmp_path / "image", *flags) as server:
+        path = resolve_path("vocab.txt")
+        assert server.ask(path).status == 401
+        assert server.ask(path, Authorization="Bearer wrong").status == 401
+        assert server.ask("/api/models/org/model", Authorization="Basic s3cret").status == 401
+        assert server.ask(path, Authorization="Bearer s3cret").body == FILES["vocab.txt"]
+        assert HfApi(endpoint=server.url, token="s3cret").whoami()["name"] == "hf-models"
+        assert server.ask("/healthz").status == 200
+        assert not server.said("s3cret")
+
+
+def test_listening_for_others_wants_a_token_or_public(tmp_path: Path) -> None:
+    ran = hf_models("serve", tmp_path, "--listen", "0.0.0.0:0", "--no-cache")
+    assert ran.code == 2
+    assert "--public" in ran.err
+
+
+def test_every_kind_of_source(tmp_path: Path) -> None:
+    dist = tmp_path / "dist"
+    for name in ("one", "two"):
+        snapshot = make_snapshot(FILES, f"org/{name}")
+        put_ours(layout(dist / name), FILES, snapshot=snapshot)
+    archive = pack(dist / "one", tmp_path / "image.tar")
+    packed = pack(dist / "two", tmp_path / "image.tar.gz", "w:gz")
+    assert restore(dist / "one", tmp_path / "hf" / "hub").code == 0
+    for source, repo in (
+        (dist, "org/two"),
+        (dist / "one", "org/one"),
+        (archive, "org/one"),
+        (packed, "org/two"),
+        (tmp_path / "hf", "org/one"),
+    ):
+        with serving(source, "--cache-dir", tmp_path / "cache") as server:
+            for path in ("vocab.txt", "a.safetensors"):
+                found = server.ask(resolve_path(path, repo))
+                assert found.body == FILES[path], (source, path, server.lines)
