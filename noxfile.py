@@ -169,9 +169,13 @@ def lint(session: nox.Session) -> None:
     session.run("zizmor", "--offline", "--persona", "pedantic", ".github")
     workflows = [str(path) for path in sorted(Path(".github/workflows").glob("*.yml"))]
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
-    session.run(
-        "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml"
-    )
+    forms = (".github/ISSUE_TEMPLATE/bug.yml", ".github/ISSUE_TEMPLATE/idea.yml")
+    for schema, *files in (
+        ("vendor.dependabot", ".github/dependabot.yml"),
+        ("vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
+        ("vendor.github-issue-forms", *forms),
+    ):
+        session.run("check-jsonschema", "--builtin-schema", schema, *files)
     session.run("hf-models", "catalog", "--readme", *READMES, "--check")
 
 
