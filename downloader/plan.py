@@ -12,6 +12,7 @@ its layer, and its digest, from revision to revision.
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -114,19 +115,25 @@ class Layer:
 
         The models directory has the files and the cache hard links to them, in this order: a
         reader that extracts one directory while the tar passes by cannot go back to a file.
+        For the same reason a content with several paths is a file at the first of them and
+        relative symbolic links at the others: a reader that strips the directory's name off
+        the paths would not find the target of a hard link.
         """
-        shown: list[TarEntry] = []
-        cached: list[TarEntry] = []
-        for content in self.contents:
-            path = f"{self.folder}/{content.path}"
-            if not content.paths:
-                cached.append(TarEntry(path, size_bytes=content.size_bytes))
-                continue
-            first, *others = content.paths
-            shown.append(TarEntry(first, size_bytes=content.size_bytes))
-            shown += [TarEntry(other, "hardlink", target=first) for other in others]
-            cached.append(TarEntry(path, "hardlink", target=first))
+        shown = [entry for content in self.contents for entry in self.entries(content)[:-1]]
+        cached = [self.entries(content)[-1] for content in self.contents]
         return lay_out(shown, cached)
+
+    def entries(self, content: Content) -> list[TarEntry]:
+        """Return the tar members of one content: the file first, the cache's own last."""
+        path = f"{self.folder}/{content.path}"
+        if not content.paths:
+            return [TarEntry(path, size_bytes=content.size_bytes)]
+        first, *others = content.paths
+        return [
+            TarEntry(first, size_bytes=content.size_bytes),
+            *(TarEntry(other, "link", target=_relative(first, other)) for other in others),
+            TarEntry(path, "hardlink", target=first),
+        ]
 
     @property
     def placed(self) -> list[tuple[Content, int]]:
@@ -474,12 +481,20 @@ def _member_overhead(content: Content) -> int:
 
 def _names_bytes(content: Content) -> int:
     """Return at most how much the models directory adds to a tar for one content, in bytes."""
-    own = content.paths[:1]  # the target of every other name
-    lengths = [len(path.encode("utf-8", "surrogateescape")) for path in content.paths]
-    names = sum(512 * (1 + path.count("/")) for path in content.paths)
-    long = sum(1024 + length for length in lengths if length > 100)
-    is_long_target = bool(own) and lengths[0] > 100
-    return names + long + (1024 + lengths[0]) * len(lengths) * is_long_target
+    names = sum(512 * (2 + path.count("/")) for path in content.paths)
+    # A path, or the target of a link, of more than 100 bytes takes more blocks.
+    targets = [f"{'../' * path.count('/')}{content.paths[0]}" for path in content.paths]
+    lengths = [len(text.encode("utf-8", "surrogateescape")) for text in (*content.paths, *targets)]
+    return names + sum(1024 + length for length in lengths if length > 100)
+
+
+def _relative(path: str, link: str) -> str:
+    """Return what a symbolic link at ``link`` holds to lead to ``path``.
+
+    >>> _relative("models/a/vocab.txt", "models/b/vocab.txt")
+    '../a/vocab.txt'
+    """
+    return posixpath.relpath(path, posixpath.dirname(link))
 
 
 def _shared_target(contents: Sequence[Content], room: int, limit_bytes: int) -> int:

@@ -58,10 +58,14 @@ def stage_layers(
     folder = cache_dir / plan.snapshot.repo.folder_name
     for oid, size_bytes in plan.snapshot.blobs.items():
         _copy_blob(folder / blob_path(oid), BlobHasher(oid, size_bytes), targets[oid], told)
-        for link, path in links.get(oid, ()):
-            with storage_errors(link):
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.hardlink_to(path)
+        for root, entry in links.get(oid, ()):
+            path = root / entry.path
+            with storage_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if entry.kind == "hardlink":
+                    path.hardlink_to(root / entry.target)
+                else:
+                    path.symlink_to(entry.target)
         told.finish_file(oid)
     _write_metadata(plan, directory(METADATA_DIR))
     _normalise(out_dir)
@@ -72,20 +76,19 @@ def _targets(plan: Plan, directory: Callable[[str], Path]) -> dict[str, list[tup
     found: dict[str, list[tuple[int, Path]]] = {}
     for number, layer in enumerate(plan.layers):
         for content in layer.contents:
-            name = (*content.paths, f"{layer.folder}/{content.path}")[0]
-            path = directory(layer_dir(number)) / name
+            path = directory(layer_dir(number)) / layer.entries(content)[0].path
             found.setdefault(content.oid, []).append((content.byte_range.end, path))
     return {oid: sorted(items) for oid, items in found.items()}
 
 
-def _links(plan: Plan, directory: Callable[[str], Path]) -> dict[str, list[tuple[Path, Path]]]:
-    """Return the hard links to each blob's file, by oid: link and file, as in the tar."""
-    found: dict[str, list[tuple[Path, Path]]] = {}
+def _links(plan: Plan, directory: Callable[[str], Path]) -> dict[str, list[tuple[Path, TarEntry]]]:
+    """Return the links to each blob's file, by oid: the directory of the layer, and the link."""
+    found: dict[str, list[tuple[Path, TarEntry]]] = {}
     for number, layer in enumerate(plan.layers):
         root = directory(layer_dir(number))
         for content in layer.contents:
-            names = (*content.paths, f"{layer.folder}/{content.path}")
-            found[content.oid] = [(root / name, root / names[0]) for name in names[1:]]
+            links = [(root, entry) for entry in layer.entries(content)[1:]]
+            found.setdefault(content.oid, []).extend(links)
     return found
 
 
