@@ -9,11 +9,10 @@ import click
 from downloader.cli.bases import base_option, find_base, modelpack_option
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
-from downloader.cli.options import json_option, quiet_option
+from downloader.cli.options import http_pool, json_option, quiet_option
 from downloader.cli.plan_file import plan_option, read_plan
 from downloader.cli.registries import (
     make_registries,
-    open_pool,
     parse_targets,
     registry_options,
     to_option,
@@ -71,7 +70,7 @@ def assemble(
     references = parse_targets(targets)
     plan = read_plan(plan_file) if plan_file else None
     with (
-        closing(open_pool(options)) as http,
+        closing(http_pool(options)) as http,
         ConsoleProgress("assemble", quiet=quiet) as progress,
     ):
         registries = make_registries(options, http, references, progress=progress)

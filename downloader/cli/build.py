@@ -1,8 +1,6 @@
 """``hf-models build``: plan on the host, then docker/Dockerfile in the engine."""
 
-import os
 import tempfile
-import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +15,6 @@ from downloader.cli.layouts import DIST, LayoutRequest, build_layout, report_lay
 from downloader.cli.options import (
     docker_config_dir,
     http_pool,
-    http_settings,
     image_option,
     json_option,
     layer_options,
@@ -28,9 +25,12 @@ from downloader.cli.options import (
 from downloader.cli.plan import describe_plan, print_plan, resolve_plan, tag_of
 from downloader.engine.docker import BuildRequest, Engine, ImageInfo, check_disk
 from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE, check_base, write_context
+from downloader.environment import read_environment
 from downloader.errors import EngineError, InputError
 from downloader.hub.snapshot import Hub
 from downloader.image import labels, parse_labels
+from downloader.net.address import is_loopback
+from downloader.net.trust import Trust
 from downloader.oci.credentials import DockerCredentials
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan, disk_needed_bytes
@@ -38,7 +38,8 @@ from downloader.units import format_bytes
 
 # BuildKit's own names: it records none of their values, and they are in no cache key.
 # Source: https://docs.docker.com/reference/dockerfile/#predefined-args
-_PROXY_ARGS = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY")
+_PROXY_ARGS = (*_PROXIES, "NO_PROXY")
 
 
 @click.command(
@@ -104,7 +105,7 @@ def build(
     if dry_run:
         print_plan(plan, describe_plan(plan, tag_of(plan, tag), 1), as_json=as_json)
         return
-    engine = Engine(dict(os.environ))
+    engine = Engine(dict(read_environment().variables))
     if archive or engine_name == "layout" or (engine_name == "auto" and not answers(engine)):
         request = LayoutRequest(image, tag_of(plan, tag), base, archive, force=force)
         _build_layout(hub, plan, request, as_json=as_json, quiet=quiet)
@@ -211,8 +212,8 @@ def _request(
     hub: Hub,
     plan: Plan,
 ) -> BuildRequest:
-    env = os.environ
-    token, ca_bundle = _find_token(hub, plan), http_settings().ca_bundle
+    env = read_environment().variables
+    token, trust = _find_token(hub, plan), hub.http.settings.trust
     values = {"hf_token": token, "pip_index_url": env.get("PIP_INDEX_URL")}
     return BuildRequest(
         context=context,
@@ -227,9 +228,17 @@ def _request(
         ],
         labels=image_labels,
         secret_values={key: value for key, value in values.items() if value},
-        secret_files={"ca": Path(ca_bundle)} if ca_bundle and Path(ca_bundle).is_file() else {},
+        secret_files=_write_bundle(trust, context / "ca.pem"),
         host_network=_needs_host_network(env),
     )
+
+
+def _write_bundle(trust: Trust, path: Path) -> dict[str, Path]:
+    """Write the certificates for the builder stage, where the system's alone would not do."""
+    if not trust.files and not trust.dirs:
+        return {}
+    path.write_bytes(trust.bundle())
+    return {"ca": path}
 
 
 def _build_args(plan: Plan) -> dict[str, str]:
@@ -253,16 +262,10 @@ def _find_token(hub: Hub, plan: Plan) -> str | None:
 
 def _needs_host_network(env: Mapping[str, str]) -> bool:
     """Whether an address is this machine's loopback, which a builder's own would hide."""
-    addresses = [env.get("HF_ENDPOINT"), env.get("PIP_INDEX_URL")]
-    addresses += [
-        url for key, url in urllib.request.getproxies_environment().items() if key != "no"
-    ]
+    addresses = [env.get(name) for name in ("HF_ENDPOINT", "PIP_INDEX_URL")]
+    addresses += [env.get(name) for item in _PROXIES for name in (item, item.lower())]
     hosts = [urlsplit(url if "://" in url else f"//{url}").hostname for url in addresses if url]
-    return any(host and _is_loopback(host) for host in hosts)
-
-
-def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.") or host.endswith(".localhost")
+    return any(host and is_loopback(host) for host in hosts)
 
 
 def _print_built(found: ImageInfo | None, plan: Plan, name: str, as_json: bool) -> None:

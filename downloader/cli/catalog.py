@@ -1,7 +1,6 @@
 """``hf-models catalog``: the page of what is published, and the table in the READMEs."""
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -13,8 +12,9 @@ import click
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_result, say
 from downloader.cli.models import models_file_option, read_models_file
-from downloader.cli.options import http_pool, retry_policy
+from downloader.cli.options import http_pool
 from downloader.cli.registries import make_registries, parse_target, registry_options
+from downloader.environment import read_environment
 from downloader.errors import InputError, StorageError
 from downloader.farm.catalog.catalog import Catalog, check_hub, read_catalog
 from downloader.farm.catalog.page import SOURCE_URL, render_page
@@ -82,7 +82,7 @@ def _read(models: Models, options: dict[str, Any], asks_hub: bool) -> Catalog:
     names = dict.fromkeys(name for model in models for name in model.registries)
     references = {name: parse_target(name) for name in names}
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    with closing(http_pool()) as http, ConsoleProgress("catalog") as progress:
+    with closing(http_pool(options)) as http, ConsoleProgress("catalog") as progress:
         registries = make_registries(options, http, list(references.values()), progress=progress)
         stores = {name: registries.open(reference) for name, reference in references.items()}
         found = read_catalog(models, stores, now, say)
@@ -92,7 +92,7 @@ def _read(models: Models, options: dict[str, Any], asks_hub: bool) -> Catalog:
 def _commit_of(options: dict[str, Any]) -> Callable[[Repo, str], str]:
     from downloader.cli.plan import open_hub
 
-    return open_hub(None, retry_policy(options)).commit_of
+    return open_hub(options).commit_of
 
 
 def _write_site(found: Catalog, output: Path) -> None:
@@ -115,7 +115,10 @@ def _write_site(found: Catalog, output: Path) -> None:
 
 def _source_url() -> str:
     """Return the GitHub repository of the job, so that a fork's page leads to the fork."""
-    server, name = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
+    server, name = (
+        read_environment().get("GITHUB_SERVER_URL"),
+        read_environment().get("GITHUB_REPOSITORY"),
+    )
     return f"{server}/{name}" if server and name else SOURCE_URL
 
 

@@ -1,6 +1,5 @@
 """``hf-models cleanup``: free a hosted runner's disk."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 from downloader.cli.command import examples
 from downloader.cli.console import print_json, print_result, say
 from downloader.cli.options import json_option
+from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.farm.cleanup import Cleaned, Cleaner, clean_runner, protected_paths
 from downloader.units import format_bytes
@@ -45,7 +45,7 @@ def cleanup(dry_run: bool, yes: bool, root: str, as_json: bool) -> None:
 
 def is_ci() -> bool:
     """Whether this is a CI job, as the usual services say it."""
-    return any(os.environ.get(name) == "true" for name in ("CI", "GITHUB_ACTIONS"))
+    return any(read_environment().get(name) == "true" for name in ("CI", "GITHUB_ACTIONS"))
 
 
 def _print_row(cleaned: Cleaned) -> None:

@@ -6,7 +6,6 @@ command of ``hf-models``, and prints it, so that anybody can run the same elsewh
 """
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ from downloader.cli.github import write_environment, write_outputs, write_summar
 from downloader.cli.models import read_models_file
 from downloader.cli.options import docker_config_dir, http_pool
 from downloader.cli.plan import describe_plan, layer_rows
+from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.farm.check import check_image
 from downloader.farm.cleanup import reclaimable_bytes
@@ -99,10 +99,10 @@ def write_jobs(jobs: Sequence[Job]) -> None:
 def _chosen_jobs(models: Models) -> list[Job]:
     inputs = json_variable("INPUTS")
     # Only publish.yml says what was before a push; another repository's push is not about ours.
-    is_ours = os.environ.get("GITHUB_EVENT_NAME") == "push" and inputs.get("before")
+    is_ours = read_environment().get("GITHUB_EVENT_NAME") == "push" and inputs.get("before")
     if inputs.get("repo_id") or inputs.get("tag") or not is_ours:
         return jobs_of_inputs(inputs, models)
-    if os.environ.get("GITHUB_REF_TYPE") == "tag":
+    if read_environment().get("GITHUB_REF_TYPE") == "tag":
         return jobs_of_tag(variable("GITHUB_REF_NAME"), models)
     return jobs_of_change(models, _models_before(inputs["before"]))
 
@@ -116,7 +116,9 @@ def _models_before(commit: str) -> Models | None:
     )
     try:
         if shown.returncode == 0:
-            return parse_models(shown.stdout, owner=os.environ.get("GITHUB_REPOSITORY_OWNER"))
+            return parse_models(
+                shown.stdout, owner=read_environment().get("GITHUB_REPOSITORY_OWNER")
+            )
         said = f"none at {commit}"
     except InputError as error:
         said = error.message
@@ -127,9 +129,12 @@ def _models_before(commit: str) -> Models | None:
 @farm.command()
 def login() -> None:
     """Log in to every registry whose secrets exist, and note where JOB publishes to."""
-    logins, named = read_logins(os.environ), named_images(os.environ)
+    logins, named = (
+        read_logins(read_environment().variables),
+        named_images(read_environment().variables),
+    )
     kept = {"NAMED_IMAGES": " ".join(named)}
-    if os.environ.get("JOB"):
+    if read_environment().get("JOB"):
         job, hosts = current_job(), {item.registry for item in logins}
         found = choose_destinations(job.model.registries, hosts, named, is_exact=job.is_exact)
         for note in found.notes:
@@ -154,7 +159,7 @@ def _check_any(found: Destinations) -> None:
 @farm.command()
 def logout() -> None:
     """Log out of every registry: no password stays behind on a runner that does."""
-    for registry in os.environ.get("LOGGED_IN", "").split():
+    for registry in read_environment().get("LOGGED_IN", "").split():
         docker_logout(registry)
 
 
@@ -169,7 +174,7 @@ def plan() -> int:
     _check_access(job, planned)
     free_bytes = shutil.disk_usage("/").free + reclaimable_bytes()
     choice = choose_engine(disk_needed_bytes(planned), free_bytes, job.model.engine)
-    shard_bytes = parse_size(os.environ.get("SHARD_SIZE") or str(SHARD_BYTES))
+    shard_bytes = parse_size(read_environment().get("SHARD_SIZE") or str(SHARD_BYTES))
     count = shard_count(planned, shard_bytes) if choice.engine == "publish" else 1
     document = describe_plan(planned, job.model.tag, count)
     PLAN_FILE.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +184,10 @@ def plan() -> int:
     write_outputs({"matrix": matrix, "engine": choice.engine, "commit": commit})
     print_result(f"engine: {choice.engine}: {choice.reason}")
     print_result(f"jobs: {count} for {planned.size_bytes} bytes in {len(planned.layers)} layers")
-    images, notes = variable("IMAGES").split(), os.environ.get("NOTES", "").splitlines()
+    images, notes = (
+        variable("IMAGES").split(),
+        read_environment().get("NOTES", "").splitlines(),
+    )
     write_summary(plan_summary(document, layer_rows(planned), choice.reason, images, notes))
     return 0
 
@@ -235,14 +243,14 @@ def check() -> None:
     pool, credentials = http_pool(), DockerCredentials(docker_config_dir())
     for name in images:
         # What is streamed is the same everywhere; Docker compresses anew for each registry.
-        is_same = variable("ENGINE") == "publish" or name == os.environ.get("IMAGE")
+        is_same = variable("ENGINE") == "publish" or name == read_environment().get("IMAGE")
         store = Registry(parse_reference(name), pool, credentials)
         found = check_image(store, job.model.tag, parse_digest(digest) if is_same else None)
         print_result(f"{name}@{found.digest}: {found.blobs} blobs, {found.size_bytes} bytes")
-    signed = os.environ.get("IMAGE") or images[0]
+    signed = read_environment().get("IMAGE") or images[0]
     write_outputs({"subject": subject_name(signed), "digest": digest})
-    repository = os.environ.get("GITHUB_REPOSITORY", "OWNER/NAME")
-    is_bare = os.environ.get("BASE_IMAGE") == "none"
+    repository = read_environment().get("GITHUB_REPOSITORY", "OWNER/NAME")
+    is_bare = read_environment().get("BASE_IMAGE") == "none"
     page = image_summary(job.model, images, f"{signed}@{digest}", repository, is_bare=is_bare)
     write_summary(page)
 
@@ -265,7 +273,7 @@ def _check_access(job: Job, planned: Plan) -> None:
     """
     check_gated(planned, allow=job.model.allow_gated)
     snapshot = planned.snapshot
-    if (snapshot.gated or snapshot.private) and not os.environ.get("HF_TOKEN"):
+    if (snapshot.gated or snapshot.private) and not read_environment().get("HF_TOKEN"):
         raise InputError(
             f"want the secret HF_TOKEN for {snapshot.repo.id}, which is not public, got none",
             hint="make a read token on the Hub and save it as the repository's secret HF_TOKEN",

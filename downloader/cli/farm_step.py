@@ -1,7 +1,6 @@
 """What the steps of the farm share: their variables, and running a command of ours."""
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 from downloader.cli.console import say
 from downloader.cli.github import write_outputs
+from downloader.environment import read_environment
 from downloader.errors import EngineError, InputError
 from downloader.farm.destinations import Login
 from downloader.farm.jobs import Job, parse_job
@@ -48,7 +48,7 @@ def variable(name: str) -> str:
     Raises:
         InputError: It is not set, or empty.
     """
-    value = os.environ.get(name)
+    value = read_environment().get(name)
     if not value:
         raise InputError(f"want the variable {name}, got none")
     return value
@@ -111,7 +111,7 @@ def to_flags() -> list[str]:
 
 def base_flags() -> list[str]:
     """Return the base image, where the repository's variables name one."""
-    base = os.environ.get("BASE_IMAGE")
+    base = read_environment().get("BASE_IMAGE")
     return [f"--base={base}"] if base else []
 
 

@@ -9,7 +9,6 @@ from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result, say, teller
 from downloader.cli.options import (
     find_cache_dir,
-    http_pool,
     json_option,
     quiet_option,
     repo_options,
@@ -48,7 +47,7 @@ def fetch(
 
     FILE names single files, or folders by a trailing slash.
     """
-    hub = open_hub(options["token"], note=teller(quiet=quiet))
+    hub = open_hub(options, teller(quiet=quiet))
     plan = plan_instead(plan_file, options) if plan_file else None
     snapshot = plan.snapshot if plan else resolve_snapshot(hub, options)
     target = find_cache_dir(cache_dir)
@@ -60,7 +59,7 @@ def fetch(
             snapshot,
             lambda file: hub.source_of(snapshot, file),
             target,
-            http=http_pool(),
+            http=hub.http,
             settings=FetchSettings(verify_existing=verify_existing),
             progress=progress,
         )

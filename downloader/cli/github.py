@@ -3,11 +3,11 @@
 Source: https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
 """
 
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from downloader.environment import read_environment
 from downloader.errors import InputError
 
 
@@ -40,7 +40,7 @@ def write_environment(values: Mapping[str, str]) -> None:
 
 def write_summary(markdown: str) -> None:
     """Add to the page that the run shows to people; nowhere outside of such a job."""
-    if os.environ.get("GITHUB_STEP_SUMMARY"):
+    if read_environment().get("GITHUB_STEP_SUMMARY"):
         _append("GITHUB_STEP_SUMMARY", f"{markdown}\n")
 
 
@@ -56,7 +56,7 @@ def _append(variable: str, text: str) -> None:
 
 
 def _path_of(variable: str) -> Path:
-    path = os.environ.get(variable)
+    path = read_environment().get(variable)
     if not path:
         raise InputError(f"want ${variable}, which only a job of GitHub Actions has, got none")
     return Path(path)

@@ -29,7 +29,7 @@ _COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "d
 def list_tags(name: str, as_json: bool, **options: Any) -> None:
     """Print every image of a repository, like ghcr.io/me/hf-models, from its manifests alone."""
     reference = parse_target(name)
-    with closing(http_pool()) as http, ConsoleProgress("list") as progress:
+    with closing(http_pool(options)) as http, ConsoleProgress("list") as progress:
         store = make_registries(options, http, [reference], progress=progress).open(reference)
         found = read_all(store)
     if not found:

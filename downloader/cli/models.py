@@ -1,6 +1,5 @@
 """``hf-models models``: what ``models.toml`` says, and one more entry for it."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import click
 from downloader.cli.command import Group, examples
 from downloader.cli.console import print_json, print_result, print_table, say
 from downloader.cli.options import json_option, selection_options
+from downloader.environment import read_environment
 from downloader.farm.models import ENGINES, MODELS_FILE, Model, Models, read_models
 from downloader.farm.models_edit import add_model
 from downloader.hub.repo import parse_repo
@@ -28,7 +28,7 @@ models_file_option = click.option(
 
 def read_models_file(path: Path) -> Models:
     """Read a models.toml; in a GitHub job ``{owner}`` is who owns the job's repository."""
-    return read_models(path, os.environ.get("GITHUB_REPOSITORY_OWNER") or None)
+    return read_models(path, read_environment().get("GITHUB_REPOSITORY_OWNER") or None)
 
 
 @click.group(cls=Group)

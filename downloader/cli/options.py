@@ -3,17 +3,17 @@
 Names follow ``hf download``, so that nobody has to learn them.
 """
 
-import os
-import urllib.request
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.hub.repo import Repo, Selection, parse_repo
-from downloader.net.http import HttpPool, HttpSettings
+from downloader.net.http import HttpPool, http_settings_of
 from downloader.net.retry import RetryPolicy
 from downloader.plan import DEFAULT_CACHE_ROOT, parse_layer_limit
 
@@ -82,6 +82,22 @@ layer_options = compose(
     ),
 )
 
+connection_options = compose(
+    click.option(
+        "--ca-file",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="PEM",
+        help="Certificates to trust beside the system's.",
+    ),
+    click.option(
+        "--plain-http",
+        multiple=True,
+        metavar="HOST",
+        help="A registry without TLS: HOST, HOST:PORT or a network; repeatable."
+        "  [env: HF_MODELS_PLAIN_HTTP]",
+    ),
+)
+
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
 json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 
@@ -126,7 +142,8 @@ def selection(
 def hub_endpoint() -> str | None:
     """Return the Hub's address of the environment; None for huggingface_hub's own."""
     # huggingface_hub strips the slash of its own variable, but not of an argument.
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    setting = read_environment().hub_endpoint
+    return setting.value.rstrip("/") if setting else None
 
 
 def retry_policy(options: Mapping[str, Any]) -> RetryPolicy | None:
@@ -136,39 +153,29 @@ def retry_policy(options: Mapping[str, Any]) -> RetryPolicy | None:
     return RetryPolicy(options["tries"], options["retry_delay"])
 
 
-def http_settings(environment: Mapping[str, str] | None = None) -> HttpSettings:
-    """Return what the environment says about proxies and the CA bundle.
+def http_pool(options: Mapping[str, Any] | None = None) -> HttpPool:
+    """Return connections as the environment and the flags want them.
 
-    The order is that of curl, requests and OpenSSL, most specific first.
+    Args:
+        options: The values of ``--ca-file``, ``--plain-http`` and ``--timeout`` or
+            ``--stall-timeout``, by name, as far as the command has them.
+
+    Raises:
+        InputError: A proxy variable is malformed.
     """
-    env = os.environ if environment is None else environment
-    bundles = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-    proxies = urllib.request.getproxies_environment()
-    return HttpSettings(
-        ca_bundle=next((env[name] for name in bundles if env.get(name)), None),
-        proxies={key: value for key, value in proxies.items() if key != "no"},
-        no_proxy=proxies.get("no", ""),
+    given = options or {}
+    settings = http_settings_of(
+        read_environment(), given.get("ca_file"), given.get("plain_http", ())
     )
-
-
-def http_pool() -> HttpPool:
-    """Return a pool with the environment's settings."""
-    return HttpPool(http_settings())
+    timeout_s = given.get("timeout") or given.get("stall_timeout") or settings.read_timeout_s
+    return HttpPool(replace(settings, read_timeout_s=timeout_s))
 
 
 def find_cache_dir(value: str | None) -> Path:
-    """Return the cache directory: the flag, else where huggingface_hub itself looks.
-
-    Source: huggingface_hub 2.4, constants.py: HF_HUB_CACHE, else HF_HOME/hub, else
-    XDG_CACHE_HOME/huggingface/hub.
-    """
-    if value:
-        return Path(value).expanduser()
-    xdg = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or f"{xdg}/huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    """Return the cache directory: the flag, else where huggingface_hub itself looks."""
+    return Path(value).expanduser() if value else read_environment().hub_cache_dir
 
 
 def docker_config_dir() -> Path:
     """Return the directory of Docker's config.json."""
-    return Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser()
+    return read_environment().auth_files[-1].parent

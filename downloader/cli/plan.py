@@ -1,6 +1,7 @@
 """``hf-models plan``: what would be built. Downloads nothing."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from downloader.cli.command import examples
 from downloader.cli.console import print_json, print_result, print_table, say
 from downloader.cli.github import check_outputs, write_outputs
 from downloader.cli.options import (
+    http_pool,
     hub_endpoint,
     json_option,
     layer_options,
@@ -19,9 +21,14 @@ from downloader.cli.options import (
     selection,
     tag_option,
 )
+from downloader.environment import (
+    Environment,
+    Setting,
+    read_environment,
+    read_hub_token,
+)
 from downloader.hub.repo import Snapshot
 from downloader.hub.snapshot import Hub
-from downloader.net.retry import RetryPolicy
 from downloader.oci.reference import check_tag, tag_from_name
 from downloader.plan import (
     Layer,
@@ -45,7 +52,7 @@ def resolve_plan(options: dict[str, Any], note: Note = say) -> tuple[Hub, Plan]:
         note: Told before each new try.
     """
     limit_bytes = parse_layer_limit(options["layer_size"])
-    hub = open_hub(options["token"], retry_policy(options), note)
+    hub = open_hub(options, note)
     snapshot = resolve_snapshot(hub, options)
     plan = make_plan(
         snapshot,
@@ -63,16 +70,37 @@ def resolve_snapshot(hub: Hub, options: dict[str, Any]) -> Snapshot:
     return hub.resolve(repo, options["revision"], wanted)
 
 
-def open_hub(token: str | None, retry: RetryPolicy | None = None, note: Note = say) -> Hub:
+def open_hub(options: Mapping[str, Any], note: Note = say) -> Hub:
     """Return the Hub that the environment names.
 
     Args:
-        token: None for huggingface_hub's own.
-        retry: None for the Hub's own.
+        options: The values of ``--token`` and of `registry_options`, by name, as far as the
+            command has them.
         note: Told before each new try.
+
+    Raises:
+        InputError: A token that no header can carry, or a setting that names nothing.
     """
-    hub = Hub(endpoint=hub_endpoint(), token=token, note=note)
+    environment = read_environment()
+    hub = Hub(
+        endpoint=hub_endpoint(),
+        token=_find_token(environment, options.get("token")),
+        note=note,
+        http=http_pool(options),
+    )
+    retry = retry_policy(options)
     return replace(hub, retry=retry) if retry else hub
+
+
+def _find_token(environment: Environment, flag: str | None) -> str | None:
+    """Return the token to send, ``""`` for none, None for what huggingface_hub finds."""
+    found = read_hub_token(environment, None if flag is None else Setting("--token", flag.strip()))
+    if found is None:
+        return None if flag is None else ""
+    # The library renews tokens of its own file, but cannot read one with a byte order mark.
+    path = environment.hub_token_file
+    is_own = found.name == str(path) and path.read_bytes().isascii()
+    return None if is_own else found.value
 
 
 def tag_of(plan: Plan, tag: str | None) -> str:

@@ -18,11 +18,11 @@ from downloader.cli.console import (
     say_error,
 )
 from downloader.cli.options import (
+    http_pool,
     json_option,
     layer_options,
     quiet_option,
     repo_options,
-    retry_policy,
     tag_option,
 )
 from downloader.cli.plan import open_hub, resolve_plan, tag_of
@@ -30,7 +30,6 @@ from downloader.cli.plan_file import plan_instead, plan_option
 from downloader.cli.registries import (
     Registries,
     make_registries,
-    open_pool,
     parse_targets,
     registry_options,
     to_option,
@@ -119,7 +118,7 @@ def publish(
     shares = share_memory(memory_bytes, options["jobs"], len(references))
     needs_base = share.count == 1 and not dry_run
     with (
-        closing(open_pool(options)) as http,
+        closing(http_pool(options)) as http,
         ConsoleProgress("publish", "layer", quiet=quiet) as progress,
     ):
         registries = make_registries(options, http, references, shares.chunk_bytes, progress)
@@ -152,7 +151,7 @@ def _plan(
     options: dict[str, Any], plan_file: str | None, progress: ConsoleProgress
 ) -> tuple[Hub, Plan]:
     if plan_file:
-        hub = open_hub(options["token"], retry_policy(options), progress.note)
+        hub = open_hub(options, progress.note)
         return hub, plan_instead(plan_file, options)
     return resolve_plan(options, progress.note)
 

@@ -1,6 +1,5 @@
 """``hf-models push``: an image of the engine to one or several registries."""
 
-import os
 from contextlib import closing
 from typing import Any
 
@@ -10,15 +9,15 @@ from downloader.cli.build import answers, image_name, push_seconds
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, say
 from downloader.cli.layouts import has_layout, push_layout
-from downloader.cli.options import image_option, json_option, quiet_option
+from downloader.cli.options import http_pool, image_option, json_option, quiet_option
 from downloader.cli.registries import (
     make_registries,
-    open_pool,
     registry_options,
 )
 from downloader.cli.targets import TargetResult, at_each, describe_results, report_results
 from downloader.engine.docker import Engine, ImageInfo
 from downloader.engine.push import push_image
+from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.image import parse_labels
 from downloader.oci.reference import check_tag, parse_reference
@@ -63,10 +62,10 @@ def push(
 ) -> int:
     """Push the image TAG from the Docker engine, or from the OCI layout dist/TAG."""
     source = image_name(image, check_tag(tag))
-    engine = Engine(dict(os.environ))
+    engine = Engine(dict(read_environment().variables))
     names = list(dict.fromkeys(target_name(target, tag) for target in targets or (image,)))
     if _is_layout(engine_name, engine, source, tag):
-        with closing(open_pool(options)) as http:
+        with closing(http_pool(options)) as http:
             registries = make_registries(options, http, [parse_reference(name) for name in names])
             pushed = push_layout(tag, names, registries, allow_gated=allow_gated, quiet=quiet)
         return _report(pushed, as_json=as_json)

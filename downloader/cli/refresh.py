@@ -1,6 +1,5 @@
 """``hf-models refresh``: which published tags are behind the Hub."""
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from downloader.cli.models import models_file_option, read_models_file
 from downloader.cli.options import docker_config_dir, http_pool, json_option
 from downloader.cli.plan import open_hub
 from downloader.cli.registries import parse_target
+from downloader.environment import read_environment
 from downloader.errors import TransportError
 from downloader.farm.destinations import choose_destinations
 from downloader.farm.jobs import Job
@@ -52,7 +52,7 @@ def refresh(
     pool, credentials = http_pool(), DockerCredentials(docker_config_dir())
     chosen = tuple(parse_target(target).name for target in targets)
     open_registry = partial(Registry, pool=pool, credentials=credentials, note=say)
-    hub = open_hub(None)
+    hub = open_hub({})
 
     def stores_of(model: Model) -> dict[str, Registry]:
         names = chosen or model.registries
@@ -79,7 +79,7 @@ def refresh(
 
 
 def _words(variable: str) -> list[str]:
-    return os.environ.get(variable, "").split()
+    return read_environment().get(variable, "").split()
 
 
 def _rows(found: Sequence[Freshness]) -> list[tuple[str, ...]]:

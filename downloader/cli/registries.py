@@ -2,12 +2,17 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import click
 
-from downloader.cli.options import compose, docker_config_dir, http_settings, retry_policy
+from downloader.cli.options import (
+    compose,
+    connection_options,
+    docker_config_dir,
+    retry_policy,
+)
 from downloader.errors import InputError
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy
@@ -28,6 +33,7 @@ to_option = click.option(
 )
 
 registry_options = compose(
+    connection_options,
     click.option("--username", metavar="USER", help="Instead of Docker's own credentials."),
     click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
     click.option(
@@ -94,11 +100,6 @@ class Registries:
             retry=self.retry,
             note=self.progress.note,
         )
-
-
-def open_pool(options: dict[str, Any]) -> HttpPool:
-    """Return connections as the environment and the flags of `registry_options` want them."""
-    return HttpPool(replace(http_settings(), read_timeout_s=options["timeout"]))
 
 
 def make_registries(

@@ -1,8 +1,6 @@
 """``hf-models restore``: images back into the Hugging Face cache."""
 
-import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,17 @@ from downloader.cli.console import (
 )
 from downloader.cli.options import (
     compose,
+    connection_options,
     find_cache_dir,
-    http_settings,
+    http_pool,
     json_option,
     quiet_option,
     selection,
     selection_options,
 )
 from downloader.cli.registries import find_credentials
+from downloader.environment import read_environment
 from downloader.errors import InputError
-from downloader.net.http import HttpPool
 from downloader.restore import (
     CacheTarget,
     DownloadSettings,
@@ -50,6 +49,7 @@ FILES_SHOWN = 40  # a screen; --json has them all
 _SMALLEST_MEMORY_BYTES = 4 * MIB
 
 network_options = compose(
+    connection_options,
     click.option(
         "--mirror",
         "mirrors",
@@ -152,18 +152,12 @@ def find_network(options: dict[str, Any], sources: Sequence[Source]) -> Network:
         sources: What ``--username`` is for.
     """
     references = [item.reference for item in sources if isinstance(item, RegistrySource)]
-    settings = replace(http_settings(), read_timeout_s=options["stall_timeout"])
-    mirrors = options["mirrors"] or _mirrors_of_environment()
+    mirrors = options["mirrors"] or read_environment().mirrors
     return Network(
-        HttpPool(settings),
+        http_pool(options),
         find_credentials(options["username"], options["password_stdin"], references),
         tuple(mirrors),
     )
-
-
-def _mirrors_of_environment() -> list[str]:
-    items = os.environ.get("HF_MODELS_MIRRORS", "").split(",")
-    return [item.strip() for item in items if item.strip()]
 
 
 def _print_report(report: Report, options: dict[str, Any]) -> None:

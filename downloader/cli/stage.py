@@ -44,7 +44,7 @@ def stage(
     out: Path,
 ) -> None:
     """Fetch and lay out the layers of a plan, or of a repo as one layer where there is none."""
-    hub = Hub(note=say)
+    hub = Hub(note=say, http=http_pool())
     if plan_file.exists():
         _stage(hub, read_plan(str(plan_file)), downloads, out, one_layer=False)
     else:
@@ -71,7 +71,7 @@ def _stage(hub: Hub, plan: Plan, downloads: Path, out: Path, *, one_layer: bool)
             snapshot,
             lambda file: hub.source_of(snapshot, file),
             downloads,
-            http=http_pool(),
+            http=hub.http,
             progress=progress,
         )
     with ConsoleProgress("layers") as progress:

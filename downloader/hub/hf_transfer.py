@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pathlib import Path
 from downloader.errors import TransportError, without_secrets
 from downloader.fs import allocated_bytes
 from downloader.hub.resolver import Location, Target
+from downloader.net.address import parse_address
 from downloader.net.http import HttpSettings
 from downloader.net.retry import TransientError
 from downloader.units import MIB
@@ -87,13 +89,17 @@ def transfer_file(
     if any(name.lower() == "authorization" for name in target.headers):
         raise UnfitError("the file's own host wants the token")
     call = _make_call(target, path, min(settings.connections, -(-size_bytes // _CHUNK_BYTES)))
-    job = {"parent_pid": os.getpid(), "environment": _environment(http), "call": call}
-    with subprocess.Popen(
-        [sys.executable, "-P", str(_CHILD)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # a panic may print the signed URL
-    ) as child:
+    with (
+        tempfile.TemporaryDirectory(prefix="hf-models-") as directory,
+        subprocess.Popen(
+            [sys.executable, "-P", str(_CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # a panic may print the signed URL
+        ) as child,
+    ):
+        environment = _environment(http, target.url, Path(directory, "ca.pem"))
+        job = {"parent_pid": os.getpid(), "environment": environment, "call": call}
         try:
             _send(child, job)
             _watch(child, path, settings.stall_s, on_growth, cancelled)
@@ -116,13 +122,12 @@ def _make_call(target: Target, path: Path, connections: int) -> dict[str, object
     }
 
 
-def _environment(http: HttpSettings) -> dict[str, str]:
+def _environment(http: HttpSettings, url: str, bundle: Path) -> dict[str, str]:
     """Return the variables that reqwest reads; set by the child, so no process list has them."""
-    environment = {f"{scheme.upper()}_PROXY": url for scheme, url in http.proxies.items()}
-    if http.no_proxy:
-        environment["NO_PROXY"] = http.no_proxy
-    if http.ca_bundle:
-        environment["SSL_CERT_FILE"] = http.ca_bundle
+    environment = http.proxies.variables_for(parse_address(url))
+    if http.trust.files or http.trust.dirs:
+        bundle.write_bytes(http.trust.bundle())
+        environment["SSL_CERT_FILE"] = str(bundle)
     return environment
 
 

@@ -4,6 +4,7 @@ The commit is resolved with ``repo_info``, never through ``snapshot_download``, 
 back to a stale cached snapshot without a word when the Hub answers 429 or 503.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,13 +12,12 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, errors, hf_hub_url
+from huggingface_hub import HfApi, errors, hf_hub_url, is_offline_mode, set_client_factory
 from huggingface_hub.hf_api import RepoFile as HubFile
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public in its docs
 
 from downloader import __version__
 from downloader.errors import (
-    HfModelsError,
     HubError,
     InputError,
     ProtocolError,
@@ -35,12 +35,62 @@ from downloader.hub.repo import (
     is_commit,
 )
 from downloader.hub.selection import select
+from downloader.net.address import parse_address
+from downloader.net.http import HttpPool
+from downloader.net.request import Exchange
 from downloader.net.retry import RetryPolicy, is_passing, parse_retry_after
 from downloader.progress import Note, ignore
 from downloader.transfer.source import FileSource
 from downloader.units import format_seconds
 
+_ANSWER_LIMIT_BYTES = 64 * 1024 * 1024  # repo_info of 100,000 files is some 15 MB
+
 T = TypeVar("T")
+
+
+class _PoolTransport(httpx2.BaseTransport):
+    """Sends huggingface_hub's requests over our connections.
+
+    So that proxies, certificates and timeouts mean the same for the Hub's API, for its files
+    and for registries.
+    """
+
+    def __init__(self, pool: HttpPool) -> None:
+        self._pool = pool
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        if is_offline_mode():
+            raise errors.OfflineModeIsEnabled(str(request.url))
+        body = request.read()
+        skipped = {"host", "connection", "accept-encoding", "transfer-encoding"}
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in skipped}
+        if body:
+            headers["content-length"] = str(len(body))
+        lower = {"content-length": "Content-Length"}  # as `Exchange` looks it up
+        sent = {lower.get(name, name): value for name, value in headers.items()}
+        with Exchange(self._pool, request.method, str(request.url), sent) as exchange:
+            if body:
+                exchange.send(memoryview(body))
+            data = exchange.read(_ANSWER_LIMIT_BYTES) if request.method != "HEAD" else b""
+            found = list(exchange.headers.items())
+            return httpx2.Response(exchange.status, headers=found, content=data)
+
+
+_pool_lock = threading.Lock()
+_pool_in_use: HttpPool | None = None
+
+
+def _use_pool(pool: HttpPool) -> None:
+    """Make huggingface_hub, which has one client for the whole process, use ``pool``."""
+    global _pool_in_use  # noqa: PLW0603 - so does the library
+    with _pool_lock:
+        if _pool_in_use is not pool:
+            set_client_factory(
+                lambda: httpx2.Client(
+                    transport=_PoolTransport(pool), follow_redirects=True, trust_env=False
+                )
+            )
+            _pool_in_use = pool
 
 
 @dataclass(frozen=True)
@@ -49,10 +99,12 @@ class Hub:
 
     Args:
         endpoint: None for huggingface_hub's own (``HF_ENDPOINT``, else huggingface.co).
-        token: None for huggingface_hub's own (``HF_TOKEN``, else the stored one).
+        token: None for huggingface_hub's own (``HF_TOKEN``, else the stored one); empty to
+            ask without a token.
         retry: For metadata calls; huggingface_hub itself does not retry ``repo_info``.
         sleep: Replaced in tests.
         note: Told before each new try, so that nobody waits in silence.
+        http: Connections.
     """
 
     endpoint: str | None = None
@@ -60,13 +112,21 @@ class Hub:
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(tries=5))
     sleep: Callable[[float], None] = time.sleep
     note: Note = ignore
+    http: HttpPool = field(default_factory=HttpPool)
 
     @property
     def api(self) -> HfApi:
-        """The client of huggingface_hub."""
+        """The client of huggingface_hub.
+
+        Raises:
+            InputError: The endpoint is no URL.
+        """
+        _use_pool(self.http)
+        if self.endpoint:
+            self._check_endpoint(self.endpoint)
         return HfApi(
             endpoint=self.endpoint,
-            token=self.token,
+            token=False if self.token == "" else self.token,
             library_name="hf-models",
             library_version=__version__,
         )
@@ -116,7 +176,9 @@ class Hub:
             endpoint=self.endpoint,
         )
         headers = build_hf_headers(
-            token=self.token, library_name="hf-models", library_version=__version__
+            token=False if self.token == "" else self.token,
+            library_name="hf-models",
+            library_version=__version__,
         )
         return FileSource(url, headers)
 
@@ -160,17 +222,13 @@ class Hub:
                 delay_s = self._delay_s(error, failures)
                 if delay_s is None:
                     raise _hub_error(repo, revision, error) from error
-            except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-                raise InputError(
-                    f"want HF_ENDPOINT like https://huggingface.co, got {self._shown!r}"
-                ) from error
-            except (httpx2.TransportError, OSError) as error:
+            except (TransportError, httpx2.TransportError):
                 failures += 1
                 delay_s = self.retry.delay_s(failures)
                 if delay_s is None:
-                    raise self._unreachable(error) from error
+                    raise
             wait = format_seconds(delay_s)
-            self.note(f"{self._shown} {said} for {repo.id}; again in {wait}")
+            self.note(f"{self.api.endpoint} {said} for {repo.id}; again in {wait}")
             self.sleep(delay_s)
 
     def _delay_s(self, error: errors.HfHubHTTPError, failures: int) -> float | None:
@@ -179,17 +237,17 @@ class Hub:
         asked_s = parse_retry_after(error.response.headers, datetime.now(UTC))
         return self.retry.delay_s(failures, asked_s)
 
-    def _unreachable(self, error: Exception) -> HfModelsError:
-        return TransportError(
-            f"no answer from {self._shown} ({type(error).__name__})",
-            hint="check the network and HF_ENDPOINT",
-        )
-
-    @property
-    def _shown(self) -> str:
-        """The endpoint for messages; a malformed one may hold its password anywhere before @."""
-        scheme, mark, rest = self.api.endpoint.rpartition("://")
-        return without_secrets(f"{scheme}{mark}{rest.rpartition('@')[2]}")
+    def _check_endpoint(self, endpoint: str) -> None:
+        try:
+            parse_address(endpoint)
+        except ProtocolError as error:
+            # It may hold its password anywhere before the last @.
+            scheme, mark, rest = endpoint.rpartition("://")
+            shown = without_secrets(f"{scheme}{mark}{rest.rpartition('@')[2]}")
+            raise InputError(
+                f"want HF_ENDPOINT like https://huggingface.co, got {shown!r}",
+                hint="an address with a user or password is refused" if "@" in endpoint else None,
+            ) from error
 
 
 def _parse_file(entry: HubFile) -> RepoFile:

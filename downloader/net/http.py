@@ -8,25 +8,21 @@ import http.client
 import socket
 import ssl
 import threading
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    LocationParseError,
-    LocationValueError,
-    NameResolutionError,
-    NewConnectionError,
-)
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from downloader import __version__
-from downloader.errors import InputError, TransportError, without_secrets
+from downloader.environment import Environment
+from downloader.errors import InputError, TransportError
+from downloader.net.address import Address, parse_address
+from downloader.net.proxies import HostList, Proxies, Proxy
 from downloader.net.throughput import Line, SlowServerError
+from downloader.net.trust import Trust, trust_of
 
 # What OpenSSL says of a server that answers in plain HTTP.
 _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}
@@ -36,24 +32,44 @@ USER_AGENT = f"hf-models/{__version__}"
 
 @dataclass(frozen=True)
 class HttpSettings:
-    """What a user's environment says about the network.
+    """How HTTP servers are reached.
 
     Args:
-        ca_bundle: A PEM file to trust instead of the system's store.
-        proxies: Proxy URL by scheme (``http``, ``https``, ``all``), as ``getproxies`` gives them.
-        no_proxy: Comma-separated hosts to reach directly, as in ``$no_proxy``.
+        trust: Certificates.
+        proxies: Proxies, and the hosts that are reached without.
+        plain_http: Registries that are reached without TLS.
         connect_timeout_s: For a TCP or TLS connection.
         read_timeout_s: For the next byte; a connection that is silent longer counts as stalled,
             and so does one that is slower than `SLOWEST_BYTES_PER_S` for as long.
         connections: Kept open per host.
     """
 
-    ca_bundle: str | None = None
-    proxies: Mapping[str, str] = field(default_factory=dict)
-    no_proxy: str = ""
+    trust: Trust = field(default_factory=Trust)
+    proxies: Proxies = field(default_factory=Proxies)
+    plain_http: HostList = field(default_factory=lambda: HostList(()))
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 30.0
     connections: int = 64
+
+
+def http_settings_of(
+    environment: Environment, ca_file: str | None = None, plain_http: Sequence[str] = ()
+) -> HttpSettings:
+    """Return what the environment says about proxies, certificates and plain http.
+
+    Args:
+        environment: The machine's.
+        ca_file: Of ``--ca-file``: trusted as well.
+        plain_http: Of ``--plain-http``: registries without TLS, as well.
+
+    Raises:
+        InputError: A proxy variable is malformed.
+    """
+    return HttpSettings(
+        trust_of(environment).with_file(ca_file),
+        Proxies(environment.proxies),
+        HostList([*environment.plain_http, *plain_http]),
+    )
 
 
 class HttpPool:
@@ -66,15 +82,23 @@ class HttpPool:
     def __init__(self, settings: HttpSettings | None = None) -> None:
         self.settings = settings or HttpSettings()
         self.line = Line()
-        self._managers: dict[str | None, urllib3.PoolManager] = {}
+        self._managers: dict[Proxy | None, urllib3.PoolManager] = {}
+        self._contexts: dict[str, ssl.SSLContext] = {}
         self._lock = threading.Lock()
 
-    def connections_to(self, url: str) -> urllib3.HTTPConnectionPool:
-        """Return the connections that ``url`` goes through, for `downloader.net.request`."""
-        try:
-            return self._manager(url).connection_from_url(url)
-        except (LocationParseError, LocationValueError) as error:
-            raise InputError(f"want an http or https URL, got {without_secrets(url)!r}") from error
+    def connections_to(self, address: Address) -> urllib3.HTTPConnectionPool:
+        """Return the connections that ``address`` goes through, for `downloader.net.request`.
+
+        Raises:
+            InputError: The settings for it are wrong: a certificate file, or a SOCKS proxy
+                without the extra.
+        """
+        options: dict[str, Any] = {}
+        if address.scheme == "https":
+            options["ssl_context"] = self.tls_context(address)
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        manager = self._manager(self.settings.proxies.find(address))
+        return manager.connection_from_host(host, address.port, address.scheme, options)
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -83,63 +107,79 @@ class HttpPool:
                 manager.clear()
             self._managers.clear()
 
-    def _manager(self, url: str) -> urllib3.PoolManager:
-        proxy = self.proxy_of(url)
+    def tls_context(self, address: Address) -> ssl.SSLContext:
+        """Return what TLS connections to ``address`` trust.
+
+        Raises:
+            InputError: As `Trust.context`.
+        """
+        trust = self.settings.trust
+        netloc = f"{address.host}:{address.port}"
+        key = netloc if trust.has_own(netloc) else ""
+        with self._lock:
+            if key not in self._contexts:
+                self._contexts[key] = trust.context(key)
+            return self._contexts[key]
+
+    def _manager(self, proxy: Proxy | None) -> urllib3.PoolManager:
+        context = None
+        if proxy is not None and proxy.scheme == "https":
+            context = self.tls_context(parse_address(proxy.url))
         with self._lock:
             if proxy not in self._managers:
-                self._managers[proxy] = self._new_manager(proxy)
+                self._managers[proxy] = self._new_manager(proxy, context)
             return self._managers[proxy]
 
-    def _new_manager(self, proxy: str | None) -> urllib3.PoolManager:
+    def _new_manager(
+        self, proxy: Proxy | None, context: ssl.SSLContext | None
+    ) -> urllib3.PoolManager:
         options: dict[str, Any] = {"maxsize": self.settings.connections, "num_pools": 64}
-        if self.settings.ca_bundle:
-            options["ca_certs"] = self.settings.ca_bundle
         if proxy is None:
             return urllib3.PoolManager(**options)
-        auth = urlsplit(proxy)
-        if auth.username:
-            pair = f"{auth.username}:{auth.password or ''}"
+        if proxy.is_socks:
+            return _socks_manager(proxy, options)
+        if proxy.username:
+            pair = f"{proxy.username}:{proxy.password}"
             options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=pair)
-        return urllib3.ProxyManager(proxy, **options)
+        return urllib3.ProxyManager(proxy.url, proxy_ssl_context=context, **options)
 
-    def proxy_of(self, url: str) -> str | None:
-        """Return the proxy that ``url`` goes through, None for a direct connection."""
-        parts = urlsplit(url)
-        proxies = self.settings.proxies
-        proxy = proxies.get(parts.scheme) or proxies.get("all")
-        bypass = {"no": self.settings.no_proxy}
-        if not proxy or urllib.request.proxy_bypass_environment(  # type: ignore[attr-defined]
-            parts.netloc.rpartition("@")[2], bypass
-        ):
-            return None
-        return proxy if "://" in proxy else f"http://{proxy}"
+
+def _socks_manager(proxy: Proxy, options: dict[str, Any]) -> urllib3.PoolManager:
+    try:
+        from urllib3.contrib.socks import SOCKSProxyManager  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise InputError(
+            f"{proxy.setting}: a SOCKS proxy needs the package PySocks, which is not installed",
+            hint="pip install 'hf-models[socks]', or name an HTTP proxy",
+        ) from error
+    return SOCKSProxyManager(
+        proxy.url, username=proxy.username or None, password=proxy.password or None, **options
+    )
 
 
 def transport_error(
-    method: str, url: str, error: Exception, proxy: str | None = None
+    method: str, address: Address, error: Exception, proxy: Proxy | None = None
 ) -> TransportError:
     """Return the error to raise where urllib3 or a socket gave up, without any secret.
 
     Args:
         method: Of the request.
-        url: Of the request.
+        address: Of the request.
         error: What was raised.
-        proxy: The host of the proxy, where ``error`` came up while a connection was made
-            through one.
+        proxy: Where ``error`` came up while a connection was made through one.
     """
-    host = urlsplit(url).netloc.rpartition("@")[2] or "?"
     reason = getattr(error, "reason", None)  # an exception in urllib3, a text in ssl
     cause = reason if isinstance(reason, Exception) else error
     text, hint = _in_words(cause)
     if proxy is not None:
-        text = f"proxy {proxy}: {text}"
+        text, hint = f"{proxy}: {text}", f"check {proxy.setting}, and whether the proxy runs"
     # A refused connection is a timeout to urllib3, but it costs no time.
     unreachable = isinstance(cause, NewConnectionError | ConnectionRefusedError)
     return TransportError(
-        f"{method} {without_secrets(url)}: no answer from {host} ({text})",
+        f"{method} {address}: no answer from {address.netloc} ({text})",
         timed_out=isinstance(cause, TimeoutError | Urllib3TimeoutError) and not unreachable,
         unreachable=unreachable,
-        hint=hint,
+        hint=hint.format(netloc=address.netloc),
     )
 
 
@@ -150,7 +190,7 @@ _CAUSES: tuple[tuple[type[Exception], str, str], ...] = (
     (
         ssl.SSLCertVerificationError,
         "certificate not trusted: {error.verify_message}",
-        "name the certificate of the server, or of the proxy, in SSL_CERT_FILE",
+        "name the certificate of its authority by --ca-file or SSL_CERT_FILE",
     ),
     (ssl.SSLError, "TLS failed: {error.reason}", _ADDRESS_HINT),
     (socket.gaierror, "name not known", _ADDRESS_HINT),
@@ -173,7 +213,10 @@ def _in_words(error: Exception) -> tuple[str, str]:
     """Return the cause of a failure in plain words, and what to do about it."""
     inner = error.__cause__ if isinstance(error.__cause__, OSError) else error
     if isinstance(inner, ssl.SSLError) and inner.reason in _NO_TLS:
-        return "the server speaks no TLS", "check whether the address is http or https"
+        return (
+            "the server speaks no TLS",
+            "a registry without TLS is named by --plain-http {netloc}",
+        )
     for kind, text, hint in _CAUSES:
         if isinstance(inner, kind):
             if kind is OSError and not getattr(inner, "strerror", None):

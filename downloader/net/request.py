@@ -16,7 +16,6 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
-from urllib.parse import urlsplit
 
 from urllib3 import HTTPHeaderDict
 from urllib3.exceptions import HTTPError
@@ -24,6 +23,7 @@ from urllib3.util import wait_for_read
 from urllib3.util.proxy import connection_requires_http_tunnel
 
 from downloader.errors import TransportError
+from downloader.net.address import parse_address
 from downloader.net.body import Body, open_body
 from downloader.net.http import USER_AGENT, HttpPool, transport_error
 from downloader.net.throughput import Watch
@@ -86,6 +86,8 @@ class Exchange:
 
     Raises:
         TransportError: No connection: DNS, connect, TLS, proxy, timeout or reset.
+        ProtocolError: The URL is none, or one that can be read in two ways.
+        InputError: The settings for the connection are wrong.
     """
 
     def __init__(
@@ -98,14 +100,15 @@ class Exchange:
         read_timeout_s: float | None = None,
     ) -> None:
         self._method = method
-        self._url = url
+        self._address = parse_address(url)
         self._framed = "Transfer-Encoding" in headers
         self._complete = "Content-Length" not in headers and not self._framed
         self._owed_bytes = int(headers.get("Content-Length", 0))
         self._response: http.client.HTTPResponse | None = None
         self._body: Body | None = None
         self._is_closed = False
-        self._connections = pool.connections_to(url)
+        self._proxy = pool.settings.proxies.find(self._address)
+        self._connections = pool.connections_to(self._address)
         self._line = pool.line
         timeout_s = read_timeout_s or pool.settings.read_timeout_s
         self._watch = Watch(timeout_s)
@@ -124,9 +127,7 @@ class Exchange:
             self._connect(pool.settings.connect_timeout_s, tunnelled=tunnelled)
         self._sock = connection.sock  # the connection forgets one that the server will close
         self._sock.settimeout(read_timeout_s)
-        parts = urlsplit(self._url)
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        target = self._url if proxied and not tunnelled else path
+        target = self._address.url if proxied and not tunnelled else self._address.target
         connection.putrequest(self._method, target, skip_accept_encoding=True)
         extra = self._connections.proxy_headers if proxied and not tunnelled else {}
         defaults = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
@@ -135,7 +136,6 @@ class Exchange:
         connection.endheaders()
 
     def _connect(self, timeout_s: float, *, tunnelled: bool) -> None:
-        proxy = self._connections.proxy
         self._connection.timeout = timeout_s
         try:
             if tunnelled:
@@ -144,14 +144,14 @@ class Exchange:
                 self._connection.connect()
         except _FAILURES as error:
             # Behind a tunnel a TLS error is the server's as a rule, and names its certificate.
-            via = None if proxy is None or isinstance(error, ssl.SSLError) else proxy.netloc
+            via = None if isinstance(error, ssl.SSLError) else self._proxy
             self._connection.close()
-            raise transport_error(self._method, self._url, error, via) from error
+            raise transport_error(self._method, self._address, error, via) from error
 
     def _route(self) -> tuple[bool, bool]:
         proxy = self._connections.proxy
         tunnelled = connection_requires_http_tunnel(
-            proxy, self._connections.proxy_config, urlsplit(self._url).scheme
+            proxy, self._connections.proxy_config, self._address.scheme
         )
         return proxy is not None, tunnelled
 
@@ -341,4 +341,4 @@ class Exchange:
             self._drop()
         if isinstance(error, ConnectionResetError):
             self._line.reset()
-        return transport_error(self._method, self._url, error)
+        return transport_error(self._method, self._address, error)

@@ -33,10 +33,10 @@ ONCE = ("--tries", "1")
 @pytest.mark.parametrize(
     ("endpoint", "code"),
     [
-        (f"http://u:{SECRET}@{NOWHERE}", 4),
+        (f"http://u:{SECRET}@{NOWHERE}", 2),
         (f"ftp://u:{SECRET}@{NOWHERE}", 2),
         (f"u:{SECRET}@{NOWHERE}", 2),
-        (f"http://u:x@{SECRET}@{NOWHERE}", 4),
+        (f"http://u:x@{SECRET}@{NOWHERE}", 2),
         (f"http://u:{SECRET}/more@{NOWHERE}", 2),
     ],
 )

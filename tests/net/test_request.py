@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from downloader.environment import read_environment
 from downloader.errors import TransportError
 from downloader.net.http import HttpPool, HttpSettings
+from downloader.net.proxies import Proxies
 from downloader.net.request import Exchange
 
 TIMEOUT_S = 0.4
@@ -40,6 +42,10 @@ def server(send: Send) -> Iterator[str]:
         with suppress(OSError):
             socket.create_connection(listener.getsockname(), 1).close()
         thread.join(5)
+
+
+def read_proxies(variables: dict[str, str]) -> Proxies:
+    return Proxies(read_environment(variables).proxies)
 
 
 def read_whole(url: str, **settings: object) -> bytes:
@@ -148,9 +154,11 @@ def test_unknown_name_is_said() -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_proxy_that_is_not_reached_is_named(scheme: str) -> None:
     port = _closed_port()
-    proxies = {scheme: f"http://127.0.0.1:{port}"}
-    with pytest.raises(TransportError, match=rf"\(proxy 127\.0\.0\.1:{port}: connection refused"):
+    proxies = read_proxies({f"{scheme}_proxy": f"http://127.0.0.1:{port}"})
+    with pytest.raises(TransportError, match="connection refused") as caught:
         read_whole(f"{scheme}://registry.example/x", proxies=proxies)
+    assert f"(proxy http://127.0.0.1:{port} of {scheme}_proxy: " in caught.value.message
+    assert f"check {scheme}_proxy" in (caught.value.hint or "")
 
 
 def test_proxy_that_refuses_is_named_with_its_answer() -> None:
@@ -159,8 +167,8 @@ def test_proxy_that_refuses_is_named_with_its_answer() -> None:
 
     with server(send) as url:
         proxy = url.removesuffix("/file")
-        with pytest.raises(TransportError, match=r"\(proxy 127.*407 Proxy Authentication"):
-            read_whole("https://registry.example/x", proxies={"https": proxy})
+        with pytest.raises(TransportError, match=r"\(proxy .*: .*407 Proxy Authentication"):
+            read_whole("https://registry.example/x", proxies=read_proxies({"https_proxy": proxy}))
 
 
 def test_server_without_tls_is_said() -> None:

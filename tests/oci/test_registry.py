@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from urllib3.util import wait_for_read
 
+from downloader.environment import ProxySettings, Setting
 from downloader.errors import (
     InputError,
     IntegrityError,
@@ -25,8 +26,10 @@ from downloader.errors import (
     TransportError,
 )
 from downloader.net.http import HttpPool, HttpSettings
+from downloader.net.proxies import Proxies
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
+from downloader.net.trust import Trust
 from downloader.oci.digest import digest_of
 from downloader.oci.quirks import wants_stream
 from downloader.oci.reference import Reference, parse_reference
@@ -582,7 +585,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_tls_on_loopback(certificate: str, mode: UploadMode) -> None:
-    pool = HttpPool(HttpSettings(ca_bundle=f"{certificate}.crt"))
+    pool = HttpPool(HttpSettings(trust=Trust(files=(Setting("--ca-file", f"{certificate}.crt"),))))
     with FaultyProxy(os.environ["HF_TEST_REGISTRY"], certificate=certificate) as server:
         reference = Reference(server.host, f"tests/{uuid.uuid4().hex}")
         registry = Registry(reference, pool, upload=mode, chunk_bytes=CHUNK_BYTES)
@@ -613,7 +616,9 @@ def test_dns_is_gone(pool: HttpPool, waits: list[float]) -> None:
 
 def test_through_a_proxy(proxy: FaultyProxy) -> None:
     """A forward proxy gets the whole URL as its target."""
-    pool = HttpPool(HttpSettings(proxies={"http": proxy.url}))
+    pool = HttpPool(
+        HttpSettings(proxies=Proxies(ProxySettings(http=Setting("http_proxy", proxy.url))))
+    )
     reference = Reference("registry.invalid", "a")
     registry = Registry(reference, pool, plain_http=True, sleep=lambda _: None)
     proxy.faults = [Fault("any", "HEAD", status=200, body=b"12345")]
