@@ -277,9 +277,10 @@ def _print_built(found: ImageInfo | None, plan: Plan, name: str, as_json: bool) 
         {
             "image": name,
             "id": found.id if found else None,
-            "repo": snapshot.repo.id,
+            "repo_type": snapshot.repo.type,
+            "repo_id": snapshot.repo.id,
             "commit": snapshot.commit,
             "layers": len(plan.layers) + 1,
-            "bytes": snapshot.size_bytes,
+            "size_bytes": snapshot.size_bytes,
         }
     )

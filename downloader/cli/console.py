@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn, Task, TaskID
     from rich.text import Text
 
+    from downloader.hub.repo import RepoFile
+
 # Without a terminal, one line now and then: a CI log stays short and is never silent for long.
 LINE_EVERY_S = 5.0  # while bytes move
 FIRST_IDLE_S = 10.0  # nobody takes ten seconds for a hang
@@ -39,6 +41,8 @@ _NAME_COLUMNS = (16, 48)  # the fewest and the most that a name gets
 _FILES_SHOWN = 8  # lines; more files than that are small
 
 
+FILES_SHOWN = 40  # a screen
+UNKNOWN = "unknown"  # what an image does not say
 FORMAT_VERSION = 1  # of every document that --json prints; docs/json.md
 
 
@@ -115,6 +119,20 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         # A cell that wraps begins a line of its own. Colours are only there on a terminal,
         # which knows no workflow commands.
         _write(line if "\x1b" in line else visible(line).rstrip(), sys.stdout)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print names and values, one pair a line; a digest fits in 80 columns."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print_result(f"{name:{width}} {value}")
+
+
+def print_files(files: "Sequence[RepoFile]") -> None:
+    """Print the first files of a repo with their sizes; --json has them all."""
+    rows = [[file.path, format_bytes(file.size_bytes)] for file in files[:FILES_SHOWN]]
+    more = len(files) - len(rows)
+    print_table("", ["file", ">size"], [*rows, *([[f"... and {more} more", ""]] if more else [])])
 
 
 def _write(line: str, stream: TextIO | None) -> None:

@@ -232,7 +232,7 @@ def push() -> int:
     job = current_job()
     flags = ["--engine=docker", *to_flags(), *gated_flags(job), "--json"]
     ran = run_command(["push", *flags, "--", job.model.tag])
-    write_digests(ran.document or [])
+    write_digests(ran.document["targets"] if ran.document else [])
     return ran.exit_code
 
 

@@ -77,7 +77,7 @@ def _print_missing(snapshot: Snapshot, target: Path, as_json: bool) -> None:
         for f in snapshot.files
     ]
     if as_json:
-        print_json({"dry_run": True, "files": rows})
+        print_json({"dry_run": True, "listing": rows})
         return
     for row in rows:
         state = "have" if row["is_cached"] else "fetch"

@@ -6,17 +6,19 @@ import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import (
+    UNKNOWN,
     ConsoleProgress,
+    print_facts,
+    print_files,
     print_json,
     print_result,
-    print_table,
 )
 from downloader.cli.options import json_option, quiet_option
-from downloader.cli.restore import FILES_SHOWN, find_network, network_options
-from downloader.restore import Inspection, parse_source
+from downloader.cli.restore import find_network, network_options
+from downloader.restore import InspectedLayer, Inspection, parse_source
 from downloader.restore import inspect as inspect_image
 from downloader.restore.foreign.stream import engine_has
-from downloader.units import format_bytes
+from downloader.units import format_bytes, format_count
 
 
 @click.command(
@@ -32,8 +34,8 @@ from downloader.units import format_bytes
 def inspect(source: str, with_files: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Show what an image holds: repo, commit, license, files, layers, bytes.
 
-    SOURCE as for restore. Only the manifest and the config are read, but for a compressed
-    archive, which has to be read to its end.
+    SOURCE as for restore. Of the layers only the small one that lists the files is read; a
+    compressed archive has to be read to its end.
     """
     parsed = parse_source(source, engine_has)
     network = find_network(options, [parsed])
@@ -46,30 +48,37 @@ def inspect(source: str, with_files: bool, as_json: bool, quiet: bool, **options
 
 
 def _print(found: Inspection) -> None:
-    partial = {None: "", True: "some files only", False: "complete"}[found.is_partial]
-    rows = [
-        ["repo", f"{found.repo_type or ''} {found.repo_id or 'not said'}".strip()],
-        ["commit", found.commit or "not said"],
-        ["revision", found.revision or ""],
-        ["license", found.license or "not said"],
-        ["files", f"{found.files if found.files is not None else 'not said'}"],
-        ["content", _size(found.content_bytes)],
-        ["carries", partial],
-        ["layers", f"{len(found.layers)}"],
-        ["layer bytes", format_bytes(found.layer_bytes)],
-        ["digest", found.digest],
-    ]
+    partial = {None: UNKNOWN, True: "some files only", False: "complete"}[found.is_partial]
+    repo = f"{found.repo_type or ''} {found.repo_id}" if found.repo_id else UNKNOWN
+    files = UNKNOWN if found.files is None else f"{found.files}, {_size(found.size_bytes)}"
+    layers = f"{len(found.layers)}, {_size(found.layer_bytes)}"
     print_result(found.source)
-    print_table("", ["", ""], [row for row in rows if row[1]])
-    print_table(
-        "",
-        ["layer", "media type", ">size"],
-        [[digest, kind, _size(size)] for digest, kind, size in found.layers],
+    print_facts(
+        {
+            "kind": found.kind,
+            "repo": repo.strip(),
+            "commit": found.commit or UNKNOWN,
+            "revision": found.revision or UNKNOWN,
+            "license": found.license or UNKNOWN,
+            "files": f"{files}, {partial}" if found.files is not None else files,
+            "digest": found.digest,
+            "layers": layers,
+        }
     )
+    for layer in found.layers:
+        print_result(f"{_size(layer.size_bytes):>8} {_carried(layer)}")
+        print_result(f"         {layer.digest}")
     if found.listing:
-        shown = [[f.path, format_bytes(f.size_bytes)] for f in found.listing[:FILES_SHOWN]]
-        print_table("", ["file", ">size"], shown)
+        print_result("")
+        print_files(found.listing)
+
+
+def _carried(layer: InspectedLayer) -> str:
+    if not layer.paths:
+        return layer.media_type or UNKNOWN
+    more = len(layer.paths) - 1
+    return layer.paths[0] + (f" and {format_count(more, 'more file')}" if more else "")
 
 
 def _size(size_bytes: int | None) -> str:
-    return "not said" if size_bytes is None else format_bytes(size_bytes)
+    return UNKNOWN if size_bytes is None else format_bytes(size_bytes)

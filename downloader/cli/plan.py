@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from downloader.cli.command import examples
-from downloader.cli.console import print_json, print_result, print_table, say
+from downloader.cli.console import UNKNOWN, print_json, print_result, print_table, say
 from downloader.cli.github import check_outputs, write_outputs
 from downloader.cli.options import (
     http_pool,
@@ -172,7 +172,7 @@ def describe_plan(plan: Plan, tag: str, shards: int) -> dict[str, Any]:
 
 def _job(index: int, count: int, layers: list[Layer]) -> dict[str, Any]:
     size_bytes = sum(layer.size_bytes for layer in layers)
-    return {"shard": f"{index}/{count}", "layers": len(layers), "bytes": size_bytes}
+    return {"shard": f"{index}/{count}", "layers": len(layers), "size_bytes": size_bytes}
 
 
 def print_plan(plan: Plan, document: dict[str, Any], *, as_json: bool) -> None:
@@ -192,7 +192,7 @@ def print_plan(plan: Plan, document: dict[str, Any], *, as_json: bool) -> None:
     jobs = document["matrix"]["include"]
     if len(jobs) > 1:
         print_result("")
-        rows = [(job["shard"], str(job["layers"]), str(job["bytes"])) for job in jobs]
+        rows = [(job["shard"], str(job["layers"]), str(job["size_bytes"])) for job in jobs]
         print_table("shards", ("shard", ">layers", ">bytes"), rows)
 
 
@@ -202,7 +202,7 @@ def _print_facts(plan: Plan, document: dict[str, Any]) -> None:
         "repo": f"{snapshot.repo.type} {snapshot.repo.id}",
         "revision": snapshot.revision,
         "commit": snapshot.commit,
-        "license": snapshot.license or "not stated",
+        "license": snapshot.license or UNKNOWN,
         "gated": str(snapshot.gated).lower(),
         "files": f"{len(snapshot.files)}{' (partial)' if snapshot.is_partial else ''}",
         "bytes": f"{snapshot.size_bytes} ({format_bytes(snapshot.size_bytes)})",

@@ -12,6 +12,7 @@ from downloader.cli.bases import base_option, find_base, modelpack_option
 from downloader.cli.command import examples
 from downloader.cli.console import (
     ConsoleProgress,
+    describe_error,
     print_json,
     print_result,
     say,
@@ -177,7 +178,8 @@ def report(
     if as_json:
         print_json(
             {
-                "repo": plan.snapshot.repo.id,
+                "repo_type": plan.snapshot.repo.type,
+                "repo_id": plan.snapshot.repo.id,
                 "commit": plan.snapshot.commit,
                 "seconds": round(seconds, 3),
                 "targets": [_to_json(outcome, plan) for outcome in outcomes],
@@ -212,18 +214,18 @@ def _summary(outcome: Outcome, verbs: Sequence[str]) -> str:
 
 def _to_json(outcome: Outcome, plan: Plan) -> dict[str, Any]:
     layers = [
-        {"status": verb, "bytes": layer.size_bytes, "carries": title_of(layer, plan)}
+        {"status": verb, "size_bytes": layer.size_bytes, "carries": title_of(layer, plan)}
         for verb in ("moved", "reused", "missing")
         for layer in getattr(outcome, verb)
     ]
     return {
         "image": outcome.name,
         "digest": outcome.digest,
-        "bytes_moved": _bytes(outcome.moved),
-        "bytes_reused": _bytes(outcome.reused),
-        "bytes_missing": _bytes(outcome.missing),
+        "moved_bytes": _bytes(outcome.moved),
+        "reused_bytes": _bytes(outcome.reused),
+        "missing_bytes": _bytes(outcome.missing),
         "layers": layers,
-        "error": outcome.error.message if outcome.error else None,
+        "error": describe_error(outcome.error) if outcome.error else None,
     }
 
 

@@ -98,7 +98,7 @@ def _is_layout(engine_name: str, engine: Engine, source: str, tag: str) -> bool:
 
 
 def _report(pushed: list[TargetResult], *, as_json: bool) -> int:
-    return report_results(pushed, describe_results(pushed) if as_json else None)
+    return report_results(pushed, {"targets": describe_results(pushed)} if as_json else None)
 
 
 def target_name(target: str, tag: str) -> str:

@@ -9,9 +9,9 @@ import click
 from downloader.cli.command import examples
 from downloader.cli.console import (
     ConsoleProgress,
+    print_files,
     print_json,
     print_result,
-    print_table,
     say,
 )
 from downloader.cli.options import (
@@ -44,7 +44,6 @@ from downloader.restore.foreign.stream import engine_has
 from downloader.restore.source import RegistrySource, Source, looks_like_source
 from downloader.units import MIB, format_bytes, format_count, parse_size
 
-FILES_SHOWN = 40  # a screen; --json has them all
 # Below this a connection's buffer is so small that its system calls show.
 _SMALLEST_MEMORY_BYTES = 4 * MIB
 
@@ -182,15 +181,11 @@ def _print_report(report: Report, options: dict[str, Any]) -> None:
 
 def _print_planned(item: Restored) -> None:
     snapshot = item.snapshot
-    rows = [[file.path, format_bytes(file.size_bytes)] for file in snapshot.files[:FILES_SHOWN]]
-    more = len(snapshot.files) - len(rows)
-    if more > 0:
-        rows.append([f"... and {more} more", ""])
     print_result(
         f"{snapshot.repo.type} {snapshot.repo.id} at {snapshot.commit}:"
         f" {format_count(len(snapshot.files), 'file')}, {format_bytes(snapshot.size_bytes)}"
     )
-    print_table("", ["file", ">size"], rows)
+    print_files(snapshot.files)
 
 
 def _to_json(report: Report, *, dry_run: bool) -> dict[str, Any]:
@@ -216,8 +211,9 @@ def _snapshot_json(item: Restored) -> dict[str, Any]:
         "revision": snapshot.revision,
         "partial": snapshot.is_partial,
         "path": str(item.path),
-        "files": [
-            {"path": file.path, "size": file.size_bytes, "oid": file.oid} for file in snapshot.files
+        "listing": [
+            {"path": file.path, "size_bytes": file.size_bytes, "oid": file.oid}
+            for file in snapshot.files
         ],
         "missing": list(item.missing),
     }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from downloader.cli.console import print_json, print_result, say_error
+from downloader.cli.console import describe_error, print_json, print_result, say_error
 from downloader.errors import HfModelsError
 
 
@@ -40,7 +40,7 @@ def describe_results(results: Sequence[TargetResult]) -> list[dict[str, Any]]:
         {
             "image": result.image,
             "digest": result.digest,
-            "error": result.error.message if result.error else None,
+            "error": describe_error(result.error) if result.error else None,
         }
         for result in results
     ]

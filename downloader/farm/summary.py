@@ -59,7 +59,7 @@ def plan_summary(
     """
     plan, jobs = document["plan"], document["matrix"]["include"]
     snapshot = plan["snapshot"]
-    license_ = snapshot["license"] or "not stated"
+    license_ = snapshot["license"] or "unknown"
     where = ", ".join(f"`{image}:{document['tag']}`" for image in images)
     files = (
         f"{_counted(len(snapshot['files']), 'file')}, {format_bytes(document['download_bytes'])}"
@@ -72,7 +72,7 @@ def plan_summary(
         f"Engine: {markdown(reason)}.",
         table(
             ["job", ">layers", ">bytes"],
-            [(job["shard"], job["layers"], f"{job['bytes']:,}") for job in jobs],
+            [(job["shard"], job["layers"], f"{job['size_bytes']:,}") for job in jobs],
         ),
         folded(
             _counted(len(layers), "layer"),
@@ -89,20 +89,20 @@ def shard_summary(share: str, document: Mapping[str, Any]) -> str:
         share: Of the layers: ``3/8``.
         document: What `hf-models publish --json` prints.
     """
-    parts = [f"### {markdown(document['repo'])}, job {share}, {document['seconds']:.0f} s"]
+    parts = [f"### {markdown(document['repo_id'])}, job {share}, {document['seconds']:.0f} s"]
     totals = [
         (
             target["image"],
-            f"{target['bytes_moved']:,}",
-            f"{target['bytes_reused']:,}",
-            _rate(target["bytes_moved"], document["seconds"]),
-            target["error"] or "done",
+            f"{target['moved_bytes']:,}",
+            f"{target['reused_bytes']:,}",
+            _rate(target["moved_bytes"], document["seconds"]),
+            target["error"]["message"] if target["error"] else "done",
         )
         for target in document["targets"]
     ]
     parts.append(table(["to", ">bytes moved", ">reused", ">MB/s", "result"], totals))
     for target in document["targets"][:1]:
-        rows = [(f"{i['bytes']:,}", i["status"], i["carries"]) for i in target["layers"]]
+        rows = [(f"{i['size_bytes']:,}", i["status"], i["carries"]) for i in target["layers"]]
         parts.append(folded(_counted(len(rows), "layer"), table([">bytes", "", "carries"], rows)))
     return "\n\n".join(parts) + "\n"
 

@@ -10,7 +10,7 @@ Nothing here imports huggingface_hub: the consumer's side needs no Hub.
 """
 
 from downloader.restore.bounds import DownloadSettings
-from downloader.restore.inspect import Inspection, inspect
+from downloader.restore.inspect import InspectedLayer, Inspection, inspect
 from downloader.restore.job import Report, Restored, RestoreOptions, restore
 from downloader.restore.opening import Network, open_image
 from downloader.restore.source import parse_source
@@ -20,6 +20,7 @@ from downloader.restore.verify import verify
 __all__ = [
     "CacheTarget",
     "DownloadSettings",
+    "InspectedLayer",
     "Inspection",
     "LocalTarget",
     "Network",

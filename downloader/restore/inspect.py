@@ -1,11 +1,11 @@
 """What an image says of itself, from its manifest and config alone."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from downloader.hub.repo import RepoFile
-from downloader.image import PREFIX, parse_labels
+from downloader.image import PREFIX, parse_labels, parse_members
 from downloader.oci.manifest import Manifest
 from downloader.progress import NoProgress, Progress
 from downloader.restore.foreign.extract import Capture
@@ -24,12 +24,30 @@ _OCI = "org.opencontainers.image."
 
 
 @dataclass(frozen=True)
+class InspectedLayer:
+    """A layer at a glance.
+
+    Args:
+        digest: Of the layer; of its content uncompressed, where the engine says no other.
+        media_type: As the manifest has it; "" where the engine does not say.
+        size_bytes: As it is stored.
+        paths: The files that it carries, or parts of them; empty where the image does not say.
+    """
+
+    digest: str
+    media_type: str
+    size_bytes: int | None
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Inspection:
     """An image at a glance; None or empty where it does not say.
 
     Args:
         source: As the user named it.
         digest: What that led to.
+        kind: ``hf-models`` for an image of this project; ``image``; ``artifact``.
         repo_type: ``model``, ``dataset`` or ``space``.
         repo_id: ``org/name``.
         commit: 40 hex digits.
@@ -37,14 +55,15 @@ class Inspection:
         license: An SPDX expression.
         is_partial: Whether files of the commit were left out.
         files: How many files the image holds.
-        content_bytes: Of those files.
-        layers: Each layer's digest, media type and size in bytes, bottom first.
+        size_bytes: Of those files.
+        layers: Bottom first.
         layer_bytes: Of all layers, as they are kept there.
         listing: The files themselves, where they were asked for.
     """
 
     source: str
     digest: str
+    kind: str
     repo_type: str | None
     repo_id: str | None
     commit: str | None
@@ -52,20 +71,22 @@ class Inspection:
     license: str | None
     is_partial: bool | None
     files: int | None
-    content_bytes: int | None
-    layers: tuple[tuple[str, str, int | None], ...]
+    size_bytes: int | None
+    layers: tuple[InspectedLayer, ...]
     layer_bytes: int
     listing: tuple[RepoFile, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for programs."""
-        plain = {key: value for key, value in vars(self).items() if key != "listing"}
-        plain["layers"] = [
-            {"digest": digest, "media_type": media_type, "size": size_bytes}
-            for digest, media_type, size_bytes in self.layers
-        ]
-        files = [{"path": f.path, "size": f.size_bytes, "oid": f.oid} for f in self.listing]
-        return plain | ({"listing": files} if files else {})
+        """Return it for programs; ``docs/json.md`` specifies it."""
+        plain = {key: value for key, value in vars(self).items() if key != "is_partial"}
+        return plain | {
+            "partial": self.is_partial,
+            "layers": [asdict(layer) for layer in self.layers],
+            "listing": [
+                {"path": file.path, "size_bytes": file.size_bytes, "oid": file.oid}
+                for file in self.listing
+            ],
+        }
 
 
 def inspect(
@@ -81,7 +102,7 @@ def inspect(
         source: A registry, a directory, an archive, or the local engine.
         network: How registries are reached.
         progress: Told of the bytes of a compressed archive, which is read to its end.
-        with_files: Whether to read the small layer that lists the files.
+        with_files: Whether to list the files as well.
 
     Raises:
         ProtocolError: Its labels say what cannot be.
@@ -102,16 +123,22 @@ def inspect_image(image: Image, *, with_files: bool = False) -> Inspection:
     """Return what an image says of itself.
 
     Args:
-        image: Opened; nothing more is read unless ``with_files``.
-        with_files: Whether to read the small layer that lists the files.
+        image: Opened; of its layers only the small one that lists the files is read.
+        with_files: Whether to list the files as well.
 
     Raises:
         ProtocolError: Its labels say what cannot be.
     """
-    planned = read_plan(image) if with_files else None
+    planned = read_plan(image)
     found = _describe(image.name, image.digest, image.labels)
+    paths: dict[str, list[str]] = {}
     listing = planned.snapshot.files if planned else ()
-    return replace(_with_layers(found, image.manifest), listing=listing)
+    for file in listing:
+        pieces = planned.pieces[file.oid] if planned else ()
+        for digest in dict.fromkeys(piece.layer for piece in pieces):
+            paths.setdefault(digest, []).append(file.path)
+    found = _with_layers(found, image.manifest, paths)
+    return replace(found, listing=listing if with_files else ())
 
 
 def inspect_passed(name: str, passed: PassedImage, *, with_files: bool = False) -> Inspection:
@@ -126,10 +153,14 @@ def inspect_passed(name: str, passed: PassedImage, *, with_files: bool = False) 
         ProtocolError: Its labels say what cannot be.
     """
     labels = all_labels(passed.manifest, passed.config)
-    found = _with_layers(_describe(name, passed.digest, labels), passed.manifest)
     promised = {path: file for item in passed.snapshots for path, file in item.promised.items()}
-    listing = tuple(promised[path] for path in sorted(promised)) if with_files else ()
-    return replace(found, listing=listing)
+    listing = tuple(promised[path] for path in sorted(promised))
+    paths = {}
+    for layer in passed.manifest.layers:
+        oids = {member.oid for member in parse_members(layer) or ()}
+        paths[str(layer.digest)] = [file.path for file in listing if file.oid in oids]
+    found = _with_layers(_describe(name, passed.digest, labels), passed.manifest, paths)
+    return replace(found, listing=listing if with_files else ())
 
 
 def inspect_engine_answer(name: str, answer: Mapping[str, Any]) -> Inspection:
@@ -146,15 +177,29 @@ def inspect_engine_answer(name: str, answer: Mapping[str, Any]) -> Inspection:
     labels = {str(key): str(value) for key, value in (inner.get("Labels") or {}).items()}
     return replace(
         _describe(name, str(answer.get("Id")), labels),
-        layers=tuple((str(diff_id), "", None) for diff_id in rootfs.get("Layers") or []),
+        layers=tuple(
+            InspectedLayer(str(diff_id), "", None) for diff_id in rootfs.get("Layers") or []
+        ),
         layer_bytes=int(answer.get("Size") or 0),
     )
 
 
-def _with_layers(found: Inspection, manifest: Manifest) -> Inspection:
-    layers = tuple((layer.digest, layer.media_type, layer.size_bytes) for layer in manifest.layers)
+def _with_layers(
+    found: Inspection, manifest: Manifest, paths: Mapping[str, Sequence[str]] | None = None
+) -> Inspection:
+    layers = tuple(
+        InspectedLayer(
+            layer.digest,
+            layer.media_type,
+            layer.size_bytes,
+            tuple((paths or {}).get(layer.digest, ())),
+        )
+        for layer in manifest.layers
+    )
     layer_bytes = sum(layer.size_bytes for layer in manifest.layers)
-    return replace(found, layers=layers, layer_bytes=layer_bytes)
+    is_artifact = manifest.artifact_type is not None
+    kind = "artifact" if is_artifact and found.kind == "image" else found.kind
+    return replace(found, kind=kind, layers=layers, layer_bytes=layer_bytes)
 
 
 def _describe(source: str, digest: str, labels: Mapping[str, str]) -> Inspection:
@@ -162,6 +207,7 @@ def _describe(source: str, digest: str, labels: Mapping[str, str]) -> Inspection
     return Inspection(
         source=source,
         digest=digest,
+        kind="hf-models" if ours else "image",
         repo_type=ours.repo.type if ours else None,
         repo_id=ours.repo.id if ours else None,
         commit=ours.commit if ours else None,
@@ -169,7 +215,7 @@ def _describe(source: str, digest: str, labels: Mapping[str, str]) -> Inspection
         license=labels.get(f"{_OCI}licenses"),
         is_partial=ours.is_partial if ours else None,
         files=_number(labels, "files"),
-        content_bytes=_number(labels, "bytes"),
+        size_bytes=_number(labels, "bytes"),
         layers=(),
         layer_bytes=0,
     )

@@ -153,4 +153,4 @@ def test_a_mistyped_command_is_answered_with_the_one_that_is_meant(
 ) -> None:
     ran = run_here(*typed)
     assert ran.code == 2
-    assert f"no such command '{typed[-1]}'; did you mean {meant}?" in ran.err
+    assert f"no such command '{typed[-1]}'; did you mean {meant}" in ran.err

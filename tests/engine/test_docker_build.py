@@ -269,11 +269,11 @@ def test_one_registry_that_refuses_does_not_stop_the_others(shelf: Shelf, tiny: 
         names = [f"127.0.0.1:{server.server_address[1]}/no/way", f"{registry()}/{shelf.name}-good"]
         command = ["push", "tiny", "--image", shelf.name, *(f"--to={name}" for name in names)]
         done = hf_models(*command, code=3)
-        told = json.loads(hf_models(*command, "--json", code=3).stdout)
+        told = json.loads(hf_models(*command, "--json", code=3).stdout)["targets"]
         server.shutdown()
     assert "no/way" in done.stderr
     assert [one["image"] for one in told] == [f"{name}:tiny" for name in names]
-    assert "no/way" in told[0]["error"]
+    assert "no/way" in told[0]["error"]["message"]
     assert told[0]["digest"] is told[1]["error"] is None
     assert done.stdout == f"{told[1]['image']}@{told[1]['digest']}\n"
 

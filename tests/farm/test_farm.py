@@ -252,7 +252,7 @@ def test_assemble_after_two_shards_were_killed(
 ) -> None:
     farm.run("login")
     farm.run("plan")
-    sizes = [shard["bytes"] for shard in farm.shards]
+    sizes = [shard["size_bytes"] for shard in farm.shards]
     assert len(sizes) == JOBS
     assert max(sizes) <= 1.1 * sum(sizes) / JOBS
     assert min(sizes) >= 0.9 * sum(sizes) / JOBS

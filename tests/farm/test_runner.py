@@ -198,13 +198,13 @@ def test_a_table_holds_what_names_may_hold() -> None:
 
 def test_the_page_of_a_job_says_what_moved_what_was_there_and_how_quick() -> None:
     layers = [
-        {"status": "moved", "bytes": 90_000_000, "carries": "model.safetensors"},
-        {"status": "reused", "bytes": 10_000_000, "carries": EVIL},
+        {"status": "moved", "size_bytes": 90_000_000, "carries": "model.safetensors"},
+        {"status": "reused", "size_bytes": 10_000_000, "carries": EVIL},
     ]
-    target = {"image": "ghcr.io/me/hf-models:tiny", "bytes_moved": 90_000_000}
-    target |= {"bytes_reused": 10_000_000, "layers": layers, "error": None}
-    broken = target | {"image": "quay.io/me/x:tiny", "error": "quay.io: denied"}
-    page = shard_summary("1/2", {"repo": "a/b", "seconds": 2.0, "targets": [target, broken]})
+    target = {"image": "ghcr.io/me/hf-models:tiny", "moved_bytes": 90_000_000}
+    target |= {"reused_bytes": 10_000_000, "layers": layers, "error": None}
+    broken = target | {"image": "quay.io/me/x:tiny", "error": {"message": "quay.io: denied"}}
+    page = shard_summary("1/2", {"repo_id": "a/b", "seconds": 2.0, "targets": [target, broken]})
     assert "| ghcr.io/me/hf-models:tiny | 90,000,000 | 10,000,000 | 45 | done |" in page
     assert "| quay.io: denied |" in page
     assert "| 90,000,000 | moved | model.safetensors |" in page
@@ -216,7 +216,7 @@ def test_the_page_of_a_plan_says_what_where_and_why() -> None:
     document = {
         "tag": "some",
         "download_bytes": 4_000_000,
-        "matrix": {"include": [{"shard": "1/1", "layers": 2, "bytes": 4_004_096}]},
+        "matrix": {"include": [{"shard": "1/1", "layers": 2, "size_bytes": 4_004_096}]},
         "plan": plan.to_json(),
     }
     images = ["ghcr.io/me/hf-models"]
@@ -227,7 +227,7 @@ def test_the_page_of_a_plan_says_what_where_and_why() -> None:
     assert "`ghcr.io/me/hf-models:some`" in page
     assert "Engine: because." in page
     assert "\n\n- docker.io: left out\n- quay.io: left out\n\n" in page
-    assert "2 files, 4.0 MB, license not stated." in page
+    assert "2 files, 4.0 MB, license unknown." in page
     assert "| 1/1 | 2 | 4,004,096 |" in page
     assert "| 1 | 2,002,048 | 000.bin |" in page
     assert "<summary>1 layer</summary>" in page

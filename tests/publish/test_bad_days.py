@@ -398,6 +398,6 @@ def must_go_on(side: Side) -> None:
     ran = side.publish("org/model", "--json")
     must_work(side, ran, MODEL)
     [target] = ran.json["targets"]
-    assert target["bytes_reused"] >= done_bytes
+    assert target["reused_bytes"] >= done_bytes
     plan_and_config_bytes = 64 * 1024
-    assert side.sent_bytes() <= target["bytes_moved"] + plan_and_config_bytes
+    assert side.sent_bytes() <= target["moved_bytes"] + plan_and_config_bytes

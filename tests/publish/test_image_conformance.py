@@ -247,9 +247,9 @@ def test_a_layout_goes_to_the_other_registries_when_one_fails(
     to = ("--to", "127.0.0.1:1/no/way", "--to", side.name)
     ran = side.run("push", "model", "--engine", "layout", *to, "--tries", "1", "--json")
     assert ran.code == 4, ran.err
-    failed, done = ran.json
+    failed, done = ran.json["targets"]
     assert failed["image"] == "127.0.0.1:1/no/way:model"
-    assert failed["error"] in ran.err
+    assert failed["error"]["message"] in ran.err
     assert failed["digest"] is done["error"] is None
     assert done["image"] == f"{side.name}:model"
     check_image(side.store(), "model", MODEL)

@@ -44,8 +44,8 @@ def test_an_unchanged_repo_moves_nothing(side: Side) -> None:
     side.forget()
     second = side.publish("org/model", "--json").json
     assert second["targets"][0]["digest"] == first["targets"][0]["digest"]
-    assert second["targets"][0]["bytes_moved"] == 0
-    assert second["targets"][0]["bytes_reused"] > 3 * FILE_BYTES
+    assert second["targets"][0]["moved_bytes"] == 0
+    assert second["targets"][0]["reused_bytes"] > 3 * FILE_BYTES
     assert side.hub.log().of(path="/resolve/") == []
     assert side.sent_bytes() == 0
 
@@ -80,7 +80,7 @@ def test_another_tag_gives_its_layers(side: Side, hub: HubServer) -> None:
     hub.move(MODEL.key, "main", 1)
     side.forget()
     ran = side.publish("org/model", "--tag", "v2", "--json")
-    assert ran.json["targets"][0]["bytes_moved"] < len(CARD) + 10_000
+    assert ran.json["targets"][0]["moved_bytes"] < len(CARD) + 10_000
     assert side.read_bytes() == 0
     check_image(side.store(), "v2", MODEL)
 
@@ -90,7 +90,7 @@ def test_a_named_image_gives_its_layers(side: Side) -> None:
     side.forget()
     assert "missing 15.8 MB" in side.publish("org/model", "--tag", "again", "--dry-run").err
     ran = side.publish("org/model", "--tag", "again", "--reuse", f"{side.name}:model", "--json")
-    assert ran.json["targets"][0]["bytes_moved"] == 0
+    assert ran.json["targets"][0]["moved_bytes"] == 0
     assert side.read_bytes() == 0
     check_image(side.store(), "again", MODEL)
 
@@ -100,7 +100,7 @@ def test_another_repository_of_the_registry_gives_its_layers_by_mount(side: Side
     side.forget()
     other = f"{side.name}-copy"
     ran = side.publish("org/model", "--reuse", f"{side.name}:model", "--json", to=(other,))
-    assert ran.json["targets"][0]["bytes_moved"] == 0
+    assert ran.json["targets"][0]["moved_bytes"] == 0
     assert side.read_bytes() == 0
     assert side.sent_bytes() < 64 * 1024  # config and last layer
     check_image(side.store(f"{side.repository}-copy"), "model", MODEL)
@@ -136,7 +136,7 @@ def test_parts_that_were_finished_are_read_back_and_not_sent_again(side: Side) -
     side.forget()
     second = side.publish("org/split", "--layer-size", "4MiB", "--json")
     assert second.code == 0, second.err
-    assert second.json["targets"][0]["bytes_reused"] >= 2 * 3 * MIB
+    assert second.json["targets"][0]["reused_bytes"] >= 2 * 3 * MIB
     assert side.read_bytes() < SPLIT_BYTES - 6 * MIB
     check_image(side.store(), "split", SPLIT)
 
@@ -175,7 +175,7 @@ def test_a_target_that_is_down_does_not_stop_the_other(side: Side) -> None:
     ran = side.publish("org/model", "--json", to=("127.0.0.1:1/me/models", side.name))
     assert ran.code == 4
     bad, good = ran.json["targets"]
-    assert "no answer from 127.0.0.1" in bad["error"]
+    assert "no answer from 127.0.0.1" in bad["error"]["message"]
     assert good["digest"]
     check_image(side.store(), "model", MODEL)
 
@@ -197,7 +197,7 @@ def test_a_target_whose_tag_is_taken_does_not_stop_the_other(side: Side) -> None
     ran = side.publish("org/model", "--tag", "shared", "--json", to=(taken, side.name))
     assert ran.code == 2
     bad, good = ran.json["targets"]
-    assert "carries model org/other" in bad["error"]
+    assert "carries model org/other" in bad["error"]["message"]
     assert good["digest"]
     check_image(side.store(), "shared", MODEL)
 
@@ -207,8 +207,8 @@ def test_the_only_target_that_fails_is_in_the_document(side: Side) -> None:
     assert ran.code == 4
     [bad] = ran.json["targets"]
     assert bad["image"] == "127.0.0.1:1/me/models:model"
-    assert bad["error"] in ran.err
-    assert ran.err.count(bad["error"]) == 1
+    assert bad["error"]["message"] in ran.err
+    assert ran.err.count(f"error: {bad['error']['message']}") == 1
     told = side.publish("org/model", to=("127.0.0.1:1/me/models",))
     assert "missing" not in told.out + told.err
 
@@ -260,8 +260,8 @@ def test_a_target_that_lacks_layers_gets_only_those(side: Side) -> None:
         ran = side.publish("org/model", "--json", to=(side.name, name))
         assert ran.code == 0, ran.err
     old, new = ran.json["targets"]
-    assert old["bytes_moved"] == 0
-    assert new["bytes_moved"] > 3 * FILE_BYTES
+    assert old["moved_bytes"] == 0
+    assert new["moved_bytes"] > 3 * FILE_BYTES
     assert side.sent_bytes() == 0
 
 
@@ -271,7 +271,7 @@ def test_a_target_mounts_what_another_of_its_registry_has(side: Side) -> None:
     late = f"{side.name}-late"
     ran = side.publish("org/model", "--json", to=(late, side.name))
     assert ran.code == 0, ran.err
-    assert [target["bytes_moved"] for target in ran.json["targets"]] == [0, 0]
+    assert [target["moved_bytes"] for target in ran.json["targets"]] == [0, 0]
     assert side.read_bytes() == 0
     assert side.sent_bytes() < 64 * 1024
     check_image(side.store(f"{side.repository}-late"), "model", MODEL)
@@ -281,7 +281,7 @@ def test_two_fresh_targets_of_one_registry_take_each_byte_once(side: Side) -> No
     twin = f"{side.name}-twin"
     ran = side.publish("org/model", "--json", to=(side.name, twin))
     assert ran.code == 0, ran.err
-    moved = [target["bytes_moved"] for target in ran.json["targets"]]
+    moved = [target["moved_bytes"] for target in ran.json["targets"]]
     assert moved[0] > 3 * FILE_BYTES
     assert moved[1] == 0
     assert side.read_bytes() == 3 * FILE_BYTES
@@ -305,7 +305,7 @@ def test_a_mount_that_is_refused_later_on_becomes_an_upload(side: Side) -> None:
     twin = f"{side.name}-twin"
     ran = side.publish("org/model", "--json", to=(side.name, twin))
     assert ran.code == 0, ran.err
-    assert 0 < ran.json["targets"][1]["bytes_moved"] < 2 * FILE_BYTES
+    assert 0 < ran.json["targets"][1]["moved_bytes"] < 2 * FILE_BYTES
     check_image(side.store(f"{side.repository}-twin"), "model", MODEL)
 
 
@@ -313,7 +313,7 @@ def test_parts_are_mounted_too(side: Side) -> None:
     twin = f"{side.name}-twin"
     ran = side.publish("org/split", "--layer-size", "4MiB", "--json", to=(side.name, twin))
     assert ran.code == 0, ran.err
-    assert ran.json["targets"][1]["bytes_moved"] == 0
+    assert ran.json["targets"][1]["moved_bytes"] == 0
     check_image(side.store(f"{side.repository}-twin"), "split", SPLIT)
 
 
@@ -327,7 +327,7 @@ def test_a_part_that_is_mounted_late_is_still_verified(side: Side) -> None:
     late = f"{side.name}-late"
     ran = side.publish("org/split", "--layer-size", "4MiB", "--json", to=(side.name, late))
     assert ran.code == 0, ran.err
-    assert [target["bytes_moved"] for target in ran.json["targets"]] == [0, 0]
+    assert [target["moved_bytes"] for target in ran.json["targets"]] == [0, 0]
     assert side.read_bytes() == 0
     assert side.proxy.of("GET", f"/blobs/sha256:{part}")  # hashed with the file's other parts
     check_image(side.store(f"{side.repository}-late"), "split", SPLIT)
@@ -416,7 +416,7 @@ def test_assemble_says_of_every_target_what_became_of_it(side: Side) -> None:
     assert good["digest"]
     assert good["error"] is None
     assert (bad["image"], bad["digest"]) == (f"{down}:other", None)
-    assert "no answer from 127.0.0.1" in bad["error"]
+    assert "no answer from 127.0.0.1" in bad["error"]["message"]
 
 
 def test_a_long_wait_is_no_silence(side: Side) -> None:
@@ -537,7 +537,7 @@ def test_force_overwrites_what_cannot_be_read(side: Side) -> None:
 def test_a_dry_run_moves_nothing_and_says_what_it_would(side: Side) -> None:
     ran = side.publish("org/model", "--dry-run", "--json")
     assert ran.code == 0
-    assert ran.json["targets"][0]["bytes_missing"] > 3 * FILE_BYTES
+    assert ran.json["targets"][0]["missing_bytes"] > 3 * FILE_BYTES
     assert "missing 15.8 MB" in side.publish("org/model", "--dry-run").err
     assert f"{side.name}:model\n" not in side.publish("org/model", "--dry-run").out
     assert side.proxy.of("POST") == []

@@ -525,14 +525,14 @@ def test_a_partial_image_leaves_no_tree(tmp_path: Path) -> None:
 def test_a_dry_run_writes_nothing(ours: Path, tmp_path: Path) -> None:
     report = restored(ours, tmp_path / "cache", "--dry-run", "--include", "*.bin")
     assert report["fetched_bytes"] == len(FILES["sub folder/b.bin"])
-    assert [file["path"] for file in report["snapshots"][0]["files"]] == ["sub folder/b.bin"]
+    assert [file["path"] for file in report["snapshots"][0]["listing"]] == ["sub folder/b.bin"]
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_dry_run_of_a_compressed_layer_writes_nothing(tmp_path: Path) -> None:
     put_image(layout(tmp_path / "i"), [RawLayer(tar_of(cache_members(FILES))).gzipped()])
     report = restored(tmp_path / "i", tmp_path / "cache", "--dry-run")
-    assert {file["path"] for file in report["snapshots"][0]["files"]} == set(FILES)
+    assert {file["path"] for file in report["snapshots"][0]["listing"]} == set(FILES)
     assert not (tmp_path / "cache").exists()
 
 
@@ -544,7 +544,7 @@ def test_inspect_shows_what_an_image_holds(ours: Path) -> None:
     assert ran.code == 0, ran.err
     found = ran.json
     assert (found["repo_id"], found["commit"], found["files"]) == ("org/model", COMMIT, 7)
-    assert found["content_bytes"] == TOTAL_BYTES
+    assert found["size_bytes"] == TOTAL_BYTES
     assert {item["path"] for item in found["listing"]} == set(FILES)
     table = hf_models("inspect", ours).out
     assert "org/model" in table
