@@ -24,7 +24,8 @@ from downloader.oci.manifest import (
 )
 from downloader.oci.registry import Registry
 from downloader.progress import Progress
-from downloader.restore.foreign.scan import SHOWN_DIRS, read_all
+from downloader.restore.foreign.entries import MODELS_DIRS
+from downloader.restore.foreign.scan import read_all
 from downloader.restore.places import Places, Visit
 
 _NESTING_LIMIT = 4  # an archive's index, an image's index, a manifest
@@ -64,7 +65,7 @@ class Image:
     def shown_dirs(self) -> tuple[str, ...]:
         """Where files may lie that the cache names by hard links, without leading slash."""
         label = self.labels.get(f"{PREFIX}.models-dir")
-        return (label.strip("/"),) if label else SHOWN_DIRS
+        return (label.strip("/"),) if label else MODELS_DIRS
 
     @property
     def ours(self) -> ImageLabels | None:

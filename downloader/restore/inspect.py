@@ -8,16 +8,18 @@ from downloader.hub.repo import RepoFile
 from downloader.image import PREFIX, parse_labels, parse_members
 from downloader.oci.manifest import Manifest
 from downloader.progress import NoProgress, Progress
-from downloader.restore.foreign.extract import Capture
+from downloader.restore.foreign.cache_scan import NO_OID
+from downloader.restore.foreign.extract import Glance
+from downloader.restore.foreign.models import is_artifact, iter_files, kind_of
 from downloader.restore.foreign.stream import (
-    PassedImage,
+    Passed,
     inspect_in_engine,
     look_at_stream,
     open_compressed,
 )
-from downloader.restore.gather import read_plan
 from downloader.restore.image import Image, all_labels
 from downloader.restore.opening import Network, open_image
+from downloader.restore.reader import find_contents, read_plan
 from downloader.restore.source import ArchiveSource, EngineSource, Source
 
 _OCI = "org.opencontainers.image."
@@ -47,7 +49,8 @@ class Inspection:
     Args:
         source: As the user named it.
         digest: What that led to.
-        kind: ``hf-models`` for an image of this project; ``image``; ``artifact``.
+        kind: ``hf-models`` for an image of this project; ``modelcar``, ``modelpack``,
+            ``docker-model``, ``modelkit``; any other ``image`` or ``artifact``.
         repo_type: ``model``, ``dataset`` or ``space``.
         repo_id: ``org/name``.
         commit: 40 hex digits.
@@ -113,8 +116,8 @@ def inspect(
         case EngineSource(name=name):
             return inspect_engine_answer(name, inspect_in_engine(name))
         case ArchiveSource(compression=str()):
-            with open_compressed(source.path) as read_into, Capture(None, progress) as nothing_kept:
-                passed = look_at_stream(read_into, str(source), source.tag, nothing_kept)
+            with open_compressed(source.path) as read_into:
+                passed = look_at_stream(read_into, str(source), source.tag, Glance())
             return inspect_passed(str(source), passed, with_files=with_files)
     return inspect_image(open_image(source, network or Network(), progress), with_files=with_files)
 
@@ -137,11 +140,16 @@ def inspect_image(image: Image, *, with_files: bool = False) -> Inspection:
         pieces = planned.pieces[file.oid] if planned else ()
         for digest in dict.fromkeys(piece.layer for piece in pieces):
             paths.setdefault(digest, []).append(file.path)
+    if planned is None and is_artifact(image.manifest):
+        for path, extent in iter_files(image.manifest, kind_of(image.manifest, image.labels)):
+            file = RepoFile(path, extent.size_bytes, NO_OID, sha256=extent.oid)
+            paths[f"sha256:{file.oid}"] = [path]
+            listing = (*listing, file)
     found = _with_layers(found, image.manifest, paths)
     return replace(found, listing=listing if with_files else ())
 
 
-def inspect_passed(name: str, passed: PassedImage, *, with_files: bool = False) -> Inspection:
+def inspect_passed(name: str, passed: Passed, *, with_files: bool = False) -> Inspection:
     """Return what an image says of itself that could only be read from end to end.
 
     Args:
@@ -153,8 +161,8 @@ def inspect_passed(name: str, passed: PassedImage, *, with_files: bool = False) 
         ProtocolError: Its labels say what cannot be.
     """
     labels = all_labels(passed.manifest, passed.config)
-    promised = {path: file for item in passed.snapshots for path, file in item.promised.items()}
-    listing = tuple(promised[path] for path in sorted(promised))
+    files = {file.path: file for item in find_contents(passed) for file in item.to_snapshot().files}
+    listing = tuple(files[path] for path in sorted(files))
     paths = {}
     for layer in passed.manifest.layers:
         oids = {member.oid for member in parse_members(layer) or ()}
@@ -197,9 +205,13 @@ def _with_layers(
         for layer in manifest.layers
     )
     layer_bytes = sum(layer.size_bytes for layer in manifest.layers)
-    is_artifact = manifest.artifact_type is not None
-    kind = "artifact" if is_artifact and found.kind == "image" else found.kind
-    return replace(found, kind=kind, layers=layers, layer_bytes=layer_bytes)
+    kind = kind_of(manifest, {})
+    return replace(
+        found,
+        kind=found.kind if kind == "image" else kind,
+        layers=layers,
+        layer_bytes=layer_bytes,
+    )
 
 
 def _describe(source: str, digest: str, labels: Mapping[str, str]) -> Inspection:

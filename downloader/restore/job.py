@@ -1,36 +1,29 @@
 """Restoring: images to files, from the first look at the manifest to the last link."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from downloader.errors import InputError
 from downloader.fs import check_space
 from downloader.hub.repo import DEFAULT_REVISION, Selection, Snapshot
-from downloader.hub.selection import select
 from downloader.progress import NoProgress, Progress
 from downloader.restore.bounds import Counts, DownloadSettings
-from downloader.restore.contents import FoundSnapshot
 from downloader.restore.download import Download
-from downloader.restore.foreign.extract import Capture
-from downloader.restore.foreign.stream import ReadInto, look_at_stream, open_compressed, open_saved
-from downloader.restore.gather import look_through, read_plan
-from downloader.restore.image import Image
-from downloader.restore.opening import Network, open_image
-from downloader.restore.places import Places
+from downloader.restore.foreign.extract import Capture, Glance
+from downloader.restore.opening import Network
+from downloader.restore.reader import Found, read_source
 from downloader.restore.restore_plan import (
-    Found,
-    Origin,
+    Work,
     count_needed,
-    find_contents,
+    is_streamed,
     missing_bytes,
-    narrowed,
-    plans_of,
+    narrow,
+    plan_work,
+    read_streams,
 )
-from downloader.restore.source import ArchiveSource, EngineSource, Source
-from downloader.restore.target import Target
-from downloader.restore.values import BlobPlan
+from downloader.restore.source import Source
+from downloader.restore.target import CacheTarget, Target
 
 
 @dataclass(frozen=True)
@@ -106,9 +99,9 @@ class _Restore:
     def __init__(
         self,
         target: Target,
-        options: RestoreOptions | None = None,
-        network: Network | None = None,
-        progress: Progress | None = None,
+        options: RestoreOptions | None,
+        network: Network | None,
+        progress: Progress | None,
     ) -> None:
         self._target = target
         self._options = options or RestoreOptions()
@@ -116,102 +109,63 @@ class _Restore:
         self._progress = progress or NoProgress()
 
     def run(self, sources: Sequence[Source]) -> Report:
-        settings = self._options.download
-        writes = not self._options.dry_run
-        with Capture(
-            self._target if writes else None,
-            self._progress,
-            verify_existing=settings.verify_existing,
-        ) as capture:
-            found = [item for source in sources for item in self._look(source, capture)]
-            wanted = self._select(found)
-            for item in wanted:
-                self._target.prepare(item.snapshot)
-            download = Download(self._target, settings, self._progress)
-            plans = plans_of(wanted)
-            if writes:
-                self._fetch(wanted, plans, download, capture)
+        options, target = self._options, self._target
+        verify_existing = options.download.verify_existing
+        with Capture(target, self._progress, verify_existing=verify_existing) as capture:
+            # Of a compressed layer everything is written as it passes, unless only some files
+            # are wanted: then their names come first, and the layer passes once more.
+            is_whole = options.selection.is_everything and not options.dry_run
+            taker = capture if is_whole else Glance()
+            found = [
+                item
+                for source in sources
+                for item in read_source(source, self._network, taker, self._progress)
+            ]
+            wanted = narrow(found, options.selection)
+            self._check_names(wanted)
+            download = Download(target, options.download, self._progress)
+            if options.dry_run:
+                count_needed(wanted, target, download.counts)
+                self._note_streams(wanted)
             else:
-                count_needed(plans, self._target, download.counts)
+                wanted = [read_streams(item, capture) for item in wanted]
+                for item in wanted:
+                    target.prepare(item.snapshot)
+                self._fetch(plan_work(wanted), download, capture)
         download.counts.kept_bytes += capture.kept_bytes
+        download.counts.kept_blobs += capture.kept_blobs
         download.counts.fetched_bytes += capture.fetched_bytes
         restored = tuple(self._finish(item) for item in wanted)
-        if writes:
-            self._target.clean()
+        if not options.dry_run:
+            target.clean()
         return Report(restored, download.counts)
 
-    def _look(self, source: Source, capture: Capture) -> list[Found]:
-        match source:
-            case EngineSource():
-                return self._pass(str(source), None, open_saved(source.name), capture)
-            case ArchiveSource(compression=str()):
-                stream = open_compressed(source.path)
-                return self._pass(str(source), source.tag, stream, capture)
-        return self._look_at(open_image(source, self._network, self._progress), capture)
-
-    def _look_at(self, image: Image, capture: Capture) -> list[Found]:
-        self._progress.note(f"{image.name}: {image.digest}")
-        planned = read_plan(image)
-        if planned is not None:
-            snapshot = planned.snapshot
-            item = Found(image.name, image.digest, snapshot, planned.pieces, image.places)
-            return [item]
-        found = look_through(image, capture)
-        if not found:
-            raise _no_cache(image.name)
-        return [
-            self._contents(Origin(image.name, image.digest, image.places), snapshot, capture)
-            for snapshot in found
-        ]
-
-    def _pass(
-        self,
-        name: str,
-        tag: str | None,
-        stream: AbstractContextManager[ReadInto],
-        capture: Capture,
-    ) -> list[Found]:
-        with stream as read_into:
-            passed = look_at_stream(read_into, name, tag, capture)
-        if not passed.snapshots:
-            raise _no_cache(name)
-        return [
-            self._contents(Origin(name, passed.digest), snapshot, capture)
-            for snapshot in passed.snapshots
-        ]
-
-    def _contents(self, origin: Origin, found: FoundSnapshot, capture: Capture) -> Found:
-        for path in found.missing:
-            self._progress.note(f"{origin.name}: has no content for {path}; leaving it out")
-        return find_contents(origin, found, capture)
-
-    def _select(self, found: list[Found]) -> list[Found]:
-        selection = self._options.selection
-        if selection.is_everything:
-            return found
-        every = {file.path: file for item in found for file in item.snapshot.files}
-        names = {file.path for file in select(every.values(), selection)}
-        return [item for item in (narrowed(item, names, selection) for item in found) if item]
-
-    def _fetch(
-        self,
-        wanted: list[Found],
-        plans: list[tuple[BlobPlan, Places]],
-        download: Download,
-        capture: Capture,
-    ) -> None:
-        check_space(self._target.root, missing_bytes(plans, self._target))
-        if plans:
-            self._progress.start(sum(plan.size_bytes for plan, _ in plans), len(plans))
-            download.run(plans)
-        kept = set()
+    def _check_names(self, wanted: list[Found]) -> None:
+        """Raise what would stop the end, before the first byte."""
         for item in wanted:
-            for oid in item.snapshot.blobs:
-                kept.add(self._target.blob(item.snapshot.repo, oid))
-                if parts := item.captured.get(oid):
-                    capture.settle(item.snapshot.repo, oid, parts)
-        for path in capture.new_blobs - kept:
-            path.unlink(missing_ok=True)  # passed by, and was not asked for
+            if isinstance(self._target, CacheTarget) and not item.has_repo:
+                raise InputError(
+                    f"{item.source}: does not say which repo and commit its files are from",
+                    hint="restore plain files with --local-dir DIR",
+                )
+            self._target.check(item.snapshot)
+
+    def _note_streams(self, wanted: list[Found]) -> None:
+        for item in wanted:
+            if any(map(is_streamed, item.extents.values())):
+                self._progress.note(
+                    f"{item.source}: its layers are compressed, or name no contents:"
+                    " they were read to list the files"
+                )
+
+    def _fetch(self, work: Work, download: Download, capture: Capture) -> None:
+        plans = [plan for plan, _ in work.ranges]
+        check_space(self._target.root, missing_bytes(plans, self._target))
+        if work.ranges:
+            self._progress.start(sum(plan.size_bytes for plan in plans), len(plans))
+            download.run(work.ranges)
+        for repo, oid, keys in work.streams:
+            capture.settle(repo, oid, keys)
 
     def _finish(self, item: Found) -> Restored:
         snapshot, path = item.snapshot, Path()
@@ -224,10 +178,3 @@ class _Restore:
                 named = replace(snapshot, revision=revision)
                 path = self._target.finish(named, self._progress.note)
         return Restored(item.source, item.digest, snapshot, path, item.missing)
-
-
-def _no_cache(name: str) -> InputError:
-    return InputError(
-        f"{name}: want a Hugging Face cache in the image, got none",
-        hint="hf-models inspect shows what the image says of itself",
-    )

@@ -1,16 +1,17 @@
-"""A snapshot that was found in a source: which of its contents come from where."""
+"""Which contents of the snapshots that were found are needed, and where each comes from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from downloader.errors import InputError, IntegrityError
-from downloader.hub.repo import Selection, Snapshot
+from downloader.hub.repo import Repo, RepoFile, Selection
+from downloader.hub.selection import select
 from downloader.net.ranges import ByteRange
 from downloader.restore.bounds import Counts
-from downloader.restore.contents import Extent, FoundSnapshot
-from downloader.restore.foreign.entries import Captured, InLayer
-from downloader.restore.foreign.extract import Capture
+from downloader.restore.foreign.cache_scan import NO_OID, Extent
+from downloader.restore.foreign.entries import InLayer, InMemory, InStream
+from downloader.restore.foreign.extract import Capture, Key
 from downloader.restore.places import Places
+from downloader.restore.reader import Found
 from downloader.restore.target import Target
 from downloader.restore.values import BlobPlan, Piece, plan_blob
 
@@ -18,133 +19,137 @@ from downloader.restore.values import BlobPlan, Piece, plan_blob
 _GIT_LIMIT_BYTES = 10 * 1024**2
 
 
-@dataclass
-class Found:
-    """A snapshot of one of the sources, and how its contents get into the target."""
-
-    source: str
-    digest: str
-    snapshot: Snapshot
-    pieces: Mapping[str, list[Piece]]
-    places: Places | None
-    captured: Mapping[str, list[Captured]] = field(default_factory=dict)
-    revisions: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a snapshot was found: the image's name and digest, and its places if it has any."""
-
-    name: str
-    digest: str
-    places: Places | None = None
-
-
-def find_contents(origin: Origin, found: FoundSnapshot, capture: Capture) -> Found:
-    """Return a snapshot with the names of all of its contents, and where each lies.
-
-    Args:
-        origin: The image.
-        found: What its layers show.
-        capture: Reads a content that nothing names, to know its name.
+def narrow(found: list[Found], selection: Selection) -> list[Found]:
+    """Return the snapshots with the selected files only.
 
     Raises:
-        InputError: All of its contents were removed in upper layers.
-        IntegrityError: A list in the image names other contents.
+        InputError: A name or pattern matches nothing.
     """
-    pieces: dict[str, list[Piece]] = {}
-    captured: dict[str, list[Captured]] = {}
-    oids: dict[str, str] = {}
-    for path, seen in found.files.items():
-        extent = _captured(seen, origin.places, capture)
-        oid = oids[path] = extent.oid or _choose_oid(extent)
-        _place(extent, pieces.setdefault(oid, []), captured.setdefault(oid, []))
-    if not oids:
-        raise InputError(
-            f"{origin.name}: want files, got a snapshot whose contents were all removed"
-        )
-    return Found(
-        origin.name,
-        origin.digest,
-        found.to_snapshot(oids),
-        pieces,
-        origin.places,
-        captured,
-        found.revisions,
-        found.missing,
-    )
+    if selection.is_everything:
+        return found
+    every = {file.path: file for item in found for file in item.snapshot.files}
+    names = {file.path for file in select(every.values(), selection)}
+    narrowed = []
+    for item in found:
+        files = tuple(file for file in item.snapshot.files if file.path in names)
+        if files:
+            partial = item.snapshot.is_partial or len(files) < len(item.snapshot.files)
+            snapshot = replace(item.snapshot, files=files, is_partial=partial, selection=selection)
+            narrowed.append(replace(item, snapshot=snapshot))
+    return narrowed
 
 
-def _captured(extent: Extent, places: Places | None, capture: Capture) -> Extent:
-    """Return an extent whose oid can be known: one that no link names is read now."""
-    if extent.oid is not None or places is None or len(extent.parts) != 1:
-        return extent
-    content, size_bytes = extent.parts[0]
-    if not isinstance(content, InLayer):
-        return extent
-    wanted = ByteRange(content.offset, content.offset + size_bytes)
-    with places.open_blob(content.layer, wanted) as reader:
-        return Extent(None, ((capture.take_reader(reader, size_bytes), size_bytes),))
+def keys_to_read(item: Found, capture: Capture | None = None) -> set[Key]:
+    """Return the contents that have to pass in a stream before the snapshot is complete.
+
+    These are the contents of compressed layers, and those that nothing names: only the digest
+    of their whole layer says whether they are right.
+    """
+    keys: set[Key] = set()
+    for file in item.snapshot.files:
+        extent = item.extents.get(file.path)
+        if extent is not None and is_streamed(extent):
+            keys.update(_keys(extent))
+    return {key for key in keys if capture is None or not capture.has(key)}
 
 
-def _choose_oid(extent: Extent) -> str:
-    """Return a name for a content that nothing names: the one that the Hub would use."""
-    content, size_bytes = extent.parts[0]
-    if not isinstance(content, Captured):
-        raise IntegrityError("want a content that was read, got one that was not")
-    sha256, *sha1 = content.oids
-    # The Hub takes no file above 10 MB into git itself.
-    return sha256 if size_bytes > _GIT_LIMIT_BYTES or not sha1 else sha1[0]
+def is_streamed(extent: Extent) -> bool:
+    """Whether a content has to pass in a stream, from the first byte of its layer."""
+    return extent.oid is None or any(isinstance(part, InStream) for part, _ in extent.parts)
 
 
-def _place(extent: Extent, pieces: list[Piece], captured: list[Captured]) -> None:
-    if pieces or captured:
-        return  # another path of the same content was here before
-    start = 0
+def _keys(extent: Extent) -> list[Key]:
+    return [(part.layer, part.offset) for part, _ in extent.parts if not isinstance(part, InMemory)]
+
+
+def read_streams(item: Found, capture: Capture) -> Found:
+    """Return a snapshot whose every content has its oid; what must pass in streams passes now.
+
+    Raises:
+        ProtocolError, IntegrityError, RegistryError, TransportError, StorageError: A layer
+            cannot be read, or is not the one that the manifest names.
+    """
+    keys = keys_to_read(item, capture)
+    if keys and item.read_again is not None:
+        capture.wanted = keys
+        item.read_again({layer for layer, _ in keys}, capture)
+    files = [
+        _named(file, item.extents[file.path], capture) if file.oid == NO_OID else file
+        for file in item.snapshot.files
+    ]
+    return replace(item, snapshot=replace(item.snapshot, files=tuple(files)))
+
+
+def _named(file: RepoFile, extent: Extent, capture: Capture) -> RepoFile:
+    sha256, *sha1 = capture.oids(_keys(extent)[0])
+    if file.size_bytes > _GIT_LIMIT_BYTES or not sha1:
+        return replace(file, sha256=sha256)
+    return replace(file, blob_id=sha1[0])
+
+
+@dataclass
+class Work:
+    """What a restore has to do, each content once.
+
+    Args:
+        ranges: Contents that are read by range, each with the places of its image.
+        streams: Contents that pass in streams: repo, oid, and the parts.
+    """
+
+    ranges: list[tuple[BlobPlan, Places]] = field(default_factory=list)
+    streams: list[tuple[Repo, str, list[Key]]] = field(default_factory=list)
+
+
+def plan_work(wanted: Iterable[Found]) -> Work:
+    """Return where each content comes from.
+
+    Raises:
+        ProtocolError: An image lacks a part of a content.
+    """
+    work, seen = Work(), set()
+    for item in wanted:
+        repo = item.snapshot.repo
+        for file in item.snapshot.files:
+            if (repo, file.oid) in seen:
+                continue
+            seen.add((repo, file.oid))
+            extent = item.extents.get(file.path)
+            if extent is not None and is_streamed(extent):
+                work.streams.append((repo, file.oid, _keys(extent)))
+            elif item.places is not None:
+                found = item.pieces.get(file.oid, []) if extent is None else _pieces(extent)
+                plan = plan_blob(repo, file.oid, file.size_bytes, list(found))
+                work.ranges.append((plan, item.places))
+    return work
+
+
+def _pieces(extent: Extent) -> list[Piece]:
+    pieces, start = [], 0
     for content, size_bytes in extent.parts:
         if isinstance(content, InLayer):
             place = ByteRange(content.offset, content.offset + size_bytes)
             pieces.append(Piece(content.layer, place, start))
-        elif isinstance(content, Captured):
-            captured.append(content)
         start += size_bytes
+    return pieces
 
 
-def narrowed(item: Found, names: set[str], selection: Selection) -> Found | None:
-    """Return a snapshot with only the files of these paths; None if it has none of them."""
-    files = tuple(file for file in item.snapshot.files if file.path in names)
-    if not files:
-        return None
-    is_partial = item.snapshot.is_partial or len(files) < len(item.snapshot.files)
-    snapshot = replace(item.snapshot, files=files, is_partial=is_partial, selection=selection)
-    return replace(item, snapshot=snapshot)
-
-
-def plans_of(wanted: Iterable[Found]) -> list[tuple[BlobPlan, Places]]:
-    """Return a plan for every cache blob that can be asked for, each once."""
-    plans: dict[tuple[str, str], tuple[BlobPlan, Places]] = {}
-    for item in wanted:
-        repo = item.snapshot.repo
-        for oid, size_bytes in item.snapshot.blobs.items():
-            if item.places is None or item.captured.get(oid):
-                continue
-            plan = plan_blob(repo, oid, size_bytes, item.pieces.get(oid, []))
-            plans.setdefault((repo.folder_name, oid), (plan, item.places))
-    return list(plans.values())
-
-
-def missing_bytes(plans: list[tuple[BlobPlan, Places]], target: Target) -> int:
+def missing_bytes(plans: Iterable[BlobPlan], target: Target) -> int:
     """Return how many bytes the target lacks."""
-    return sum(plan.size_bytes for plan, _ in plans if target.existing(plan.repo, plan.oid) is None)
+    return sum(plan.size_bytes for plan in plans if target.existing(plan.repo, plan.oid) is None)
 
 
-def count_needed(plans: list[tuple[BlobPlan, Places]], target: Target, counts: Counts) -> None:
+def count_needed(wanted: Iterable[Found], target: Target, counts: Counts) -> None:
     """Count what a restore would do."""
-    for plan, _ in plans:
-        if target.existing(plan.repo, plan.oid) is None:
-            counts.fetched_bytes += plan.size_bytes
-            counts.blobs += 1
-        else:
-            counts.kept_bytes += plan.size_bytes
-            counts.kept_blobs += 1
+    for item in wanted:
+        repo, unnamed = item.snapshot.repo, [f for f in item.snapshot.files if f.oid == NO_OID]
+        sizes = item.snapshot.blobs
+        sizes.pop(NO_OID, None)
+        counts.fetched_bytes += sum(file.size_bytes for file in unnamed)
+        counts.blobs += len(unnamed)
+        for oid, size_bytes in sizes.items():
+            if target.existing(repo, oid) is None:
+                counts.fetched_bytes += size_bytes
+                counts.blobs += 1
+            else:
+                counts.kept_bytes += size_bytes
+                counts.kept_blobs += 1

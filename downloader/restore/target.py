@@ -2,11 +2,13 @@
 
 import shutil
 import threading
-from contextlib import AbstractContextManager, nullcontext, suppress
+import unicodedata
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from downloader.errors import IntegrityError, StorageError
+from downloader.errors import IntegrityError, ProtocolError, StorageError
 from downloader.fs import NewFile, hold_lock, make_directory, storage_errors
 from downloader.hub.cache import (
     BlobHasher,
@@ -32,8 +34,8 @@ class Target(Protocol):
         """The directory that everything lies in."""
 
     @property
-    def scratch(self) -> Path:
-        """A directory on the same file system for what has no name yet."""
+    def scratch(self) -> str:
+        """A directory below the root for what has no name yet."""
 
     def blob(self, repo: Repo, oid: str) -> Path:
         """Return where a cache blob lies when it is right."""
@@ -46,8 +48,11 @@ class Target(Protocol):
     ) -> AbstractContextManager[None]:
         """Keep others from fetching the same cache blob meanwhile."""
 
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise where the names of a snapshot cannot be written; asks for no content."""
+
     def prepare(self, snapshot: Snapshot) -> None:
-        """Learn the names, and raise what would stop `finish`, before the first byte."""
+        """Learn the names, now that all contents have their oid."""
 
     def is_right(self, repo: Repo, oid: str, size_bytes: int, *, always: bool) -> bool:
         """Whether the bytes of `existing` are right.
@@ -77,9 +82,9 @@ class CacheTarget:
         self._verified: dict[Repo, VerifiedBlobs] = {}
 
     @property
-    def scratch(self) -> Path:
+    def scratch(self) -> str:
         """A place in the cache that the library does not take for a repo."""
-        return self.root / ".locks" / _PRIVATE
+        return f".locks/{_PRIVATE}"
 
     def blob(self, repo: Repo, oid: str) -> Path:
         """Return where a cache blob lies when it is right."""
@@ -96,10 +101,13 @@ class CacheTarget:
         """Hold the library's own lock file."""
         return hold_lock(self.root / lock_path(repo, oid), cancelled)
 
-    def prepare(self, snapshot: Snapshot) -> None:
-        """Raise if the names of a snapshot cannot lie side by side."""
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise if the names of a snapshot cannot lie side by side, or its folder has links."""
         iter_metadata_entries(snapshot)
         check_folder(self.root / snapshot.repo.folder_name)
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Do nothing: the names of cache blobs are their oids."""
 
     def is_right(self, repo: Repo, oid: str, size_bytes: int, *, always: bool) -> bool:
         """Whether the cache blob is right; hashed once, unless ``always``."""
@@ -120,7 +128,7 @@ class CacheTarget:
     def clean(self) -> None:
         """Remove the scratch directory if nobody uses it."""
         with suppress(OSError):
-            self.scratch.rmdir()
+            (self.root / self.scratch).rmdir()
 
 
 class LocalTarget:
@@ -132,61 +140,74 @@ class LocalTarget:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._paths: dict[str, RepoFile] = {}
-        self._private = root / _PRIVATE
+        self._private = _PRIVATE
+        self._files: dict[str, RepoFile] = {}
+        self._paths: dict[str, list[str]] = {}  # of each oid
+        self._placed: dict[str, Path] = {}
+        self._checked: dict[tuple[str, int, int, int], bool] = {}
 
     @property
-    def scratch(self) -> Path:
+    def scratch(self) -> str:
         """A hidden directory; gone when everything is finished."""
-        return self.root / _PRIVATE / "scratch"
+        return f"{_PRIVATE}/scratch"
 
     def blob(self, repo: Repo, oid: str) -> Path:
         """Return where a content lies until it gets its names."""
         del repo
-        return self._private / blob_path(oid)
+        return self.root / self._private / blob_path(oid)
 
     def existing(self, repo: Repo, oid: str) -> Path | None:
         """Return a whole file of this content; by its hash, because its name says nothing."""
-        waiting = self.blob(repo, oid)
-        if waiting.exists():
-            return waiting
-        for path, file in self._paths.items():
-            if file.oid == oid and _holds(self.root / path, file):
-                return self.root / path
-        return None
+        paths = self._paths.get(oid, [])
+        candidates = [self.blob(repo, oid), *(self.root / path for path in paths)]
+        return next((path for path in candidates if self._holds(path, oid)), None)
 
-    def lock(
-        self, repo: Repo, oid: str, cancelled: threading.Event
-    ) -> AbstractContextManager[None]:
-        """Hold a lock file of our own."""
+    @contextmanager
+    def lock(self, repo: Repo, oid: str, cancelled: threading.Event) -> Iterator[None]:
+        """Hold a lock file of our own, which is gone afterwards."""
         del repo
-        if cancelled.is_set():
-            return nullcontext()
-        return hold_lock(self._private / "locks" / f"{oid}.lock", cancelled)
+        path = self.root / self._private / "locks" / f"{oid}.lock"
+        with hold_lock(path, cancelled):
+            yield
+            with suppress(OSError):  # Windows removes no open file
+                path.unlink()
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise if the names of a snapshot cannot lie side by side, or not here.
+
+        Raises:
+            ProtocolError: A name would lie in a git repository's own directory.
+        """
+        iter_metadata_entries(snapshot)
+        for file in snapshot.files:
+            if any(_is_dot_git(segment) for segment in file.path.split("/")):
+                raise ProtocolError(
+                    f"{file.path!r}: --local-dir writes nothing into a .git directory",
+                    hint="restore into the cache, or leave it out with --exclude",
+                )
 
     def prepare(self, snapshot: Snapshot) -> None:
-        """Learn the names.
+        """Learn the names, now that all contents have their oid.
 
         Raises:
             StorageError: Another snapshot has one of these names for another content.
         """
-        iter_metadata_entries(snapshot)
         for file in snapshot.files:
-            if self._paths.setdefault(file.path, file).oid != file.oid:
+            if self._files.setdefault(file.path, file).oid != file.oid:
                 raise StorageError(
-                    f"{self.root / file.path}: want one content, got two of two images",
+                    f"{self.root / file.path}: two images have different contents for it",
                     hint="restore one image into each --local-dir",
                 )
-        # A repo may hold such a directory itself: one that was uploaded too early.
-        names = {path.split("/")[0].casefold() for path in self._paths}
-        while self._private.name in names:
-            self._private = self._private.with_name(f"{self._private.name}_")
+            if file.path not in self._paths.setdefault(file.oid, []):
+                self._paths[file.oid].append(file.path)
+        tops = {path.partition("/")[0].casefold() for path in self._files}
+        while self._private in tops:  # a file of the repo may have our name
+            self._private += "_"
 
     def is_right(self, repo: Repo, oid: str, size_bytes: int, *, always: bool) -> bool:
-        """Whether a file that waits for its names is right; others were hashed by `existing`."""
-        del always
-        path = self.blob(repo, oid)
-        return not path.exists() or is_right(path, oid, size_bytes)
+        """Return true: `existing` has hashed the file."""
+        del repo, oid, size_bytes, always
+        return True
 
     def finish(self, snapshot: Snapshot, note: Note = ignore) -> Path:
         """Give every content its names: the first by renaming, the others by copying."""
@@ -196,35 +217,45 @@ class LocalTarget:
         return self.root
 
     def clean(self) -> None:
-        """Remove what only we needed."""
-        shutil.rmtree(self._private, ignore_errors=True)
+        """Remove our directories, if no other run uses them."""
+        for relative in (self.scratch, "blobs", "locks", ""):
+            directory = relative if relative == self.scratch else f"{self._private}/{relative}"
+            with suppress(OSError):
+                (self.root / directory).rmdir()
         with suppress(OSError):
-            self.scratch.rmdir()
-        with suppress(OSError):
-            self.scratch.parent.rmdir()
+            (self.root / _PRIVATE).rmdir()
 
-    def _place(self, file: RepoFile, blob: Path) -> None:
+    def _place(self, file: RepoFile, waiting: Path) -> None:
         path = self.root / file.path
-        if _holds(path, file):
-            return
-        with storage_errors(path):
+        if not self._holds(path, file.oid):
             make_directory(self.root, file.path.rpartition("/")[0])
-            if blob.exists():
-                blob.replace(path)
-                return
-            with NewFile(path) as copy, self._placed(file).open("rb") as source:
-                shutil.copyfileobj(source, copy.file, _READ_BYTES)
-                copy.commit()
+            with storage_errors(path):
+                if waiting.exists():
+                    waiting.replace(path)
+                elif file.oid in self._placed:
+                    with NewFile(path) as copy, self._placed[file.oid].open("rb") as source:
+                        shutil.copyfileobj(source, copy.file, _READ_BYTES)
+                        copy.commit()
+                else:
+                    raise StorageError(f"{path}: was removed by another program")
+        self._placed[file.oid] = path
 
-    def _placed(self, file: RepoFile) -> Path:
-        for path, other in self._paths.items():
-            if other.oid == file.oid and (self.root / path).exists():
-                return self.root / path
-        raise StorageError(f"{self.root / file.path}: was removed by another program")
+    def _holds(self, path: Path, oid: str) -> bool:
+        """Whether a file holds a content; reads it once, as long as it does not change."""
+        if path.is_symlink() or not path.is_file():
+            return False
+        with storage_errors(path):
+            status = path.stat()
+        key = (oid, status.st_size, status.st_mtime_ns, status.st_ino)
+        if key not in self._checked:
+            self._checked[key] = is_right(path, oid, status.st_size)
+        return self._checked[key]
 
 
-def _holds(path: Path, file: RepoFile) -> bool:
-    return path.is_file() and is_right(path, file.oid, file.size_bytes)
+def _is_dot_git(segment: str) -> bool:
+    # NTFS drops dots and spaces at the end, and has short names; HFS+ ignores some characters.
+    name = "".join(c for c in segment.lower() if unicodedata.category(c) != "Cf").rstrip(". ")
+    return name.partition(":")[0] in {".git", "git~1"}
 
 
 def is_right(path: Path, oid: str, size_bytes: int) -> bool:

@@ -13,16 +13,22 @@ from downloader.errors import ProtocolError
 from downloader.hub.cache import BlobHasher, PartName, blob_path, parse_part, snapshot_path
 from downloader.hub.repo import RepoFile
 from downloader.hub.verify import Finding, Report
+from downloader.oci.compression import PlainStream
+from downloader.oci.digest import Digest
 from downloader.oci.tar_read import ByteSource, TarMember
 from downloader.progress import NoProgress, Progress
-from downloader.restore.contents import Extent, FoundSnapshot, find_snapshots
-from downloader.restore.foreign.entries import Captured, Content, Place
-from downloader.restore.foreign.overlay import Tree
-from downloader.restore.foreign.scan import Budget
-from downloader.restore.foreign.stream import ReadInto, look_at_stream, open_compressed, open_saved
-from downloader.restore.gather import scan_stream
-from downloader.restore.image import Image
+from downloader.restore.foreign.cache_scan import Extent, FoundSnapshot
+from downloader.restore.foreign.entries import Content, InLayer, InStream, Place
+from downloader.restore.foreign.layers import look_through, read_layer, tar_layers
+from downloader.restore.foreign.stream import (
+    Passed,
+    ReadInto,
+    look_at_stream,
+    open_compressed,
+    open_saved,
+)
 from downloader.restore.opening import Network, open_image
+from downloader.restore.reader import find_contents
 from downloader.restore.source import ArchiveSource, EngineSource, Source
 
 _BUFFER_BYTES = 1024**2
@@ -66,7 +72,15 @@ def _passes(source: Source, network: Network, progress: Progress) -> Pass:
     image = open_image(source, network, progress)
     total = sum(layer.size_bytes for layer in image.manifest.layers)
     progress.start(total, len(image.manifest.layers))
-    return lambda hashing: _look_at_layers(image, hashing)
+
+    def look(hashing: "Hashing") -> list[FoundSnapshot]:
+        tree = look_through(image, hashing, whole=True)
+        for layer in image.manifest.layers:
+            if layer not in tar_layers(image):
+                read_layer(image, layer, tree.budget, hashing.take_layer)
+        return find_contents(Passed(image.digest, image.manifest, image.config, tree))
+
+    return look
 
 
 def _stream_pass(
@@ -74,17 +88,9 @@ def _stream_pass(
 ) -> Pass:
     def look(hashing: "Hashing") -> list[FoundSnapshot]:
         with reopen() as read_into:
-            return look_at_stream(read_into, name, tag, hashing).snapshots
+            return find_contents(look_at_stream(read_into, name, tag, hashing))
 
     return look
-
-
-def _look_at_layers(image: Image, hashing: "Hashing") -> list[FoundSnapshot]:
-    tree, budget = Tree(), Budget()
-    for layer in image.manifest.layers:
-        tree.apply(scan_stream(image, layer, hashing, budget))
-        hashing.progress.finish_file(str(layer.digest))
-    return find_snapshots(tree)
 
 
 @dataclass
@@ -123,7 +129,9 @@ class Hashing:
         self._chains: dict[tuple[str, str], _Chain] = {}
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
-    def take(self, member: TarMember, place: Place | None, source: ByteSource) -> Content:
+    def take(
+        self, layer: str, member: TarMember, place: Place | None, source: ByteSource
+    ) -> Content:
         """Hash a content.
 
         Raises:
@@ -131,7 +139,7 @@ class Hashing:
         """
         part = parse_part(place.rest) if place is not None and place.area == "blobs" else None
         if place is not None and part is not None:
-            return self._take_part(member, place, part, source)
+            return self._take_part(layer, member, place, part, source)
         oid = place.oid if place is not None else None
         # What has no name may be listed under either of the two.
         names = [oid] if oid else ["0" * 64, "0" * 40]
@@ -140,7 +148,13 @@ class Hashing:
         oids = tuple(hasher.hexdigest() for hasher in hashers)
         if place is not None and oid:
             self.blobs[place.folder, oid] = oids[0]
-        return Captured(None, oids)
+        return InStream(layer, member.content_offset, oids)
+
+    def take_layer(self, stream: PlainStream) -> None:
+        """Count a layer of an artifact that is one file; `read_layer` compares its digest."""
+        while count := stream.readinto(self._buffer):
+            self.hashed_bytes += count
+            self.progress.advance(count)
 
     def wants_another_pass(self) -> bool:
         """Whether parts passed by before their turn."""
@@ -154,14 +168,14 @@ class Hashing:
         return chain.hasher.hexdigest()
 
     def _take_part(
-        self, member: TarMember, place: Place, part: PartName, source: ByteSource
+        self, layer: str, member: TarMember, place: Place, part: PartName, source: ByteSource
     ) -> Content:
         chain = self._chains.setdefault((place.folder, part.oid), _Chain(part))
         chain.sizes[part.part] = member.size_bytes
         if part.part == chain.done + 1 and (hasher := chain.begin()):
             self._read(source, member.size_bytes, [hasher])
             chain.done += 1
-        return Captured(None, (part.oid,))
+        return InStream(layer, member.content_offset, (part.oid,))
 
     def _read(self, source: ByteSource, size_bytes: int, hashers: Iterable[BlobHasher]) -> None:
         left = size_bytes
@@ -210,7 +224,9 @@ def _check_contents(snapshot: FoundSnapshot, hashing: Hashing) -> Iterator[Findi
 
 def _hashed(extent: Extent, folder: str, oid: str, hashing: Hashing) -> str:
     content = extent.parts[0][0]
-    if len(extent.parts) > 1 or not isinstance(content, Captured):
+    if content == InLayer(Digest(f"sha256:{oid}"), 0):
+        return oid  # an artifact's layer that is one file
+    if len(extent.parts) > 1 or not isinstance(content, InStream):
         return hashing.joined(folder, oid)
     if oid not in content.oids:
         return content.oids[0]

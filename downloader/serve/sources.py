@@ -7,7 +7,7 @@ nothing else says what it holds; what is compressed goes into the cache on the w
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,14 +23,14 @@ from downloader.oci.reference import Reference
 from downloader.oci.registry import Registry
 from downloader.progress import Progress
 from downloader.publish.checkpoint import is_image_tag
-from downloader.restore.contents import parse_listing
+from downloader.restore.foreign.cache_scan import parse_listing
 from downloader.restore.foreign.entries import parse_folder
-from downloader.restore.foreign.extract import Capture
-from downloader.restore.foreign.stream import look_at_stream, open_compressed
-from downloader.restore.gather import look_through, read_plan
+from downloader.restore.foreign.extract import Capture, Glance
+from downloader.restore.foreign.scan import Taker
 from downloader.restore.image import Image, open_local_image, open_registry_image
 from downloader.restore.opening import Network, open_registries
-from downloader.restore.restore_plan import Found, Origin, find_contents
+from downloader.restore.reader import Found, read_image, read_plan, read_source
+from downloader.restore.restore_plan import keys_to_read, plan_work, read_streams
 from downloader.restore.source import (
     ArchiveSource,
     LayoutSource,
@@ -39,7 +39,6 @@ from downloader.restore.source import (
     parse_source,
 )
 from downloader.restore.target import CacheTarget
-from downloader.restore.values import Piece, plan_blob
 from downloader.serve.catalogue import Entry, Loaded, Location, Remote
 
 T = TypeVar("T")
@@ -221,14 +220,14 @@ class LocalSource:
     def _pass_through(self, source: ArchiveSource) -> Iterator[Entry]:
         name, progress = str(source), self._reading.progress
         progress.note(f"{name}: is compressed; reading it into the cache")
-        with (
-            Capture(_target_for(name, self._reading), progress) as capture,
-            open_compressed(source.path) as read_into,
-        ):
-            passed = look_at_stream(read_into, name, source.tag, capture)
-            origin = Origin(name, passed.digest)
-            found = [find_contents(origin, item, capture) for item in passed.snapshots]
-            yield from [_found_entry(item, _settle(item, capture, self._reading)) for item in found]
+        _target_for(name, self._reading)
+        yield from [
+            _found_entry(found, loaded)
+            for found, loaded in _load_found(
+                lambda taker: read_source(source, self._reading.network, taker, progress),
+                self._reading,
+            )
+        ]
 
 
 class DirectorySource:
@@ -297,53 +296,46 @@ def _load(image: Image, reading: Reading) -> Loaded:
     """Return the files of an image whose labels name a snapshot."""
     planned = read_plan(image)
     if planned is not None:
-        return Loaded(planned.snapshot, _locator(planned.snapshot, planned.pieces, image))
+        return _loaded(planned, None)
     ours = image.ours
     for found, loaded in _look_into(image, reading):
         if ours and (found.snapshot.repo, found.snapshot.commit) == (ours.repo, ours.commit):
             return loaded
-    raise ProtocolError(f"{image.name}: want the snapshot that its labels name, got none")
-
-
-def _locator(
-    snapshot: Snapshot,
-    pieces: Mapping[str, list[Piece]],
-    image: Image,
-    captured: Mapping[str, Path] | None = None,
-) -> Callable[[str], Location]:
-    sizes = snapshot.blobs
-
-    def locate(oid: str) -> Location:
-        if captured and oid in captured:
-            return captured[oid]
-        plan = plan_blob(snapshot.repo, oid, sizes[oid], list(pieces.get(oid, [])))
-        return Remote(plan, image.places)
-
-    return locate
+    raise ProtocolError(f"{image.name}: lacks the snapshot that its labels name")
 
 
 def _look_into(image: Image, reading: Reading) -> list[tuple[Found, Loaded]]:
     reading.progress.note(f"{image.name}: does not say what lies where; looking through it")
+    return _load_found(lambda taker: read_image(image, taker, reading.progress), reading)
+
+
+def _load_found(
+    read: Callable[[Taker], list[Found]], reading: Reading
+) -> list[tuple[Found, Loaded]]:
+    """Return the snapshots of an image; contents of streams go into the cache on the way."""
+    if reading.target is None:
+        found = read(Glance())
+        for item in found:
+            if keys_to_read(item):
+                _target_for(item.source, reading)
+        return [(item, _loaded(item, None)) for item in found]
     with Capture(reading.target, reading.progress) as capture:
-        origin = Origin(image.name, image.digest, image.places)
-        found = [find_contents(origin, item, capture) for item in look_through(image, capture)]
-        if not found:
-            raise InputError(f"{image.name}: want a Hugging Face cache in the image, got none")
-        return [(item, _settle(item, capture, reading, image)) for item in found]
+        named = [read_streams(item, capture) for item in read(capture)]
+        return [(item, _loaded(item, capture, reading.target)) for item in named]
 
 
-def _settle(item: Found, capture: Capture, reading: Reading, image: Image | None = None) -> Loaded:
-    """Give the contents that were captured their names, and return the files."""
-    snapshot = item.snapshot
-    captured: dict[str, Path] = {}
-    for oid, parts in item.captured.items():
-        if parts:
-            target = _target_for(item.source, reading)
-            capture.settle(snapshot.repo, oid, parts)
-            captured[oid] = target.blob(snapshot.repo, oid)
-    if image is None:
-        return Loaded(snapshot, captured.__getitem__)
-    return Loaded(snapshot, _locator(snapshot, item.pieces, image, captured))
+def _loaded(item: Found, capture: Capture | None, target: CacheTarget | None = None) -> Loaded:
+    if not item.has_repo:
+        raise InputError(f"{item.source}: does not say which repo and commit its files are from")
+    work = plan_work([item])
+    locations: dict[str, Location] = {
+        plan.oid: Remote(plan, places) for plan, places in work.ranges
+    }
+    for repo, oid, keys in work.streams:
+        if capture is not None and target is not None:
+            capture.settle(repo, oid, keys)
+            locations[oid] = target.blob(repo, oid)
+    return Loaded(item.snapshot, locations.__getitem__)
 
 
 def _target_for(name: str, reading: Reading) -> CacheTarget:

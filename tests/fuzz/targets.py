@@ -22,9 +22,10 @@ from downloader.oci.reference import parse_reference
 from downloader.oci.responses import next_url, parse_errors, parse_next_link
 from downloader.oci.tar_read import iter_members, parse_records
 from downloader.plan import Plan
-from downloader.restore.contents import find_snapshots, parse_listing
+from downloader.restore.foreign.budget import Budget
+from downloader.restore.foreign.cache_scan import find_snapshots, parse_listing
 from downloader.restore.foreign.overlay import Tree
-from downloader.restore.foreign.scan import Budget, Locator, scan_layer
+from downloader.restore.foreign.scan import Locator, scan_layer
 from downloader.restore.source import parse_source
 from downloader.transfer.journal import Journal
 
@@ -79,7 +80,7 @@ def tar(data: bytes) -> None:
 def layer(data: bytes) -> None:
     tree = Tree()
     stream = PlainStream(reader_of(data), "fuzz")
-    tree.apply(scan_layer(stream, "fuzz", Locator(digest_of(b"")), Budget(1000)))
+    tree.apply(scan_layer(stream, "fuzz", Locator(digest_of(b"")), Budget("fuzz")))
     for snapshot in find_snapshots(tree):
         for path in snapshot.files:
             check_repo_path(path)

@@ -209,7 +209,7 @@ def test_an_image_without_a_cache(tmp_path: Path) -> None:
     put_image(layout(tmp_path / "image"), [layer_of(Member("etc/hostname", b"x\n"))])
     ran = restore(tmp_path / "image", tmp_path / "cache")
     assert ran.code == 2
-    assert "want a Hugging Face cache" in ran.err
+    assert "neither a Hugging Face cache nor models" in ran.err
 
 
 # Images of others

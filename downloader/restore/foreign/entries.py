@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from downloader.errors import HfModelsError, ProtocolError
@@ -17,6 +16,9 @@ _IN_REPO = re.compile(
 )
 # huggingface_hub 2 keeps what came through Xet once for all repos; repos link to it.
 _SHARED = re.compile(r"(?:^|/)blobs/[0-9a-f]{2}/[0-9a-f]{64}\Z")
+
+# Where modelcars, and images of format 2, show files under their own names.
+MODELS_DIRS = ("models", "datasets", "spaces")
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -82,7 +84,7 @@ def parse_folder(name: str) -> Repo:
     return repo
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InLayer:
     """Content that can be read by range from an uncompressed layer."""
 
@@ -90,44 +92,43 @@ class InLayer:
     offset: int
 
 
-@dataclass(frozen=True)
-class Captured:
-    """Content that passed by once and was kept, because it cannot be asked for again.
+@dataclass(frozen=True, slots=True)
+class InStream:
+    """Content of a layer that can only be read from its first byte to its last.
 
     Args:
-        path: Where it lies; None where it was only looked at.
-        oids: What its bytes hash to: its sha256, its git sha1, or both.
-        is_new: Whether this run wrote it.
+        layer: The layer's digest, or its path in an archive that is a stream itself.
+        offset: Of the first byte in the uncompressed tar.
+        oids: What the bytes hash to: the sha256, the git sha1, or both; a cache blob that was
+            not read yet is believed to be what its name says.
     """
 
-    path: Path | None
+    layer: str
+    offset: int
     oids: tuple[str, ...]
-    is_new: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InMemory:
     """Content of a few bytes that was read on the way."""
 
     data: bytes
 
 
-Content = InLayer | Captured | InMemory
+Content = InLayer | InStream | InMemory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Node:
     """A file or a link of an image.
 
     Args:
-        path: In the image, without leading slash.
         kind: ``file``, ``link`` or ``hardlink``.
         size_bytes: Of a file.
         target: Of a link, as it stands in the layer.
-        content: Of a file in a cache.
+        content: Of a file in a cache or under ``/models``.
     """
 
-    path: str
     kind: Literal["file", "link", "hardlink"]
     size_bytes: int = 0
     target: str = ""

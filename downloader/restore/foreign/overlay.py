@@ -4,10 +4,11 @@ Source: OCI image specification 1.1, layer.md, "Applying Changesets"; containerd
 ``archive/tar.go`` for what happens where a link stands in a path.
 """
 
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
 
 from downloader.errors import ProtocolError
+from downloader.restore.foreign.budget import DIRECTORY_BYTES, Budget
 from downloader.restore.foreign.entries import Node, is_shared_blob, place_of
 from downloader.restore.foreign.scan import LayerScan
 
@@ -17,13 +18,20 @@ _LINKS_LIMIT = 40  # as Linux has it
 class Directory(dict[str, "Directory | Node"]):
     """A directory: names to what they are."""
 
+    __slots__ = ()
+
 
 class Tree:
-    """The files and links of an image that matter to caches."""
+    """The files and links of an image that matter to caches and models.
 
-    def __init__(self) -> None:
-        self._root = Directory()
+    Args:
+        budget: Of the image.
+    """
+
+    def __init__(self, budget: Budget | None = None) -> None:
+        self.budget = budget or Budget()
         self.cache_roots: set[str] = set()
+        self._root = Directory()
 
     def apply(self, scan: LayerScan) -> None:
         """Lay the next layer on top.
@@ -36,31 +44,30 @@ class Tree:
                 found.clear()
         for path in [*scan.whiteouts, *scan.others]:
             self._remove(path)
-        for node in scan.nodes:
-            self._put(node)
+        for path, node in scan.nodes:
+            self._put(path, node)
 
-    def _put(self, node: Node) -> None:
-        place = place_of(node.path)
+    def _put(self, path: str, node: Node) -> None:
+        place = place_of(path)
         if node.kind == "hardlink":
-            found = self._hard_linked(node)
+            found = self._hard_linked(path, node)
             if found is None:
                 return
             node = found
         if place is not None:
             self.cache_roots.add(place.root)
-        parent, name = self._parent(node.path)
+        parent, name = self._parent(path)
         parent[name] = node
 
-    def _hard_linked(self, node: Node) -> Node | None:
+    def _hard_linked(self, path: str, node: Node) -> Node | None:
         found = self._at(node.target.removeprefix("./").lstrip("/"))
         if isinstance(found, Node) and found.kind != "hardlink":
-            return replace(found, path=node.path)
-        if place_of(node.path) is None:
-            self._remove(node.path)
+            return found
+        if place_of(path) is None:
+            self._remove(path)
             return None
         raise ProtocolError(
-            f"{node.path[:200]!r}: want a hard link to a file of a cache,"
-            f" got {node.target[:200]!r}",
+            f"{path[:200]!r}: want a hard link to a file of a cache, got {node.target[:200]!r}",
             hint="restore it from a registry, or from a file: docker save -o FILE",
         )
 
@@ -68,11 +75,13 @@ class Tree:
         """Return the directory that ``path`` lies in, made where it is missing."""
         *segments, name = path.split("/")
         directory = self._root
+        self.budget.step(len(segments))
         for i, segment in enumerate(segments):
             below = directory.get(segment)
             if isinstance(below, Node) and below.kind == "link":
                 below = self._at("/".join(segments[: i + 1]), follow=True)
             if not isinstance(below, Directory):
+                self.budget.keep(DIRECTORY_BYTES + sys.getsizeof(segment))
                 below = directory[segment] = Directory()
             directory = below
         return directory, name
@@ -102,11 +111,14 @@ class Tree:
         """
         trail = [path]
         for _ in range(_LINKS_LIMIT):
+            self.budget.step(1 + trail[-1].count("/"))
             following, found = self._walk(trail[-1])
             if following is None:
                 return trail, found
             trail.append(following)
-        raise ProtocolError(f"{path[:200]!r}: want a link that ends, got more than {_LINKS_LIMIT}")
+        raise ProtocolError(
+            f"{path[:200]!r}: too many levels of symbolic links (limit {_LINKS_LIMIT})"
+        )
 
     def _walk(self, path: str) -> "tuple[str | None, Directory | Node | None]":
         """Return the path that the first link in ``path`` leads to, or what lies there."""

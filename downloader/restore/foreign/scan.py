@@ -2,20 +2,16 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from downloader.errors import ProtocolError
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
 from downloader.oci.store import BlobReader
-from downloader.oci.tar_read import (
-    MEMBERS_LIMIT,
-    ByteSource,
-    TarMember,
-    iter_members,
-    read_exactly,
-)
+from downloader.oci.tar_read import ByteSource, TarMember, iter_members, read_exactly
+from downloader.restore.foreign.budget import DOCUMENT_LIMIT_BYTES, Budget
 from downloader.restore.foreign.entries import (
+    MODELS_DIRS,
     OPAQUE,
     WHITEOUT,
     Content,
@@ -27,117 +23,97 @@ from downloader.restore.foreign.entries import (
     place_of,
 )
 
-# Where images of format 2 have the files that the cache links to, unless a label says where.
-SHOWN_DIRS = ("models", "datasets", "spaces")
-# refs hold 41 bytes; the list of a repo of 100,000 files is 20 MB.
+# A ref holds 41 bytes.
 _REF_LIMIT_BYTES = 1024
-_TREE_LIMIT_BYTES = 64 * 1024**2
 # Some bytes after a header is the next header, unless a large file lies between.
 _FIRST_WINDOW_BYTES = 64 * 1024
 _LARGEST_WINDOW_BYTES = 4 * 1024**2
 
 
 class Taker(Protocol):
-    """Decides what becomes of a content that belongs to a cache, while it passes."""
+    """Decides where a content is to be read, while it passes."""
 
-    def take(self, member: TarMember, place: Place | None, source: ByteSource) -> Content:
+    def take(
+        self, layer: str, member: TarMember, place: Place | None, source: ByteSource
+    ) -> Content:
         """Return where the content will be; may read it from ``source``, or leave it."""
 
 
 @dataclass
 class LayerScan:
-    """What a layer does to the caches of an image.
+    """What a layer does to the caches and models of an image.
 
     Args:
-        nodes: Files and links, in the order of the layer.
+        nodes: Files and links with their paths, in the order of the layer.
         others: Paths of all else that is no directory: they may hide what lies below.
         whiteouts: Paths that the layer removes from lower layers.
         opaque: Directories whose content in lower layers it removes.
     """
 
-    nodes: list[Node] = field(default_factory=list)
+    nodes: list[tuple[str, Node]] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     whiteouts: list[str] = field(default_factory=list)
     opaque: list[str] = field(default_factory=list)
 
 
-class Budget:
-    """How many members an image may have, over all its layers."""
-
-    def __init__(self, members: int = MEMBERS_LIMIT) -> None:
-        self.left = members
-
-
 def scan_layer(
     source: ByteSource,
-    what: str,
+    layer: str,
     taker: Taker,
     budget: Budget,
-    shown: Collection[str] = SHOWN_DIRS,
+    shown: Collection[str] = MODELS_DIRS,
 ) -> LayerScan:
     """Look through the tar of a layer.
 
     Args:
         source: At its first byte.
-        what: The layer, for messages.
-        taker: Keeps contents.
-        budget: Of members, over all layers.
-        shown: Directories of files that hard links in a cache may name.
+        layer: Its digest or its path in an archive.
+        taker: Decides about contents.
+        budget: Of the image.
+        shown: Directories of files outside the cache; hard links in the cache may name them.
 
     Raises:
-        ProtocolError: It is malformed, or holds in a cache what no cache holds.
+        ProtocolError: It is malformed, costs more than an image may, or holds in a cache what
+            no cache holds.
     """
-    scan = LayerScan()
-    for member in iter_members(source, what, members_limit=budget.left):
-        budget.left -= 1
-        _look(member, source, taker, scan, shown)
+    scan, prefixes = LayerScan(), tuple(f"{directory}/" for directory in shown)
+    for member in iter_members(source, layer):
+        budget.member()
+        path, kind = member.path, member.kind
+        if kind == "directory":
+            continue
+        parent, _, name = path.rpartition("/")
+        if name == OPAQUE:
+            scan.opaque.append(budget.text(parent))
+        elif name.startswith(WHITEOUT):
+            hidden = name.removeprefix(WHITEOUT)
+            scan.whiteouts.append(budget.text(f"{parent}/{hidden}" if parent else hidden))
+        elif kind == "link" or kind == "hardlink":  # noqa: PLR1714 - the type checker needs it
+            scan.nodes.append((budget.text(path), Node(kind, target=budget.text(member.target))))
+        else:
+            place = place_of(path)
+            is_shown = kind == "file" and path.startswith(prefixes)
+            if place is None and not is_shared_blob(path) and not is_shown:
+                scan.others.append(budget.text(path))
+                continue
+            if kind == "device":
+                raise ProtocolError(f"device in a cache: {path[:200]!r}")
+            if place is not None and place.area in {"refs", "trees", "plans"}:
+                content: Content = InMemory(_read_document(member, place, source, budget))
+            else:
+                content = taker.take(layer, member, place, source)
+            node = Node("file", member.size_bytes, content=content)
+            scan.nodes.append((budget.text(path), node))
     return scan
 
 
-def _look(
-    member: TarMember,
-    source: ByteSource,
-    taker: Taker,
-    scan: LayerScan,
-    shown: Collection[str],
-) -> None:
-    parent, _, name = member.path.rpartition("/")
-    if name == OPAQUE:
-        scan.opaque.append(parent)
-    elif name.startswith(WHITEOUT):
-        hidden = name.removeprefix(WHITEOUT)
-        scan.whiteouts.append(f"{parent}/{hidden}" if parent else hidden)
-    elif member.kind in {"link", "hardlink"}:
-        kind: Literal["link", "hardlink"] = "link" if member.kind == "link" else "hardlink"
-        scan.nodes.append(Node(member.path, kind, target=member.target))
-    elif member.kind != "directory":
-        is_shown = any(member.path.startswith(f"{directory}/") for directory in shown)
-        _look_at_file(member, source, taker, scan, is_shown=is_shown and member.kind == "file")
-
-
-def _look_at_file(
-    member: TarMember, source: ByteSource, taker: Taker, scan: LayerScan, *, is_shown: bool
-) -> None:
-    place = place_of(member.path)
-    if place is None and not is_shared_blob(member.path) and not is_shown:
-        scan.others.append(member.path)
-        return
-    if member.kind == "device":
-        raise ProtocolError(f"want a file or link in a cache, got a device: {member.path[:200]!r}")
-    if place is not None and place.area in {"refs", "trees", "plans"}:
-        content: Content = InMemory(_read_metadata(member, place, source))
-    else:
-        content = taker.take(member, place, source)
-    scan.nodes.append(Node(member.path, "file", member.size_bytes, content=content))
-
-
-def _read_metadata(member: TarMember, place: Place, source: ByteSource) -> bytes:
-    limit = _REF_LIMIT_BYTES if place.area == "refs" else _TREE_LIMIT_BYTES
+def _read_document(member: TarMember, place: Place, source: ByteSource, budget: Budget) -> bytes:
+    where = repr(member.path[:200])
+    limit = _REF_LIMIT_BYTES if place.area == "refs" else DOCUMENT_LIMIT_BYTES
     if member.size_bytes > limit:
-        raise ProtocolError(
-            f"{member.path[:200]!r}: want at most {limit} bytes, got {member.size_bytes} bytes"
-        )
-    return read_exactly(source, member.size_bytes, member.path[:200])
+        raise ProtocolError(f"{where}: want at most {limit} bytes, got {member.size_bytes} bytes")
+    budget.keep(member.size_bytes)
+    return read_exactly(source, member.size_bytes, where)
 
 
 class Locator:
@@ -146,9 +122,11 @@ class Locator:
     def __init__(self, layer: Digest) -> None:
         self._layer = layer
 
-    def take(self, member: TarMember, place: Place | None, source: ByteSource) -> Content:
+    def take(
+        self, layer: str, member: TarMember, place: Place | None, source: ByteSource
+    ) -> Content:
         """Return the content's place in the layer; reads nothing."""
-        del place, source
+        del layer, place, source
         return InLayer(self._layer, member.content_offset)
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,14 +36,12 @@ from downloader.oci.manifest import (
     parse_manifest,
 )
 from downloader.oci.tar_read import ByteSource, TarMember, iter_members, read_exactly
-from downloader.restore.contents import FoundSnapshot, find_snapshots
+from downloader.restore.foreign.budget import Budget
 from downloader.restore.foreign.overlay import Tree
-from downloader.restore.foreign.scan import Budget, LayerScan, Taker, scan_layer
+from downloader.restore.foreign.scan import LayerScan, Taker, scan_layer
 from downloader.restore.image import choose_manifest, pick_named
 
-# Configs and manifests; there is room for some thousand of them in an archive.
-_DOCUMENT_LIMIT_BYTES = 4 * 1024**2
-_DOCUMENTS_LIMIT_BYTES = 64 * 1024**2
+_DOCUMENT_LIMIT_BYTES = 4 * 1024**2  # of a config or manifest; the budget limits their sum
 _USTAR = slice(257, 262)
 _ERROR_LIMIT_BYTES = 4096  # of what docker says, for the message
 _DRAIN_BYTES = 1024**2
@@ -53,7 +51,7 @@ ReadInto = Callable[[memoryview], int]
 
 
 @dataclass
-class _Passed:
+class _Members:
     """What has passed by so far.
 
     Args:
@@ -75,42 +73,49 @@ class _Passed:
 
 
 @dataclass(frozen=True)
-class PassedImage:
-    """An image that has passed by: its manifest, its config, and the snapshots in it."""
+class Passed:
+    """An image that was looked through: its manifest, its config, and what its layers show."""
 
-    digest: Digest
+    digest: str
     manifest: Manifest
-    config: dict[str, Any]
-    snapshots: list[FoundSnapshot]
+    config: Mapping[str, Any]
+    tree: Tree
 
 
-def look_at_stream(read_into: ReadInto, name: str, tag: str | None, taker: Taker) -> PassedImage:
+def look_at_stream(read_into: ReadInto, name: str, tag: str | None, taker: Taker) -> Passed:
     """Return the image in an archive, and hand its contents to ``taker`` as they pass.
 
     Args:
         read_into: Fills a buffer with the next bytes of the archive, compressed or not.
         name: For messages.
         tag: Which image, where there are several.
-        taker: Keeps what it wants.
+        taker: Decides about contents.
 
     Raises:
         ProtocolError: The archive or a layer is malformed, or another than its manifest says.
         InputError: It holds several images, and ``tag`` names none of them.
     """
-    passed = _Passed()
-    stream, budget = PlainStream(read_into, name), Budget()
+    passed, budget = _Members(), Budget(name)
+
+    def counted(buffer: memoryview) -> int:
+        got = read_into(buffer)
+        budget.receive(got)
+        return got
+
+    stream = PlainStream(counted, name)
     for member in iter_members(stream, name):
+        budget.member()
         _look(member, stream, passed, taker, budget)
-    _drain(read_into)
+    _drain(counted)
     manifest, config, paths, digest = _find_image(passed, name, tag)
-    tree = Tree()
+    tree = Tree(budget)
     for layer, path in zip(manifest.layers, paths, strict=True):
         scan = passed.scans.get(path)
         if scan is None or passed.digests.get(path) != layer.digest:
             got = passed.digests.get(path, "nothing")
             raise ProtocolError(f"{name}: want layer {layer.digest}, got {got}")
         tree.apply(scan)
-    return PassedImage(digest, manifest, config, find_snapshots(tree))
+    return Passed(digest, manifest, config, tree)
 
 
 def _drain(read_into: ReadInto) -> None:
@@ -121,12 +126,13 @@ def _drain(read_into: ReadInto) -> None:
 
 
 def _look(
-    member: TarMember, stream: ByteSource, passed: _Passed, taker: Taker, budget: Budget
+    member: TarMember, stream: ByteSource, passed: _Members, taker: Taker, budget: Budget
 ) -> None:
     if member.kind in {"link", "hardlink"}:
-        passed.links[member.path] = link_path(member.path, member.target, member.kind)
+        passed.links[budget.text(member.path)] = link_path(member.path, member.target, member.kind)
     if member.kind != "file":
         return
+    budget.text(member.path)
     content = _Hashed(stream, member.size_bytes)
     inner = PlainStream(content.readinto, member.path)
     if inner.compression is not None or inner.head[_USTAR] == b"ustar":
@@ -136,9 +142,7 @@ def _look(
         passed.scans[member.path] = LayerScan()
         _drain(content.readinto)
     elif member.size_bytes <= _DOCUMENT_LIMIT_BYTES:
-        known = sum(len(data) for data in passed.documents.values())
-        if known + member.size_bytes > _DOCUMENTS_LIMIT_BYTES:
-            raise ProtocolError(f"{member.path}: want less than that many small files before it")
+        budget.keep(member.size_bytes)
         passed.documents[member.path] = read_exactly(inner, member.size_bytes, member.path)
     passed.digests[member.path] = content.digest
     passed.sizes[member.path] = member.size_bytes
@@ -168,7 +172,7 @@ class _Hashed:
 
 
 def _find_image(
-    passed: _Passed, name: str, tag: str | None
+    passed: _Members, name: str, tag: str | None
 ) -> tuple[Manifest, dict[str, Any], list[str], Digest]:
     by_digest = {passed.digests[path]: path for path in passed.digests}
 
@@ -208,7 +212,7 @@ def _indexed(data: bytes, get: Callable[[Digest], bytes | None]) -> Iterator[Nam
             yield NamedManifest(found, tuple(name for name in names if name))
 
 
-def _saved(entry: SavedImage, passed: _Passed) -> tuple[Manifest, list[str]]:
+def _saved(entry: SavedImage, passed: _Members) -> tuple[Manifest, list[str]]:
     config = passed.documents.get(passed.path_of(entry.config))
     paths = [passed.path_of(path) for path in entry.layers]
     if config is None or not all(path in passed.scans for path in paths):

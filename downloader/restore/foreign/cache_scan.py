@@ -16,7 +16,7 @@ from downloader.hub.repo import (
     is_oid,
     parse_revision,
 )
-from downloader.oci.manifest import parse_json_object
+from downloader.restore.foreign.budget import FILE_BYTES, parse_document
 from downloader.restore.foreign.entries import (
     Content,
     InMemory,
@@ -27,8 +27,8 @@ from downloader.restore.foreign.entries import (
 )
 from downloader.restore.foreign.overlay import Directory, Tree, is_in_cache, iter_leaves
 
-_TREE_LIMIT_BYTES = 64 * 1024**2
-_NO_SHA1 = "0" * 40  # git's own name for nothing; never written anywhere
+UNNAMED = Repo("model", "unnamed")  # of plain files of which an image says no repo
+NO_OID = "0" * 40  # of a content that nothing names and that was not read yet
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,15 @@ class FoundSnapshot:
         """The files of the plan by path; empty where there is none."""
         return {file.path: file for file in self.planned.files} if self.planned else {}
 
-    def to_snapshot(self, oids: Mapping[str, str]) -> Snapshot:
+    def to_snapshot(self) -> Snapshot:
         """Return it as a value; the first revision stands for all.
 
-        Args:
-            oids: The oid of each path.
+        Raises:
+            IntegrityError: A list in the image names other contents.
         """
         files = tuple(
-            self._file(path, oids[path], extent) for path, extent in sorted(self.files.items())
+            self._file(path, extent.oid or NO_OID, extent)
+            for path, extent in sorted(self.files.items())
         )
         return Snapshot(
             repo=self.repo,
@@ -103,7 +104,7 @@ class FoundSnapshot:
                 )
             return listed
         if len(oid) == 64:
-            return RepoFile(path, extent.size_bytes, _NO_SHA1, sha256=oid)
+            return RepoFile(path, extent.size_bytes, NO_OID, sha256=oid)
         return RepoFile(path, extent.size_bytes, oid)
 
 
@@ -170,26 +171,32 @@ class _RepoFolder:
         for revision, node in iter_leaves(self._area("refs")):
             parse_revision(revision)
             if not isinstance(node.content, InMemory):
-                raise ProtocolError(f"{node.path[:200]!r}: want a file, got a {node.kind}")
+                raise ProtocolError(f"refs/{revision[:200]}: want a file, got a {node.kind}")
             commit = node.content.data.strip().decode("ascii", "replace")
             if not is_commit(commit):
-                raise ProtocolError(f"{node.path[:200]!r}: want 40 hex digits, got {commit[:80]!r}")
+                raise ProtocolError(
+                    f"refs/{revision[:200]}: want 40 hex digits, got {commit[:80]!r}"
+                )
             found.setdefault(commit, []).append(revision)
         return found
 
     def _listing(self, commit: str) -> dict[str, RepoFile]:
         data = self._document("trees", commit)
-        return parse_listing(data, f"trees/{commit}.json") if data is not None else {}
+        found = parse_listing(data, f"trees/{commit}.json") if data is not None else {}
+        self._tree.budget.keep(FILE_BYTES * len(found))
+        return found
 
     def _planned(self, commit: str) -> Snapshot | None:
         data = self._document("plans", commit)
         if data is None:
             return None
-        document = parse_json_object(data, "plan", _TREE_LIMIT_BYTES)
-        snapshot = document.get("snapshot")
-        if not isinstance(snapshot, Mapping):
+        document = parse_document(data, f"plans/{commit}.json")
+        found = document.get("snapshot")
+        if not isinstance(found, Mapping):
             raise ProtocolError(f"plans/{commit}.json: want the key snapshot")
-        return Snapshot.from_json(snapshot)
+        snapshot = Snapshot.from_json(found)
+        self._tree.budget.keep(FILE_BYTES * len(snapshot.files))
+        return snapshot
 
     def _document(self, area: str, commit: str) -> bytes | None:
         node = self._area(area).get(f"{commit}.json")
@@ -254,7 +261,7 @@ def parse_listing(data: bytes, where: str) -> dict[str, RepoFile]:
 
     Source: huggingface_hub 2.4, ``write_tree_cache`` in _tree_cache.py.
     """
-    document = parse_json_object(data, where, _TREE_LIMIT_BYTES)
+    document = parse_document(data, where)
     files = document.get("files")
     if not isinstance(files, Mapping):
         raise ProtocolError(f"{where}.files: want an object, got {type(files).__name__}")
