@@ -67,7 +67,7 @@ verify: .venv/bin/nox ## Check a cache directory or an image: TARGET=path-or-ima
 	$(call need,TARGET,path-or-image)$(NOX) -s verify -- $(TARGET) $(ARGS)
 
 ##@ Develop
-.PHONY: lint typecheck bench fuzz lock dist release clean
+.PHONY: lint typecheck bench fuzz docs lock dist release clean
 lint: .venv/bin/nox ## ruff, hadolint, shellcheck, zizmor, schemas
 	$(NOX) -s lint
 typecheck: .venv/bin/nox ## mypy, strict
@@ -76,6 +76,8 @@ bench: .venv/bin/nox ## Speed, side by side: ARGS="publish" or ARGS="restore"
 	$(NOX) -s bench -- $(ARGS)
 fuzz: .venv/bin/nox ## A parser against a fuzzer: ARGS="tar -max_total_time=60"
 	$(NOX) -s fuzz -- $(ARGS)
+docs: .venv/bin/nox ## The documentation site, into dist/site/docs
+	$(NOX) -s docs
 lock: .venv/bin/nox ## Pin again what the tool and nox install; to the newest with ARGS=--upgrade
 	$(NOX) -s lock -- $(ARGS)
 dist: .venv/bin/nox ## Wheel, sdist, hf-models.pyz, checksums, and the tool's image

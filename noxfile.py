@@ -6,6 +6,7 @@ A session is a few lines that call the package; logic lives there.
 import hashlib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,19 @@ def dist(session: nox.Session) -> None:
     install(session, "--require-hashes", "--no-deps", "-r", NOX_REQUIREMENTS)
     for step in ("dist", "image"):
         session.run("python", ".github/release.py", step)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """The documentation site, into dist/site/docs; a link to a page that is not there fails."""
+    install(session, *groups("docs"))
+    work = Path(session.create_tmp())
+    shutil.rmtree(work / "docs", ignore_errors=True)
+    shutil.copytree("docs", work / "docs")
+    shutil.copy(".github/site.toml", work / "zensical.toml")
+    session.run("zensical", "build", "--clean", "--strict", "-f", str(work / "zensical.toml"))
+    shutil.rmtree("dist/site/docs", ignore_errors=True)
+    shutil.copytree(work / "site", "dist/site/docs")
 
 
 @nox.session(default=False)
