@@ -13,7 +13,6 @@ from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result, say, teller
 from downloader.cli.layouts import DIST, LayoutRequest, build_layout, report_layout
 from downloader.cli.options import (
-    docker_config_dir,
     http_pool,
     image_option,
     json_option,
@@ -31,7 +30,7 @@ from downloader.hub.snapshot import Hub
 from downloader.image import labels, parse_labels
 from downloader.net.address import is_loopback
 from downloader.net.trust import Trust
-from downloader.oci.credentials import DockerCredentials
+from downloader.oci.credentials import StoredCredentials
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan, disk_needed_bytes
 from downloader.units import format_bytes
@@ -127,7 +126,7 @@ def answers(engine: Engine) -> bool:
 def _build_layout(
     hub: Hub, plan: Plan, request: LayoutRequest, *, as_json: bool, quiet: bool
 ) -> None:
-    credentials = DockerCredentials(docker_config_dir())
+    credentials = StoredCredentials(read_environment().auth_files)
     with closing(http_pool()) as http:
         outcome = build_layout(hub, plan, request, http=http, credentials=credentials, quiet=quiet)
     if as_json:

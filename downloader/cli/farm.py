@@ -34,7 +34,7 @@ from downloader.cli.farm_step import (
 )
 from downloader.cli.github import write_environment, write_outputs, write_summary
 from downloader.cli.models import read_models_file
-from downloader.cli.options import docker_config_dir, http_pool
+from downloader.cli.options import http_pool
 from downloader.cli.plan import describe_plan, layer_rows
 from downloader.environment import read_environment
 from downloader.errors import InputError
@@ -61,7 +61,7 @@ from downloader.farm.jobs import (
 from downloader.farm.models import MODELS_FILE, Models, parse_models
 from downloader.farm.summary import image_summary, plan_summary, shard_summary, table
 from downloader.hub.repo import is_commit
-from downloader.oci.credentials import DockerCredentials
+from downloader.oci.credentials import StoredCredentials
 from downloader.oci.digest import parse_digest
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
@@ -240,7 +240,7 @@ def push() -> int:
 def check() -> None:
     """Ask every registry for every part of JOB's image, and say how to pull it."""
     job, digest, images = current_job(), variable("DIGEST"), variable("IMAGES").split()
-    pool, credentials = http_pool(), DockerCredentials(docker_config_dir())
+    pool, credentials = http_pool(), StoredCredentials(read_environment().auth_files)
     for name in images:
         # What is streamed is the same everywhere; Docker compresses anew for each registry.
         is_same = variable("ENGINE") == "publish" or name == read_environment().get("IMAGE")

@@ -174,8 +174,3 @@ def http_pool(options: Mapping[str, Any] | None = None) -> HttpPool:
 def find_cache_dir(value: str | None) -> Path:
     """Return the cache directory: the flag, else where huggingface_hub itself looks."""
     return Path(value).expanduser() if value else read_environment().hub_cache_dir
-
-
-def docker_config_dir() -> Path:
-    """Return the directory of Docker's config.json."""
-    return read_environment().auth_files[-1].parent

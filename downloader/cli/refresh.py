@@ -11,7 +11,7 @@ from downloader.cli.console import print_json, print_table, say
 from downloader.cli.farm import write_jobs
 from downloader.cli.github import write_summary
 from downloader.cli.models import models_file_option, read_models_file
-from downloader.cli.options import docker_config_dir, http_pool, json_option
+from downloader.cli.options import http_pool, json_option
 from downloader.cli.plan import open_hub
 from downloader.cli.registries import parse_target
 from downloader.environment import read_environment
@@ -21,7 +21,7 @@ from downloader.farm.jobs import Job
 from downloader.farm.models import Model
 from downloader.farm.refresh import Freshness, check_freshness
 from downloader.farm.summary import table
-from downloader.oci.credentials import DockerCredentials
+from downloader.oci.credentials import StoredCredentials
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
 from downloader.units import format_count
@@ -49,7 +49,7 @@ def refresh(
 ) -> None:
     """Compare every tag of models.toml with the Hub's commit; moves no model bytes."""
     models = read_models_file(models_file)
-    pool, credentials = http_pool(), DockerCredentials(docker_config_dir())
+    pool, credentials = http_pool(), StoredCredentials(read_environment().auth_files)
     chosen = tuple(parse_target(target).name for target in targets)
     open_registry = partial(Registry, pool=pool, credentials=credentials, note=say)
     hub = open_hub({})

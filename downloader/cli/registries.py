@@ -10,14 +10,14 @@ import click
 from downloader.cli.options import (
     compose,
     connection_options,
-    docker_config_dir,
     retry_policy,
 )
+from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy
 from downloader.oci.auth import Credential
-from downloader.oci.credentials import Credentials, DockerCredentials, ExplicitCredentials
+from downloader.oci.credentials import Credentials, ExplicitCredentials, StoredCredentials
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
 from downloader.oci.upload import CHUNK_BYTES, UploadMode
@@ -144,7 +144,7 @@ def find_credentials(
     Raises:
         InputError: A user without a password, or one for several registries.
     """
-    docker = DockerCredentials(docker_config_dir())
+    docker = StoredCredentials(read_environment().auth_files)
     if username is None and not password_stdin:
         return docker
     if username is None or not password_stdin:

@@ -8,9 +8,12 @@ than the copying. Here a reader sleeps until there is enough to be worth it (``S
 import http.client
 import socket
 import sys
+import zlib
 from typing import Protocol
 
 from urllib3.util import wait_for_read
+
+from downloader.errors import ProtocolError
 
 # Bytes worth waking up for; the kernel's own buffer becomes twice as large.
 _ENOUGH_BYTES = 128 * 1024
@@ -36,6 +39,79 @@ def open_body(sock: object, response: http.client.HTTPResponse) -> Body:
     if type(sock) is socket.socket and response.length:  # no TLS, and its length is known
         return _DirectBody(sock, response)
     return _BufferedBody(response)
+
+
+GZIP_ENCODINGS = {"gzip", "x-gzip", "deflate"}  # RFC 9110, section 8.4.1
+
+
+def is_inflatable(encoding: str) -> bool:
+    """Whether a ``Content-Encoding`` is one that `inflate` undoes."""
+    return encoding.strip().lower() in GZIP_ENCODINGS
+
+
+def inflate(data: bytes, encoding: str, limit_bytes: int) -> bytes:
+    """Return a small body without its ``Content-Encoding``, or its first ``limit_bytes``.
+
+    Raises:
+        ProtocolError: It is not encoded so.
+
+    >>> inflate(zlib.compress(b"abc"), "deflate", 2)
+    b'ab'
+    """
+    if not is_inflatable(encoding):
+        return data
+    try:
+        # gzip and zlib by their headers
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, limit_bytes)
+    except zlib.error as error:
+        raise ProtocolError(f"want a body in Content-Encoding {encoding}, got another") from error
+
+
+class Reader(Protocol):
+    """What fills a buffer: fewer bytes at the end only, then 0."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill ``buffer``."""
+
+
+class Inflater:
+    """A long body without its ``Content-Encoding``, in constant memory.
+
+    Args:
+        source: The body as it is sent.
+        encoding: Its ``Content-Encoding``.
+    """
+
+    def __init__(self, source: Reader, encoding: str) -> None:
+        self._source = source
+        self._encoding = encoding
+        self._inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        self._buffer = memoryview(bytearray(_PIECE_BYTES))
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill ``buffer`` with the next bytes; fewer at the end only, then 0.
+
+        Raises:
+            TransportError: The connection was cut, or nothing came for too long.
+            ProtocolError: The body is not encoded so.
+        """
+        filled = 0
+        while filled < len(buffer) and not self._inflater.eof:
+            data = self._inflater.unconsumed_tail or self._next()
+            if not data:
+                break
+            try:
+                piece = self._inflater.decompress(data, len(buffer) - filled)
+            except zlib.error as error:
+                raise ProtocolError(
+                    f"want a body in Content-Encoding {self._encoding}, got another"
+                ) from error
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return filled
+
+    def _next(self) -> bytes:
+        return bytes(self._buffer[: self._source.readinto(self._buffer)])
 
 
 class _BufferedBody:

@@ -24,7 +24,7 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 
 from downloader.errors import TransportError
 from downloader.net.address import parse_address
-from downloader.net.body import Body, open_body
+from downloader.net.body import Body, inflate, open_body
 from downloader.net.http import USER_AGENT, HttpPool, transport_error
 from downloader.net.throughput import Watch
 
@@ -220,6 +220,11 @@ class Exchange:
         self._answer()
 
     @property
+    def url(self) -> str:
+        """Where the request went."""
+        return self._address.url
+
+    @property
     def status(self) -> int:
         """The status of the answer, waiting for it."""
         return self._answer().status
@@ -283,9 +288,18 @@ class Exchange:
         return count
 
     def read(self, limit_bytes: int) -> bytes:
-        """Return the answer's body, or its first ``limit_bytes``."""
+        """Return the answer's body, or its first ``limit_bytes``.
+
+        A body that was compressed against our wish, as some proxies do, is decompressed.
+
+        Raises:
+            TransportError: The connection was cut, or nothing came for too long.
+            ProtocolError: The body is not compressed as its head says.
+        """
         data = bytearray(limit_bytes)
-        return bytes(data[: self.readinto(memoryview(data))])
+        body = bytes(data[: self.readinto(memoryview(data))])
+        encoding = self.headers.get("Content-Encoding", "")
+        return inflate(body, encoding, limit_bytes) if body else body
 
     def drain(self) -> None:
         """Read the rest of the answer where that keeps the connection cheaply, and close."""

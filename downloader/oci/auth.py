@@ -6,14 +6,14 @@ Source: distribution, docs/content/spec/auth/{token,oauth,scope}.md; RFC 9110, s
 """
 
 import base64
-import ipaddress
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from downloader.errors import ProtocolError, RegistryError, without_secrets
+from downloader.net.address import Address, is_loopback, parse_address
 
 _CHALLENGE_LIMIT = 8192  # characters; no server's header line is longer
 _TCHAR = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -22,6 +22,7 @@ _PARAM = re.compile(
     rf'({_TCHAR})[ \t]*=[ \t]*(?:({_TCHAR})|"((?:[^"\\]|\\[\t -~])*)")[ \t]*(?=,|$)'
 )
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*[ \t]*(?=,|$)")
+_TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{1,16384}=*")  # b64token of RFC 6750, section 2.1
 _GAP = re.compile(r"[ \t,]*")
 
 _LIFETIME_S = 60.0  # where the token server names none; token.md, "expires_in"
@@ -137,10 +138,12 @@ def _parse_params(header: str, at: int) -> tuple[dict[str, str], int]:
     start = at
     while at < len(header) and (param := _PARAM.match(header, at)):
         name = param[1].lower()
-        if name in params:
+        value = param[2] if param[2] is not None else re.sub(r"\\(.)", r"\1", param[3] or "")
+        if name == "scope" and name in params:  # one for each repository, as some write it
+            value = f"{params[name]} {value}"
+        elif params.get(name, value) != value:
             raise ProtocolError(f"WWW-Authenticate: want {name} once, got it twice")
-        quoted = re.sub(r"\\(.)", r"\1", param[3] or "")
-        params[name] = param[2] if param[2] is not None else quoted
+        params[name] = value
         at = _skip(_GAP, header, param.end())
     if not params:
         at = _skip(_TOKEN68, header, start)
@@ -159,30 +162,18 @@ def _malformed(at: int) -> ProtocolError:
     return ProtocolError(f"WWW-Authenticate: want a challenge at character {at}")
 
 
-def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address, without port and brackets, is this machine.
-
-    >>> [is_loopback(h) for h in ("localhost", "127.0.0.9", "::1", "127.0.0.1.example.org")]
-    [True, True, True, False]
-    """
-    if host is None:
-        return False
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 class Auth:
     """What one registry has asked for, and the tokens that answer it. Not thread-safe.
 
     Args:
         registry: For messages.
         credential: Of the user for this registry, None for anonymous.
+        address: Of the registry.
     """
 
-    def __init__(self, registry: str, credential: Credential | None) -> None:
+    def __init__(self, registry: str, credential: Credential | None, address: Address) -> None:
         self._registry = registry
+        self._address = address
         self._credential = credential
         self._basic = False
         self._bearer: Challenge | None = None
@@ -268,29 +259,24 @@ class Auth:
                 ]
             ).encode()
             form = {"Content-Type": "application/x-www-form-urlencoded"}
-            return TokenRequest("POST", realm, form, body, scopes)
+            return TokenRequest("POST", realm.url, form, body, scopes)
         query = urlencode([*fields, *(("scope", text) for text in texts)])
-        url = f"{realm}{'&' if '?' in realm else '?'}{query}"
         headers = {"Authorization": credential.basic} if credential else {}
-        return TokenRequest("GET", url, headers, b"", scopes)
+        return TokenRequest("GET", realm.with_query(query).url, headers, b"", scopes)
 
-    def _check_realm(self, realm: str) -> str:
+    def _check_realm(self, realm: str) -> Address:
+        """Parse a realm: on https, or as plain as the registry on its host, or on loopback."""
         try:
-            parts = urlsplit(realm)
-            host, _ = parts.hostname, parts.port
-        except ValueError:
-            host, parts = None, urlsplit("")
-        safe = parts.scheme == "https" or (
-            parts.scheme == "http" and (is_loopback(host) or self._credential is None)
-        )
-        clean = realm.isascii() and realm.isprintable() and " " not in realm
-        if not host or not safe or not clean or parts.username or parts.fragment:
+            address = parse_address(realm, "token server")
+        except ProtocolError as error:
+            raise ProtocolError(f"{self._registry}: {error.message}") from error
+        is_plain_too = self._address.scheme == "http" and address.host == self._address.host
+        if address.scheme != "https" and not is_plain_too and not is_loopback(address.host):
             raise ProtocolError(
-                f"{self._registry}: want a token server on https,"
-                f" got {without_secrets(realm)[:200]!r}",
+                f"{self._registry}: want a token server on https, got {address}",
                 hint="a credential is never sent in clear to another machine",
             )
-        return realm
+        return address
 
     def _unauthorized(self, reason: str, status: int = 401) -> RegistryError:
         return RegistryError(
@@ -315,7 +301,7 @@ def _parse_token(body: bytes, realm: str, now_s: float) -> _Token:
         document = None
     fields = document if isinstance(document, dict) else {}
     value = fields.get("token") or fields.get("access_token")
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
         raise ProtocolError(f"{realm}: want JSON with a token, got {len(body)} bytes without one")
     lifetime = fields.get("expires_in")
     known = isinstance(lifetime, int | float) and 0 < lifetime <= _LIFETIME_LIMIT_S

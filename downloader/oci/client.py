@@ -1,6 +1,7 @@
 """Requests to one registry: who asks, when to try again, and where redirects may lead."""
 
 import contextlib
+import re
 import socket
 import ssl
 import threading
@@ -8,24 +9,27 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from downloader.errors import ServerError, TransportError
+from downloader.errors import InputError, ProtocolError, ServerError, TransportError
+from downloader.net.address import Address, Network, is_loopback, network_of, parse_address
 from downloader.net.http import HttpPool
 from downloader.net.request import Exchange
 from downloader.net.retry import Retry, RetryPolicy, is_passing
-from downloader.oci.auth import Auth, Scopes, TokenRequest, is_loopback
+from downloader.oci.auth import Auth, Scopes, TokenRequest
 from downloader.oci.credentials import Credentials
 from downloader.oci.reference import Reference
 from downloader.oci.responses import (
     ERROR_BODY_LIMIT_BYTES,
     Answer,
     next_url,
-    origin_of,
     registry_error,
 )
 from downloader.progress import Note, ignore
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_KEEPING_REDIRECTS = frozenset({307, 308})  # method and body stay; RFC 9110, 15.4.8 and 15.4.9
 _REDIRECT_LIMIT = 5
+# A URL that carries its own credential, on the registry's own host: stores refuse a second one.
+_SIGNATURE = re.compile(r"[?&](?:X-Amz-Signature|X-Goog-Signature|Signature|sig)=", re.IGNORECASE)
 # A token that is over may be followed by an older one that is over as well.
 _RENEWALS_LIMIT = 3
 _PROBE_TIMEOUT_S = 2.0  # on loopback, where whoever listens answers at once
@@ -43,7 +47,8 @@ class Request:
         expect: The statuses that the caller understands; any other raises.
         headers: Besides ``Authorization``.
         body: Whole; bodies that stream are sent by `downloader.oci.upload`.
-        redirect: Whether redirects are followed; for reading only.
+        redirect: Whether all redirects are followed; for reading only. Those that keep method
+            and body are followed in any case.
         read_timeout_s: Instead of the pool's.
     """
 
@@ -83,6 +88,7 @@ class Client:
         note: Note = ignore,
     ) -> None:
         self.registry = reference.registry
+        self._repository = reference.repository
         self._host = reference.api_host
         self._pool = pool
         self._credentials = credentials
@@ -90,24 +96,30 @@ class Client:
         self._plain_http = plain_http
         self._sleep = sleep
         self._note = note
-        self._base_url: str | None = None
+        self._base_address: Address | None = None
         self._auth: Auth | None = None
         self._lock = threading.RLock()
 
     @property
     def base_url(self) -> str:
         """Scheme and host of the registry's API, ``https://ghcr.io``."""
-        with self._lock:
-            if self._base_url is None:
-                scheme = "http" if self._is_plain() else "https"
-                self._base_url = f"{scheme}://{self._host}"
-            return self._base_url
+        return self._base().root
 
-    def _is_plain(self) -> bool:
+    def _base(self) -> Address:
+        with self._lock:
+            if self._base_address is None:
+                plain = parse_address(f"http://{self._host}/", "registry", InputError)
+                if not self._is_plain(plain):
+                    plain = parse_address(f"https://{self._host}/", "registry", InputError)
+                self._base_address = plain
+            return self._base_address
+
+    def _is_plain(self, address: Address) -> bool:
         if self._plain_http is not None:
             return self._plain_http
-        _, host, port = origin_of(f"http://{self._host}")
-        return is_loopback(host) and not _answers_tls(host, port)
+        if (address.host, address.port) in self._pool.settings.plain_http:
+            return True
+        return is_loopback(address.host) and not _answers_tls(address.host, address.port)
 
     def retries(self) -> Retry:
         """Begin to count the failures of one piece of work."""
@@ -134,7 +146,7 @@ class Client:
                     if retries.wait(error):
                         continue
                     raise
-                return Answer(exchange.status, exchange.headers, body)
+                return Answer(exchange.status, exchange.headers, body, exchange.url)
 
     def open(self, request: Request, retries: Retry | None = None) -> Exchange:
         """Send ``request`` until it is answered, and return the answer with its body unread.
@@ -143,10 +155,10 @@ class Client:
             The same as `call`.
         """
         retries = retries or self.retries()
-        url, renewals, redirects = request.url, 0, 0
+        url, renewals, redirects, is_signed = request.url, 0, 0, False
         while True:
             try:
-                exchange, sent = self._send(request, url)
+                exchange, sent = self._send(request, url, is_signed=is_signed)
                 status = exchange.status
             except TransportError as error:
                 if retries.wait(error):
@@ -156,12 +168,13 @@ class Client:
                 return exchange
             with exchange:
                 headers = exchange.headers
-                if request.redirect and status in _REDIRECTS and redirects < _REDIRECT_LIMIT:
+                if _is_followed(request, status) and redirects < _REDIRECT_LIMIT:
                     url, redirects = next_url(url, headers.get("Location")), redirects + 1
+                    is_signed = "/v2/" not in url or bool(_SIGNATURE.search(url))
                 elif status == 401 and renewals < _RENEWALS_LIMIT and self.owns(url):
                     exchange.read(ERROR_BODY_LIMIT_BYTES)
-                    self.challenged(exchange.headers, request.scopes, sent)
-                    renewals += 1
+                    self.challenged(headers, request.scopes, sent)
+                    renewals, is_signed = renewals + 1, False
                 elif not (
                     is_passing(status) and retries.wait(_refusal(request.what, status), headers)
                 ):
@@ -176,8 +189,10 @@ class Client:
             )
         return registry_error(self.registry, what, Answer(exchange.status, {}, b""))
 
-    def _send(self, request: Request, url: str) -> tuple[Exchange, str | None]:
-        authorization = self.authorization(url, request.scopes)
+    def _send(
+        self, request: Request, url: str, *, is_signed: bool = False
+    ) -> tuple[Exchange, str | None]:
+        authorization = None if is_signed else self.authorization(url, request.scopes)
         headers = dict(request.headers)
         if authorization:
             headers["Authorization"] = authorization
@@ -192,7 +207,7 @@ class Client:
 
     def owns(self, url: str) -> bool:
         """Whether ``url`` is this registry's, so that it may see credentials."""
-        return origin_of(url) == origin_of(self.base_url)
+        return parse_address(url).origin == self._base().origin
 
     def begin(
         self, method: str, url: str, headers: Mapping[str, str], scopes: Scopes
@@ -235,7 +250,8 @@ class Client:
         challenge = headers.get("WWW-Authenticate", "")
         with self._lock:
             if self._auth is None:
-                self._auth = Auth(self.registry, self._credentials.find(self.registry))
+                credential = self._credentials.find(self.registry, self._repository)
+                self._auth = Auth(self.registry, credential, self._base())
             now = self._auth.header(scopes, time.monotonic())
             if now is not None and now != sent:
                 return  # another thread was quicker
@@ -259,14 +275,57 @@ class Client:
                 return
 
     def _ask(self, request: TokenRequest) -> Answer:
-        headers = dict(request.headers)
-        if request.body:
-            headers["Content-Length"] = str(len(request.body))
-        with Exchange(self._pool, request.method, request.url, headers) as exchange:
-            if request.body:
-                exchange.send(memoryview(request.body))
-            body = exchange.read(ERROR_BODY_LIMIT_BYTES)
-            return Answer(exchange.status, exchange.headers, body)
+        home = parse_address(request.url)
+        here, body, headers = home, request.body, dict(request.headers)
+        for _ in range(_REDIRECT_LIMIT):
+            self._check_network(here)
+            if body:
+                headers["Content-Length"] = str(len(body))
+            with Exchange(self._pool, request.method, here.url, headers) as exchange:
+                if body:
+                    exchange.send(memoryview(body))
+                data = exchange.read(ERROR_BODY_LIMIT_BYTES)
+                answer = Answer(exchange.status, exchange.headers, data, here.url)
+            if answer.status not in _REDIRECTS:
+                return answer
+            there = parse_address(next_url(here.url, answer.headers.get("Location")))
+            if there.origin != home.origin:
+                if body:  # the credential itself
+                    raise ProtocolError(f"{here}: a token server may not redirect to {there}")
+                headers.pop("Authorization", None)
+            here = there
+        raise ProtocolError(f"{home}: more than {_REDIRECT_LIMIT} redirects")
+
+    def _check_network(self, realm: Address) -> None:
+        """Refuse a token server inside a network that the registry itself is not in.
+
+        Else a registry could have this machine send requests to its neighbours, such as the
+        metadata service of a cloud.
+        """
+        base = self._base()
+        if realm.host == base.host:
+            return
+        inside = self._networks_of(realm) - {"public"}
+        if inside - (self._networks_of(base) - {"link-local"}):
+            raise ProtocolError(
+                f"{self.registry}: want a token server that everybody can reach, got {realm}"
+                f" on a {min(inside)} address",
+                hint="the registry names it; it is not asked",
+            )
+
+    def _networks_of(self, address: Address) -> set[Network]:
+        found = {network_of(address.host)}
+        if found == {"public"} and self._pool.settings.proxies.find(address) is None:
+            with contextlib.suppress(OSError, UnicodeError):  # the connection will say it
+                infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+                found |= {network_of(str(info[4][0]).partition("%")[0]) for info in infos}
+        return found
+
+
+def _is_followed(request: Request, status: int) -> bool:
+    if request.method in {"GET", "HEAD"}:
+        return request.redirect and status in _REDIRECTS
+    return status in _KEEPING_REDIRECTS
 
 
 def _refusal(what: str, status: int) -> ServerError:

@@ -3,10 +3,14 @@
 from typing import Self
 
 from downloader.errors import ProtocolError, TransportError
+from downloader.net.body import Inflater, is_inflatable
 from downloader.net.ranges import ByteRange, check_content_range, range_header
 from downloader.net.request import Exchange
 from downloader.oci.auth import Scopes
 from downloader.oci.client import Client, Request
+
+# Answers to a Range of servers that know none, or refuse the header.
+_NO_RANGES = (400, 403, 416, 501)
 
 
 class RangesIgnoredError(ProtocolError):
@@ -41,6 +45,7 @@ class RegistryBlobReader:
         self._ranged = byte_range is not None
         self._retries = client.retries()
         self._exchange: Exchange | None = None
+        self._inflater: Inflater | None = None
         if self._end is None or self._at < self._end:
             self._exchange = self._open()
 
@@ -68,7 +73,7 @@ class RegistryBlobReader:
         if self._exchange is None:
             self._exchange = self._open()
         try:
-            return self._exchange.readinto(buffer)
+            return (self._inflater or self._exchange).readinto(buffer)
         except TransportError as error:
             self._close()
             if not self._retries.wait(error):
@@ -94,18 +99,13 @@ class RegistryBlobReader:
         want = ByteRange(self._at, self._end or 0)
         if ranged and self._end is None:
             raise TransportError(f"{self._what}: cut, and its size was never told")
-        exchange = self._client.open(
-            Request(
-                "GET",
-                self._url,
-                self._what,
-                self._scopes,
-                expect=(200, 206),
-                headers={"Range": range_header(want)} if ranged else {},
-                redirect=True,
-            ),
-            self._retries,
-        )
+        exchange = self._ask({"Range": range_header(want)} if ranged else {})
+        if exchange.status in _NO_RANGES:
+            # Ranges are refused. From the start, the whole blob serves as well.
+            exchange.close()
+            if self._at:
+                raise self._ranges_ignored(want, f"status {exchange.status}")
+            exchange = self._ask({})
         try:
             self._check(exchange, want if ranged else None)
         except ProtocolError:
@@ -113,26 +113,42 @@ class RegistryBlobReader:
             raise
         return exchange
 
+    def _ask(self, headers: dict[str, str]) -> Exchange:
+        expect = (200, 206, *_NO_RANGES) if headers else (200, 206)
+        request = Request(
+            "GET", self._url, self._what, self._scopes, expect, headers, redirect=True
+        )
+        return self._client.open(request, self._retries)
+
     def _check(self, exchange: Exchange, want: ByteRange | None) -> None:
         length = exchange.headers.get("Content-Length", "")
         size_bytes = int(length) if length.isascii() and length.isdigit() else None
+        encoding = exchange.headers.get("Content-Encoding", "")
+        # A store may say so of a gzip layer that it keeps as it is: then the length is right.
+        if is_inflatable(encoding) and (want is None or size_bytes != want.end):
+            size_bytes = None
+            self._inflater = Inflater(exchange, encoding)
         if exchange.status == 206:
             if want is None:
                 raise ProtocolError(f"{self._what}: want status 200, got 206 without asking")
+            if self._inflater:
+                raise self._ranges_ignored(want, f"a range of its {encoding} form")
             check_content_range(exchange.headers.get("Content-Range"), want)
         elif want is None:
             self._end = size_bytes
-        elif want.start or size_bytes is None or size_bytes < want.end:
-            raise RangesIgnoredError(
-                f"{self._what}: want bytes {want.start} to {want.end} (status 206),"
-                f" got status 200 with {size_bytes} bytes",
-                hint="this registry, or a proxy before it, ignores ranges",
-            )
+        elif want.start or (size_bytes is not None and size_bytes < want.end):
+            raise self._ranges_ignored(want, f"status 200 with {size_bytes} bytes")
+
+    def _ranges_ignored(self, want: ByteRange, got: str) -> RangesIgnoredError:
+        return RangesIgnoredError(
+            f"{self._what}: want bytes {want.start} to {want.end} (status 206), got {got}",
+            hint="this registry, or a proxy before it, ignores ranges",
+        )
 
     def _close(self) -> None:
         if self._exchange is not None:
             self._exchange.close()
-            self._exchange = None
+            self._exchange = self._inflater = None
 
     def __enter__(self) -> Self:
         return self

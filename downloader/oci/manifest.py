@@ -220,11 +220,11 @@ def _platform(document: object, where: str) -> Platform | None:
     if document is None:
         return None
     parts = _object(document, where)
-    texts = [parts.get(key) for key in ("os", "architecture", "variant")]
-    if not all(isinstance(text, str) for text in texts[:2]):
-        raise ProtocolError(f"{where}: want os and architecture, got {texts[:2]!r}")
-    variant = texts[2] if isinstance(texts[2], str) else None
-    return Platform(str(texts[0]), str(texts[1]), variant)
+    texts = [parts.get(key) or "" for key in ("os", "architecture", "variant")]
+    if not all(isinstance(text, str) for text in texts):
+        raise ProtocolError(f"{where}: want strings, got {texts!r:.200}")
+    # Some tools write an empty object, or leave out what they do not know.
+    return Platform(texts[0], texts[1], texts[2] or None) if texts[0] and texts[1] else None
 
 
 def _annotations(document: Mapping[str, Any], where: str) -> Mapping[str, str]:

@@ -2,10 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable
-from urllib.parse import urlencode, urljoin
+from collections.abc import Callable, Mapping
+from urllib.parse import urlencode
 
 from downloader.errors import InputError, IntegrityError, ProtocolError, RegistryError
+from downloader.net.address import parse_address, resolve_address
+from downloader.net.body import is_inflatable
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
@@ -16,14 +18,17 @@ from downloader.oci.digest import Digest, digest_of, parse_digest
 from downloader.oci.downloads import RegistryBlobReader
 from downloader.oci.quirks import wants_stream
 from downloader.oci.reference import Reference
-from downloader.oci.responses import Answer, next_url, origin_of, parse_next_link
+from downloader.oci.responses import Answer, next_url, parse_next_link
 from downloader.oci.session import Target, UploadSession
 from downloader.oci.store import BlobReader, BlobWriter, RawManifest, Store
 from downloader.oci.upload import CHUNK_BYTES, RegistryBlobWriter, UploadMode
 from downloader.progress import Note, ignore
 
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # what the specification wants registries to take
-_TAGS_LIMIT_BYTES = 4 * 1024 * 1024  # of one page
+_TAGS_LIMIT_BYTES = 16 * 1024 * 1024  # of all pages: 100,000 tags of the longest
+_UNTOLD_LIMIT_BYTES = 4 * 1024 * 1024  # of a blob whose size only its bytes tell
+# Statuses of HEAD where GET may work: not implemented, or a URL signed for GET only.
+_NO_HEAD = (400, 403, 405, 501)
 _TAGS_PER_PAGE = 1000
 _PAGES_LIMIT = 10_000  # a registry whose pages go round in a circle
 _MANIFEST_TYPES = (
@@ -92,22 +97,26 @@ class Registry:
 
     def blob_size(self, digest: Digest) -> int | None:
         """Return the blob's size in bytes, None if the repository lacks it."""
-        answer = self._client.call(
-            Request(
-                "HEAD",
-                f"{self._url}/blobs/{digest}",
-                f"blob {self.name}@{digest}",
-                self._scopes("pull"),
-                expect=(200, 404),
-                redirect=True,
-            )
-        )
+        url, what = f"{self._url}/blobs/{digest}", f"blob {self.name}@{digest}"
+        scopes = self._scopes("pull")
+        expect = (200, 404, *_NO_HEAD)
+        answer = self._client.call(Request("HEAD", url, what, scopes, expect, redirect=True))
         if answer.status == 404:
             return None
-        length = answer.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()):
-            raise ProtocolError(f"blob {self.name}@{digest}: want Content-Length, got {length!r}")
-        return int(length)
+        if answer.status == 200 and (size_bytes := _length(answer.headers)) is not None:
+            return size_bytes
+        # Refused, or answered without a length: signed for GET only, or a compressing proxy.
+        request = Request("GET", url, what, scopes, (200, 404), redirect=True)
+        with self._client.open(request) as exchange:
+            if exchange.status == 404:
+                return None
+            is_encoded = is_inflatable(exchange.headers.get("Content-Encoding", ""))
+            size_bytes = None if is_encoded else _length(exchange.headers)
+            if size_bytes is None:
+                size_bytes = len(exchange.read(_UNTOLD_LIMIT_BYTES))
+        if size_bytes >= _UNTOLD_LIMIT_BYTES and _length(exchange.headers) is None:
+            raise ProtocolError(f"{what}: want Content-Length, got none")
+        return size_bytes
 
     def open_blob(self, digest: Digest, byte_range: ByteRange | None = None) -> BlobReader:
         """Open a blob, or exactly ``byte_range`` of it; a cut connection is continued."""
@@ -156,7 +165,7 @@ class Registry:
             raise
         if answer.status == 202 and answer.headers.get("Location"):
             session = UploadSession(self._target(scopes))
-            session.url = next_url(url, answer.headers["Location"])
+            session.url = next_url(answer.url, answer.headers["Location"])
             session.cancel()
         return answer.status == 201
 
@@ -253,26 +262,36 @@ class Registry:
 
     def list_tags(self) -> list[str]:
         """Return every tag, sorted; empty for a repository that does not exist yet."""
-        url: str | None = f"{self._url}/tags/list?n={_TAGS_PER_PAGE}"
-        tags: set[str] = set()
-        for _ in range(_PAGES_LIMIT):
-            if url is None:
-                return sorted(tags)
-            page, url = self._fetch_tags(url)
-            tags.update(page)
-        raise ProtocolError(f"tags of {self.name}: want at most {_PAGES_LIMIT} pages, got more")
-
-    def _fetch_tags(self, url: str) -> tuple[list[str], str | None]:
         what = f"tags of {self.name}"
-        request = Request("GET", url, what, self._scopes("pull"), expect=(200, 404))
-        answer = self._client.call(request, limit_bytes=_TAGS_LIMIT_BYTES)
-        if answer.status == 404:
-            return [], None
-        link = parse_next_link(answer.headers.get("Link"))
-        following = urljoin(url, link) if link else None
-        if following and origin_of(following) != origin_of(url):
-            raise ProtocolError(f"{what}: want the next page on the same host, got another")
-        return _parse_tags(answer.body, what), following
+        queries, tags, left_bytes = [f"n={_TAGS_PER_PAGE}"], set[str](), _TAGS_LIMIT_BYTES
+        for _ in range(_PAGES_LIMIT):
+            url = f"{self._url}/tags/list" + (f"?{queries[-1]}" if queries[-1] else "")
+            answer = self._fetch_tags(url, what, left_bytes)
+            if answer.status == 404:
+                break
+            if answer.status == 400:  # it may allow fewer on a page than we asked for
+                queries[-1] = ""
+                answer = self._fetch_tags(url.partition("?")[0], what, left_bytes)
+            left_bytes -= len(answer.body)
+            if left_bytes <= 0:
+                raise ProtocolError(f"{what}: want at most {_TAGS_LIMIT_BYTES} bytes, got more")
+            tags.update(_parse_tags(answer.body, what))
+            link = parse_next_link(answer.headers.get("Link"))
+            if link is None:
+                break
+            # Only its query counts: behind a proxy a registry knows neither its host nor its path.
+            query = resolve_address(parse_address(url), link, "Link").query or ""
+            if query in queries:
+                raise ProtocolError(f"{what}: want another page, got the same one again")
+            queries.append(query)
+        else:
+            raise ProtocolError(f"{what}: want at most {_PAGES_LIMIT} pages, got more")
+        return sorted(tags)
+
+    def _fetch_tags(self, url: str, what: str, limit_bytes: int) -> Answer:
+        expect = (200, 404, 400) if "?n=" in url else (200, 404)
+        request = Request("GET", url, what, self._scopes("pull"), expect, redirect=True)
+        return self._client.call(request, limit_bytes=limit_bytes)
 
     @property
     def _url(self) -> str:
@@ -300,6 +319,11 @@ def _check_manifest_digest(reference: str, answer: Answer, what: str) -> Digest:
     if promised is not None and parse_digest(promised, what) != digest:
         raise IntegrityError(f"{what}: want {promised}, got {digest}")
     return digest
+
+
+def _length(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def _parse_tags(body: bytes, what: str) -> list[str]:

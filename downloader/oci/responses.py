@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import urljoin, urlsplit
 
 from downloader.errors import ProtocolError, RegistryError, without_secrets
+from downloader.net.address import parse_address, resolve_address
 from downloader.net.retry import parse_retry_after
 from downloader.oci.auth import login_hint
 from downloader.units import format_seconds
@@ -17,19 +17,22 @@ _ERRORS_SHOWN = 3  # of those that one answer lists
 _TEXT_LIMIT = 300  # characters of a registry's own words in a message
 _DISK_FULL = 507  # some say 500, and why in words
 _DISK_FULL_HINT = "the registry's disk is full: whoever runs it has to make room; then run it again"
-_PORTS = {"https": 443, "http": 80}
 
 _LINK = re.compile(r'\s*<([^<>]*)>((?:\s*;\s*[a-zA-Z*]+\s*=\s*(?:"[^"]*"|[^\s",;]+))*)\s*(?:,|$)')
+_BARE_LINK = re.compile(
+    r'\s*([^\s<>;,"]+)\s*;\s*rel\s*=\s*"?next"?\s*', re.IGNORECASE
+)  # not by RFC
 _REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer whose body was read, as far as its limit."""
+    """An answer whose body was read, as far as its limit; ``url`` is where it came from."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    url: str = ""
 
 
 def parse_errors(body: bytes) -> list[tuple[str, str]]:
@@ -89,41 +92,21 @@ def _hint(registry: str, status: int, codes: set[str], said: str) -> str | None:
     return next(found, None)
 
 
-def origin_of(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port, which together decide who sees a credential.
-
-    >>> origin_of("https://GHCR.io/v2/") == origin_of("https://ghcr.io:443/")
-    True
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        host, port, parts = "", None, urlsplit("")
-    if parts.scheme not in _PORTS or not host:
-        raise ProtocolError(f"want an http or https URL, got {without_secrets(url)[:200]!r}")
-    return parts.scheme, host, port or _PORTS[parts.scheme]
-
-
 def next_url(base: str, location: str | None) -> str:
     """Resolve a ``Location`` against the URL that answered with it.
 
     Raises:
-        ProtocolError: There is none, or it leaves https for http.
+        ProtocolError: There is none, one that can be read in two ways, or it leaves https
+            for http.
     """
-    if not location or not location.isascii() or not location.isprintable() or " " in location:
-        raise ProtocolError(f"{without_secrets(base)}: want a Location header, got none or garbage")
-    try:
-        url = urljoin(base, location)
-    except ValueError:
-        url = location
-    scheme = origin_of(url)[0]
-    if origin_of(base)[0] == "https" and scheme != "https":
+    here = parse_address(base)
+    there = resolve_address(here, location)
+    if here.scheme == "https" and there.scheme != "https":
         raise ProtocolError(
-            f"want a Location on https, got {without_secrets(url)}",
+            f"want a Location on https, got {there}",
             hint="the registry does not know its own scheme: its proxy must send X-Forwarded-Proto",
         )
-    return url
+    return there.url
 
 
 def parse_next_link(value: str | None) -> str | None:
@@ -141,6 +124,8 @@ def parse_next_link(value: str | None) -> str | None:
     value = value or ""
     while at < len(value):
         link = _LINK.match(value, at)
+        if link is None and (bare := _BARE_LINK.fullmatch(value)):
+            return bare[1]
         if link is None:
             raise ProtocolError(f'want Link <URL>; rel="next", got {value[:200]!r}')
         rel = _REL.search(link[2])

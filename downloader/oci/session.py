@@ -70,7 +70,7 @@ class UploadSession:
         if self.url is None:
             url = f"{self._target.url}/blobs/uploads/"
             answer = self._target.client.call(self._request("POST", url, {202}))
-            self.url = next_url(url, answer.headers.get("Location"))
+            self.url = next_url(answer.url, answer.headers.get("Location"))
             length = answer.headers.get("OCI-Chunk-Min-Length", "")
             self.min_chunk_bytes = int(length) if _MIN_LENGTH.fullmatch(length) else 0
         return self.url

@@ -142,8 +142,8 @@ def _iter_finds(
 def _list_tags(target: Target) -> Sequence[str]:
     try:
         return target.store.list_tags()
-    except RegistryError:
-        return ()  # not every registry lets everybody list tags
+    except (RegistryError, ProtocolError):
+        return ()  # not every registry lets everybody list tags, or has the endpoint
 
 
 def _iter_neighbours(

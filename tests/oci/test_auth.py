@@ -14,14 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downloader.errors import InputError, ProtocolError, RegistryError
+from downloader.net.address import parse_address
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.auth import Auth, Challenge, Credential, parse_challenges, scopes_of
 from downloader.oci.credentials import (
     Anonymous,
     Credentials,
-    DockerCredentials,
     ExplicitCredentials,
+    StoredCredentials,
+    remove_login,
+    store_login,
 )
 from downloader.oci.reference import Reference
 from downloader.oci.registry import Registry
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from downloader.oci.upload import UploadMode
 
 ME = Credential("me", "s3cret-Password")
+ADDRESS = parse_address("https://r.example/")
 SCOPES = scopes_of("a/b", "pull", "push")
 
 
@@ -219,21 +223,20 @@ def bearer(realm: str) -> str:
         "https:///x",
         "ftp://t.example/",
         "https://me:pw@t.example/",
-        "https://t.example/#x",
         "https://t.example:99999/",
         "//t.example/",
         "http://127.0.0.1.t.example/",
-        "https://t.example/a b",
+        "https://t.example\\\\@r.example/",
     ],
 )
 def test_realms_that_get_no_credential(realm: str) -> None:
     with pytest.raises(ProtocolError):
-        Auth("r.example", ME).challenged(bearer(realm), SCOPES, None)
+        Auth("r.example", ME, ADDRESS).challenged(bearer(realm), SCOPES, None)
 
 
 @pytest.mark.parametrize("realm", ["https://t.example/", "http://[::1]:5/t", "http://localhost/t"])
 def test_realms_that_get_one(realm: str) -> None:
-    request = Auth("r.example", ME).challenged(bearer(realm), SCOPES, None)
+    request = Auth("r.example", ME, ADDRESS).challenged(bearer(realm), SCOPES, None)
     assert request is not None
     assert request.url.startswith(realm)
     assert request.headers == {"Authorization": ME.basic}
@@ -241,11 +244,11 @@ def test_realms_that_get_one(realm: str) -> None:
 
 def test_bearer_is_taken_before_basic_whatever_the_order() -> None:
     header = 'Basic realm="x", ' + bearer("https://t.example/")
-    assert Auth("r.example", ME).challenged(header, SCOPES, None) is not None
+    assert Auth("r.example", ME, ADDRESS).challenged(header, SCOPES, None) is not None
 
 
 def test_tokens_are_kept_by_scope_until_they_end() -> None:
-    auth = Auth("r.example", ME)
+    auth = Auth("r.example", ME, ADDRESS)
     request = auth.challenged(bearer("https://t.example/"), SCOPES, None)
     assert request is not None
     auth.accept(request, 200, b'{"access_token":"x","expires_in":300}', 1000.0)
@@ -261,7 +264,7 @@ def test_tokens_are_kept_by_scope_until_they_end() -> None:
     "body", [b"", b"[]", b"{}", b'{"token":7}', b'{"token":"a\\nb"}', b"[" * 9000, b"\xff"]
 )
 def test_answers_that_are_no_token(body: bytes) -> None:
-    auth = Auth("r.example", None)
+    auth = Auth("r.example", None, ADDRESS)
     request = auth.challenged(bearer("https://t.example/"), SCOPES, None)
     assert request is not None
     with pytest.raises(ProtocolError, match="want JSON with a token"):
@@ -270,7 +273,7 @@ def test_answers_that_are_no_token(body: bytes) -> None:
 
 def test_secrets_are_not_shown() -> None:
     credential = Credential("me", "s3cret", "s3cret")
-    request = Auth("r.example", credential).challenged(bearer("https://t/"), SCOPES, None)
+    request = Auth("r.example", credential, ADDRESS).challenged(bearer("https://t/"), SCOPES, None)
     assert "s3cret" not in f"{credential!r} {credential} {request!r}"
     assert base64.b64encode(b"me:s3cret").decode() not in repr(request)
 
@@ -331,9 +334,9 @@ def b64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def config(tmp_path: Path, document: object) -> DockerCredentials:
+def config(tmp_path: Path, document: object) -> StoredCredentials:
     (tmp_path / "config.json").write_text(json.dumps(document))
-    return DockerCredentials(tmp_path, helper_timeout_s=20)
+    return StoredCredentials([tmp_path / "config.json"], helper_timeout_s=20)
 
 
 @pytest.fixture
@@ -345,12 +348,14 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script.write_text(
         f"""#!/bin/sh
 echo "$@" >> {tmp_path}/arguments
+case $1 in store) cat > {tmp_path}/stored; exit ;; erase) exit ;; esac
 read -r key
 case $key in
 known.example) echo '{{"ServerURL":"x","Username":"me","Secret":"s3cret"}}' ;;
 token.example) echo '{{"Username":"<token>","Secret":"s3cret"}}' ;;
 broken.example) echo 's3cret'; exit 3 ;;
 garbage.example) echo 's3cret' ;;
+silent.example) ;;
 slow.example) read -r never < {tmp_path}/fifo ;;
 *) echo 'credentials not found in native keychain'; exit 1 ;;
 esac
@@ -363,7 +368,7 @@ esac
 
 
 def test_no_config_is_anonymous(tmp_path: Path) -> None:
-    assert DockerCredentials(tmp_path / "absent").find("r.example") is None
+    assert StoredCredentials([tmp_path / "absent.json"]).find("r.example") is None
 
 
 @pytest.mark.parametrize("key", ["r.example:5000", "https://r.example:5000/v1/"])
@@ -412,7 +417,7 @@ def test_helper_that_fails(helper: Path, registry: str) -> None:
 def test_helper_that_hangs(helper: Path) -> None:
     config(helper, {"credsStore": "tests"})
     with pytest.raises(InputError, match=r"within 0\.2 s"):
-        DockerCredentials(helper, helper_timeout_s=0.2).find("slow.example")
+        StoredCredentials([helper / "config.json"], helper_timeout_s=0.2).find("slow.example")
 
 
 @pytest.mark.parametrize("name", ["absent-one", "../x", "a b", "a/b"])
@@ -442,3 +447,87 @@ def test_explicit_credentials_are_for_one_registry(tmp_path: Path) -> None:
     others = config(tmp_path, {"auths": {"b.example": {"auth": b64("b:pw")}}})
     found = ExplicitCredentials("a.example", ME, others)
     assert (found.find("a.example"), found.find("b.example")) == (ME, Credential("b", "pw"))
+
+
+def test_longest_key_that_the_repository_begins_with_counts(tmp_path: Path) -> None:
+    auths = {
+        "r.example": {"auth": b64("host:pw")},
+        "r.example/me": {"auth": b64("me:pw")},
+        "r.example/me/hf": {"auth": b64("hf:pw")},
+        "r.example/other": {"auth": b64("other:pw")},
+    }
+    found = config(tmp_path, {"auths": auths})
+    users = ("me/hf/x", "me/hf", "me/hfx", "meal", "")
+    named = [found.find("r.example", name) for name in users]
+    assert [item.username for item in named if item] == ["hf", "hf", "me", "host", "host"]
+    only = config(tmp_path, {"auths": {"r.example/me": {"auth": b64("me:pw")}}})
+    assert only.find("r.example", "other/x") is None
+
+
+def test_key_with_a_path_of_docker_hub(tmp_path: Path) -> None:
+    auths = {"docker.io/me": {"auth": b64("me:pw")}, "https://index.docker.io/v1/": {}}
+    found = config(tmp_path, {"auths": auths}).find("docker.io", "me/x")
+    assert found == Credential("me", "pw")
+
+
+@pytest.mark.parametrize("text", [b64("me:pw") + "\n", b64("me:pw\n"), b64("me:pw\0")])
+def test_credential_with_a_line_break_at_its_end(tmp_path: Path, text: str) -> None:
+    found = config(tmp_path, {"auths": {"r.example": {"auth": text}}})
+    assert found.find("r.example") == Credential("me", "pw")
+
+
+def test_files_are_asked_in_order(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("absent.json", "auth.json", "config.json")]
+    for path, user in zip(paths[1:], ("podman", "docker"), strict=True):
+        path.write_text(json.dumps({"auths": {"r.example": {"auth": b64(f"{user}:pw")}}}))
+    assert StoredCredentials(paths).find("r.example") == Credential("podman", "pw")
+    paths[1].write_text(json.dumps({"auths": {}}))
+    assert StoredCredentials(paths).find("r.example") == Credential("docker", "pw")
+
+
+def test_missing_helper_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^docker-credential-absent: not found$") as caught:
+        config(tmp_path, {"credsStore": "absent"}).find("r.example")
+    assert "config.json names it" in (caught.value.hint or "")
+
+
+def test_helper_that_prints_nothing_is_named(helper: Path) -> None:
+    with pytest.raises(InputError, match=r"^docker-credential-tests: printed nothing$"):
+        config(helper, {"credsStore": "tests"}).find("silent.example")
+
+
+@pytest.mark.parametrize("name", ["config.json", "auth.json"])
+def test_login_is_found_again_and_removed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "new" / name
+    for registry in ("r.example:5000", "docker.io"):
+        assert store_login(path, registry, ME) == str(path)
+        assert StoredCredentials([path]).find(registry) == ME
+    assert path.stat().st_mode & 0o777 == 0o600
+    hub = "docker.io" if name == "auth.json" else "https://index.docker.io/v1/"
+    assert set(json.loads(path.read_text())["auths"]) == {"r.example:5000", hub}
+    assert remove_login(path, "docker.io")
+    assert not remove_login(path, "docker.io")
+    assert StoredCredentials([path]).find("docker.io") is None
+    assert StoredCredentials([path]).find("r.example:5000") == ME
+
+
+def test_login_keeps_what_else_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"proxies": {"default": {}}, "auths": {"a": {"auth": "x"}}}))
+    store_login(path, "r.example", ME)
+    document = json.loads(path.read_text())
+    assert document["proxies"] == {"default": {}}
+    assert document["auths"]["a"] == {"auth": "x"}
+
+
+def test_login_goes_to_the_helper_that_the_file_names(helper: Path) -> None:
+    path = helper / "config.json"
+    path.write_text(json.dumps({"credsStore": "tests"}))
+    assert store_login(path, "known.example", ME) == "docker-credential-tests"
+    assert json.loads((helper / "stored").read_text()) == {
+        "ServerURL": "known.example",
+        "Username": ME.username,
+        "Secret": ME.password,
+    }
+    assert "auths" not in json.loads(path.read_text())
+    assert remove_login(path, "known.example")

@@ -1,0 +1,398 @@
+"""Answers that a client can live with, and those that it must not."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from downloader.errors import HfModelsError, ProtocolError, RegistryError
+from downloader.net.http import HttpPool, HttpSettings
+from downloader.net.ranges import ByteRange
+from downloader.net.retry import RetryPolicy
+from downloader.oci.auth import Credential
+from downloader.oci.credentials import ExplicitCredentials
+from downloader.oci.digest import Digest
+from downloader.oci.downloads import RangesIgnoredError
+from downloader.oci.manifest import INDEX, Index, parse_manifest
+from downloader.oci.reference import Reference
+from downloader.oci.registry import Registry
+from downloader.oci.store import BlobReader
+from tests.support.odd_registry import Asked, OddRegistry, Reply
+
+DATA = bytes(range(256)) * 40
+SECRET = "s3cret-Password"
+
+
+@pytest.fixture
+def odd() -> Iterator[OddRegistry]:
+    with OddRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def pool() -> Iterator[HttpPool]:
+    made = HttpPool(HttpSettings(connect_timeout_s=2, read_timeout_s=2))
+    yield made
+    made.close()
+
+
+def open_at(odd: OddRegistry, pool: HttpPool, *, with_credential: bool = False) -> Registry:
+    reference = Reference(odd.host, "me/x")
+    me = ExplicitCredentials(odd.host, Credential("me", SECRET)) if with_credential else None
+    policy = RetryPolicy(tries=2, first_delay_s=0.01)
+    return Registry(reference, pool, me, retry=policy)
+
+
+def add(odd: OddRegistry, data: bytes = DATA) -> Digest:
+    return Digest(odd.add_blob(data)["digest"])
+
+
+def read(reader: BlobReader) -> bytes:
+    buffer = memoryview(bytearray(len(DATA) + 10))
+    with reader:
+        return bytes(buffer[: reader.readinto(buffer)])
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 501])
+def test_size_where_head_is_refused_and_get_works(
+    odd: OddRegistry, pool: HttpPool, status: int
+) -> None:
+    digest = add(odd)
+    odd.hook = lambda asked: Reply(status) if asked.method == "HEAD" else None
+    assert open_at(odd, pool).blob_size(digest) == len(DATA)
+    assert open_at(odd, pool).blob_size(Digest(f"sha256:{'0' * 64}")) is None
+
+
+def test_size_where_head_has_no_length(odd: OddRegistry, pool: HttpPool) -> None:
+    digest = add(odd)
+    odd.hook = lambda asked: Reply(length=False) if asked.method == "HEAD" else None
+    assert open_at(odd, pool).blob_size(digest) == len(DATA)
+
+
+def test_size_where_no_answer_has_a_length(odd: OddRegistry, pool: HttpPool) -> None:
+    digest = add(odd)
+    odd.hook = lambda _: Reply(body=DATA, length=False)
+    assert open_at(odd, pool).blob_size(digest) == len(DATA)
+
+
+def test_refused_head_and_get_is_an_error(odd: OddRegistry, pool: HttpPool) -> None:
+    odd.hook = lambda _: Reply(403)
+    with pytest.raises(RegistryError, match="403"):
+        open_at(odd, pool).blob_size(add(odd))
+
+
+# Compressed against our wish
+
+
+def gzipped(data: bytes, **headers: str) -> Reply:
+    return Reply(body=gzip.compress(data), headers={"Content-Encoding": "gzip", **headers})
+
+
+def test_gzip_of_a_proxy_is_undone(odd: OddRegistry, pool: HttpPool) -> None:
+    digest = add(odd)
+    odd.add_manifest("t", {"manifests": []}, INDEX)
+    media_type, manifest = odd.manifests["t"]
+
+    def hook(asked: Asked) -> Reply:
+        is_blob = "/blobs/" in asked.path
+        return gzipped(DATA) if is_blob else gzipped(manifest, **{"Content-Type": media_type})
+
+    odd.hook = hook
+    registry = open_at(odd, pool)
+    found = registry.get_manifest("t")
+    assert found is not None
+    assert found.data == manifest
+    assert read(registry.open_blob(digest)) == DATA
+    assert read(registry.open_blob(digest, ByteRange(0, len(DATA)))) == DATA
+    with pytest.raises(RangesIgnoredError):
+        registry.open_blob(digest, ByteRange(10, 20))
+
+
+def test_gzip_layer_that_a_store_labels_as_encoded_stays_as_it_is(
+    odd: OddRegistry, pool: HttpPool
+) -> None:
+    layer = gzip.compress(DATA)
+    digest = add(odd, layer)
+    odd.hook = lambda _: Reply(body=layer, headers={"Content-Encoding": "gzip"})
+    assert read(open_at(odd, pool).open_blob(digest, ByteRange(0, len(layer)))) == layer
+
+
+def test_body_that_is_not_gzip_is_a_protocol_error(odd: OddRegistry, pool: HttpPool) -> None:
+    odd.hook = lambda _: Reply(body=b"plain", headers={"Content-Encoding": "gzip"})
+    with pytest.raises(ProtocolError, match="Content-Encoding"):
+        open_at(odd, pool).get_manifest("t")
+
+
+def test_manifest_that_decompresses_without_end_is_cut(odd: OddRegistry, pool: HttpPool) -> None:
+    odd.hook = lambda _: gzipped(bytes(64 * 1024 * 1024))
+    with pytest.raises(ProtocolError, match="at most 4194304 bytes"):
+        open_at(odd, pool).get_manifest("t")
+
+
+# Ranges
+
+
+@pytest.mark.parametrize("status", [400, 403, 416, 501])
+def test_blob_from_its_start_where_ranges_are_refused(
+    odd: OddRegistry, pool: HttpPool, status: int
+) -> None:
+    digest = add(odd)
+    odd.hook = lambda asked: Reply(status) if "range" in asked.headers else None
+    registry = open_at(odd, pool)
+    assert read(registry.open_blob(digest, ByteRange(0, 100))) == DATA[:100]
+    with pytest.raises(RangesIgnoredError):
+        registry.open_blob(digest, ByteRange(100, 200))
+
+
+def test_blob_from_its_start_where_ranges_are_ignored(odd: OddRegistry, pool: HttpPool) -> None:
+    digest = add(odd)
+    odd.hook = lambda asked: Reply(body=DATA, length="x" in asked.query)
+    assert read(open_at(odd, pool).open_blob(digest, ByteRange(0, 100))) == DATA[:100]
+
+
+# Lists of tags
+
+
+def pages(link: Callable[[OddRegistry, str], str], odd: OddRegistry, most: int = 9999) -> None:
+    tags = ["a", "b", "c"]
+
+    def hook(asked: Asked) -> Reply | None:
+        if not asked.path.endswith("/tags/list"):
+            return None
+        if int(asked.query.get("n", 0)) > most:
+            return Reply(400, b'{"errors":[{"code":"PAGINATION_NUMBER_INVALID"}]}')
+        left = [tag for tag in tags if tag > asked.query.get("last", "")]
+        headers = {}
+        if len(left) > 1:
+            following = f"{asked.path}?{urlencode({'last': left[0], 'n': 1})}"
+            headers["Link"] = link(odd, following)
+        return Reply(body=json.dumps({"tags": left[:1]}).encode(), headers=headers)
+
+    odd.hook = hook
+
+
+LINKS: dict[str, Callable[[OddRegistry, str], str]] = {
+    "relative": lambda _, url: f'<{url}>; rel="next"',
+    "absolute": lambda odd, url: f'<{odd.url}{url}>; rel="next"',
+    "unquoted": lambda _, url: f"<{url}>; rel=next",
+    "without brackets": lambda _, url: f'{url}; rel="next"',
+    "without slash": lambda _, url: f'<{url[1:]}>; rel="next"',
+    "of another scheme": lambda odd, url: f'<https://{odd.host}{url}>; rel="next"',
+    "of an internal host": lambda _, url: f'<http://registry.internal:5000{url}>; rel="next"',
+    "of an internal path": lambda _, url: f'</internal{url}>; rel="next"',
+}
+
+
+@pytest.mark.parametrize("link", LINKS.values(), ids=list(LINKS))
+def test_tags_over_pages_however_the_link_is_written(
+    odd: OddRegistry, pool: HttpPool, link: Callable[[OddRegistry, str], str]
+) -> None:
+    pages(link, odd)
+    assert open_at(odd, pool).list_tags() == ["a", "b", "c"]
+
+
+def test_tags_where_large_pages_are_refused(odd: OddRegistry, pool: HttpPool) -> None:
+    pages(LINKS["relative"], odd, most=100)
+    assert open_at(odd, pool).list_tags() == ["a", "b", "c"]
+
+
+def test_pages_in_a_circle_end(odd: OddRegistry, pool: HttpPool) -> None:
+    odd.hook = lambda _: Reply(body=b'{"tags":["a"]}', headers={"Link": "</x?n=2>; rel=next"})
+    with pytest.raises(ProtocolError, match="got the same one again"):
+        open_at(odd, pool).list_tags()
+
+
+def test_pages_without_end_are_cut_by_their_sum(odd: OddRegistry, pool: HttpPool) -> None:
+    page = json.dumps({"tags": ["x" * 128] * 20_000}).encode()
+
+    def hook(asked: Asked) -> Reply:
+        following = int(asked.query.get("last", 0)) + 1
+        return Reply(body=page, headers={"Link": f"</x?last={following}>; rel=next"})
+
+    odd.hook = hook
+    with pytest.raises(ProtocolError, match="want at most 16777216 bytes, got more"):
+        open_at(odd, pool).list_tags()
+    assert len(odd.seen) < 10
+
+
+def test_page_of_html_is_a_protocol_error(odd: OddRegistry, pool: HttpPool) -> None:
+    odd.hook = lambda _: Reply(body=b"<html>")
+    with pytest.raises(ProtocolError, match="want JSON with a list of tags"):
+        open_at(odd, pool).list_tags()
+
+
+# Redirects
+
+
+def test_signed_url_on_the_own_host_gets_no_credential(odd: OddRegistry, pool: HttpPool) -> None:
+    digest = add(odd)
+
+    def hook(asked: Asked) -> Reply | None:
+        authorization = asked.headers.pop("authorization", None)
+        if asked.path.startswith("/store/"):
+            return Reply(400) if authorization else Reply(body=DATA)
+        if not authorization:
+            return Reply(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        if "/blobs/" in asked.path:
+            location = f"{odd.url}/store/x?X-Amz-Signature=1"
+            return Reply(307, headers={"Location": location})
+        return None
+
+    odd.hook = hook
+    assert read(open_at(odd, pool, with_credential=True).open_blob(digest)) == DATA
+
+
+def test_rewritten_path_on_the_own_host_gets_the_credential(
+    odd: OddRegistry, pool: HttpPool
+) -> None:
+    def hook(asked: Asked) -> Reply | None:
+        if not asked.headers.pop("authorization", None):
+            return Reply(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        if "/me/x/" in asked.path:
+            return Reply(302, headers={"Location": asked.path.replace("/me/x/", "/team/x/")})
+        return None
+
+    odd.hook = hook
+    assert read(open_at(odd, pool, with_credential=True).open_blob(add(odd))) == DATA
+
+
+def test_redirect_that_two_parsers_read_differently_is_not_followed(
+    odd: OddRegistry, pool: HttpPool
+) -> None:
+    with OddRegistry() as thief:
+
+        def hook(asked: Asked) -> Reply | None:
+            if not asked.headers.pop("authorization", None):
+                return Reply(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+            location = f"http://{thief.host}\\@{odd.host}/v2/stolen"
+            return Reply(307, headers={"Location": location})
+
+        odd.hook = hook
+        with pytest.raises(ProtocolError, match="want Location of http or https"):
+            open_at(odd, pool, with_credential=True).open_blob(add(odd))
+        assert thief.seen == []
+
+
+def test_manifest_is_put_where_the_registry_redirects(odd: OddRegistry, pool: HttpPool) -> None:
+    def hook(asked: Asked) -> Reply | None:
+        if asked.method == "PUT" and "again" not in asked.query:
+            return Reply(307, headers={"Location": f"{asked.path}?again=1"})
+        return Reply(201) if asked.method == "PUT" else None
+
+    odd.hook = hook
+    open_at(odd, pool).put_manifest("t", b"{}", INDEX)
+    assert [asked.body for asked in odd.seen] == [b"{}", b"{}"]
+
+
+# Token servers
+
+
+def token_hook(realm: str, answer: Callable[[Asked], Reply], **challenge: str) -> Any:
+    def hook(asked: Asked) -> Reply | None:
+        if asked.path.startswith("/token"):
+            return answer(asked)
+        if asked.headers.pop("authorization", "").removeprefix("Bearer ") == "good.token":
+            return None
+        params = {"realm": realm, "service": "s", **challenge}
+        text = ",".join(f'{name}="{value}"' for name, value in params.items())
+        return Reply(401, headers={"WWW-Authenticate": f"Bearer {text}"})
+
+    return hook
+
+
+def give_token(_: Asked) -> Reply:
+    return Reply(body=b'{"token":"good.token"}')
+
+
+def test_scope_that_is_named_twice(odd: OddRegistry, pool: HttpPool) -> None:
+    hook = token_hook(f"{odd.url}/token", give_token)
+
+    def twice(asked: Asked) -> Reply | None:
+        reply: Reply | None = hook(asked)
+        if reply and reply.status == 401:
+            reply.headers["WWW-Authenticate"] += ',scope="repository:a:pull",scope="b"'
+        return reply
+
+    odd.hook = twice
+    assert read(open_at(odd, pool).open_blob(add(odd))) == DATA
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_token_server_that_moves_on_its_host_keeps_the_credential(
+    odd: OddRegistry, pool: HttpPool, status: int
+) -> None:
+    def answer(asked: Asked) -> Reply:
+        if asked.path == "/token":
+            return Reply(status, headers={"Location": "/token/new?service=s"})
+        return give_token(asked) if "authorization" in asked.headers else Reply(401)
+
+    odd.hook = token_hook(f"{odd.url}/token", answer)
+    assert read(open_at(odd, pool, with_credential=True).open_blob(add(odd))) == DATA
+
+
+def test_token_server_that_moves_to_another_host_gives_no_credential_away(
+    odd: OddRegistry, pool: HttpPool
+) -> None:
+    with OddRegistry(give_token) as other:
+        moved = Reply(307, headers={"Location": f"{other.url}/token"})
+        odd.hook = token_hook(f"{odd.url}/token", lambda _: moved)
+        assert read(open_at(odd, pool, with_credential=True).open_blob(add(odd))) == DATA
+        assert ["authorization" in asked.headers for asked in other.seen] == [False]
+
+
+@pytest.mark.parametrize("with_credential", [True, False])
+@pytest.mark.parametrize(
+    "realm",
+    [
+        "https://169.254.169.254/latest/token",
+        "https://10.1.2.3/token",
+        "https://[fd00::1]/token",
+        "http://10.1.2.3/token",
+        "http://tokens.example/token",
+        "https://REGISTRY\\@tokens.example/token",
+    ],
+)
+def test_realm_that_the_registry_may_not_name_is_never_asked(
+    odd: OddRegistry, pool: HttpPool, realm: str, with_credential: bool
+) -> None:
+    odd.hook = token_hook(realm.replace("\\", "\\\\"), give_token)
+    with pytest.raises(ProtocolError, match="token server"):
+        open_at(odd, pool, with_credential=with_credential).open_blob(add(odd))
+
+
+def test_realm_on_loopback_of_a_registry_elsewhere_is_never_asked(pool: HttpPool) -> None:
+    with OddRegistry(give_token) as inside:
+        registry = Registry(Reference("198.51.100.7", "me/x"), pool)
+        challenge = {"WWW-Authenticate": f'Bearer realm="{inside.url}/token"'}
+        with pytest.raises(HfModelsError, match="on a loopback address"):
+            registry._client.challenged(challenge, registry._scopes("pull"), None)
+        assert inside.seen == []
+
+
+@pytest.mark.parametrize(
+    "token", ["a b", "a\r\nX: y", "", 'a"', "a,b", "\u00e9", "x" * 20_000, "=", 7, None]
+)
+def test_token_that_has_not_the_form_of_one_is_never_sent(
+    odd: OddRegistry, pool: HttpPool, token: object
+) -> None:
+    body = json.dumps({"token": token}).encode()
+    odd.hook = token_hook(f"{odd.url}/token", lambda _: Reply(body=body))
+    with pytest.raises(ProtocolError, match="want JSON with a token"):
+        open_at(odd, pool).open_blob(add(odd))
+    assert all("authorization" not in asked.headers for asked in odd.seen)
+
+
+# Documents
+
+
+def test_index_entry_with_an_empty_platform_is_one_without() -> None:
+    entry = {"mediaType": INDEX, "digest": f"sha256:{'0' * 64}", "size": 1, "platform": {}}
+    index = parse_manifest(json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
+    assert isinstance(index, Index)
+    assert index.manifests[0].platform is None
