@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode
 
-from downloader.errors import HfModelsError
+from downloader.errors import HfModelsError, IntegrityError, ProtocolError
 from downloader.hub.repo import Repo, RepoFile
 from downloader.net.ranges import ByteRange
 from downloader.progress import Note
@@ -173,7 +173,8 @@ class App:
             if answer.is_begun:
                 raise _BrokenOffError from error
             self._note(f"{request.raw_path[:200]}: {error.message}")
-            await answer.refuse(Refusal(503, error.message, Retry_After="5"))
+            is_wrong = isinstance(error, IntegrityError | ProtocolError)
+            await answer.refuse(Refusal(502 if is_wrong else 503, error.message, Retry_After="5"))
 
     # Who may ask
 

@@ -11,7 +11,6 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,8 @@ from downloader.serve.cache import Cache
 from downloader.serve.catalogue import Loaded, Location, Remote
 from downloader.serve.filling import BusyError, Filling, Stream
 from downloader.serve.metrics import Metrics
+from downloader.serve.threads import Threads
+from downloader.transfer.workers import WorkerGroup
 from downloader.units import MIB
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ _REACH_BYTES = 64 * MIB  # behind what is there: soon enough to wait for
 _PIECE_BYTES = 256 * 1024  # of one client at a time; less when there are many
 _SMALLEST_PIECE_BYTES = 16 * 1024
 _ABANDONED_AFTER_S = 30.0  # a filling without clients; the partial file waits for the next one
+_WRONG_FOR_S = 60.0  # until a source that has no other place is read again
 _CHECKED_LIMIT = 10_000  # files of this process's life whose hash is known to be right
 _DISK_THREADS = 8
 
@@ -66,19 +68,26 @@ class Contents:
         bounds: Of threads and memory.
         metrics: Told of bytes, hits and errors.
         note: Told of what an operator wants to know.
+        group: Starts the threads.
     """
 
     def __init__(
-        self, cache: Cache | None, bounds: ServeBounds, metrics: Metrics, note: Note
+        self,
+        cache: Cache | None,
+        bounds: ServeBounds,
+        metrics: Metrics,
+        note: Note,
+        group: WorkerGroup,
     ) -> None:
         self._cache = cache
         self._bounds = bounds
         self._metrics = metrics
         self._note = note
-        self._sources = ThreadPoolExecutor(bounds.connections, "source")
-        self._disk = ThreadPoolExecutor(_DISK_THREADS, "disk")
+        self._sources = Threads(group, bounds.connections, "source")
+        self._disk = Threads(group, _DISK_THREADS, "disk")
         self._fillings: dict[tuple[str, str], _Shared] = {}
         self._visits: dict[str, Visit] = {}  # of contents that were wrong, for the next attempt
+        self._wrong_until: dict[str, float] = {}
         self._checked: OrderedDict[tuple[str, int, int], None] = OrderedDict()
         self._said: set[str] = set()
         self.suspect: set[str] = set()
@@ -100,6 +109,11 @@ class Contents:
         Raises (from the iterator too):
             HfModelsError: They cannot be had, or are wrong; the answer must be broken off.
         """
+        until = self._wrong_until.get(file.oid, 0.0)
+        if time.monotonic() < until:
+            raise IntegrityError(
+                f"{file.path}: its bytes were wrong where they come from, a moment ago"
+            )
         location = await self.run(lambda: loaded.locate(file.oid))
         path = await self._find(location, file)
         if path is not None:
@@ -114,10 +128,7 @@ class Contents:
 
     async def run(self, call: Callable[[], T]) -> T:
         """Run what reads a source on one of the threads for it."""
-        return await asyncio.get_running_loop().run_in_executor(self._sources, call)
-
-    async def _on_disk(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._disk, call)
+        return await self._sources.run(call)
 
     def stop(self) -> None:
         """Let every filling end after its next block; the partial files stay."""
@@ -125,8 +136,8 @@ class Contents:
 
     def close(self) -> None:
         """End the threads."""
-        for pool in (self._sources, self._disk):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._sources.close()
+        self._disk.close()
 
     # From the disk
 
@@ -137,7 +148,7 @@ class Contents:
         if cache is None:
             return None
         repo = location.plan.repo
-        return await self._on_disk(lambda: cache.existing(repo, file.oid, file.size_bytes))
+        return await self._disk.run(lambda: cache.existing(repo, file.oid, file.size_bytes))
 
     async def _from_disk(
         self, path: Path, file: RepoFile, wanted: ByteRange, *, is_ours: bool
@@ -163,14 +174,14 @@ class Contents:
                     hasher.update(data)
                 return data
 
-            async with aclosing(self._read_pieces(read, wanted, self._on_disk)) as pieces:
+            async with aclosing(self._read_pieces(read, wanted, self._disk.run)) as pieces:
                 try:
                     async for piece in _hold_back(pieces, hasher, str(path)):
                         yield piece
                 except IntegrityError:
-                    self._is_wrong(file.oid, str(path))
+                    self._is_wrong(file.oid, str(path), may_pass=is_ours)
                     if is_ours:  # an image has it, too: bring it in again
-                        await self._on_disk(lambda: path.unlink(missing_ok=True))
+                        await self._disk.run(lambda: path.unlink(missing_ok=True))
                     raise
             if is_whole:
                 self._remember(key)
@@ -238,24 +249,25 @@ class Contents:
                 self._metrics.add("fetched_bytes", await self.run(filling.step))
                 shared.notify()
             commit = loaded.snapshot.commit
-            await self._on_disk(lambda: cache.keep(plan.repo, commit, file))
+            await self._disk.run(lambda: cache.keep(plan.repo, commit, file))
             self._visits.pop(plan.oid, None)
             self.suspect.discard(plan.oid)
         except IntegrityError as error:
             filling.error = error
             self._visits[plan.oid] = filling.visit
-            self._is_wrong(plan.oid, error.message)
+            self._is_wrong(plan.oid, error.message, may_pass=filling.is_worth_another)
         except HfModelsError as error:
             if not filling.is_verified:
                 filling.error = error
                 if isinstance(error, StorageError):  # give the disk back what it lacks
-                    await self._on_disk(filling.discard)
+                    await self._disk.run(filling.discard)
             self._metrics.add("upstream_errors")
             self._note(f"{plan.oid[:12]}: {error.message}")
         finally:
             self._fillings.pop((plan.repo.folder_name, plan.oid), None)
             self._metrics.add("filling", -1)
-            await asyncio.shield(self._on_disk(filling.end))
+            if not self._is_stopping:  # else a thread may still read into it
+                await self._disk.run(filling.end)
             shared.end()
 
     async def _open_filling(self, shared: "_Shared", cache: Cache) -> bool:
@@ -266,12 +278,12 @@ class Contents:
             return any(key[1] == oid for key in self._fillings)
 
         try:
-            if not await self._on_disk(lambda: cache.make_room(plan.size_bytes, is_busy)):
+            if not await self._disk.run(lambda: cache.make_room(plan.size_bytes, is_busy)):
                 self._say_once(
                     f"{cache.target.root}: no room; files that do not fit are passed through"
                 )
                 return False
-            await self._on_disk(filling.open)
+            await self._disk.run(filling.open)
         except BusyError:
             return False  # another server on this cache; whoever is second passes it through
         except StorageError as error:
@@ -281,8 +293,14 @@ class Contents:
         shared.opened.set()
         return True
 
-    def _is_wrong(self, oid: str, text: str) -> None:
+    def _is_wrong(self, oid: str, text: str, *, may_pass: bool) -> None:
+        """Note wrong bytes; where no other place is left, clients are refused for a while.
+
+        huggingface_hub tries again for ever, as long as each attempt brings a byte.
+        """
         self.suspect.add(oid)
+        if not may_pass:
+            self._wrong_until[oid] = time.monotonic() + _WRONG_FOR_S
         self._metrics.add("wrong_bytes")
         self._note(f"wrong bytes, the answer was broken off: {text}")
 
@@ -313,7 +331,7 @@ class Contents:
                         self._metrics.add("waiting", -1)
                     continue
                 count = min(self._piece_bytes, limit - at, wanted.end - at)
-                data = await self._on_disk(lambda at=at, count=count: filling.read(at, count))  # type: ignore[misc]
+                data = await self._disk.run(lambda at=at, count=count: filling.read(at, count))  # type: ignore[misc]
                 at += len(data)
                 yield data
         finally:
@@ -333,9 +351,9 @@ class Contents:
                 async for piece in _hold_back(pieces, hasher, file.path):
                     yield piece
         except IntegrityError as error:
-            location.places.blame(visit)
+            blamed = location.places.blame(visit)
             self._visits[file.oid] = visit
-            self._is_wrong(file.oid, error.message)
+            self._is_wrong(file.oid, error.message, may_pass=blamed)
             raise
         except HfModelsError as error:
             self._metrics.add("upstream_errors")

@@ -116,12 +116,14 @@ class Filling:
         ready_bytes: From the beginning of the file, written and hashed.
         is_verified: Whether the file is whole, right and has its name.
         error: Why it never will be.
+        is_worth_another: Whether wrong bytes came from a mirror or an earlier attempt.
     """
 
     def __init__(self, plan: BlobPlan, places: Places, target: CacheTarget, visit: Visit) -> None:
         self.plan = plan
         self.ready_bytes = 0
         self.is_verified = False
+        self.is_worth_another = False
         self.error: HfModelsError | None = None
         self._places = places
         self.visit = visit
@@ -213,7 +215,7 @@ class Filling:
             self._hasher.check(self.plan.oid)
         except IntegrityError:
             self.discard()
-            self._places.blame(self.visit)
+            self.is_worth_another = self._places.blame(self.visit) or self._resumed_bytes > 0
             raise
         with storage_errors(self._final):
             self._partial.replace(self._final)

@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,6 +24,8 @@ from downloader.serve.catalogue import Entry, Index
 from downloader.serve.contents import Contents, ServeBounds
 from downloader.serve.metrics import Metrics
 from downloader.serve.sources import Reading, Source, open_sources
+from downloader.serve.threads import Threads
+from downloader.transfer.workers import WorkerGroup
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -125,7 +126,9 @@ class Serving:
         self._found: dict[int, list[Entry]] = {}
         self._metrics = Metrics()
         cache = Cache(target, options.cache_limit_bytes) if target is not None else None
-        self._contents = Contents(cache, options.bounds, self._metrics, log)
+        group = WorkerGroup()
+        self._looks = Threads(group, _LOOKS_AT_ONCE, "look")
+        self._contents = Contents(cache, options.bounds, self._metrics, log, group)
         self._policy = AccessPolicy(
             options.token, is_local=options.is_local and not (options.is_public or options.token)
         )
@@ -160,6 +163,7 @@ class Serving:
         finally:
             self._contents.stop()
             self._contents.close()
+            self._looks.close()
             if not refreshing.done():
                 refreshing.cancel()
         with suppress(asyncio.CancelledError):
@@ -169,25 +173,22 @@ class Serving:
 
     async def _refresh(self, app: App, server: uvicorn.Server) -> None:
         """Look at every source now and then; the first errors that will not pass end the server."""
-        with ThreadPoolExecutor(_LOOKS_AT_ONCE, "look") as pool:
-            try:
-                while True:
-                    await asyncio.gather(
-                        *(self._look(app, number, pool) for number in range(len(self._sources)))
-                    )
-                    app.ready.set()
-                    if not self._options.refresh_s:
-                        return
-                    await asyncio.sleep(self._options.refresh_s)
-            except HfModelsError:
-                server.should_exit = True
-                raise
+        try:
+            while True:
+                await asyncio.gather(*(self._look(app, n) for n in range(len(self._sources))))
+                app.ready.set()
+                if not self._options.refresh_s:
+                    return
+                await asyncio.sleep(self._options.refresh_s)
+        except HfModelsError:
+            server.should_exit = True
+            raise
 
-    async def _look(self, app: App, number: int, pool: ThreadPoolExecutor) -> None:
+    async def _look(self, app: App, number: int) -> None:
         source = self._sources[number]
         is_first = number not in self._found
         try:
-            entries = await asyncio.get_running_loop().run_in_executor(pool, source.look)
+            entries = await self._looks.run(source.look)
         except HfModelsError as error:
             is_final = isinstance(error, InputError | ServerError)
             if is_first and is_final and not app.ready.is_set():

@@ -8,13 +8,19 @@ nothing else says what it holds; what is compressed goes into the cache on the w
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from downloader.errors import HfModelsError, InputError, ProtocolError, StorageError
+from downloader.errors import (
+    HfModelsError,
+    InputError,
+    ProtocolError,
+    RegistryError,
+    StorageError,
+)
 from downloader.hub.cache import BlobHasher, tree_path
 from downloader.hub.repo import Repo, RepoFile, Snapshot, check_repo_path, is_commit, is_oid
 from downloader.oci.digest import Digest
@@ -40,6 +46,7 @@ from downloader.restore.source import (
 )
 from downloader.restore.target import CacheTarget
 from downloader.serve.catalogue import Entry, Loaded, Location, Remote
+from downloader.transfer.workers import run_all
 
 T = TypeVar("T")
 
@@ -127,9 +134,18 @@ class RepositorySource:
     def look(self) -> list[Entry]:
         """Ask for the digest of each tag, and read the images that are new."""
         tags = self._tags()
-        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-            found = list(pool.map(self._look_at, tags))
+        looked: dict[str, tuple[Digest | None, list[Entry]]] = {}
+
+        def look_at(tag: str) -> None:
+            looked[tag] = self._look_at(tag)
+
+        run_all([(_REQUESTS_AT_ONCE, [partial(look_at, tag) for tag in tags])])
+        found = [looked[tag] for tag in tags]
         self._known = {digest: entries for digest, entries in found if digest is not None}
+        if not self._known and (self._reference.tag or self._reference.digest):
+            raise RegistryError(
+                f"{self.name}: not found", status=404, hint="check the name and the tag"
+            )
         unique = dict.fromkeys(entry for _, entries in found for entry in entries)
         return list(unique)
 

@@ -1,0 +1,346 @@
+"""What goes wrong while files are served: one test for each."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from downloader.image import labels
+from downloader.plan import make_plan
+from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.make_image import (
+    MIB,
+    lfs_oid,
+    make_snapshot,
+    our_layers,
+    put_image,
+    put_ours,
+    random_bytes,
+)
+from tests.support.mirror import Habits, Mirror
+from tests.support.restore import FILES, check_blobs, layout, registry
+from tests.support.serve import Server, resolve_path, serving
+
+pytestmark = pytest.mark.docker
+WEIGHTS = random_bytes(24 * MIB + 17, seed=7)
+BIG = {"w.safetensors": WEIGHTS, "config.json": b"{}"}
+OID = lfs_oid(WEIGHTS)
+PATH = resolve_path("w.safetensors")
+BLOBS = "models--org--model/blobs"
+
+
+def put_big(tag: str = "latest") -> str:
+    name, store = registry()
+    put_ours(store, BIG, tag)
+    return name
+
+
+@contextmanager
+def asked(server: Server, receive_bytes: int | None = None) -> Iterator[socket.socket]:
+    """Ask for the large file on a socket of its own, and read nothing yet."""
+    host, _, port = server.host.partition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as line:
+        if receive_bytes:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        head = f"GET {PATH} HTTP/1.1\r\nHost: {server.host}\r\nConnection: close\r\n\r\n"
+        line.sendall(head.encode())
+        yield line
+
+
+@contextmanager
+def mirror_of_big(tmp_path: Path, habits: Habits | None = None) -> Iterator[Mirror]:
+    put_ours(layout(tmp_path / "layout"), BIG)
+    with Mirror(tmp_path / "layout", habits) as mirror:
+        yield mirror
+
+
+def blob_bytes_read(proxy: FaultyProxy) -> int:
+    return sum(seen.body_bytes for seen in proxy.of("GET", "/blobs/"))
+
+
+def client_script(server: Server, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run a real client that downloads the repo by id, with only HF_ENDPOINT set."""
+    program = "from huggingface_hub import snapshot_download as s; print(s('org/model'))"
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_registry_gone_in_mid_file_and_back(tmp_path: Path) -> None:
+    name = put_big()
+    with FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as proxy:
+        source = f"{proxy.host}/{name.partition('/')[2]}"
+        with serving(source, "--cache-dir", tmp_path / "cache") as server:
+            server.ask("/api/models/org/model")
+            cut = Fault("cut", "GET", "/blobs/", cut_answer_at=9 * MIB)
+            gone = Fault(
+                "gone", "GET", "/blobs/", times=2, status=503, headers={"Retry-After": "0"}
+            )
+            proxy.faults += [cut, gone]
+            assert server.ask(PATH).body == WEIGHTS
+            assert cut.times < 1
+            assert gone.times < 1
+
+
+def test_registry_gone_for_good_breaks_the_answer_and_the_next_one_continues(
+    tmp_path: Path,
+) -> None:
+    name = put_big()
+    with FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as proxy:
+        source = f"{proxy.host}/{name.partition('/')[2]}"
+        with serving(source, "--cache-dir", tmp_path / "cache") as server:
+            server.ask("/api/models/org/model")
+            refused = Fault("denied", "GET", "/blobs/", times=1000, status=403)
+            proxy.faults += [Fault("cut", "GET", "/blobs/", cut_answer_at=17 * MIB), refused]
+            broken = server.ask(PATH)
+            assert not broken.is_whole
+            assert broken.body == WEIGHTS[: len(broken.body)]
+            refused.times = 0
+            with proxy.lock:
+                proxy.seen.clear()
+            rest = server.ask(PATH, Range=f"bytes={len(broken.body)}-")
+            assert broken.body + rest.body == WEIGHTS
+            asked = [seen.headers.get("Range", "") for seen in proxy.of("GET", "/blobs/")]
+            assert all(int(re.findall(r"\d+", text)[0]) >= 16 * MIB for text in asked), asked
+
+
+def test_mirror_that_lies_costs_one_attempt_and_never_a_wrong_file(tmp_path: Path) -> None:
+    name = put_big()
+    with (
+        mirror_of_big(tmp_path, Habits(lies=True, from_bytes=MIB)) as mirror,
+        serving(name, "--mirror", mirror.host, "--cache-dir", tmp_path / "cache") as server,
+    ):
+        broken = server.ask(PATH)
+        assert not broken.is_whole
+        assert server.metric("wrong_bytes_total") == 1
+        # The client continues behind its wrong bytes, and gets the whole file instead.
+        again = server.ask(PATH, Range=f"bytes={len(broken.body)}-")
+        assert (again.status, again.body) == (200, WEIGHTS)
+        check_blobs(tmp_path / "cache" / BLOBS)
+
+
+@pytest.mark.parametrize("flag", ["--cache-dir", "--no-cache"])
+def test_wrong_bytes_in_a_layer_are_a_broken_download(tmp_path: Path, flag: str) -> None:
+    flags = (flag, tmp_path / "cache") if flag == "--cache-dir" else (flag,)
+    with mirror_of_big(tmp_path, Habits(lies=True, from_bytes=MIB)) as mirror:
+        source = f"{mirror.host}/x/y:latest"
+        with serving(source, *flags) as server:
+            answer = server.ask(PATH)
+            assert not answer.is_whole
+            assert len(answer.body) < len(WEIGHTS)
+            assert server.ask(PATH).status == 502  # and not the same bytes for ever
+            ran = client_script(server, tmp_path / "home")
+            assert ran.returncode != 0
+    names = {path.name for path in tmp_path.rglob(OID)}
+    assert not names
+
+
+def test_bytes_of_a_large_file_arrive_before_all_of_it_is_there(tmp_path: Path) -> None:
+    with (
+        mirror_of_big(tmp_path, Habits(from_bytes=MIB)) as mirror,
+        serving(f"{mirror.host}/x/y:latest", "--cache-dir", tmp_path / "cache") as server,
+    ):
+        server.ask("/api/models/org/model")
+        mirror.silence(after_bytes=12 * MIB)
+        with asked(server) as line:
+            got = b""
+            while len(got) < 8 * MIB:
+                got += line.recv(MIB)
+        body = got.partition(b"\r\n\r\n")[2]
+        assert body == WEIGHTS[: len(body)]
+        assert not (tmp_path / "cache" / BLOBS / OID).exists()
+
+
+@pytest.mark.mount
+def test_disk_full_in_the_cache_passes_files_through(tmp_path: Path) -> None:
+    cache = tmp_path / "small"
+    cache.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", cache], check=True)
+    try:
+        (cache / "other").write_bytes(bytes(4 * MIB))
+        with serving(put_big(), "--cache-dir", cache) as server:
+            assert server.ask(PATH).body == WEIGHTS
+            assert server.said("no room")
+            assert not (cache / BLOBS / OID).exists()
+            assert not list(cache.rglob("*.incomplete"))
+    finally:
+        subprocess.run(["umount", "-l", cache], check=True)
+
+
+def test_fifty_clients_at_once_cost_the_registry_one_read(tmp_path: Path) -> None:
+    name = put_big()
+    with FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as proxy:
+        source = f"{proxy.host}/{name.partition('/')[2]}"
+        with serving(source, "--cache-dir", tmp_path / "cache") as server:
+            server.ask("/api/models/org/model")
+            with proxy.lock:
+                proxy.seen.clear()
+
+            def digest(_: int) -> str:
+                return hashlib.sha256(server.ask(PATH).body).hexdigest()
+
+            with ThreadPoolExecutor(50) as pool:
+                assert set(pool.map(digest, range(50))) == {OID}
+            assert server.metric("fetched_bytes_total") == len(WEIGHTS)
+            assert len(proxy.of("GET", "/blobs/")) == 1
+            peak = Path(f"/proc/{server.process.pid}/status").read_text()
+            assert int(re.findall(r"VmHWM:\s+(\d+) kB", peak)[0]) < 256 * 1024
+
+
+def test_client_that_reads_slowly_holds_up_nobody(tmp_path: Path) -> None:
+    flags = ("--cache-dir", tmp_path / "cache", "--connections", "1")
+    with serving(put_big(), *flags) as server, ExitStack() as slow:
+        for _ in range(40):
+            assert slow.enter_context(asked(server, receive_bytes=4096)).recv(1)
+        assert len(list(Path(f"/proc/{server.process.pid}/task").iterdir())) < 40
+        assert server.ask(PATH).body == WEIGHTS
+        assert server.metric("clients") >= 40
+
+
+def test_sigterm_lets_running_answers_end(tmp_path: Path) -> None:
+    with (
+        mirror_of_big(tmp_path, Habits(from_bytes=MIB, bytes_per_s=16 * MIB)) as mirror,
+        serving(f"{mirror.host}/x/y:latest", "--cache-dir", tmp_path / "cache") as server,
+        ThreadPoolExecutor(1) as pool,
+        asked(server) as line,
+    ):
+        got = line.recv(MIB)
+        ended = pool.submit(server.stop)
+        while data := line.recv(MIB):
+            got += data
+        assert got.partition(b"\r\n\r\n")[2] == WEIGHTS
+        assert ended.result() == 0
+
+
+def test_sigterm_ends_in_the_grace_that_it_was_given(tmp_path: Path) -> None:
+    with (
+        mirror_of_big(tmp_path, Habits(from_bytes=MIB)) as mirror,
+        serving(
+            f"{mirror.host}/x/y:latest", "--grace", "1", "--cache-dir", tmp_path / "cache"
+        ) as server,
+    ):
+        server.ask("/api/models/org/model")
+        mirror.silence(after_bytes=12 * MIB)
+        with asked(server):
+            assert mirror.silent.wait(60)
+            assert server.stop() == 0
+    assert not (tmp_path / "cache" / BLOBS / OID).exists()
+    assert list((tmp_path / "cache" / BLOBS).glob(f"{OID}.*.incomplete"))
+
+
+def test_tag_that_moves_during_a_download(tmp_path: Path) -> None:
+    name, store = registry()
+    old, new = "0" * 39 + "1", "0" * 39 + "2"
+    put_ours(store, BIG, "tag", snapshot=make_snapshot(BIG, commit=old))
+    with serving(f"{name}:tag", "--cache-dir", tmp_path / "cache", "--refresh", "0.2") as server:
+        assert server.ask("/api/models/org/model").json["sha"] == old
+        put_ours(store, FILES, "tag", snapshot=make_snapshot(FILES, commit=new))
+        while server.ask("/api/models/org/model").json["sha"] != new:
+            assert server.process.poll() is None
+        # The client that resolved the old commit gets the rest of its files.
+        assert server.ask(resolve_path("w.safetensors", revision=old)).body == WEIGHTS
+        assert server.ask(resolve_path("vocab.txt")).body == FILES["vocab.txt"]
+
+
+def test_two_servers_on_one_cache(tmp_path: Path) -> None:
+    name, cache = put_big(), tmp_path / "cache"
+    with serving(name, "--cache-dir", cache) as one, serving(name, "--cache-dir", cache) as two:
+        servers = [one, two] * 4
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda server: server.ask(PATH).body, servers))
+        assert all(body == WEIGHTS for body in found)
+    check_blobs(cache / BLOBS)
+    assert (cache / BLOBS / OID).exists()
+
+
+def test_wrong_blob_in_the_cache_is_replaced(tmp_path: Path) -> None:
+    blob = tmp_path / "cache" / BLOBS / OID
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(bytes(len(WEIGHTS)))
+    with serving(put_big(), "--cache-dir", tmp_path / "cache") as server:
+        assert not server.ask(PATH).is_whole
+        assert server.ask(PATH, Range="bytes=5000000-").body == WEIGHTS
+    check_blobs(blob.parent)
+
+
+def test_cache_size_removes_what_was_not_used_for_longest(tmp_path: Path) -> None:
+    files = {f"{name}.bin": random_bytes(3 * MIB, seed=at) for at, name in enumerate("abc", 20)}
+    name, store = registry()
+    put_ours(store, files)
+    cache = tmp_path / "cache"
+    users = cache / BLOBS / ("f" * 64)
+    users.parent.mkdir(parents=True)
+    users.write_bytes(bytes(5 * MIB))  # the user's own: neither counted nor removed
+    with serving(name, "--cache-dir", cache, "--cache-size", "7MiB") as server:
+        for path in ("a.bin", "b.bin", "a.bin", "c.bin"):
+            assert server.ask(resolve_path(path)).body == files[path]
+        found = {blob.name for blob in (cache / BLOBS).iterdir()}
+        assert found == {users.name, lfs_oid(files["a.bin"]), lfs_oid(files["c.bin"])}
+        links = {link.name for link in (cache / "models--org--model/snapshots").rglob("*.bin")}
+        assert links == {"a.bin", "c.bin"}
+        assert server.ask(resolve_path("b.bin")).body == files["b.bin"]
+
+
+def test_registry_without_ranges(tmp_path: Path) -> None:
+    with (
+        mirror_of_big(tmp_path, Habits(ignores_ranges=True)) as mirror,
+        serving(f"{mirror.host}/x/y:latest", "--cache-dir", tmp_path / "cache") as server,
+    ):
+        assert server.ask(PATH).body == WEIGHTS
+
+
+def test_short_range_of_a_large_file_brings_in_no_file(tmp_path: Path) -> None:
+    with serving(put_big(), "--cache-dir", tmp_path / "cache") as server:
+        assert server.ask(PATH, Range="bytes=20000000-20000099").body == WEIGHTS[20000000:20000100]
+        assert server.metric("fetched_bytes_total") == 100
+        assert server.said("unchecked")
+
+
+@pytest.mark.parametrize("kind", ["gzipped", "zstandard"])
+def test_compressed_image_is_brought_into_the_cache(tmp_path: Path, kind: str) -> None:
+    name, store = registry()
+    plan = make_plan(make_snapshot(BIG))
+    layers = [getattr(layer, kind)() for layer in our_layers(plan, BIG)]
+    put_image(store, layers, "latest", {"config": {"Labels": labels(plan)}}, labels(plan))
+    with serving(name, "--cache-dir", tmp_path / "cache") as server:
+        api = HfApi(endpoint=server.url, token=False)
+        found = api.snapshot_download("org/model", cache_dir=tmp_path / "client")
+        assert (Path(found) / "w.safetensors").read_bytes() == WEIGHTS
+
+
+def test_image_of_docker_push_without_annotations(tmp_path: Path) -> None:
+    name, store = registry()
+    put_ours(store, BIG, annotated=False)
+    with serving(name, "--no-cache") as server:
+        assert server.ask(PATH).body == WEIGHTS
+
+
+def test_unknown_repository_is_an_error_at_the_start(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "downloader", "serve", "--listen", "127.0.0.1:0", "--no-cache"]
+    ran = subprocess.run(
+        [*command, f"{put_big()}:nothing"], capture_output=True, text=True, timeout=100
+    )
+    assert ran.returncode == 3
+    assert "not found" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_cache_that_cannot_be_written_passes_files_through(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file, no directory")
+    with serving(put_big(), "--cache-dir", tmp_path / "cache") as server:
+        assert server.ask(PATH).body == WEIGHTS
