@@ -121,6 +121,19 @@ class UnexpectedError(HfModelsError):
     exit_code = 70  # EX_SOFTWARE of sysexits.h
 
 
+# Until there is a release, whoever registers the name on PyPI owns it: docs/releasing.md.
+_INSTALL_FROM = "git+https://github.com/AlphaHinex/hf-models"
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra of this package.
+
+    >>> install_hint("hub")
+    "pip install 'hf-models[hub] @ git+https://github.com/AlphaHinex/hf-models'"
+    """
+    return f"pip install 'hf-models[{extra}] @ {_INSTALL_FROM}'"
+
+
 def without_secrets(url: str) -> str:
     """Return ``url`` without user, password and query, fit for a message.
 

@@ -25,6 +25,7 @@ from downloader.errors import (
     InputError,
     StorageError,
     UnexpectedError,
+    install_hint,
     without_secrets,
 )
 
@@ -51,7 +52,6 @@ COMMANDS: Mapping[str, str] = {
 }
 
 HIDDEN = {"stage"}  # what the builder stage runs
-EXTRA = "pip install 'hf-models[hub]'"
 EXTRA_MODULES = {"huggingface_hub", "hf_transfer", "httpx2"}
 
 DEBUG_HINT = "this is a fault of hf-models; HF_MODELS_DEBUG=1 shows where, for a report"
@@ -100,7 +100,7 @@ class LazyGroup(Group):
         except ModuleNotFoundError as error:
             if error.name not in EXTRA_MODULES:
                 raise
-            return f"(needs {EXTRA})"
+            return "(needs the extra hub: docs/install.md)"
         return command.get_short_help_str(limit=100) if command else ""
 
 
@@ -164,7 +164,7 @@ def _known(error: Exception) -> HfModelsError:
         case click.ClickException():
             return InputError(_one_sentence(error), hint=_help_hint(error))
         case ModuleNotFoundError(name=str(name)) if name in EXTRA_MODULES:
-            return InputError(f"this command needs {name}", hint=EXTRA)
+            return InputError(f"this command needs {name}", hint=install_hint("hub"))
         case MemoryError():
             return StorageError("out of memory", hint="lower --memory or --jobs, or free memory")
         case OSError(strerror=str(reason)) if error.errno in DISK_ERRORS:

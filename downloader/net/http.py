@@ -18,7 +18,7 @@ from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from downloader import __version__
 from downloader.environment import Environment
-from downloader.errors import InputError, TransportError
+from downloader.errors import InputError, TransportError, install_hint
 from downloader.net.address import Address, parse_address
 from downloader.net.proxies import HostList, Proxies, Proxy
 from downloader.net.throughput import Line, SlowServerError
@@ -150,7 +150,7 @@ def _socks_manager(proxy: Proxy, options: dict[str, Any]) -> urllib3.PoolManager
     except ImportError as error:
         raise InputError(
             f"{proxy.setting}: a SOCKS proxy needs the package PySocks, which is not installed",
-            hint="pip install 'hf-models[socks]', or name an HTTP proxy",
+            hint=f"{install_hint('socks')}, or name an HTTP proxy",
         ) from error
     return SOCKSProxyManager(
         proxy.url, username=proxy.username or None, password=proxy.password or None, **options
