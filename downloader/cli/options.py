@@ -139,13 +139,6 @@ def selection(
     return Selection(filenames, include, exclude)
 
 
-def hub_endpoint() -> str | None:
-    """Return the Hub's address of the environment; None for huggingface_hub's own."""
-    # huggingface_hub strips the slash of its own variable, but not of an argument.
-    setting = read_environment().hub_endpoint
-    return setting.value.rstrip("/") if setting else None
-
-
 def retry_policy(options: Mapping[str, Any]) -> RetryPolicy | None:
     """Return what ``--tries`` and ``--retry-delay`` say; None for a command without them."""
     if "tries" not in options:

@@ -12,7 +12,6 @@ from downloader.cli.console import UNKNOWN, print_json, print_result, print_tabl
 from downloader.cli.github import check_outputs, write_outputs
 from downloader.cli.options import (
     http_pool,
-    hub_endpoint,
     json_option,
     layer_options,
     repo_options,
@@ -22,13 +21,12 @@ from downloader.cli.options import (
     tag_option,
 )
 from downloader.environment import (
-    Environment,
     Setting,
     read_environment,
     read_hub_token,
 )
 from downloader.hub.repo import Snapshot
-from downloader.hub.snapshot import Hub
+from downloader.hub.snapshot import DEFAULT_ENDPOINT, Hub
 from downloader.oci.reference import check_tag, tag_from_name
 from downloader.plan import (
     Layer,
@@ -82,25 +80,18 @@ def open_hub(options: Mapping[str, Any], note: Note = say) -> Hub:
         InputError: A token that no header can carry, or a setting that names nothing.
     """
     environment = read_environment()
+    flag = options.get("token")
+    given = None if flag is None else Setting("--token", flag.strip())
+    token = read_hub_token(environment, given)
     hub = Hub(
-        endpoint=hub_endpoint(),
-        token=_find_token(environment, options.get("token")),
+        environment.hub_endpoint.value if environment.hub_endpoint else DEFAULT_ENDPOINT,
+        token.value if token else None,
+        http_pool(options),
         note=note,
-        http=http_pool(options),
+        offline=environment.hub_offline.name if environment.hub_offline else None,
     )
     retry = retry_policy(options)
     return replace(hub, retry=retry) if retry else hub
-
-
-def _find_token(environment: Environment, flag: str | None) -> str | None:
-    """Return the token to send, ``""`` for none, None for what huggingface_hub finds."""
-    found = read_hub_token(environment, None if flag is None else Setting("--token", flag.strip()))
-    if found is None:
-        return None if flag is None else ""
-    # The library renews tokens of its own file, but cannot read one with a byte order mark.
-    path = environment.hub_token_file
-    is_own = found.name == str(path) and path.read_bytes().isascii()
-    return None if is_own else found.value
 
 
 def tag_of(plan: Plan, tag: str | None) -> str:

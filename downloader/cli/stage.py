@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from downloader.cli.console import ConsoleProgress, say
-from downloader.cli.options import http_pool
+from downloader.cli.console import ConsoleProgress
+from downloader.cli.plan import open_hub
 from downloader.cli.plan_file import read_plan
 from downloader.engine.log import PROGRESS_MARK
 from downloader.engine.stage import stage_layers
@@ -44,7 +44,7 @@ def stage(
     out: Path,
 ) -> None:
     """Fetch and lay out the layers of a plan, or of a repo as one layer where there is none."""
-    hub = Hub(note=say, http=http_pool())
+    hub = open_hub({})
     if plan_file.exists():
         _stage(hub, read_plan(str(plan_file)), downloads, out, one_layer=False)
     else:

@@ -1,16 +1,15 @@
 """Values of the Hub: a repo, its files, and a snapshot (a repo at a commit).
 
-Nothing here does I/O, and nothing here imports huggingface_hub, so that the consumer's
-side, which never talks to the Hub, can use these values without it.
+Nothing here does I/O.
 """
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, cast, get_args
 
+from downloader.document import Document
 from downloader.errors import InputError, ProtocolError
 
 DEFAULT_REVISION = "main"
@@ -23,18 +22,19 @@ _REPO_ID = re.compile(r"(?:[\w\-.]{1,96}/)?[\w\-.]{1,96}")
 _SEPARATOR = re.compile(r"[/\\]")
 # Control characters, those of ISO 8859 too, and the surrogates that stand for invalid UTF-8.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+COMMIT = BLOB_ID = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA1, _SHA256 = "40 hex digits", "64 hex digits"
 
 
 def is_commit(text: str) -> bool:
     """Whether ``text`` is a full commit hash: 40 lower-case hex digits."""
-    return _COMMIT.fullmatch(text) is not None
+    return COMMIT.fullmatch(text) is not None
 
 
 def is_oid(text: str) -> bool:
     """Whether ``text`` can name a cache blob: 40 hex (git sha1) or 64 hex (sha256)."""
-    return _OID.fullmatch(text) is not None
+    return bool(COMMIT.fullmatch(text) or SHA256.fullmatch(text))
 
 
 def check_repo_path(path: str) -> None:
@@ -142,26 +142,21 @@ class RepoFile:
         return document | {key: value for key, value in optional.items() if value}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any], where: str) -> "RepoFile":
-        """Parse one file.
-
-        Args:
-            document: What `to_json` returned.
-            where: The place of ``document`` in its file, for messages: ``files[3]``.
+    def from_document(cls, document: Document) -> "RepoFile":
+        """Parse what `to_json` returned, which comes from an image, so from anybody.
 
         Raises:
             ProtocolError: A key is missing or has a value that cannot be.
         """
+        sha256 = document.text("sha256", SHA256, _SHA256) if "sha256" in document else None
         file = cls(
-            path=_text(document, "path", where),
-            size_bytes=_size(document, "size", where),
-            blob_id=_text(document, "blob_id", where),
-            sha256=document.get("sha256"),
-            xet_hash=document.get("xet_hash"),
+            path=document.text("path"),
+            size_bytes=document.integer("size"),
+            blob_id=document.text("blob_id", BLOB_ID, _SHA1),
+            sha256=sha256,
+            xet_hash=document.text("xet_hash") if "xet_hash" in document else None,
         )
         check_repo_path(file.path)
-        if not is_commit(file.blob_id) or not is_oid(file.oid):
-            raise ProtocolError(f"{where}: want an oid of 40 or 64 hex digits, got {file.oid!r}")
         return file
 
 
@@ -242,36 +237,32 @@ class Snapshot:
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "Snapshot":
+    def from_json(cls, value: object, where: str = "snapshot") -> "Snapshot":
         """Parse a snapshot that comes from an image, so from anybody.
+
+        Args:
+            value: What `to_json` returned.
+            where: Its place in its file, for messages.
 
         Raises:
             ProtocolError: A key is missing or has a value that cannot be.
         """
-        commit = _text(document, "commit", "snapshot")
-        if not is_commit(commit):
-            raise ProtocolError(f"snapshot.commit: want 40 hex digits, got {commit!r}")
+        document = Document(value, where)
         try:
-            repo = parse_repo(
-                _text(document, "repo_id", "snapshot"), _text(document, "repo_type", "snapshot")
-            )
+            repo = parse_repo(document.text("repo_id"), document.text("repo_type"))
         except InputError as error:
-            raise ProtocolError(f"snapshot.repo_id: {error.message}") from error
-        files = _list(document, "files")
-        date = document.get("committed_at")
+            raise ProtocolError(f"{where}.repo_id: {error.message}") from error
         return cls(
             repo=repo,
-            revision=parse_revision(_text(document, "revision", "snapshot")),
-            commit=commit,
-            files=tuple(RepoFile.from_json(file, f"files[{i}]") for i, file in enumerate(files)),
-            selection=Selection(
-                *(_texts(document, key) for key in ("names", "include", "exclude"))
-            ),
-            is_partial=bool(document.get("partial")),
-            committed_at=_date(date) if date else None,
-            license=document.get("license"),
-            gated=document.get("gated", False),
-            private=bool(document.get("private")),
+            revision=parse_revision(document.text("revision")),
+            commit=document.text("commit", COMMIT, _SHA1),
+            files=tuple(RepoFile.from_document(file) for file in document.objects("files")),
+            selection=Selection(*map(document.texts, ("names", "include", "exclude"))),
+            is_partial=document.flag("partial"),
+            committed_at=parse_date(document, "committed_at"),
+            license=document.text("license") if "license" in document else None,
+            gated=parse_gated(document),
+            private=document.flag("private"),
         )
 
 
@@ -288,38 +279,27 @@ def parse_revision(text: str) -> str:
     return text
 
 
-def _text(document: Mapping[str, Any], key: str, where: str) -> str:
-    value = document.get(key)
-    if not isinstance(value, str):
-        raise ProtocolError(f"{where}.{key}: want a string, got {type(value).__name__}")
-    return value
+def parse_gated(document: Document) -> Gated:
+    """Return the value of the key ``gated``, False where it is missing.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    value = document.get("gated")
+    if value is None or isinstance(value, bool) or value in {"auto", "manual"}:
+        return cast("Gated", value or False)
+    raise document.failure("gated", "true, false, 'auto' or 'manual'")
 
 
-def _size(document: Mapping[str, Any], key: str, where: str) -> int:
-    value = document.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ProtocolError(f"{where}.{key}: want a size in bytes, got {value!r}")
-    return value
+def parse_date(document: Document, key: str) -> datetime | None:
+    """Return a date of ISO 8601, None where it is missing.
 
-
-def _list(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    value = document.get(key)
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-        raise ProtocolError(f"snapshot.{key}: want a list of objects, got {type(value).__name__}")
-    return value
-
-
-def _texts(document: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = document.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ProtocolError(f"snapshot.{key}: want a list of strings, got {value!r}")
-    return tuple(value)
-
-
-def _date(text: object) -> datetime:
+    Raises:
+        ProtocolError: It is none.
+    """
+    if key not in document:
+        return None
     try:
-        return datetime.fromisoformat(str(text))
+        return datetime.fromisoformat(document.text(key))
     except ValueError as error:
-        raise ProtocolError(
-            f"snapshot.committed_at: want an ISO 8601 date, got {text!r}"
-        ) from error
+        raise document.failure(key, "an ISO 8601 date") from error

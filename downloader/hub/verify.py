@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from downloader.document import Document
 from downloader.errors import (
     HfModelsError,
     InputError,
@@ -457,7 +458,7 @@ def _parse_tree(document: Any) -> Iterator[RepoFile]:  # noqa: ANN401  # JSON of
     for path, entry in document["files"].items():
         fields = {"path": path, "size": entry["size"], "blob_id": entry["blob_id"]}
         fields["sha256"] = entry.get("lfs_sha256")
-        yield RepoFile.from_json(fields, f"files[{path!r}]")
+        yield RepoFile.from_document(Document(fields, f"files[{path!r}]"))
 
 
 def _parse_plan(document: Any) -> Iterator[tuple[str, RepoFile]]:  # noqa: ANN401

@@ -83,7 +83,7 @@ class Side:
         return self.hub.log()
 
     def _client(self) -> Hub:
-        return Hub(endpoint=self.hub.endpoint, token=self.token, retry=QUICK)
+        return Hub(self.hub.endpoint, self.token, self.http, retry=QUICK)
 
 
 def file_of(snapshot: Snapshot, path: str) -> RepoFile:

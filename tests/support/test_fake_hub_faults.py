@@ -226,6 +226,36 @@ def test_every_fault_travels_as_json() -> None:
         assert faults.parse_fault(faults.dump_fault(fault)) == fault
 
 
+INFO = "/api/models/org/tiny/revision/main"
+
+
+def test_fault_other_answer(local: HubServer) -> None:
+    local.add_fault(faults.OtherAnswer(path=INFO, status=307, headers={"Location": "/x"}))
+    answer = get(local.endpoint + INFO)
+    assert (answer.status, answer.headers["Location"]) == (307, "/x")
+    assert answer.data.startswith(b"<html>")
+
+
+def test_fault_changed_json(local: HubServer) -> None:
+    local.add_fault(faults.ChangedJson(path=INFO, values={"sha": "x", "gated": None}))
+    document = get(local.endpoint + INFO).json()
+    assert (document["sha"], document["id"]) == ("x", "org/tiny")
+    assert "gated" not in document
+
+
+def test_fault_compressed(local: HubServer) -> None:
+    local.add_fault(faults.Compressed(path=INFO))
+    answer = get(local.endpoint + INFO)  # urllib3 unpacks it
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert answer.json()["id"] == "org/tiny"
+
+
+def test_fault_link_not_rewritten(local: HubServer) -> None:
+    local.add_fault(faults.LinkNotRewritten(path="*/tree/*"))
+    answer = get(f"{local.endpoint}/api/models/org/tiny/tree/main?limit=1")
+    assert answer.headers["Link"].startswith("<https://huggingface.co/api/models/org/tiny/tree/")
+
+
 def test_every_fault_is_tested() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in faults.KINDS if f"faults.{name}(" not in text] == []

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from downloader.document import Document
 from downloader.errors import IntegrityError, ProtocolError
 from downloader.hub.cache import PartName, parse_part
 from downloader.hub.repo import (
@@ -191,10 +192,7 @@ class _RepoFolder:
         if data is None:
             return None
         document = parse_document(data, f"plans/{commit}.json")
-        found = document.get("snapshot")
-        if not isinstance(found, Mapping):
-            raise ProtocolError(f"plans/{commit}.json: want the key snapshot")
-        snapshot = Snapshot.from_json(found)
+        snapshot = Snapshot.from_json(document.get("snapshot"), f"plans/{commit}.json: snapshot")
         self._tree.budget.keep(FILE_BYTES * len(snapshot.files))
         return snapshot
 
@@ -278,4 +276,4 @@ def _listed(path: str, entry: object, where: str) -> RepoFile:
         raise ProtocolError(f"{where}: want lfs_sha256 as 64 hex digits, got {str(sha256)[:80]!r}")
     xet_hash = keys.get("xet_hash")
     document |= {"sha256": sha256, "xet_hash": xet_hash if isinstance(xet_hash, str) else None}
-    return RepoFile.from_json(document, f"{where}: {json.dumps(path)[:200]}")
+    return RepoFile.from_document(Document(document, f"{where}: {json.dumps(path)[:200]}"))

@@ -7,12 +7,16 @@ Every fault says which requests it meets (``path``, ``origin``, ``method``) and 
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import json
+import re
 import time
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
-from tests.support.fake_hub.content import Flipped, Resized
+from tests.support.fake_hub.content import Flipped, Resized, read_all
 from tests.support.fake_hub.fault import BodyFault, Fault, World
 from tests.support.fake_hub.http_message import Reply
 from tests.support.fake_hub.ranges import make_file_reply
@@ -84,6 +88,69 @@ class ServerError(Fault):
 
     def change(self, reply: Reply, request: Request, world: World) -> Reply:
         return Reply.text(self.status, "<html>Bad gateway</html>", Content_Type="text/html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherAnswer(Fault):
+    """Something else than what was asked for: a login page, or JSON of another shape."""
+
+    body: str = "<html>Please sign in to the network</html>"
+    content_type: str = "text/html"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def change(self, reply: Reply, request: Request, world: World) -> Reply:
+        answer = Reply.text(self.status, self.body, Content_Type=self.content_type)
+        answer.headers |= self.headers
+        return answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangedJson(Fault):
+    """The Hub's own JSON with other values: of the object, or of every object of the list.
+
+    Args:
+        values: By key; None takes the key away.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def change(self, reply: Reply, request: Request, world: World) -> Reply:
+        document = json.loads(read_all(reply.source))
+        for item in document if isinstance(document, list) else [document]:
+            item.update(self.values)
+            for key in [key for key, value in self.values.items() if value is None]:
+                del item[key]
+        answer = Reply.text(reply.status, json.dumps(document))
+        answer.headers |= reply.headers
+        return answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressed(Fault):
+    """A body that a proxy has compressed, though the request wants it as it is."""
+
+    encoding: str = "gzip"
+
+    def change(self, reply: Reply, request: Request, world: World) -> Reply:
+        data = read_all(reply.source)
+        packed = {"gzip": gzip.compress(data), "deflate": zlib.compress(data)}
+        answer = Reply.text(reply.status, packed.get(self.encoding, data))
+        answer.headers |= reply.headers | {"Content-Encoding": self.encoding}
+        return answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkNotRewritten(Fault):
+    """A mirror that passes on the address of the next page as huggingface.co gave it."""
+
+    host: str = "https://huggingface.co"
+
+    def change(self, reply: Reply, request: Request, world: World) -> Reply:
+        link = reply.headers.get("Link")
+        if link:
+            reply.headers["Link"] = re.sub(r"<http://[^/]+", f"<{self.host}", link)
+        return reply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +314,7 @@ KINDS: dict[str, type[Fault]] = {
     for kind in (
         NoRanges, RangesIgnoredAfterProbe, OtherRange, TooManyRequests, ServerError,
         Unauthorized, SignedUrlExpired, HandsOutExpiredUrls, RedirectElsewhere, ResetAfter,
+        OtherAnswer, ChangedJson, Compressed, LinkNotRewritten,
         CutAfter, StallAfter, WrongBytes, FewerBytes, MoreBytes, BandwidthCap, SlowFirstByte,
     )
 }  # fmt: skip
