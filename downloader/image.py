@@ -16,16 +16,19 @@ from downloader.errors import InputError, ProtocolError
 from downloader.hub.cache import iter_metadata_entries
 from downloader.hub.repo import Repo, is_commit, is_oid, parse_repo
 from downloader.net.ranges import ByteRange
-from downloader.oci.digest import Digest
-from downloader.oci.manifest import Descriptor, Platform, to_json_bytes
+from downloader.oci.digest import Digest, parse_digest
+from downloader.oci.manifest import LAYER, Descriptor, Platform, to_json_bytes
 from downloader.oci.tar_write import TarEntry, iter_tar, lay_out
-from downloader.plan import FORMAT_VERSION, PROGRAMS_DIR, Layer, Plan
+from downloader.plan import FORMAT_VERSION, PACKED, PROGRAMS_DIR, Layer, Plan
 
 PREFIX = "io.github.alphahinex.hf-models"
 HUB_URL = "https://huggingface.co"
 PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 
 EXPORT_PATH = f"{PROGRAMS_DIR.strip('/')}/export"
+
+# The known pattern for an image in two forms: podman, skopeo and CRI-O take the annotated one.
+ZSTD_MANIFEST: Mapping[str, str] = {"io.github.containers.compression.zstd": "true"}
 
 # A member list of this size is worth carrying in the manifest (limit: 4 MiB in all);
 # a longer one is read from the tar headers.
@@ -194,6 +197,52 @@ def layer_key(descriptor: Descriptor) -> str | None:
     return descriptor.annotations.get(f"{PREFIX}.layer.key")
 
 
+def layer_name(descriptor: Descriptor) -> str | None:
+    """Return `Layer.name` of the layer that a descriptor names, None where it has no key."""
+    key = layer_key(descriptor)
+    return f"{key}{PACKED}" if key and is_packed(descriptor) else key
+
+
+def packed_descriptor(digest: Digest, size_bytes: int, diff_id: Digest) -> Descriptor:
+    """Return the descriptor of a compressed layer of ours.
+
+    Args:
+        digest: Of the registry blob.
+        size_bytes: Of the registry blob.
+        diff_id: The digest of the tar.
+    """
+    notes = {f"{PREFIX}.layer.seekable": str(digest), f"{PREFIX}.layer.diff-id": str(diff_id)}
+    return Descriptor(f"{LAYER}{PACKED}", digest, size_bytes, notes)
+
+
+def is_packed(descriptor: Descriptor) -> bool:
+    """Whether a layer is one of our compressed ones, with a seek table at its end.
+
+    Who compresses an image again may keep the annotations; the digest shows that the layer is
+    another one.
+    """
+    is_own = descriptor.annotations.get(f"{PREFIX}.layer.seekable") == descriptor.digest
+    return is_own and descriptor.media_type == f"{LAYER}{PACKED}"
+
+
+def diff_id_of(descriptor: Descriptor) -> Digest:
+    """Return the digest of a layer's tar.
+
+    Raises:
+        ProtocolError: A compressed layer does not say it.
+    """
+    if not is_packed(descriptor):
+        return descriptor.digest
+    return parse_digest(descriptor.annotations.get(f"{PREFIX}.layer.diff-id"), "layer.diff-id")
+
+
+def stored_layer(descriptor: Descriptor) -> Descriptor:
+    """Return a layer's descriptor with what is true of the blob, and nothing of the image."""
+    if is_packed(descriptor):
+        return packed_descriptor(descriptor.digest, descriptor.size_bytes, diff_id_of(descriptor))
+    return Descriptor(LAYER, descriptor.digest, descriptor.size_bytes)
+
+
 def is_metadata_layer(descriptor: Descriptor) -> bool:
     """Whether a descriptor says that it is the metadata layer."""
     return f"{PREFIX}.layer.metadata" in descriptor.annotations
@@ -227,7 +276,9 @@ def _parse_member(item: object, layer: Descriptor, index: int) -> Member:
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ProtocolError(f"{where}: want sizes and offsets in bytes, got {numbers!r}")
     blob_bytes, offset, size_bytes, start = [*numbers, 0][:4]
-    if offset + size_bytes > layer.size_bytes or start + size_bytes > blob_bytes:
+    # Of a compressed layer, its own table says how long the tar is.
+    tar_bytes = offset + size_bytes if is_packed(layer) else layer.size_bytes
+    if offset + size_bytes > tar_bytes or start + size_bytes > blob_bytes:
         raise ProtocolError(f"{where}: want bytes inside the layer and the blob, got {numbers!r}")
     return Member(oid, blob_bytes, ByteRange(offset, offset + size_bytes), start)
 

@@ -16,7 +16,7 @@ import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 from downloader.errors import InputError, ProtocolError
 from downloader.hub.cache import blob_path, part_path
@@ -30,6 +30,10 @@ DEFAULT_CACHE_ROOT = "/root/.cache/huggingface"
 # Of docs/image-format.md. Images of format 1 have no models directory.
 FORMAT_VERSION = 2
 NO_MODELS_DIR = "none"
+Compress = Literal["none", "auto", "zstd", "both"]
+COMPRESS: tuple[Compress, ...] = get_args(Compress)
+COMPRESS_BELOW = 0.9  # of its size: a layer that shrinks less is stored as it is
+PACKED = "+zstd"
 PROGRAMS_DIR = "/usr/local/bin"  # of `export`: in PATH, and no base keeps its own programs there
 
 # From here a file has a layer of its own: a layer costs a round trip or two, which at
@@ -98,16 +102,33 @@ class Content:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What compressing some bytes of a layer gave: bytes before and after."""
+
+    plain_bytes: int
+    packed_bytes: int
+
+    @property
+    def is_worth_it(self) -> bool:
+        """Whether enough goes away to pay for the time of both sides."""
+        return self.packed_bytes <= COMPRESS_BELOW * self.plain_bytes
+
+
+@dataclass(frozen=True)
 class Layer:
     """One layer of cache blobs.
 
     Args:
         folder: The repo folder in the image, without leading slash.
         contents: What lies in it, in the order of the tar.
+        is_packed: Whether its tar is compressed with zstd.
+        sample: What a sample said of that; None where none was taken.
     """
 
     folder: str
     contents: tuple[Content, ...]
+    is_packed: bool = False
+    sample: Sample | None = None
 
     @cached_property
     def tar(self) -> TarLayout:
@@ -160,6 +181,18 @@ class Layer:
         members = [[content.path, content.size_bytes, *content.paths] for content in self.contents]
         return hashlib.sha256(json.dumps([self.folder, members]).encode()).hexdigest()
 
+    @property
+    def name(self) -> str:
+        """Its key, and whether it is compressed: what a store is asked for."""
+        return self.key + PACKED if self.is_packed else self.key
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of the registry blob; where it is compressed, as the sample promises."""
+        if not self.is_packed or self.sample is None:
+            return self.size_bytes
+        return self.size_bytes * self.sample.packed_bytes // max(1, self.sample.plain_bytes)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -172,6 +205,7 @@ class Plan:
         cache_root: Absolute path of ``HF_HOME`` in the image.
         models_dir: Absolute path of the directory that shows the files under their names;
             None for none, as in images of format 1.
+        compress: What was asked for; `layers` say what became of it.
     """
 
     snapshot: Snapshot
@@ -179,6 +213,20 @@ class Plan:
     layer_limit_bytes: int
     cache_root: str = DEFAULT_CACHE_ROOT
     models_dir: str | None = None
+    compress: Compress = "none"
+
+    @property
+    def stored(self) -> tuple[Layer, ...]:
+        """The layers that a store gets: with ``both``, compressed ones in both forms."""
+        if self.compress != "both":
+            return self.layers
+        plain = (replace(layer, is_packed=False) for layer in self.layers)
+        return (*plain, *(layer for layer in self.layers if layer.is_packed))
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of all registry blobs of layers, as samples promise; without the metadata."""
+        return sum(layer.wire_bytes for layer in self.stored)
 
     @property
     def folder(self) -> str:
@@ -206,6 +254,7 @@ class Plan:
             "format_version": FORMAT_VERSION,
             "cache_root": self.cache_root,
             "models_dir": self.models_dir,
+            "compress": self.compress,
             "layer_limit": self.layer_limit_bytes,
             "snapshot": self.snapshot.to_json(),
             "layers": [_layer_json(layer) for layer in self.layers],
@@ -234,7 +283,10 @@ class Plan:
         folder = repo_folder(_parse_directory(root, "cache root", ProtocolError), snapshot)
         models_dir = _parse_models_dir(shown, str(root), ProtocolError) if shown else None
         layers = _parse_layers(document.get("layers"), folder, _contents(snapshot, models_dir))
-        return cls(snapshot, layers, limit, str(root), models_dir)
+        compress = document.get("compress", "none")
+        if compress not in COMPRESS:
+            raise ProtocolError(f"plan.compress: want one of {', '.join(COMPRESS)}")
+        return cls(snapshot, layers, limit, str(root), models_dir, compress)
 
 
 def make_plan(
@@ -283,7 +335,7 @@ def split_shards(layers: Sequence[Layer], count: int) -> list[list[Layer]]:
     shards: list[list[Layer]] = [[] for _ in range(count)]
     loads = [0] * count
     sizes = [(sum(layer.size_bytes for layer in unit), unit) for unit in group_by_file(layers)]
-    for size_bytes, unit in sorted(sizes, key=lambda item: (-item[0], item[1][0].key)):
+    for size_bytes, unit in sorted(sizes, key=lambda item: (-item[0], item[1][0].name)):
         lightest = loads.index(min(loads))
         shards[lightest] += unit
         loads[lightest] += size_bytes
@@ -296,18 +348,20 @@ def group_by_file(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
     Raises:
         InputError: Two layers each carry a part that has to come before one of the other.
     """
-    group_of: dict[str, list[Layer]] = {}
+    group_of: dict[tuple[str, bool], list[Layer]] = {}
     groups: list[list[Layer]] = []
     for layer in layers:
         group = [layer]
-        for oid in {content.oid for content in layer.contents if content.parts}:
-            known = group_of.get(oid, group)
+        # The compressed form of a layer is a reading of its own.
+        split = {(content.oid, layer.is_packed) for content in layer.contents if content.parts}
+        for file in split:
+            known = group_of.get(file, group)
             if known is not group:
                 known += group
                 groups = [item for item in groups if item is not group]
                 group_of |= {key: known for key, item in group_of.items() if item is group}
                 group = known
-            group_of[oid] = group
+            group_of[file] = group
         if not any(item is group for item in groups):
             groups.append(group)
     return [_in_order_of_parts(group) for group in groups]
@@ -525,7 +579,10 @@ def _too_large(size_bytes: int, limit_bytes: int) -> InputError:
 
 
 def _layer_json(layer: Layer) -> dict[str, Any]:
-    return {"contents": [_content_json(content) for content in layer.contents]}
+    document: dict[str, Any] = {"contents": [_content_json(item) for item in layer.contents]}
+    if layer.sample:
+        document["sample"] = [layer.sample.plain_bytes, layer.sample.packed_bytes]
+    return document | ({"compression": "zstd"} if layer.is_packed else {})
 
 
 def _content_json(content: Content) -> dict[str, Any]:
@@ -542,9 +599,24 @@ def _parse_layers(
     if not isinstance(document, list) or len(document) >= MAX_LAYERS:
         raise ProtocolError(f"plan.layers: want a list of fewer than {MAX_LAYERS}")
     return tuple(
-        Layer(folder, _sorted(_parse_contents(layer, f"plan.layers[{i}]", contents)))
+        _parse_layer(layer, f"plan.layers[{i}]", folder, contents)
         for i, layer in enumerate(document)
     )
+
+
+def _parse_layer(
+    document: object, where: str, folder: str, contents: Mapping[str, Content]
+) -> Layer:
+    found = _sorted(_parse_contents(document, where, contents))
+    facts = document if isinstance(document, Mapping) else {}
+    if facts.get("compression") not in {None, "zstd"}:
+        raise ProtocolError(f"{where}.compression: want zstd, got {facts['compression']!r}")
+    sample = facts.get("sample")
+    if sample is None:
+        return Layer(folder, found, "compression" in facts)
+    if not isinstance(sample, list) or [type(size) for size in sample] != [int, int]:
+        raise ProtocolError(f"{where}.sample: want two sizes in bytes, got {sample!r}")
+    return Layer(folder, found, "compression" in facts, Sample(*sample))
 
 
 def _parse_contents(

@@ -109,6 +109,11 @@ def build(
         request = LayoutRequest(image, tag_of(plan, tag), base, archive, force=force)
         _build_layout(hub, plan, request, as_json=as_json, quiet=quiet)
         return
+    if plan.compress != "none":
+        raise InputError(
+            f"want --compress {plan.compress} with --engine layout, got docker",
+            hint="Docker compresses by itself: docker buildx build --output compression=zstd",
+        )
     found = _build_with_docker(engine, hub, plan, name, base, force=force, quiet=quiet)
     _print_built(found, plan, name, as_json)
 

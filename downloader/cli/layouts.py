@@ -200,6 +200,6 @@ def report_layout(outcome: Outcome, request: LayoutRequest) -> dict[str, Any]:
         "tag": request.tag,
         "digest": outcome.digest,
         "archive": str(request.archive) if request.archive else None,
-        "moved_bytes": sum(layer.size_bytes for layer in outcome.moved),
-        "reused_bytes": sum(layer.size_bytes for layer in outcome.reused),
+        "moved_bytes": sum(layer.wire_bytes for layer in outcome.moved),
+        "reused_bytes": sum(layer.wire_bytes for layer in outcome.reused),
     }

@@ -15,7 +15,7 @@ from downloader.errors import InputError
 from downloader.hub.repo import Repo, Selection, parse_repo
 from downloader.net.http import HttpPool, http_settings_of
 from downloader.net.retry import RetryPolicy
-from downloader.plan import DEFAULT_CACHE_ROOT, parse_layer_limit
+from downloader.plan import COMPRESS, DEFAULT_CACHE_ROOT, parse_layer_limit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,6 +79,13 @@ layer_options = compose(
         metavar="DIR",
         help="Where the image shows the files under their names, or none."
         "  [default: /models, /datasets or /spaces]",
+    ),
+    click.option(
+        "--compress",
+        type=click.Choice(COMPRESS),
+        default="none",
+        show_default=True,
+        help="zstd layers: all of them, those that shrink by a tenth, or these in both forms.",
     ),
 )
 

@@ -21,6 +21,7 @@ _SETTLED = {
     "layer_size": "--layer-size",
     "cache_root": "--cache-root",
     "models_dir": "--models-dir",
+    "compress": "--compress",
 }
 
 

@@ -199,7 +199,7 @@ def _print(outcome: Outcome, plan: Plan, *, quiet: bool) -> None:
         verbs = ("moved", "reused") if outcome.error else ("moved", "reused", "missing")
         for verb in verbs:
             for layer in getattr(outcome, verb):
-                print_result(f"{verb:8}{layer.size_bytes:>14}  {title_of(layer, plan)}")
+                print_result(f"{verb:8}{layer.wire_bytes:>14}  {title_of(layer, plan)}")
         say(f"{outcome.name}: {_summary(outcome, verbs)}")
     if outcome.error is None and not outcome.missing:
         digest = f"@{outcome.digest}" if outcome.digest else ""
@@ -214,7 +214,7 @@ def _summary(outcome: Outcome, verbs: Sequence[str]) -> str:
 
 def _to_json(outcome: Outcome, plan: Plan) -> dict[str, Any]:
     layers = [
-        {"status": verb, "size_bytes": layer.size_bytes, "carries": title_of(layer, plan)}
+        {"status": verb, "size_bytes": layer.wire_bytes, "carries": title_of(layer, plan)}
         for verb in ("moved", "reused", "missing")
         for layer in getattr(outcome, verb)
     ]
@@ -234,9 +234,11 @@ def title_of(layer: Layer, plan: Plan) -> str:
     first = layer.contents[0]
     path = next(file.path for file in plan.snapshot.files if file.oid == first.oid)
     if len(layer.contents) > 1:
-        return f"{path} and {len(layer.contents) - 1} more"
-    return path + (f" part {first.part} of {first.parts}" if first.parts else "")
+        packed = " (zstd)" if layer.is_packed else ""
+        return f"{path} and {len(layer.contents) - 1} more{packed}"
+    part = f" part {first.part} of {first.parts}" if first.parts else ""
+    return path + part + (" (zstd)" if layer.is_packed else "")
 
 
 def _bytes(layers: Sequence[Layer]) -> int:
-    return sum(layer.size_bytes for layer in layers)
+    return sum(layer.wire_bytes for layer in layers)

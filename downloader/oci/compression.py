@@ -4,12 +4,13 @@ A bomb is a small file that becomes a large one. Memory is bounded, because outp
 only as it is asked for; time and disk are bounded by the ratio of output to input.
 """
 
+import importlib.util
 import sys
 import zlib
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from downloader.errors import ProtocolError
+from downloader.errors import InputError, ProtocolError
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -22,6 +23,7 @@ _WINDOW_LOG_LIMIT = 27
 # Weights shrink by a fifth, text tenfold. Sparse files may shrink more, but not for long.
 RATIO_LIMIT = 100
 RATIO_GRACE_BYTES = 1024**3
+LEVEL = 1  # of zstd: level 3 makes weights no smaller, level 9 takes twelve times as long
 
 ReadInto = Callable[[memoryview], int]
 Compression = str | None
@@ -205,16 +207,78 @@ if sys.version_info >= (3, 14):
     def _open_zstd(source: _Input) -> _Reader:
         limit = {_zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_LIMIT}
         return cast("_Reader", _zstd.ZstdFile(cast("Any", source), options=limit))
+
+    def has_zstd() -> bool:
+        """Whether this Python can read zstd."""
+        return True
+
+    def frame_compressor() -> Callable[[bytes], bytes]:
+        """Return a function of bytes to one zstd frame that says its content's size."""
+        return lambda data: _zstd.compress(data, LEVEL)
+
+    def _frame_content_bytes(frame: bytes) -> int | None:
+        return _zstd.get_frame_info(frame).decompressed_size
+
+    def _decompress(frame: bytes, size_bytes: int) -> bytes:
+        limit = {_zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_LIMIT}
+        decompressor = _zstd.ZstdDecompressor(options=limit)
+        data = decompressor.decompress(frame, size_bytes + 1)
+        return data if decompressor.eof and not decompressor.unused_data else b""
 else:
 
     def _zstd_error() -> type[Exception]:
-        import zstandard  # noqa: PLC0415 - most images need no zstd
-
-        return cast("type[Exception]", zstandard.ZstdError)
+        return cast("type[Exception]", _zstandard().ZstdError)
 
     def _open_zstd(source: _Input) -> _Reader:
-        import zstandard  # noqa: PLC0415 - most images need no zstd
-
-        context = zstandard.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG_LIMIT)
+        context = _zstandard().ZstdDecompressor(max_window_size=1 << _WINDOW_LOG_LIMIT)
         reader = context.stream_reader(cast("Any", source), read_across_frames=True)
         return cast("_Reader", reader)
+
+    def has_zstd() -> bool:
+        """Whether this Python can read zstd."""
+        return importlib.util.find_spec("zstandard") is not None
+
+    def frame_compressor() -> Callable[[bytes], bytes]:
+        """Return a function of bytes to one zstd frame that says its content's size."""
+        return cast("Callable[[bytes], bytes]", _zstandard().ZstdCompressor(level=LEVEL).compress)
+
+    def _frame_content_bytes(frame: bytes) -> int | None:
+        return cast("int", _zstandard().get_frame_parameters(frame).content_size)
+
+    def _decompress(frame: bytes, size_bytes: int) -> bytes:
+        context = _zstandard().ZstdDecompressor(max_window_size=1 << _WINDOW_LOG_LIMIT)
+        data = context.decompress(frame, max_output_size=size_bytes, allow_extra_data=False)
+        return cast("bytes", data)
+
+    def _zstandard() -> Any:  # noqa: ANN401 - has no types
+        try:
+            import zstandard  # noqa: PLC0415 - most images need no zstd
+        except ModuleNotFoundError as error:
+            raise InputError(
+                "this image is compressed with zstd, which this Python cannot read",
+                hint="pip install zstandard, or use Python 3.14 or later",
+            ) from error
+        return zstandard
+
+
+def decompress_frame(frame: bytes, size_bytes: int, what: str) -> bytes:
+    """Return the content of one zstd frame.
+
+    Args:
+        frame: All of it, and nothing else.
+        size_bytes: Of its content.
+        what: For messages.
+
+    Raises:
+        ProtocolError: It is damaged, or its content has another size.
+        InputError: This Python has no zstd.
+    """
+    try:
+        # Before any memory is taken: a frame of some bytes may claim to be terabytes.
+        if _frame_content_bytes(frame) == size_bytes:
+            data = _decompress(frame, size_bytes)
+            if len(data) == size_bytes:
+                return data
+    except _zstd_error() as error:
+        raise ProtocolError(f"{what}: want a zstd frame, got damage") from error
+    raise ProtocolError(f"{what}: want a zstd frame of {size_bytes} bytes, got another one")

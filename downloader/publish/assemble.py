@@ -7,10 +7,13 @@ from downloader.errors import InputError
 from downloader.image import (
     METADATA_ANNOTATIONS,
     PREFIX,
+    ZSTD_MANIFEST,
     config_json,
+    diff_id_of,
     labels,
     layer_annotations,
     metadata_tar,
+    stored_layer,
 )
 from downloader.oci.digest import Digest, digest_of
 from downloader.oci.manifest import (
@@ -59,11 +62,21 @@ def assemble_image(target: Target, plan: Plan, base: Base, *, modelpack: bool = 
         InputError: Layers are missing, or there are too many with those of the base.
         HfModelsError: The store said no.
     """
-    check_complete(target, plan.layers)
+    check_complete(target, plan.stored)
     for platform in base.platforms.values():
         _check_count(len(platform.layers) + len(plan.layers) + 1)
-    layers = _describe_layers(target, plan)
-    manifests = [_put_platform(target, plan, base, item, layers) for item in base.platforms]
+    metadata = _put_metadata(target, plan)
+    layers = [*_describe_layers(target, plan.layers), metadata]
+    manifests: list[Descriptor] = []
+    if plan.compress == "both" and any(layer.is_packed for layer in plan.layers):
+        # The plain one first, which engines take that do not know the annotation.
+        plain = [*_describe_layers(target, plan.stored[: len(plan.layers)]), metadata]
+        manifests = [_put_platform(target, plan, base, item, plain) for item in base.platforms]
+        packed = [_put_platform(target, plan, base, item, layers) for item in base.platforms]
+        manifests += [replace(item, annotations=ZSTD_MANIFEST) for item in packed]
+        layers = plain
+    else:
+        manifests = [_put_platform(target, plan, base, item, layers) for item in base.platforms]
     if modelpack:
         manifests.append(_put_modelpack(target, plan, layers))
     index = Index(tuple(manifests), labels(plan, base.labels)).to_bytes()
@@ -92,7 +105,7 @@ def check_complete(target: Target, layers: Sequence[Layer]) -> None:
 
 def missing_shards(target: Target, plan: Plan, count: int) -> list[Shard]:
     """Return which of ``count`` shards a target lacks layers of."""
-    shares = split_shards(plan.layers, count)
+    shares = split_shards(plan.stored, count)
     return [
         Shard(index, count)
         for index, layers in enumerate(shares, start=1)
@@ -100,17 +113,20 @@ def missing_shards(target: Target, plan: Plan, count: int) -> list[Shard]:
     ]
 
 
-def _describe_layers(target: Target, plan: Plan) -> list[Descriptor]:
-    notes = [layer_annotations(layer) for layer in plan.layers]
+def _describe_layers(target: Target, layers: Sequence[Layer]) -> list[Descriptor]:
+    notes = [layer_annotations(layer) for layer in layers]
     _fit(notes)
-    layers = [
-        replace(target.have[layer.key], media_type=LAYER, annotations=note)
-        for layer, note in zip(plan.layers, notes, strict=True)
+    found = [stored_layer(target.have[layer.name]) for layer in layers]
+    return [
+        replace(descriptor, annotations=dict(descriptor.annotations) | note)
+        for descriptor, note in zip(found, notes, strict=True)
     ]
+
+
+def _put_metadata(target: Target, plan: Plan) -> Descriptor:
     data = metadata_tar(plan)
-    metadata = replace(describe(data, LAYER), annotations=METADATA_ANNOTATIONS)
-    put_blob(target.store, data, metadata.digest)
-    return [*layers, metadata]
+    put_blob(target.store, data, digest_of(data))
+    return replace(describe(data, LAYER), annotations=METADATA_ANNOTATIONS)
 
 
 def _fit(notes: Sequence[dict[str, str]]) -> None:
@@ -139,7 +155,7 @@ def _put_platform(
         for layer in found.layers:
             if lacks(target.store, layer):
                 copy_blob(base.store, target.store, layer)
-    diff_ids = [layer.digest for layer in layers]
+    diff_ids = [diff_id_of(layer) for layer in layers]
     config = config_json(plan, platform, diff_ids, found.config, base.labels)
     descriptor = describe(config, CONFIG)
     put_blob(target.store, config, descriptor.digest)

@@ -8,12 +8,11 @@ all that `assemble` needs.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from downloader.errors import InputError
-from downloader.image import PREFIX, layer_key
+from downloader.image import PREFIX, layer_name
 from downloader.oci.manifest import (
-    LAYER,
     Descriptor,
     Manifest,
     describe,
@@ -22,7 +21,7 @@ from downloader.oci.manifest import (
 )
 from downloader.oci.reference import TAG_LIMIT, check_tag
 from downloader.oci.store import Store
-from downloader.plan import Plan
+from downloader.plan import PACKED, Plan
 from downloader.publish.blobs import read_blob
 
 PLAN_TYPE = f"application/vnd.{PREFIX}.plan.v1+json"
@@ -106,7 +105,7 @@ class Record:
     Args:
         shard: Which one.
         plan: Of the image.
-        layers: What is there, by layer key.
+        layers: What is there, by `Layer.name`.
         pending: Those of them that carry parts of a file whose oid was not verified yet.
     """
 
@@ -119,11 +118,11 @@ class Record:
 def record_manifest(record: Record) -> bytes:
     """Return the manifest of a record."""
     layers = []
-    for key, found in sorted(record.layers.items()):
-        notes = {f"{PREFIX}.layer.key": key}
-        if key in record.pending:
+    for name, found in sorted(record.layers.items()):
+        notes = {f"{PREFIX}.layer.key": name.removesuffix(PACKED)}
+        if name in record.pending:
             notes[_PENDING] = "true"
-        layers.append(Descriptor(LAYER, found.digest, found.size_bytes, notes))
+        layers.append(replace(found, annotations=dict(found.annotations) | notes))
     return Manifest(record.plan, tuple(layers), artifact_type=SHARD_TYPE).to_bytes()
 
 
@@ -143,8 +142,8 @@ def read_record(store: Store, tag: str, shard: Shard) -> Record | None:
     manifest = parse_manifest(raw.data)
     if not isinstance(manifest, Manifest) or manifest.config.media_type != PLAN_TYPE:
         return None
-    layers = {key: layer for layer in manifest.layers if (key := layer_key(layer))}
-    pending = frozenset(key for key, layer in layers.items() if _PENDING in layer.annotations)
+    layers = {name: layer for layer in manifest.layers if (name := layer_name(layer))}
+    pending = frozenset(name for name, layer in layers.items() if _PENDING in layer.annotations)
     return Record(shard, manifest.config, layers, pending)
 
 

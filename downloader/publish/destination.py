@@ -32,9 +32,9 @@ class Target:
         store: Where to.
         tag: Of the image.
         is_only: Whether the run has no other target, so that its error is the run's own.
-        have: The layers that are there, by layer key.
+        have: The layers that are there, by `Layer.name`.
         pending: Those of them that carry parts of a file whose oid is not verified yet.
-        moved: Keys of the layers whose bytes were sent in this run.
+        moved: Names of the layers whose bytes were sent in this run.
         mounts_from: Another target of the run whose layers this one can take without their
             bytes being sent again, as `find_mounts` has tried.
         error: Why this target was given up.
@@ -61,7 +61,7 @@ class Target:
 
     def is_done(self, layer: Layer) -> bool:
         """Whether a layer is there and every byte of it belongs to a verified file."""
-        return layer.key in self.have and layer.key not in self.pending
+        return layer.name in self.have and layer.name not in self.pending
 
     def give_up(self, error: HfModelsError, progress: Progress) -> None:
         """Remember why nothing more goes here; the first reason counts."""
@@ -75,14 +75,14 @@ class Target:
     def finished(self, layer: Layer, descriptor: Descriptor, *, is_pending: bool) -> None:
         """Say that a layer was sent."""
         with self._lock:
-            self.have[layer.key] = descriptor
-            self.moved.add(layer.key)
-            (self.pending.add if is_pending else self.pending.discard)(layer.key)
+            self.have[layer.name] = descriptor
+            self.moved.add(layer.name)
+            (self.pending.add if is_pending else self.pending.discard)(layer.name)
 
     def mount(self, layer: Layer, *, is_pending: bool) -> bool:
         """Take a layer from the target that this one mounts from; False if it must be sent."""
         source = self.mounts_from
-        descriptor = source.have.get(layer.key) if source else None
+        descriptor = source.have.get(layer.name) if source else None
         if source is None or descriptor is None:
             return False
         try:
@@ -91,19 +91,19 @@ class Target:
         except HfModelsError:
             return False  # sending it is the answer, and says why if that fails as well
         with self._lock:
-            self.have[layer.key] = descriptor
-            (self.pending.add if is_pending else self.pending.discard)(layer.key)
+            self.have[layer.name] = descriptor
+            (self.pending.add if is_pending else self.pending.discard)(layer.name)
         return True
 
     def verified(self, layers: Iterable[Layer]) -> None:
         """Say that all files of these layers are what the Hub promised."""
         with self._lock:
-            self.pending -= {layer.key for layer in layers}
+            self.pending -= {layer.name for layer in layers}
 
     def forget(self, layers: Iterable[Layer]) -> bool:
         """Say that these layers carry wrong bytes; return whether any of them was there."""
         with self._lock:
-            gone = [layer.key for layer in layers if self.have.pop(layer.key, None)]
+            gone = [layer.name for layer in layers if self.have.pop(layer.name, None)]
             self.pending -= set(gone)
             self.moved -= set(gone)
             return bool(gone)

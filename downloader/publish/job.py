@@ -2,16 +2,17 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from downloader.errors import HfModelsError, InputError
 from downloader.hub.stream import StreamSettings
+from downloader.image import is_packed
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.digest import Digest
 from downloader.oci.store import Store
-from downloader.plan import Layer, Plan, group_by_file, split_shards
+from downloader.plan import Layer, Plan, Sample, group_by_file, split_shards
 from downloader.progress import NoProgress, Progress
 from downloader.publish.assemble import assemble_image
 from downloader.publish.base import Base, no_base
@@ -101,7 +102,7 @@ class Publication:
         self._settings = settings or Settings()
         self._progress = progress or NoProgress()
         self._targets = [Target(store, tag, is_only=len(stores) == 1) for store in stores]
-        self._layers = split_shards(plan.layers, self._shard.count)[self._shard.index - 1]
+        self._layers = split_shards(plan.stored, self._shard.count)[self._shard.index - 1]
         self._cancelled = threading.Event()
         self._digests: dict[Target, Digest] = {}
 
@@ -135,6 +136,7 @@ class Publication:
             [self._shard],
             (*self._images, *others),
             mount=not dry_run,
+            accepts_plain=self._plan.compress == "auto",
             progress=self._progress,
         )
 
@@ -191,10 +193,12 @@ class Publication:
         return [self._outcome(target) for target in self._targets]
 
     def _outcome(self, target: Target) -> Outcome:
-        moved = tuple(layer for layer in self._layers if layer.key in target.moved)
-        there = [layer for layer in self._layers if layer.key in target.have]
-        reused = tuple(layer for layer in there if layer.key not in target.moved)
-        missing = tuple(layer for layer in self._layers if layer.key not in target.have)
+        there = [layer for layer in self._layers if layer.name in target.have]
+        moved = tuple(_as_stored(layer, target) for layer in there if layer.name in target.moved)
+        reused = tuple(
+            _as_stored(layer, target) for layer in there if layer.name not in target.moved
+        )
+        missing = tuple(layer for layer in self._layers if layer.name not in target.have)
         tag = target.tag if self._shard.count == 1 else self._shard.tag(target.tag)
         name = f"{target.store.name}:{tag}"
         digest = self._digests.get(target)
@@ -211,13 +215,21 @@ class Publication:
         return any(not target.is_done(layer) for target in self._alive() for layer in unit)
 
     def _is_everywhere(self, layer: Layer) -> bool:
-        return all(layer.key in target.have for target in self._alive())
+        return all(layer.name in target.have for target in self._alive())
 
     def _guarded(self, target: Target, call: partial[None]) -> None:
         try:
             call()
         except HfModelsError as error:
             target.give_up(error, self._progress)
+
+
+def _as_stored(layer: Layer, target: Target) -> Layer:
+    """Return a layer with the size that it has at a target, in place of a sample's promise."""
+    found = target.have[layer.name]
+    if not is_packed(found):
+        return replace(layer, is_packed=False)
+    return replace(layer, sample=Sample(layer.size_bytes, found.size_bytes))
 
 
 def publish(publication: Publication, source_of: SourceOf, http: HttpPool) -> list[Outcome]:

@@ -63,7 +63,13 @@ def assemble(
         return assembled
     planned = plan or _plan_of(target, records, commit)
     check_overwrite(target, planned, force=settings.force)
-    find_layers(target, planned.layers, [record.shard for record in records], progress=progress)
+    find_layers(
+        target,
+        planned.stored,
+        [record.shard for record in records],
+        accepts_plain=planned.compress == "auto",
+        progress=progress,
+    )
     _check_shards(target, planned, records, count)
     digest = assemble_image(target, planned, settings.base, modelpack=settings.modelpack)
     replace_records(target, progress)
@@ -131,7 +137,7 @@ def _hint_without_shards(target: Target) -> str:
 
 
 def _check_shards(target: Target, plan: Plan, records: Sequence[Record], count: int | None) -> None:
-    if all(target.is_done(layer) for layer in plan.layers):
+    if all(target.is_done(layer) for layer in plan.stored):
         return
     ours = plan_descriptor(plan_json(plan)).digest
     counts = [record.shard.count for record in records if record.plan.digest == ours]

@@ -12,9 +12,8 @@ from difflib import get_close_matches
 from functools import partial
 
 from downloader.errors import HfModelsError, InputError, ProtocolError, RegistryError
-from downloader.image import ImageLabels, layer_key, parse_labels
+from downloader.image import ImageLabels, is_packed, layer_name, parse_labels, stored_layer
 from downloader.oci.manifest import (
-    LAYER,
     Descriptor,
     Index,
     Manifest,
@@ -61,6 +60,7 @@ def find_layers(
     images: Sequence[Image] = (),
     *,
     mount: bool = True,
+    accepts_plain: bool = False,
     progress: Progress,
 ) -> None:
     """Fill in which of ``layers`` a target has; take what another repository can give.
@@ -71,34 +71,40 @@ def find_layers(
         shards: Whose records are read even where tags cannot be listed.
         images: Where else to look: other tags, other repositories.
         mount: Whether to take layers from other repositories; False only says so.
+        accepts_plain: Whether a layer that is there uncompressed need not be compressed.
         progress: Told what cannot be used.
 
     Raises:
         HfModelsError: The target itself did not answer, or said no.
     """
     found: dict[str, list[Find]] = {}
+    wanted = {layer: _names(layer, accepts_plain) for layer in layers}
     tags = _list_tags(target)
     known = sorted({*shards_among(tags, target.tag), *shards})
     for key, find in _iter_finds(target, known, images, progress):
         found.setdefault(key, []).append(find)
-    if any(layer.key not in found for layer in layers):
+    if any(found.keys().isdisjoint(names) for names in wanted.values()):
         for key, find in _iter_neighbours(target, tags, progress):
             found.setdefault(key, []).append(find)
     tasks = [
-        partial(_check, target, layer, found[layer.key], mount)
-        for layer in layers
-        if layer.key in found
+        partial(_check, target, layer, finds, mount)
+        for layer, names in wanted.items()
+        if (finds := [find for name in names for find in found.get(name, ())])
     ]
     run_all([(_QUESTIONS, tasks)], threading.Event(), lambda: None)
 
 
+def _names(layer: Layer, accepts_plain: bool) -> list[str]:
+    return [layer.name, layer.key] if layer.is_packed and accepts_plain else [layer.name]
+
+
 def _check(target: Target, layer: Layer, finds: Sequence[Find], mount: bool) -> None:
     for find in finds:
-        descriptor = Descriptor(LAYER, find.descriptor.digest, layer.size_bytes)
-        if find.descriptor.size_bytes == layer.size_bytes and _has(target, find, mount):
-            target.have[layer.key] = descriptor
+        is_right = is_packed(find.descriptor) or find.descriptor.size_bytes == layer.size_bytes
+        if is_right and _has(target, find, mount):
+            target.have[layer.name] = stored_layer(find.descriptor)
             if find.is_pending:
-                target.pending.add(layer.key)
+                target.pending.add(layer.name)
             return
 
 
@@ -125,8 +131,8 @@ def _iter_finds(
     pending: list[tuple[str, Find]] = []
     for image in (Image(target.store, target.tag), *images):
         for layer in _layers_of(image, target, progress):
-            if key := layer_key(layer):
-                yield key, Find(layer, image.store)
+            if name := layer_name(layer):
+                yield name, Find(layer, image.store)
     for other in shards:
         record = read_record(target.store, target.tag, other)
         for key, layer in record.layers.items() if record else ():
@@ -154,8 +160,8 @@ def _iter_neighbours(
     others = [tag for tag in tags if is_image_tag(tag) and tag != target.tag]
     for tag in get_close_matches(target.tag, others, _NEIGHBOURS, _ALIKE):
         for layer in _layers_of(Image(target.store, tag), target, progress):
-            if key := layer_key(layer):
-                yield key, Find(layer, target.store)
+            if name := layer_name(layer):
+                yield name, Find(layer, target.store)
 
 
 def _layers_of(image: Image, target: Target, progress: Progress) -> Sequence[Descriptor]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from downloader.image import HUB_URL, created
+from downloader.image import HUB_URL, created, diff_id_of, is_packed
 from downloader.oci.manifest import Descriptor, Manifest, Platform, describe, to_json_bytes
-from downloader.plan import Layer, Plan
+from downloader.plan import PACKED, Layer, Plan
 
 MANIFEST_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
@@ -35,7 +35,7 @@ def model_config(plan: Plan, layers: Sequence[Descriptor]) -> bytes:
 
     Args:
         plan: What the image carries.
-        layers: In the order of the manifest; uncompressed, so digests are the diff ids.
+        layers: In the order of the manifest.
     """
     snapshot = plan.snapshot
     descriptor: dict[str, Any] = {
@@ -55,7 +55,7 @@ def model_config(plan: Plan, layers: Sequence[Descriptor]) -> bytes:
     document = {
         "descriptor": descriptor,
         "config": {"format": formats[0]} if formats else {},
-        "modelfs": {"type": "layers", "diffIds": [layer.digest for layer in layers]},
+        "modelfs": {"type": "layers", "diffIds": [diff_id_of(layer) for layer in layers]},
     }
     return to_json_bytes(document)
 
@@ -65,7 +65,7 @@ def model_manifest(plan: Plan, config: bytes, layers: Sequence[Descriptor]) -> b
     kinds = [_kind(plan, layer) for layer in plan.layers] + ["weight.config"]
     described = tuple(
         Descriptor(
-            f"application/vnd.cncf.model.{kind}.v1.tar",
+            f"application/vnd.cncf.model.{kind}.v1.tar{PACKED if is_packed(layer) else ''}",
             layer.digest,
             layer.size_bytes,
             {_FILEPATH: plan.folder},

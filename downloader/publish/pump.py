@@ -18,8 +18,10 @@ from functools import partial
 from typing import Self
 
 from downloader.errors import HfModelsError
+from downloader.image import packed_descriptor
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import LAYER, Descriptor
+from downloader.oci.seekable import Packer
 from downloader.oci.store import BlobWriter
 from downloader.plan import Layer
 from downloader.progress import Progress
@@ -42,7 +44,10 @@ class Pump:
         self._layer = layer
         self._verifier = verifier
         self._progress = progress
-        self._digest = hashlib.sha256()
+        self._tar = hashlib.sha256()
+        self._packer = Packer() if layer.is_packed else None
+        self._digest = hashlib.sha256() if self._packer else self._tar
+        self._sent_bytes = 0
         self._targets = targets
         self._lanes: Sequence[Here] = (
             [Lane(f"to {target.store.name}") for target in targets]
@@ -68,7 +73,8 @@ class Pump:
             lane.close()
 
     def _open(self, at: int) -> None:
-        writer = self._targets[at].store.create_blob(self._layer.size_bytes)
+        size_bytes = None if self._packer else self._layer.size_bytes
+        writer = self._targets[at].store.create_blob(size_bytes)
         self._writers[at] = writer.__enter__()
 
     def put(self, piece: Piece) -> None:
@@ -77,19 +83,37 @@ class Pump:
         Raises:
             IntegrityError: It was the last one of a file whose oid is another.
         """
+        try:
+            if self._packer is None:
+                self._send(piece.data, piece)
+                return
+            self._hash(piece)
+            for frame in self._packer.feed(piece.data):
+                self._send(memoryview(frame))
+        finally:
+            self.done_bytes += len(piece.data)
+            self._progress.advance(len(piece.data))
+
+    def _hash(self, piece: Piece) -> None:
+        self._tar.update(piece.data)
+        if piece.content is not None:
+            self._verifier.update(piece.content, piece.data)
+
+    def _send(self, data: memoryview, piece: Piece | None = None) -> None:
+        """Write bytes of the blob to every target, and hash meanwhile: them, or their piece."""
         for lane, writer in zip(self._lanes, self._writers, strict=True):
             if writer is not None:
-                lane.begin(partial(writer.write, piece.data))
+                lane.begin(partial(writer.write, data))
         try:
-            self._digest.update(piece.data)
-            if piece.content is not None:
-                self._verifier.update(piece.content, piece.data)
+            if piece is None:
+                self._digest.update(data)
+            else:
+                self._hash(piece)
         finally:
             for lane, writer in zip(self._lanes, self._writers, strict=True):
                 if writer is not None:
                     lane.wait()
-            self.done_bytes += len(piece.data)
-            self._progress.advance(len(piece.data))
+        self._sent_bytes += len(data)
 
     def is_deserted(self) -> bool:
         """Whether no target takes any more of this."""
@@ -101,6 +125,8 @@ class Pump:
 
     def finish(self) -> Descriptor:
         """Commit the layer wherever it arrived whole, and return what it is."""
+        if self.is_whole() and self._packer:
+            self._send(memoryview(self._packer.finish()))
         digest = Digest(f"sha256:{self._digest.hexdigest()}")
         if self.is_whole():
             for lane, writer in zip(self._lanes, self._writers, strict=True):
@@ -109,6 +135,9 @@ class Pump:
             for lane, writer in zip(self._lanes, self._writers, strict=True):
                 if writer is not None:
                     lane.wait()
+        if self._packer:
+            diff_id = Digest(f"sha256:{self._tar.hexdigest()}")
+            return packed_descriptor(digest, self._sent_bytes, diff_id)
         return Descriptor(LAYER, digest, self._layer.size_bytes)
 
     def failures(self) -> dict[Target, HfModelsError]:

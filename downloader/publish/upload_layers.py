@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from downloader.errors import HfModelsError, IntegrityError, TransportError
+from downloader.image import is_packed
 from downloader.net.ranges import ByteRange
 from downloader.oci.manifest import Descriptor
+from downloader.oci.seekable import FrameReader, read_table
+from downloader.oci.store import BlobReader
 from downloader.oci.upload import UploadLost
 from downloader.plan import Content, Layer, Plan
 from downloader.progress import Progress
@@ -93,7 +96,7 @@ def _transfer_once(unit: Sequence[Layer], work: Work) -> None:
     if all(target.is_done(layer) for target in work.alive() for layer in unit):
         return
     for layer in unit:
-        lacking = [target for target in work.alive() if layer.key not in target.have]
+        lacking = [target for target in work.alive() if layer.name not in target.have]
         if lacking:
             verifier = _send_to_all(layer, lacking, verifier, work, is_last=layer is unit[-1])
         else:
@@ -181,7 +184,7 @@ def _send(
 def _read_back(layer: Layer, verifier: Verifier, work: Work) -> None:
     """Hash the parts of files in a layer that every target has, from one of them."""
     store_of = work.alive()[0]
-    descriptor = store_of.have[layer.key]
+    descriptor = store_of.have[layer.name]
     for content, at in layer.placed:
         if content.parts:
             inside = ByteRange(at, at + content.size_bytes)
@@ -192,7 +195,17 @@ def _hash_range(
     target: Target, layer: Descriptor, byte_range: ByteRange, content: Content, verifier: Verifier
 ) -> None:
     buffer = memoryview(bytearray(_READ_BACK_BYTES))
-    with target.store.open_blob(layer.digest, byte_range) as reader:
+
+    def open_range(wanted: ByteRange) -> BlobReader:
+        return target.store.open_blob(layer.digest, wanted)
+
+    table = read_table(open_range, layer.size_bytes, layer.digest) if is_packed(layer) else None
+    opened = (
+        FrameReader(open_range, table, byte_range, layer.digest)
+        if table
+        else open_range(byte_range)
+    )
+    with opened as reader:
         while count := reader.readinto(buffer):
             verifier.update(content, buffer[:count])
 

@@ -12,7 +12,8 @@ from downloader.errors import (
     ProtocolError,
     RegistryError,
 )
-from downloader.image import PREFIX, ImageLabels, parse_labels
+from downloader.image import PREFIX, ZSTD_MANIFEST, ImageLabels, parse_labels
+from downloader.oci.compression import has_zstd
 from downloader.oci.digest import Digest, digest_of
 from downloader.oci.image_archive import CONFIG_LIMIT_BYTES, LocalBlobs, NamedManifest
 from downloader.oci.manifest import (
@@ -130,8 +131,12 @@ def _by_preference(index: Index) -> list[Descriptor]:
             return 9 if built_for.os == "unknown" else 4
         return {host: 0, "amd64": 1}.get(built_for.architecture, 3)
 
+    def is_zstd(descriptor: Descriptor) -> bool:
+        return ZSTD_MANIFEST.items() <= descriptor.annotations.items()
+
     images = [d for d in index.manifests if not d.artifact_type and rank(d) < 9]
-    return sorted(images, key=rank)
+    # Of an image in two forms, the smaller one, if this Python can read it.
+    return sorted(images, key=lambda d: (rank(d), is_zstd(d) != has_zstd()))
 
 
 def open_registry_image(

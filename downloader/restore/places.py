@@ -13,6 +13,8 @@ from downloader.errors import HfModelsError, ProtocolError, RegistryError, Trans
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
 from downloader.oci.downloads import RangesIgnoredError
+from downloader.oci.manifest import Descriptor
+from downloader.oci.seekable import FrameReader, SeekTable, read_table
 from downloader.oci.store import BlobReader
 from downloader.progress import NoProgress, Progress
 from downloader.restore.values import Blobs
@@ -48,6 +50,7 @@ class Places:
         self._places = tuple(places)
         self._progress = progress or NoProgress()
         self._failures: dict[str, int] = {}
+        self._packed: dict[Digest, SeekTable] = {}
         self._lock = threading.Lock()
 
     @property
@@ -72,15 +75,66 @@ class Places:
 
         Args:
             digest: Of the blob.
-            byte_range: Half-open; None for all of it.
+            byte_range: Half-open; None for all of it. Of a layer that `add_packed` knows, a
+                range of its tar.
             visit: What the cache blob that it is read for has seen.
 
         Raises (also from the reader):
             RegistryError, TransportError, ProtocolError: From the last place.
         """
+        if byte_range is not None and digest in self._packed:
+            return self._open_packed(digest, byte_range, visit)
+        return self._open(digest, byte_range, visit)
+
+    def _open(
+        self, digest: Digest, byte_range: ByteRange | None, visit: Visit | None
+    ) -> BlobReader:
         if not self.has_mirrors:
             return self.own.open_blob(digest, byte_range)
         return _Fallback(self, digest, byte_range, visit or Visit())
+
+    def add_packed(self, layer: Descriptor) -> bool:
+        """Read ranges of a compressed layer as ranges of its tar from now on.
+
+        Returns:
+            Whether the layer has a seek table, without which it is read from its beginning.
+
+        Raises:
+            RegistryError, TransportError, ProtocolError: From the image's own place, whose table
+                is the only one that is asked for.
+        """
+        if layer.digest not in self._packed:
+            table = read_table(
+                lambda wanted: self.own.open_blob(layer.digest, wanted),
+                layer.size_bytes,
+                str(layer.digest),
+            )
+            if table is None:
+                return False
+            self._packed[layer.digest] = table
+        return True
+
+    def open_own(self, digest: Digest, byte_range: ByteRange) -> BlobReader:
+        """Open a range as `open_blob` does, at the image's own place only."""
+        table = self._packed.get(digest)
+        if table is None:
+            return self.own.open_blob(digest, byte_range)
+        return FrameReader(
+            lambda wanted: self.own.open_blob(digest, wanted), table, byte_range, str(digest)
+        )
+
+    def tar_bytes(self, layer: Descriptor) -> int:
+        """Return the size of a layer's tar, as far as ranges of it can be read."""
+        table = self._packed.get(layer.digest)
+        return table.size_bytes if table else layer.size_bytes
+
+    def _open_packed(
+        self, digest: Digest, byte_range: ByteRange, visit: Visit | None
+    ) -> BlobReader:
+        def open_range(wanted: ByteRange) -> BlobReader:
+            return self._open(digest, wanted, visit)
+
+        return FrameReader(open_range, self._packed[digest], byte_range, str(digest))
 
     def choices(self, visit: Visit) -> list[Blobs]:
         """Return the places to try now, best first; never none."""

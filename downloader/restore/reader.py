@@ -12,6 +12,7 @@ from downloader.errors import InputError, ProtocolError
 from downloader.hub.repo import Snapshot
 from downloader.image import (
     is_metadata_layer,
+    is_packed,
     layer_key,
     parse_labels,
     parse_members,
@@ -236,7 +237,7 @@ def read_plan(image: Image) -> Found | None:
         digest=image.digest,
         snapshot=plan.snapshot,
         places=image.places,
-        pieces=_pieces(plan, layers[:-1]),
+        pieces=_pieces(plan, layers[:-1], image.places),
         is_labelled=True,
     )
 
@@ -244,13 +245,15 @@ def read_plan(image: Image) -> Found | None:
 def _is_plain(layers: Iterable[Descriptor]) -> bool:
     # A program that compressed the layers kept the annotations, and made them wrong.
     keyed = [layer for layer in layers if layer_key(layer) is not None]
-    return all(layer.media_type.endswith(".tar") for layer in keyed)
+    return all(layer.media_type.endswith(".tar") or is_packed(layer) for layer in keyed)
 
 
-def _pieces(plan: Plan, layers: Iterable[Descriptor]) -> dict[str, list[Piece]]:
+def _pieces(plan: Plan, layers: Iterable[Descriptor], places: Places) -> dict[str, list[Piece]]:
     by_key = {layer.key: layer for layer in plan.layers}
     found: dict[str, list[Piece]] = {}
     for descriptor in layers:
+        if is_packed(descriptor) and not places.add_packed(descriptor):
+            raise ProtocolError(f"{descriptor.digest}: want a seek table at its end, got none")
         members = parse_members(descriptor)
         planned = by_key.get(layer_key(descriptor) or "")
         if members is not None:

@@ -1,7 +1,8 @@
 """The layers of an image, looked through: by ranged reads of their headers where that is enough.
 
-An uncompressed layer costs a few reads, whatever its size. A compressed one passes from its
-first byte to its last; a taker decides what becomes of the contents in it.
+An uncompressed layer costs a few reads, whatever its size, and so does one of zstd frames with
+a table of them. Another compressed one passes from its first byte to its last; a taker decides
+what becomes of the contents in it.
 """
 
 import hashlib
@@ -91,15 +92,16 @@ def _scan(
         return scan_stream(image, layer, taker, budget, locator)
     with places.open_blob(layer.digest, ByteRange(0, HEAD_BYTES)) as reader:
         head = read_all(reader, HEAD_BYTES, what)
-    if detect_compression(head) is not None:
+    compression = detect_compression(head)
+    if compression is not None and not (compression == "zstd" and places.add_packed(layer)):
         return scan_stream(image, layer, taker, budget)
 
     def open_range(wanted: ByteRange) -> BlobReader:
         # Headers alone prove nothing, so they come from the image's own place, not a mirror.
         budget.receive(wanted.size_bytes)
-        return places.own.open_blob(layer.digest, wanted)
+        return places.open_own(layer.digest, wanted)
 
-    source = RangedSource(open_range, layer.size_bytes, what)
+    source = RangedSource(open_range, places.tar_bytes(layer), what)
     try:
         return scan_layer(source, what, locator, budget, shown_dirs(image))
     except RangesIgnoredError:

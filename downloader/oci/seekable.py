@@ -1,0 +1,248 @@
+"""Compressed layers that can be read from the middle: independent frames, and a table of them.
+
+Any zstd reader takes such a layer for an ordinary one; a reader of the table finds the frames
+of any range of the tar with one small request at the end of the blob.
+
+Source: Zstandard Seekable Format 0.1.0 (zstd repository, contrib/seekable_format); RFC 8878,
+section 3.1.1 (frames) and 3.1.2 (skippable frames).
+"""
+
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Self
+
+from downloader.errors import ProtocolError
+from downloader.net.ranges import ByteRange
+from downloader.oci.compression import decompress_frame, frame_compressor
+from downloader.oci.store import BlobReader
+
+# Content of every frame but the last: small, because a reader holds a frame of each connection
+# in memory, and large enough that the table of a layer of 10 GB stays below 100 KB.
+FRAME_BYTES = 1024 * 1024
+# Of others' tables: no frame may need more memory than this, nor a table more entries.
+FRAME_LIMIT_BYTES = 64 * FRAME_BYTES
+FRAMES_LIMIT = 1_000_000
+# The first request at the end of a blob; the table of 8 GB fits into it.
+TAIL_BYTES = 64 * 1024
+
+_SKIPPABLE_MAGIC = 0x184D2A5E
+_SEEKABLE_MAGIC = 0x8F92EAB1
+_HEADER = struct.Struct("<II")  # magic, bytes that follow
+_ENTRY = struct.Struct("<II")  # compressed and plain bytes of a frame
+_FOOTER = struct.Struct("<IBI")  # frames, descriptor, magic
+_HAS_CHECKSUMS = 0x80
+_RESERVED_BITS = 0x7C
+
+OpenRange = Callable[[ByteRange], BlobReader]
+
+
+class Packer:
+    """Compresses a stream into frames, and tells where they are."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._entries: list[bytes] = []
+        self._compress = frame_compressor()
+
+    def feed(self, data: memoryview) -> Iterator[bytes]:
+        """Take the next bytes; yield each frame that is complete."""
+        while data:
+            room = FRAME_BYTES - len(self._pending)
+            self._pending += data[:room]
+            data = data[room:]
+            if len(self._pending) == FRAME_BYTES:
+                yield self._frame()
+
+    def finish(self) -> bytes:
+        """Return what follows: the last frame, and the table in a skippable frame."""
+        last = self._frame() if self._pending else b""
+        body = b"".join(self._entries) + _FOOTER.pack(len(self._entries), 0, _SEEKABLE_MAGIC)
+        return last + _HEADER.pack(_SKIPPABLE_MAGIC, len(body)) + body
+
+    def _frame(self) -> bytes:
+        frame = self._compress(bytes(self._pending))
+        self._entries.append(_ENTRY.pack(len(frame), len(self._pending)))
+        self._pending.clear()
+        return frame
+
+
+@dataclass(frozen=True)
+class SeekTable:
+    """Where each frame begins, in the blob and in the tar.
+
+    Args:
+        packed: Offsets of the frames in the blob, and of the end of the last one.
+        plain: Offsets of their contents in the tar, and of the end of the last one.
+    """
+
+    packed: tuple[int, ...]
+    plain: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the tar."""
+        return self.plain[-1]
+
+    def frames_of(self, wanted: ByteRange, what: str) -> range:
+        """Return the numbers of the frames that hold a range of the tar.
+
+        Raises:
+            ProtocolError: The tar is shorter.
+        """
+        if wanted.end > self.size_bytes:
+            raise ProtocolError(
+                f"{what}: want bytes {wanted.start} to {wanted.end},"
+                f" got a tar of {self.size_bytes} bytes"
+            )
+        first = bisect_right(self.plain, wanted.start) - 1
+        last = bisect_right(self.plain, max(wanted.start, wanted.end - 1)) - 1
+        return range(first, min(last + 1, len(self.plain) - 1))
+
+
+def read_table(open_range: OpenRange, size_bytes: int, what: str) -> SeekTable | None:
+    """Return the table at the end of a blob; None for a blob that has none.
+
+    Args:
+        open_range: Opens a range of the blob.
+        size_bytes: Of the blob.
+        what: The blob, for messages.
+
+    Raises:
+        ProtocolError: The table is damaged, or describes another blob.
+    """
+    tail = _read(open_range, ByteRange(max(0, size_bytes - TAIL_BYTES), size_bytes), what)
+    need_bytes = table_bytes(tail, size_bytes, what)
+    if need_bytes is None:
+        return None
+    if need_bytes > len(tail):
+        tail = _read(open_range, ByteRange(size_bytes - need_bytes, size_bytes), what)
+    return parse_table(tail[-need_bytes:], size_bytes, what)
+
+
+def table_bytes(tail: bytes, size_bytes: int, what: str) -> int | None:
+    """Return how many bytes the table takes at the end of a blob, None where there is none.
+
+    Args:
+        tail: The last bytes of the blob.
+        size_bytes: Of the blob.
+        what: The blob, for messages.
+
+    Raises:
+        ProtocolError: The blob cannot hold so many entries.
+    """
+    if len(tail) < _FOOTER.size:
+        return None
+    count, descriptor, magic = _FOOTER.unpack(tail[-_FOOTER.size :])
+    if magic != _SEEKABLE_MAGIC:
+        return None
+    entry_bytes = _ENTRY.size + (4 if descriptor & _HAS_CHECKSUMS else 0)
+    need_bytes = _HEADER.size + int(count) * entry_bytes + _FOOTER.size
+    if not 0 < count <= FRAMES_LIMIT or need_bytes >= size_bytes or descriptor & _RESERVED_BITS:
+        raise ProtocolError(
+            f"{what}: want a seek table of 1 to {FRAMES_LIMIT} frames inside {size_bytes} bytes,"
+            f" got {count} frames"
+        )
+    return need_bytes
+
+
+def parse_table(data: bytes, size_bytes: int, what: str) -> SeekTable:
+    """Parse a seek table, which comes from anybody.
+
+    Args:
+        data: The whole skippable frame, and nothing else.
+        size_bytes: Of the blob that it ends.
+        what: The blob, for messages.
+
+    Raises:
+        ProtocolError: It does not describe a blob of that size, or a frame is too large.
+    """
+    magic, body_bytes = _HEADER.unpack_from(data)
+    count, _, _ = _FOOTER.unpack(data[-_FOOTER.size :])
+    entry_bytes = (len(data) - _HEADER.size - _FOOTER.size) // count
+    if magic != _SKIPPABLE_MAGIC or body_bytes != len(data) - _HEADER.size:
+        raise ProtocolError(f"{what}: want a seek table of {len(data)} bytes, got another frame")
+    entries = [
+        _ENTRY.unpack_from(data, _HEADER.size + at * entry_bytes) for at in range(int(count))
+    ]
+    packed = tuple(accumulate((entry[0] for entry in entries), initial=0))
+    plain = tuple(accumulate((entry[1] for entry in entries), initial=0))
+    if packed[-1] != size_bytes - len(data):
+        raise ProtocolError(
+            f"{what}: want frames of {size_bytes - len(data)} bytes, got a seek table of"
+            f" {packed[-1]} bytes"
+        )
+    if any(not 0 < entry[1] <= FRAME_LIMIT_BYTES or not entry[0] for entry in entries):
+        raise ProtocolError(f"{what}: want frames of 1 to {FRAME_LIMIT_BYTES} bytes of content")
+    return SeekTable(packed, plain)
+
+
+class FrameReader:
+    """A range of the tar, from the frames that hold it; a `BlobReader`.
+
+    Args:
+        open_range: Opens a range of the blob.
+        table: Of the blob.
+        wanted: Of the tar.
+        what: The blob, for messages.
+
+    Raises (also from `readinto`):
+        ProtocolError: The table or a frame lies about its size, or a frame is damaged.
+    """
+
+    def __init__(
+        self, open_range: OpenRange, table: SeekTable, wanted: ByteRange, what: str
+    ) -> None:
+        self._table = table
+        self._what = what
+        self._wanted = wanted
+        self._frames = iter(numbers := table.frames_of(wanted, what))
+        self._plain = memoryview(b"")
+        self._reader = None
+        if wanted.size_bytes:
+            covering = ByteRange(table.packed[numbers.start], table.packed[numbers.stop])
+            self._reader = open_range(covering)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill ``buffer`` with bytes of one frame; 0 at the end."""
+        if not self._plain:
+            self._plain = self._next_frame()
+        count = min(len(buffer), len(self._plain))
+        buffer[:count] = self._plain[:count]
+        self._plain = self._plain[count:]
+        return count
+
+    def _next_frame(self) -> memoryview:
+        number = next(self._frames, None)
+        if number is None or self._reader is None:
+            return memoryview(b"")
+        start, end = self._table.plain[number], self._table.plain[number + 1]
+        size_bytes = self._table.packed[number + 1] - self._table.packed[number]
+        packed = _read_exactly(self._reader, size_bytes, self._what)
+        plain = memoryview(decompress_frame(packed, end - start, self._what))
+        return plain[max(0, self._wanted.start - start) : self._wanted.end - start]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._reader is not None:
+            self._reader.__exit__(None, None, None)
+
+
+def _read(open_range: OpenRange, wanted: ByteRange, what: str) -> bytes:
+    with open_range(wanted) as reader:
+        return _read_exactly(reader, wanted.size_bytes, what)
+
+
+def _read_exactly(reader: BlobReader, size_bytes: int, what: str) -> bytes:
+    data = bytearray(size_bytes)
+    filled = 0
+    while filled < size_bytes:
+        count = reader.readinto(memoryview(data)[filled:])
+        if not count:
+            raise ProtocolError(f"{what}: want {size_bytes} bytes, got {filled} before the end")
+        filled += count
+    return bytes(data)
