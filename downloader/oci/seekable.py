@@ -56,9 +56,17 @@ class Packer:
             if len(self._pending) == FRAME_BYTES:
                 yield self._frame()
 
+    def cut(self) -> bytes:
+        """End the frame here, if one is begun, and return it.
+
+        Frames that begin with a file lie on whole MiB of it, as the ranges do that a restore
+        asks for; else each range would cost a frame more.
+        """
+        return self._frame() if self._pending else b""
+
     def finish(self) -> bytes:
         """Return what follows: the last frame, and the table in a skippable frame."""
-        last = self._frame() if self._pending else b""
+        last = self.cut()
         body = b"".join(self._entries) + _FOOTER.pack(len(self._entries), 0, _SEEKABLE_MAGIC)
         return last + _HEADER.pack(_SKIPPABLE_MAGIC, len(body)) + body
 

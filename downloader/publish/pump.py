@@ -23,7 +23,7 @@ from downloader.oci.digest import Digest
 from downloader.oci.manifest import LAYER, Descriptor
 from downloader.oci.seekable import Packer
 from downloader.oci.store import BlobWriter
-from downloader.plan import Layer
+from downloader.plan import Content, Layer
 from downloader.progress import Progress
 from downloader.publish.destination import Target
 from downloader.publish.lanes import Here, Lane
@@ -47,6 +47,7 @@ class Pump:
         self._tar = hashlib.sha256()
         self._packer = Packer() if layer.is_packed else None
         self._digest = hashlib.sha256() if self._packer else self._tar
+        self._content: Content | None = None
         self._sent_bytes = 0
         self._targets = targets
         self._lanes: Sequence[Here] = (
@@ -88,6 +89,9 @@ class Pump:
                 self._send(piece.data, piece)
                 return
             self._hash(piece)
+            if piece.content is not self._content:
+                self._content = piece.content
+                self._send(memoryview(self._packer.cut()))
             for frame in self._packer.feed(piece.data):
                 self._send(memoryview(frame))
         finally:

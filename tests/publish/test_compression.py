@@ -1,0 +1,245 @@
+"""``--compress``: layers of zstd frames, read by range by us and as ordinary layers by others."""
+
+import json
+import random
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from downloader.oci.seekable import FRAME_BYTES
+from tests.publish.test_image_conformance import call
+from tests.publish.test_models_dir import check_directory
+from tests.support.docker import docker
+from tests.support.fake_hub import Generated, HubServer, HubSpec, faults, make_repo
+from tests.support.publish import MIB, MODEL, Side, manifest_of, new_side
+from tests.support.restore import restored
+
+pytestmark = pytest.mark.docker
+
+PREFIX = "io.github.alphahinex.hf-models"
+
+
+def shrinking(size_bytes: int, seed: int) -> bytes:
+    """Return bytes of six bits each: zstd takes a fifth away, as of bf16 weights."""
+    table = bytes(value & 63 for value in range(256))
+    return random.Random(seed).randbytes(size_bytes).translate(table)
+
+
+SHRINKING_BYTES = 5 * MIB + 17
+PACKS = make_repo(
+    "org/packs",
+    {
+        "README.md": b"# A model\n" * 100,
+        "config.json": b"{}",
+        "half.safetensors": shrinking(SHRINKING_BYTES, 1),
+        "quantised.gguf": Generated(5 * MIB, seed=2),
+    },
+)
+SPLIT = make_repo("org/split", {"big.safetensors": shrinking(7 * MIB + 5, 3), "a.txt": b"a"})
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer(HubSpec((MODEL, PACKS, SPLIT))) as server:
+        yield server
+
+
+@pytest.fixture
+def side(
+    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Side]:
+    with new_side(hub, capsys, monkeypatch) as made:
+        yield made
+
+
+def published(side: Side, *more: str, repo: str = "org/packs") -> Any:
+    ran = side.publish(repo, "--json", *more)
+    assert ran.code == 0, ran.err
+    return ran.json["targets"][0]
+
+
+def types_of(side: Side, tag: str = "packs") -> dict[str, str]:
+    """Return the compression of the layer of each large file."""
+    layers = [
+        layer for layer in manifest_of(side.store(), tag).layers if layer.size_bytes > MIB // 2
+    ]
+    return {str(layer.digest): layer.media_type.rpartition(".")[2] for layer in layers}
+
+
+def asked_bytes(side: Side) -> int:
+    """Return how many bytes of blobs were asked for by range."""
+    total = 0
+    with side.proxy.lock:
+        for seen in side.proxy.seen:
+            if found := re.fullmatch(r"bytes=(\d+)-(\d+)", seen.headers.get("Range", "")):
+                total += int(found[2]) + 1 - int(found[1])
+    return total
+
+
+def check_restored(image: str, cache: Path, *more: str) -> Any:
+    report = restored(image, cache, *more)
+    check_directory(Path(report["snapshots"][0]["path"]), PACKS)
+    return report
+
+
+def test_auto_compresses_what_shrinks(side: Side, tmp_path: Path) -> None:
+    target = published(side, "--compress", "auto")
+    assert sorted(types_of(side).values()) == ["tar", "tar+zstd"]
+    assert target["moved_bytes"] < 0.85 * SHRINKING_BYTES + 5.1 * MIB
+    assert side.sent_bytes() < 0.85 * SHRINKING_BYTES + 5.2 * MIB
+    report = check_restored(f"{side.name}:packs", tmp_path)
+    assert report["fetched_bytes"] > 0
+    assert asked_bytes(side) < 0.85 * SHRINKING_BYTES + 5.3 * MIB  # no frame twice
+
+
+def test_a_plan_says_what_it_chose_and_why(side: Side) -> None:
+    ran = side.run("plan", "org/packs", "--compress", "auto", "--layer-size", "6MiB")
+    assert ran.code == 0, ran.err
+    assert "zstd: 7" in ran.out  # 75 to 79 %
+    assert "plain: 9" in ran.out
+    assert "on the wire:      about" in ran.out
+    document = side.run(
+        "plan", "org/packs", "--compress", "auto", "--layer-size", "6MiB", "--json"
+    ).json
+    assert document["wire_bytes"] < document["layer_bytes"]
+
+
+def test_a_second_run_and_another_machine_move_nothing(side: Side) -> None:
+    published(side, "--compress", "auto")
+    side.forget()
+    target = published(side, "--compress", "auto", "--tag", "packs2")
+    assert target["moved_bytes"] == 0
+    assert side.sent_bytes() < 100_000  # configs, links and manifests
+
+
+def test_auto_takes_a_plain_layer_that_is_there_and_zstd_does_not(side: Side) -> None:
+    published(side)
+    assert published(side, "--compress", "auto")["moved_bytes"] == 0
+    assert set(types_of(side).values()) == {"tar"}
+    assert published(side, "--compress", "zstd")["moved_bytes"] > 0
+    assert set(types_of(side).values()) == {"tar+zstd"}
+    assert published(side, "--compress", "none", "--tag", "packs2")["moved_bytes"] > 10 * MIB
+
+
+def test_a_split_file_is_joined_from_compressed_parts(side: Side, tmp_path: Path) -> None:
+    target = published(side, "--compress", "auto", "--layer-size", "2MiB", repo="org/split")
+    assert len(types_of(side, "split")) == 4
+    assert target["moved_bytes"] < 0.85 * 7 * MIB
+    report = restored(f"{side.name}:split", tmp_path)
+    check_directory(Path(report["snapshots"][0]["path"]), SPLIT)
+
+
+def test_finished_parts_are_read_back_from_their_frames(side: Side, tmp_path: Path) -> None:
+    """After a run that ended between two parts, the next one hashes those from their layers."""
+    arguments = ("--compress", "zstd", "--layer-size", "2MiB", "--jobs", "1")
+    side.hub.add_fault(
+        faults.ServerError(path="*big.safetensors", origin="cdn", status=403, from_byte=5 * MIB)
+    )
+    assert side.publish("org/split", *arguments).code == 3
+    side.hub.clear_faults()
+    side.forget()
+    target = published(side, *arguments, repo="org/split")
+    assert target["reused_bytes"] > 0
+    assert asked_bytes(side) > MIB  # the part that was there
+    report = restored(f"{side.name}:split", tmp_path)
+    check_directory(Path(report["snapshots"][0]["path"]), SPLIT)
+
+
+@pytest.mark.parametrize("engine", ["layout", "archive"])
+def test_layouts_and_archives_are_read_by_range(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["build", "org/packs", "--engine=layout", "--base=none", "--layer-size=6MiB"]
+    arguments += ["--compress=auto", *(["--archive=image.tar"] if engine == "archive" else [])]
+    ran = side.run(*arguments)
+    assert ran.code == 0, ran.err
+    source = "image.tar" if engine == "archive" else "dist/packs"
+    check_restored(str(tmp_path / source), tmp_path / "cache")
+
+
+def test_one_file_of_a_compressed_layer_costs_its_frames(side: Side, tmp_path: Path) -> None:
+    published(side, "--compress", "zstd", "--layer-size", "64MiB")  # all files in one layer
+    side.forget()
+    restored(f"{side.name}:packs", tmp_path, "--include", "config.json")
+    assert asked_bytes(side) < 2 * FRAME_BYTES
+
+
+def test_what_docker_pushed_again_is_read_by_its_table(side: Side, tmp_path: Path) -> None:
+    """`docker push` sends the compressed blobs as they are, and drops the annotations."""
+    published(side, "--compress", "zstd")
+    image = f"{side.direct_name}:packs"
+    docker("pull", "-q", image)
+    docker("tag", image, f"{image}-again")
+    docker("rmi", image)
+    try:
+        docker("push", "-q", f"{image}-again")
+    finally:
+        docker("rmi", f"{image}-again")
+    check_restored(f"{image}-again", tmp_path)
+
+
+def test_others_take_it_for_ordinary_layers(side: Side, tmp_path: Path) -> None:
+    published(side, "--compress", "zstd")
+    image = f"{side.direct_name}:packs"
+    layout = f"{tmp_path}/layout:model"
+    call("skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{image}", f"oci:{layout}")
+    call("crane", "pull", "--insecure", "--platform=linux/amd64", image, f"{tmp_path}/image.tar")
+    container = docker("create", "--pull=always", "-q", image, "none").strip()
+    try:
+        docker("cp", f"{container}:/models", str(tmp_path / "models"))
+    finally:
+        docker("rm", container)
+        docker("rmi", image)
+    check_directory(tmp_path / "models", PACKS)
+    diff_ids = manifest_of(side.store(), "packs").layers[0].annotations[f"{PREFIX}.layer.diff-id"]
+    config = json.loads(call("crane", "config", "--insecure", "--platform=linux/amd64", image))
+    assert config["rootfs"]["diff_ids"][0] == diff_ids
+
+
+def test_both_forms_in_one_index(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(side, "--compress", "both")
+    image = f"{side.direct_name}:packs"
+    index = json.loads(
+        call("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{image}")
+    )
+    key = "io.github.containers.compression.zstd"
+    marks = [
+        (entry["platform"]["architecture"], entry.get("annotations", {}).get(key))
+        for entry in index["manifests"]
+        if entry["platform"]["os"] == "linux"
+    ]
+    assert marks == [("amd64", None), ("arm64", None), ("amd64", "true"), ("arm64", "true")]
+    check_restored(image, tmp_path / "cache")
+
+    from kserve_storage import Storage  # noqa: PLC0415 - not in every environment
+
+    monkeypatch.setenv("KSERVE_OCI_INSECURE_REGISTRY", "true")  # it reads no zstd
+    Storage.download(f"oci://{image}", str(tmp_path / "out"))
+    check_directory(tmp_path / "out", PACKS)
+
+
+def test_the_engine_compresses_nothing_for_us(side: Side) -> None:
+    ran = side.run("build", "org/packs", "--engine=docker", "--compress=auto")
+    assert ran.code == 2
+    assert "--engine layout" in ran.err
+
+
+def test_zstd_itself_reads_a_layer(side: Side, tmp_path: Path) -> None:
+    published(side, "--compress", "zstd")
+    layer = manifest_of(side.store(), "packs").layers[0]
+    blob = subprocess.run(
+        ["crane", "blob", "--insecure", f"{side.direct_name}@{layer.digest}"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    (tmp_path / "layer.tar.zst").write_bytes(blob)
+    call("zstd", "-q", "-d", str(tmp_path / "layer.tar.zst"))
+    said = call("sha256sum", str(tmp_path / "layer.tar"))
+    assert said.startswith(layer.annotations[f"{PREFIX}.layer.diff-id"].removeprefix("sha256:"))
