@@ -1,3 +1,79 @@
-"""Any Hugging Face repo as a container image, and back into the Hugging Face cache."""
+"""Any Hugging Face repo as a container image, and back into the Hugging Face cache.
+
+::
+
+    from downloader import restore
+
+    path = restore("ghcr.io/me/hf-models:qwen2.5-0.5b")  # the snapshot, in the user's cache
+
+Every function takes an `Environment` in place of the process's own variables, and a `Progress`
+to tell how far it is; every error is an `HfModelsError` whose facts are attributes.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from downloader.environment import Environment as Environment
+    from downloader.environment import read_environment as read_environment
+    from downloader.errors import HfModelsError as HfModelsError
+    from downloader.library.connection import Connection as Connection
+    from downloader.library.consumer import inspect as inspect
+    from downloader.library.consumer import restore as restore
+    from downloader.library.consumer import restore_images as restore_images
+    from downloader.library.consumer import verify as verify
+    from downloader.progress import Progress as Progress
 
 __version__ = "0.1.0"
+
+# name -> module; loaded on first use, so that the consumer's side stays small
+_HOME = {
+    "Connection": "downloader.library.connection",
+    "Environment": "downloader.environment",
+    "HfModelsError": "downloader.errors",
+    "Progress": "downloader.progress",
+    "inspect": "downloader.library.consumer",
+    "read_environment": "downloader.environment",
+    "restore": "downloader.library.consumer",
+    "restore_images": "downloader.library.consumer",
+    "verify": "downloader.library.consumer",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604 - names of a table
+
+
+class _CallableModule(ModuleType):
+    """A module that is called by the name that it shares with a function of the library."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        """Call the function."""
+        return _function(self.__name__.rpartition(".")[2])(*arguments, **named)
+
+
+class _Library(ModuleType):
+    """The package: a subpackage named like a function is that function as well."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Bind a name; the import system does so for every module below."""
+        if isinstance(value, ModuleType) and name in _HOME:
+            value.__class__ = _CallableModule
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Library
+
+
+def _function(name: str) -> Any:  # noqa: ANN401
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _function(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

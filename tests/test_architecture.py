@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "downloader"
 
 # Each layer may import itself and those before it; hub and oci stand side by side.
 LAYERS = (
-    {"errors", "progress", "text", "units", "__init__"},
+    {"errors", "progress", "text", "units"},
     {"document"},
     {"fs", "environment"},
     {"net"},
@@ -21,6 +21,7 @@ LAYERS = (
     {"image"},
     {"engine", "publish", "restore"},
     {"serve"},
+    {"library", "__init__"},
     {"farm"},
     {"cli"},
     {"__main__"},

@@ -13,7 +13,8 @@ from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result, say, teller
 from downloader.cli.layouts import DIST, LayoutRequest, build_layout, report_layout
 from downloader.cli.options import (
-    http_pool,
+    connection_of,
+    connection_options,
     image_option,
     json_option,
     layer_options,
@@ -28,9 +29,9 @@ from downloader.environment import read_environment
 from downloader.errors import EngineError, InputError
 from downloader.hub.snapshot import Hub
 from downloader.image import labels, parse_labels
+from downloader.library.connection import Connection
 from downloader.net.address import is_loopback
 from downloader.net.trust import Trust
-from downloader.oci.credentials import StoredCredentials
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan, disk_needed_bytes
 from downloader.units import format_bytes
@@ -73,6 +74,7 @@ _PROXY_ARGS = (*_PROXIES, "NO_PROXY")
 )
 @click.option("--force", is_flag=True, help="Overwrite an image of another repo.")
 @click.option("--dry-run", is_flag=True, help="Resolve and plan only.")
+@connection_options
 @json_option
 @quiet_option
 def build(
@@ -107,7 +109,7 @@ def build(
     engine = Engine(dict(read_environment().variables))
     if archive or engine_name == "layout" or (engine_name == "auto" and not answers(engine)):
         request = LayoutRequest(image, tag_of(plan, tag), base, archive, force=force)
-        _build_layout(hub, plan, request, as_json=as_json, quiet=quiet)
+        _build_layout(hub, plan, request, connection_of(options), as_json=as_json, quiet=quiet)
         return
     if plan.compress != "none":
         raise InputError(
@@ -129,10 +131,17 @@ def answers(engine: Engine) -> bool:
 
 
 def _build_layout(
-    hub: Hub, plan: Plan, request: LayoutRequest, *, as_json: bool, quiet: bool
+    hub: Hub,
+    plan: Plan,
+    request: LayoutRequest,
+    connection: Connection,
+    *,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    credentials = StoredCredentials(read_environment().auth_files)
-    with closing(http_pool()) as http:
+    environment = read_environment()
+    credentials = connection.find_credentials(environment, [])
+    with closing(connection.open_pool(environment)) as http:
         outcome = build_layout(hub, plan, request, http=http, credentials=credentials, quiet=quiet)
     if as_json:
         print_json(report_layout(outcome, request))

@@ -9,6 +9,7 @@ from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result, say, teller
 from downloader.cli.options import (
     find_cache_dir,
+    http_options,
     json_option,
     quiet_option,
     repo_options,
@@ -32,6 +33,7 @@ from downloader.units import format_bytes, format_count
 @click.option("--cache-dir", metavar="DIR", help="Where to.  [default: HF_HUB_CACHE]")
 @click.option("--verify-existing", is_flag=True, help="Hash the files that are there already.")
 @click.option("--dry-run", is_flag=True, help="Say what would be fetched.")
+@http_options
 @json_option
 @quiet_option
 def fetch(

@@ -13,11 +13,9 @@ from downloader.cli.console import (
     print_json,
     print_result,
 )
-from downloader.cli.options import json_option, quiet_option
-from downloader.cli.restore import find_network, network_options
-from downloader.restore import InspectedLayer, Inspection, parse_source
-from downloader.restore import inspect as inspect_image
-from downloader.restore.foreign.stream import engine_has
+from downloader.cli.options import connection_of, json_option, network_options, quiet_option
+from downloader.library.consumer import inspect as inspect_image
+from downloader.restore import InspectedLayer, Inspection
 from downloader.units import format_bytes, format_count
 
 
@@ -37,10 +35,11 @@ def inspect(source: str, with_files: bool, as_json: bool, quiet: bool, **options
     SOURCE as for restore. Of the layers only the small one that lists the files is read; a
     compressed archive has to be read to its end.
     """
-    parsed = parse_source(source, engine_has)
-    network = find_network(options, [parsed])
     with ConsoleProgress("inspect", quiet=quiet) as progress:
-        found = inspect_image(parsed, network, progress, with_files=with_files)
+        connection = connection_of(options)
+        found = inspect_image(
+            source, progress=progress, with_files=with_files, connection=connection
+        )
     if as_json:
         print_json(found.to_json())
         return

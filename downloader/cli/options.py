@@ -3,8 +3,8 @@
 Names follow ``hf download``, so that nobody has to learn them.
 """
 
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,8 @@ import click
 from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.hub.repo import Repo, Selection, parse_repo
-from downloader.net.http import HttpPool, http_settings_of
+from downloader.library.connection import Connection
+from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy
 from downloader.plan import COMPRESS, DEFAULT_CACHE_ROOT, parse_layer_limit
 
@@ -89,7 +90,8 @@ layer_options = compose(
     ),
 )
 
-connection_options = compose(
+# How any server is reached; of every command that speaks to one.
+http_options = compose(
     click.option(
         "--ca-file",
         type=click.Path(exists=True, dir_okay=False),
@@ -97,11 +99,54 @@ connection_options = compose(
         help="Certificates to trust beside the system's.",
     ),
     click.option(
+        "--tries",
+        type=click.IntRange(1, 100),
+        default=RetryPolicy.tries,
+        show_default=True,
+        help="How often one request is tried before it counts as failed.",
+    ),
+    click.option(
+        "--retry-delay",
+        type=click.FloatRange(0, 60),
+        default=RetryPolicy.first_delay_s,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait before the second try; doubles from there.",
+    ),
+    click.option(
+        "--timeout",
+        "--stall-timeout",
+        type=click.FloatRange(0.1, 3600),
+        default=HttpSettings.read_timeout_s,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long a connection may be silent.",
+    ),
+)
+
+# How a registry is reached.
+connection_options = compose(
+    http_options,
+    click.option(
         "--plain-http",
         multiple=True,
         metavar="HOST",
         help="A registry without TLS: HOST, HOST:PORT or a network; repeatable."
         "  [env: HF_MODELS_PLAIN_HTTP]",
+    ),
+    click.option("--username", metavar="USER", help="Instead of the stored credentials."),
+    click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
+)
+
+# How images are read.
+network_options = compose(
+    connection_options,
+    click.option(
+        "--mirror",
+        "mirrors",
+        multiple=True,
+        metavar="HOST",
+        help="Ask this host first, for manifests too; repeatable.  [env: HF_MODELS_MIRRORS]",
     ),
 )
 
@@ -146,6 +191,35 @@ def selection(
     return Selection(filenames, include, exclude)
 
 
+def connection_of(options: Mapping[str, Any]) -> Connection:
+    """Return what the flags of a command say of how servers are reached, as far as it has them.
+
+    Raises:
+        InputError: A user without a password, or a password without a user.
+    """
+    username, reads_password = options.get("username"), options.get("password_stdin", False)
+    if (username is not None) != reads_password:
+        raise InputError("want --username and --password-stdin together, got one of them")
+    return Connection(
+        mirrors=tuple(options.get("mirrors", ())),
+        username=username,
+        password=_read_password() if reads_password else None,
+        hub_token=options.get("token"),
+        ca_file=options.get("ca_file"),
+        plain_http=tuple(options.get("plain_http", ())),
+        timeout_s=options.get("timeout", HttpSettings.read_timeout_s),
+        retry=retry_policy(options) or RetryPolicy(),
+        upload=options.get("upload", "auto"),
+    )
+
+
+def _read_password() -> str:
+    password = sys.stdin.readline().rstrip("\r\n")
+    if not password:
+        raise InputError("want a password on standard input, got none")
+    return password
+
+
 def retry_policy(options: Mapping[str, Any]) -> RetryPolicy | None:
     """Return what ``--tries`` and ``--retry-delay`` say; None for a command without them."""
     if "tries" not in options:
@@ -154,21 +228,12 @@ def retry_policy(options: Mapping[str, Any]) -> RetryPolicy | None:
 
 
 def http_pool(options: Mapping[str, Any] | None = None) -> HttpPool:
-    """Return connections as the environment and the flags want them.
-
-    Args:
-        options: The values of ``--ca-file``, ``--plain-http`` and ``--timeout`` or
-            ``--stall-timeout``, by name, as far as the command has them.
-
-    Raises:
-        InputError: A proxy variable is malformed.
-    """
-    given = options or {}
-    settings = http_settings_of(
-        read_environment(), given.get("ca_file"), given.get("plain_http", ())
-    )
-    timeout_s = given.get("timeout") or given.get("stall_timeout") or settings.read_timeout_s
-    return HttpPool(replace(settings, read_timeout_s=timeout_s))
+    """Return connections as the environment and the flags want them."""
+    return Connection(
+        ca_file=(options or {}).get("ca_file"),
+        plain_http=tuple((options or {}).get("plain_http", ())),
+        timeout_s=(options or {}).get("timeout", HttpSettings.read_timeout_s),
+    ).open_pool(read_environment())
 
 
 def find_cache_dir(value: str | None) -> Path:

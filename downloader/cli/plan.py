@@ -13,6 +13,7 @@ from downloader.cli.command import examples
 from downloader.cli.console import UNKNOWN, print_json, print_result, print_table, say
 from downloader.cli.github import check_outputs, write_outputs
 from downloader.cli.options import (
+    http_options,
     http_pool,
     json_option,
     layer_options,
@@ -125,6 +126,7 @@ def tag_of(plan: Plan, tag: str | None) -> str:
     is_flag=True,
     help="Write matrix, commit, tag and bytes to $GITHUB_OUTPUT as well.",
 )
+@http_options
 @json_option
 def plan(tag: str | None, shards: int, github_output: bool, as_json: bool, **options: Any) -> None:
     """Resolve a repo at a commit and print what would be built; downloads nothing.

@@ -1,19 +1,19 @@
 """``hf-models refresh``: which published tags are behind the Hub."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from downloader.cli.command import examples
-from downloader.cli.console import print_json, print_table, say
+from downloader.cli.console import ConsoleProgress, print_json, print_table, say_error
 from downloader.cli.farm import write_jobs
 from downloader.cli.github import write_summary
 from downloader.cli.models import models_file_option, read_models_file
-from downloader.cli.options import http_pool, json_option
+from downloader.cli.options import connection_options, http_pool, json_option
 from downloader.cli.plan import open_hub
-from downloader.cli.registries import parse_target
+from downloader.cli.registries import make_registries, parse_target
 from downloader.environment import read_environment
 from downloader.errors import TransportError
 from downloader.farm.destinations import choose_destinations
@@ -21,7 +21,6 @@ from downloader.farm.jobs import Job
 from downloader.farm.models import Model
 from downloader.farm.refresh import Freshness, check_freshness
 from downloader.farm.summary import table
-from downloader.oci.credentials import StoredCredentials
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
 from downloader.units import format_count
@@ -43,23 +42,25 @@ COLUMNS = ("tag", "repo", "state", "published", "Hub", "note")
     is_flag=True,
     help="Look where `farm login` logged in; write what is due to $GITHUB_OUTPUT.",
 )
+@connection_options
 @json_option
 def refresh(
-    models_file: Path, targets: tuple[str, ...], github_output: bool, as_json: bool
-) -> None:
+    models_file: Path, targets: tuple[str, ...], github_output: bool, as_json: bool, **options: Any
+) -> int:
     """Compare every tag of models.toml with the Hub's commit; moves no model bytes."""
     models = read_models_file(models_file)
-    pool, credentials = http_pool(), StoredCredentials(read_environment().auth_files)
     chosen = tuple(parse_target(target).name for target in targets)
-    open_registry = partial(Registry, pool=pool, credentials=credentials, note=say)
-    hub = open_hub({})
+    references = [parse_reference(name) for name in chosen]
+    progress = ConsoleProgress("refresh")
+    registries = make_registries(options, http_pool(options), references, progress=progress)
+    hub = open_hub(options)
 
     def stores_of(model: Model) -> dict[str, Registry]:
         names = chosen or model.registries
         if github_output:
             hosts, named = _words("LOGGED_IN"), _words("NAMED_IMAGES")
             names = choose_destinations(names, hosts, named, is_exact=bool(chosen)).images
-        return {name: open_registry(parse_reference(name)) for name in names}
+        return {name: registries.open(parse_reference(name)) for name in names}
 
     found = check_freshness(
         models.entries, stores_of, lambda model: hub.resolve(model.repo, model.revision)
@@ -73,9 +74,9 @@ def refresh(
         print_table(f"{models_file}: {format_count(len(found), 'model')}", COLUMNS, _rows(found))
     lost = [item for item in found if item.state == "unknown"]
     if found and len(lost) == len(found):
-        raise TransportError(
-            f"want an answer about {format_count(len(found), 'model')}, got none: {lost[0].note}"
-        )
+        say_error(f"no answer about {format_count(len(found), 'model')}: {lost[0].note}")
+        return TransportError.exit_code
+    return 0
 
 
 def _words(variable: str) -> list[str]:

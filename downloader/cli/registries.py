@@ -1,23 +1,17 @@
 """Flags about registries that several commands share, and what they mean."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import click
 
-from downloader.cli.options import (
-    compose,
-    connection_options,
-    retry_policy,
-)
+from downloader.cli.options import compose, connection_of, connection_options
 from downloader.environment import read_environment
 from downloader.errors import InputError
-from downloader.net.http import HttpPool, HttpSettings
+from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
-from downloader.oci.auth import Credential
-from downloader.oci.credentials import Credentials, ExplicitCredentials, StoredCredentials
+from downloader.oci.credentials import Credentials
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
 from downloader.oci.upload import CHUNK_BYTES, UploadMode
@@ -34,37 +28,12 @@ to_option = click.option(
 
 registry_options = compose(
     connection_options,
-    click.option("--username", metavar="USER", help="Instead of Docker's own credentials."),
-    click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
     click.option(
         "--upload",
         type=click.Choice(["auto", "chunked", "stream"]),
         default="auto",
         show_default=True,
         help="How the registry takes a large blob; auto knows and learns.",
-    ),
-    click.option(
-        "--tries",
-        type=click.IntRange(1, 100),
-        default=RetryPolicy.tries,
-        show_default=True,
-        help="How often one request is tried before it counts as failed.",
-    ),
-    click.option(
-        "--retry-delay",
-        type=click.FloatRange(0, 60),
-        default=RetryPolicy.first_delay_s,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long to wait before the second try; doubles from there.",
-    ),
-    click.option(
-        "--timeout",
-        type=click.FloatRange(0.1, 3600),
-        default=HttpSettings.read_timeout_s,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long a connection may be silent.",
     ),
 )
 
@@ -121,44 +90,15 @@ def make_registries(
     Raises:
         InputError: A user without a password, or one for several registries.
     """
+    connection = connection_of(options)
     return Registries(
         http,
-        find_credentials(options["username"], options["password_stdin"], targets),
-        cast("UploadMode", options["upload"]),
-        retry_policy(options) or RetryPolicy(),
+        connection.find_credentials(read_environment(), targets),
+        connection.upload,
+        connection.retry,
         chunk_bytes,
         progress or NoProgress(),
     )
-
-
-def find_credentials(
-    username: str | None, password_stdin: bool, targets: Sequence[Reference]
-) -> Credentials:
-    """Return who asks: Docker's own credentials, and over them what the flags say.
-
-    Args:
-        username: Of ``--username``.
-        password_stdin: Of ``--password-stdin``.
-        targets: What ``--username`` is for.
-
-    Raises:
-        InputError: A user without a password, or one for several registries.
-    """
-    docker = StoredCredentials(read_environment().auth_files)
-    if username is None and not password_stdin:
-        return docker
-    if username is None or not password_stdin:
-        raise InputError("want --username and --password-stdin together, got one of them")
-    registries = {target.registry for target in targets}
-    if len(registries) != 1:
-        raise InputError(
-            f"want one registry for --username, got {', '.join(sorted(registries))}",
-            hint="log in to the others with `docker login`",
-        )
-    password = sys.stdin.readline().rstrip("\r\n")
-    if not password:
-        raise InputError("want a password on standard input, got none")
-    return ExplicitCredentials(registries.pop(), Credential(username, password), docker)
 
 
 def parse_targets(texts: Sequence[str]) -> list[Reference]:

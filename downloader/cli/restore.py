@@ -1,7 +1,5 @@
 """``hf-models restore``: images back into the Hugging Face cache."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,58 +13,21 @@ from downloader.cli.console import (
     say,
 )
 from downloader.cli.options import (
-    compose,
-    connection_options,
-    find_cache_dir,
-    http_pool,
+    connection_of,
     json_option,
+    network_options,
     quiet_option,
-    selection,
     selection_options,
 )
-from downloader.cli.registries import find_credentials
-from downloader.environment import read_environment
 from downloader.errors import InputError
-from downloader.restore import (
-    CacheTarget,
-    DownloadSettings,
-    LocalTarget,
-    Network,
-    Report,
-    Restored,
-    RestoreOptions,
-    Target,
-    parse_source,
-)
-from downloader.restore import restore as restore_images
+from downloader.library.consumer import restore_images
+from downloader.restore import DownloadSettings, Report, Restored
 from downloader.restore.bounds import FIRST_CONNECTIONS
-from downloader.restore.foreign.stream import engine_has
-from downloader.restore.source import RegistrySource, Source, looks_like_source
+from downloader.restore.source import looks_like_source
 from downloader.units import MIB, format_bytes, format_count, parse_size
 
 # Below this a connection's buffer is so small that its system calls show.
 _SMALLEST_MEMORY_BYTES = 4 * MIB
-
-network_options = compose(
-    connection_options,
-    click.option(
-        "--mirror",
-        "mirrors",
-        multiple=True,
-        metavar="HOST",
-        help="Ask this host first, for manifests too; repeatable.  [env: HF_MODELS_MIRRORS]",
-    ),
-    click.option("--username", metavar="USER", help="Instead of Docker's own credentials."),
-    click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
-    click.option(
-        "--stall-timeout",
-        type=click.FloatRange(0.1, 3600),
-        default=30.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="A connection that is silent longer is replaced.",
-    ),
-)
 
 
 @click.command(
@@ -111,13 +72,19 @@ def restore(source: str, arguments: tuple[str, ...], **options: Any) -> None:
     a FILE that ends in / a whole folder.
     """
     further = [text for text in arguments if looks_like_source(text)]
-    names = tuple(text for text in arguments if text not in further)
-    sources = [parse_source(text, engine_has) for text in [source, *further]]
-    wanted = selection(names, options["include"], options["exclude"])
-    settings = RestoreOptions(wanted, _bounds(options), options["dry_run"])
     with ConsoleProgress("restore", quiet=options["quiet"]) as progress:
-        network = find_network(options, sources)
-        report = restore_images(sources, find_target(options), settings, network, progress)
+        report = restore_images(
+            [source, *further],
+            options["cache_dir"],
+            [text for text in arguments if text not in further],
+            progress=progress,
+            local_dir=options["local_dir"],
+            include=options["include"],
+            exclude=options["exclude"],
+            connection=connection_of(options),
+            download=_bounds(options),
+            dry_run=options["dry_run"],
+        )
     _print_report(report, options)
 
 
@@ -131,31 +98,6 @@ def _bounds(options: dict[str, Any]) -> DownloadSettings:
         )
     return DownloadSettings(
         options["connections"], options["jobs"], memory_bytes, options["verify_existing"]
-    )
-
-
-def find_target(options: dict[str, Any]) -> Target:
-    """Return where ``--cache-dir`` or ``--local-dir`` says that files go."""
-    if options["local_dir"] and options["cache_dir"]:
-        raise InputError("want --cache-dir or --local-dir, got both")
-    if options["local_dir"]:
-        return LocalTarget(Path(options["local_dir"]).expanduser())
-    return CacheTarget(find_cache_dir(options["cache_dir"]))
-
-
-def find_network(options: dict[str, Any], sources: Sequence[Source]) -> Network:
-    """Return what the flags of `network_options` and the environment say.
-
-    Args:
-        options: Their values, by name.
-        sources: What ``--username`` is for.
-    """
-    references = [item.reference for item in sources if isinstance(item, RegistrySource)]
-    mirrors = options["mirrors"] or read_environment().mirrors
-    return Network(
-        http_pool(options),
-        find_credentials(options["username"], options["password_stdin"], references),
-        tuple(mirrors),
     )
 
 

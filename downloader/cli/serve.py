@@ -7,10 +7,10 @@ import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import say
-from downloader.cli.options import find_cache_dir
-from downloader.cli.restore import find_network, network_options
+from downloader.cli.options import connection_of, find_cache_dir, network_options
+from downloader.environment import read_environment
 from downloader.errors import InputError
-from downloader.restore.source import RegistrySource, parse_source
+from downloader.restore.source import parse_source
 from downloader.serve import ServeOptions
 from downloader.serve import serve as run_server
 from downloader.serve.contents import ServeBounds
@@ -117,7 +117,7 @@ def serve(sources: tuple[str, ...], **options: Any) -> None:
             options["grace_s"],
             options["log_format"],
         ),
-        find_network(options, [item for item in parsed if isinstance(item, RegistrySource)]),
+        connection_of(options).open_network(read_environment(), parsed),
         say,
         lambda url: say(f"export HF_ENDPOINT={url}"),
     )

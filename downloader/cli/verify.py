@@ -1,20 +1,23 @@
 """``hf-models verify``: is this cache, or image, what its names promise? Offline."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 
 from downloader.cli.command import examples
-from downloader.cli.console import ConsoleProgress, print_json, print_result
-from downloader.cli.options import find_cache_dir, json_option, quiet_option
-from downloader.cli.restore import find_network, network_options
+from downloader.cli.console import (
+    ConsoleProgress,
+    describe_error,
+    print_json,
+    print_result,
+    say_error,
+)
+from downloader.cli.options import connection_of, json_option, network_options, quiet_option
 from downloader.errors import IntegrityError
-from downloader.hub.verify import Report, verify_cache
-from downloader.restore import parse_source
-from downloader.restore import verify as verify_image
-from downloader.restore.foreign.stream import engine_has
+from downloader.hub.verify import Report
+from downloader.library.consumer import is_image
+from downloader.library.consumer import verify as verify_target
 from downloader.units import format_bytes, format_count
 
 FINDINGS_SHOWN = 100  # a screen or two; --json has them all
@@ -26,7 +29,7 @@ FINDINGS_SHOWN = 100  # a screen or two; --json has them all
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @json_option
 @quiet_option
-def verify(target: str | None, threads: int, as_json: bool, quiet: bool, **options: Any) -> None:
+def verify(target: str | None, threads: int, as_json: bool, quiet: bool, **options: Any) -> int:
     """Check every blob against its name, every link, and every file that was promised.
 
     PATH_OR_IMAGE is a cache directory, HF_HOME, or one repo's folder in it; or an image: in a
@@ -34,33 +37,33 @@ def verify(target: str | None, threads: int, as_json: bool, quiet: bool, **optio
 
     Asks no Hub: a blob's name is its hash. Exit code 6 where anything is missing or wrong.
     """
-    path = Path(target).expanduser() if target else find_cache_dir(None)
-    is_image = target and (not path.is_dir() or (path / "oci-layout").is_file())
-    with ConsoleProgress("verify", "layer" if is_image else "file", quiet=quiet) as progress:
-        if target and is_image:
-            source = parse_source(target, engine_has)
-            report = verify_image(source, find_network(options, [source]), progress)
-        else:
-            report = verify_cache(path, threads=threads, progress=progress)
-    print_report(report, as_json=as_json, quiet=quiet)
+    noun = "layer" if target and is_image(target) else "file"
+    with ConsoleProgress("verify", noun, quiet=quiet) as progress:
+        connection = connection_of(options)
+        report = verify_target(target, progress=progress, threads=threads, connection=connection)
+    return print_report(report, as_json=as_json, quiet=quiet)
 
 
-def print_report(report: Report, *, as_json: bool, quiet: bool) -> None:
-    """Print what a verification saw.
-
-    Raises:
-        IntegrityError: Something is missing or wrong.
-    """
-    if as_json:
-        print_json(asdict(report) | {"good": report.is_good})
-    else:
-        _print_findings(report, quiet)
-    if not report.is_good:
-        bad = sum(finding.kind != "extra" for finding in report.findings)
-        raise IntegrityError(
-            f"want every file as promised, got {bad} missing or wrong",
+def print_report(report: Report, *, as_json: bool, quiet: bool) -> int:
+    """Print what a verification saw; return its exit code."""
+    bad = sum(finding.kind != "extra" for finding in report.findings)
+    error = None
+    if bad:
+        error = IntegrityError(
+            f"{format_count(bad, 'file')} missing or wrong",
             hint="run fetch or restore with --verify-existing: what is right is kept",
         )
+    if as_json:
+        print_json(
+            asdict(report)
+            | {"good": report.is_good, "error": describe_error(error) if error else None}
+        )
+    else:
+        _print_findings(report, quiet)
+    if error:
+        say_error(error.message, error.hint)
+        return error.exit_code
+    return 0
 
 
 def _print_findings(report: Report, quiet: bool) -> None:

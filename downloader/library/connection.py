@@ -1,0 +1,93 @@
+"""How registries are reached: what the caller says, over what the environment says."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from downloader.environment import Environment
+from downloader.errors import InputError
+from downloader.net.http import HttpPool, HttpSettings, http_settings_of
+from downloader.net.retry import RetryPolicy
+from downloader.oci.auth import Credential
+from downloader.oci.credentials import Credentials, ExplicitCredentials, StoredCredentials
+from downloader.oci.reference import Reference
+from downloader.oci.upload import UploadMode
+from downloader.restore import Network
+from downloader.restore.source import RegistrySource, Source
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How the Hub and registries are reached, beside what the environment says.
+
+    Args:
+        mirrors: Registries that are asked before an image's own; empty for the environment's.
+        username: For the one registry that is named; the others use the stored credentials.
+        password: Of that user.
+        hub_token: None for the environment's; "" to ask the Hub without one.
+        ca_file: A PEM file to trust beside the system's certificates.
+        plain_http: Registries without TLS: hosts, ``HOST:PORT`` or networks.
+        timeout_s: How long a connection may be silent.
+        retry: Of one request.
+        upload: How a registry takes a large blob; ``auto`` knows and learns.
+
+    >>> Connection(username="me", password="secret")  # doctest: +ELLIPSIS
+    Connection(mirrors=(), username='me', hub_token=None, ...)
+    """
+
+    mirrors: tuple[str, ...] = ()
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    hub_token: str | None = None
+    ca_file: str | None = None
+    plain_http: tuple[str, ...] = ()
+    timeout_s: float = HttpSettings.read_timeout_s
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    upload: UploadMode = "auto"
+
+    def open_pool(self, environment: Environment) -> HttpPool:
+        """Return connections.
+
+        Raises:
+            InputError: A proxy variable is malformed.
+        """
+        settings = http_settings_of(environment, self.ca_file, self.plain_http)
+        return HttpPool(replace(settings, read_timeout_s=self.timeout_s))
+
+    def find_credentials(
+        self, environment: Environment, references: Iterable[Reference]
+    ) -> Credentials:
+        """Return the stored credentials, and over them the user that is named.
+
+        Args:
+            environment: Where they are stored.
+            references: What the user is for.
+
+        Raises:
+            InputError: A user without a password, or one for several registries.
+        """
+        stored = StoredCredentials(environment.auth_files)
+        if self.username is None and self.password is None:
+            return stored
+        if not self.username or not self.password:
+            raise InputError("want a user and a password together, got one of them")
+        registries = sorted({reference.registry for reference in references})
+        if len(registries) != 1:
+            raise InputError(
+                f"want one registry for a user name, got {', '.join(registries) or 'none'}",
+                hint="log in to the others with `hf-models login`",
+            )
+        return ExplicitCredentials(registries[0], Credential(self.username, self.password), stored)
+
+    def open_network(self, environment: Environment, sources: Iterable[Source]) -> Network:
+        """Return how the registries of ``sources`` and their mirrors are reached.
+
+        Raises:
+            InputError: As `open_pool` and `find_credentials`.
+        """
+        references = [item.reference for item in sources if isinstance(item, RegistrySource)]
+        return Network(
+            self.open_pool(environment),
+            self.find_credentials(environment, references),
+            self.mirrors or environment.mirrors,
+            retry=self.retry,
+        )
