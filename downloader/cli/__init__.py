@@ -17,8 +17,8 @@ from types import FrameType
 import click
 
 from downloader import __version__
-from downloader.cli.command import Group
-from downloader.cli.console import error_document, print_json, say, say_error
+from downloader.cli.command import VERBOSE, Group
+from downloader.cli.console import error_document, print_json, say, say_error, start_log, stop_log
 from downloader.environment import check_hub_variables, read_environment
 from downloader.errors import (
     HfModelsError,
@@ -86,6 +86,8 @@ class LazyGroup(Group):
             raise
         command = getattr(module, attribute or cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)  # noqa: S101 - a table of our own
+        if VERBOSE not in command.params:
+            command.params.append(VERBOSE)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -110,6 +112,9 @@ def cli() -> None:
     """Any Hugging Face repo as a container image, and back into the Hugging Face cache."""
 
 
+cli.params.append(VERBOSE)
+
+
 def main() -> None:
     """Run the command line and exit: 0, or the exit code of the error."""
     _fill_standard_streams()
@@ -130,6 +135,8 @@ def _fill_standard_streams() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors are printed, never raised."""
     try:
+        if read_environment().debug:
+            start_log()
         result = cli.main(args=arguments, prog_name="hf-models", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -141,6 +148,8 @@ def run(arguments: list[str]) -> int:
         return 0
     except Exception as error:  # noqa: BLE001 - no traceback, ever
         return _report(_known(error), is_json="--json" in arguments)
+    finally:
+        stop_log()
     return result if isinstance(result, int) else 0
 
 

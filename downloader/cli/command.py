@@ -4,10 +4,27 @@ import difflib
 
 import click
 
+from downloader.cli.console import start_log
+
 
 def examples(*lines: str) -> str:
     """Return the end of a command's help: command lines as a user types them."""
     return "\n".join(["\b", "Examples:", *(f"  hf-models {line}" for line in lines)])
+
+
+def _start_log(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        start_log()
+
+
+VERBOSE = click.Option(
+    ["-v", "--verbose"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_start_log,
+    help="Show requests, answers and choices.  [env: HF_MODELS_DEBUG=1]",
+)
 
 
 class Group(click.Group):

@@ -4,6 +4,7 @@ Every text goes through `downloader.text.visible`: names, labels and answers of 
 anybody's. rich is loaded where something is drawn with it: it takes a sixth of a command's start.
 """
 
+import logging
 import os
 import shutil
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from downloader.errors import HfModelsError, StorageError
+from downloader.errors import HfModelsError, StorageError, without_secrets
 from downloader.progress import Note, ignore
 from downloader.text import to_json, visible
 from downloader.transfer.workers import WorkerGroup
@@ -56,6 +57,29 @@ def say_error(message: str, hint: str | None = None) -> None:
 def say(text: str) -> None:
     """Print a line of information."""
     _write(visible(text), sys.stderr)
+
+
+class _Log(logging.Handler):
+    """Shows what the library logs, one line each, without secrets."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a line."""
+        say(f"debug: {without_secrets(record.getMessage())}")
+
+
+_LOG, _LOGGER = _Log(), logging.getLogger("downloader")
+
+
+def start_log() -> None:
+    """Show requests, answers and choices on standard error from now on."""
+    _LOGGER.addHandler(_LOG)
+    _LOGGER.setLevel(logging.DEBUG)
+
+
+def stop_log() -> None:
+    """Show no more of them."""
+    _LOGGER.removeHandler(_LOG)
+    _LOGGER.setLevel(logging.NOTSET)
 
 
 def error_document(error: HfModelsError) -> dict[str, Any]:

@@ -11,6 +11,7 @@ knowledge. Only the absence of an answer becomes an error here.
 import contextlib
 import http.client
 import io
+import logging
 import socket
 import ssl
 import time
@@ -30,6 +31,8 @@ from downloader.net.throughput import Watch
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection
+
+_log = logging.getLogger(__name__)
 
 # The rest of an answer that costs less to read than a new handshake.
 _DRAINED_BYTES = 256 * 1024
@@ -101,6 +104,7 @@ class Exchange:
     ) -> None:
         self._method = method
         self._address = parse_address(url)
+        self._asked = f" ({headers['Range']})" if "Range" in headers else ""
         self._framed = "Transfer-Encoding" in headers
         self._complete = "Content-Length" not in headers and not self._framed
         self._owed_bytes = int(headers.get("Content-Length", 0))
@@ -259,6 +263,14 @@ class Exchange:
         if self._sent_s is not None:
             self._line.answered(time.monotonic() - self._sent_s, self._response.status)
         self._body = open_body(self._sock, self._response)
+        _log.debug(
+            "%s %s%s: %s, %s bytes",
+            self._method,
+            self._address,
+            self._asked,
+            self._response.status,
+            self._response.headers.get("Content-Length", "?"),
+        )
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill ``buffer`` with the answer's body; fewer bytes at its end only, then 0.

@@ -1,6 +1,7 @@
 """A registry as a `Store`: one method per endpoint of the distribution specification 1.1."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlencode
@@ -23,6 +24,8 @@ from downloader.oci.session import Target, UploadSession
 from downloader.oci.store import BlobReader, BlobWriter, RawManifest, Store
 from downloader.oci.upload import CHUNK_BYTES, RegistryBlobWriter, UploadMode
 from downloader.progress import Note, ignore
+
+_log = logging.getLogger(__name__)
 
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # what the specification wants registries to take
 _TAGS_LIMIT_BYTES = 16 * 1024 * 1024  # of all pages: 100,000 tags of the longest
@@ -134,6 +137,11 @@ class Registry:
         Raises (from ``write`` and ``commit``):
             UploadLost: Begin this blob again from its source.
         """
+        why = f"--upload {self._upload} says so"
+        if self._upload == "auto":
+            why = "it refuses chunks" if self._is_streaming else "it is not known to refuse them"
+        way = "one streamed request" if self._is_streaming else "chunks"
+        _log.debug("upload to %s: %s, because %s", self.name, way, why)
         return RegistryBlobWriter(
             self._target(self._scopes("pull", "push")),
             size_bytes,

@@ -152,3 +152,35 @@ def test_a_system_without_threads_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     ran = hf_models("list", name)
     assert ran.code == 7
     assert ran.err.splitlines()[0] == "error: this system starts no more threads"
+
+
+@pytest.mark.parametrize("how", [("-v",), ("--verbose",), ()])
+def test_verbose_shows_requests_and_answers_without_secrets(
+    how: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, store = registry()
+    put_image(store, "t", make_image_plan())
+    if not how:
+        monkeypatch.setenv("HF_MODELS_DEBUG", "1")
+    ran = hf_models("inspect", f"{name}:t", *how)
+    assert ran.code == 0
+    repository = name.partition("/")[2]
+    assert f"/v2/{repository}/manifests/t: 200, " in ran.err
+    assert "authorization" not in ran.err.lower()
+    monkeypatch.delenv("HF_MODELS_DEBUG", raising=False)
+    assert "debug: " not in hf_models("inspect", f"{name}:t").err
+
+
+def test_a_tag_that_is_not_there_is_answered_with_those_that_are() -> None:
+    name, store = registry()
+    for tag in ("codet5-small", "codet5-base", "starcoder"):
+        put_image(store, tag, make_image_plan())
+    ran = hf_models("restore", f"{name}:codet5-smal")
+    assert ran.code == 3
+    assert ran.err.splitlines()[-1] == "hint: tags there: codet5-small, codet5-base, starcoder"
+
+
+def test_the_name_of_a_repo_is_answered_with_the_image_to_try() -> None:
+    ran = hf_models("restore", "Salesforce/CodeT5-small")
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1].endswith("like ghcr.io/OWNER/hf-models:codet5-small")
