@@ -221,6 +221,13 @@ def _login_file(env: Mapping[str, str], auth_files: Iterable[Path], docker_dir: 
     if env.get("REGISTRY_AUTH_FILE"):
         return next(iter(auth_files))
     docker = docker_dir / "config.json"
-    if docker.exists() or env.get("DOCKER_CONFIG"):
+    if _exists(docker) or env.get("DOCKER_CONFIG"):
         return docker
-    return next((path for path in auth_files if path.exists()), docker)
+    return next((path for path in auth_files if _exists(path)), docker)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # in a directory of another user, as after `su` without `-`
+        return False

@@ -218,7 +218,7 @@ class Download:
         return True
 
     def _is_kept(self, plan: BlobPlan) -> bool:
-        """Whether the target has it already; what is there and wrong is removed."""
+        """Whether the target has it already; what is there and wrong is replaced later."""
         path = self._target.existing(plan.repo, plan.oid)
         if path is None:
             return False
@@ -232,7 +232,6 @@ class Download:
             self._progress.finish_file(plan.oid)
             return True
         self._progress.note(f"{path}: not what its name says; fetching it again")
-        path.unlink()
         return False
 
     def _finished(self, plan: BlobPlan) -> None:

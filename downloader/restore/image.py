@@ -157,7 +157,12 @@ def open_registry_image(
     raw = _first(registries, target, name, progress)
 
     def get(digest: Digest) -> bytes | None:
-        return _first(registries, digest, name, progress)
+        try:
+            return _first(registries, digest, name, progress)
+        except RegistryError as error:
+            if error.status == 404:  # an index may name platforms that were not copied
+                return None
+            raise
 
     manifest = choose_manifest(raw, get)
     config = _read_config(places, manifest)

@@ -8,7 +8,7 @@ from downloader.hub.repo import RepoFile
 from downloader.image import PREFIX, parse_labels, parse_members
 from downloader.oci.manifest import Manifest
 from downloader.progress import NoProgress, Progress
-from downloader.restore.foreign.cache_scan import NO_OID
+from downloader.restore.foreign.entries import NO_OID
 from downloader.restore.foreign.extract import Glance
 from downloader.restore.foreign.models import is_artifact, iter_files, kind_of
 from downloader.restore.foreign.stream import (

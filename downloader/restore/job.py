@@ -176,5 +176,5 @@ class _Restore:
             asked = [name for name in item.revisions if name != DEFAULT_REVISION]
             for revision in asked or item.revisions or (snapshot.revision,):
                 named = replace(snapshot, revision=revision)
-                path = self._target.finish(named, self._progress.note)
+                path = self._target.finish(named, self._progress.note, may_move=item.is_labelled)
         return Restored(item.source, item.digest, snapshot, path, item.missing)

@@ -25,12 +25,8 @@ from downloader.oci.tar_read import iter_members, read_exactly
 from downloader.plan import Plan
 from downloader.progress import Progress
 from downloader.restore.foreign.budget import DOCUMENT_LIMIT_BYTES, Budget, parse_document
-from downloader.restore.foreign.cache_scan import (
-    UNNAMED,
-    Extent,
-    FoundSnapshot,
-    find_snapshots,
-)
+from downloader.restore.foreign.cache_scan import Extent, FoundSnapshot, find_snapshots
+from downloader.restore.foreign.entries import UNNAMED
 from downloader.restore.foreign.layers import look_through, read_again, read_layer
 from downloader.restore.foreign.models import find_models
 from downloader.restore.foreign.scan import Taker

@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from downloader.fs import allocated_bytes
 from downloader.hub.repo import Repo, RepoFile, Selection
 from downloader.hub.selection import select
 from downloader.net.ranges import ByteRange
+from downloader.restore.assembly import partial_paths
 from downloader.restore.bounds import Counts
-from downloader.restore.foreign.cache_scan import NO_OID, Extent
-from downloader.restore.foreign.entries import InLayer, InMemory, InStream
+from downloader.restore.foreign.cache_scan import Extent
+from downloader.restore.foreign.entries import NO_OID, InLayer, InMemory, InStream
 from downloader.restore.foreign.extract import Capture, Key
 from downloader.restore.places import Places
 from downloader.restore.reader import Found
@@ -134,8 +136,13 @@ def _pieces(extent: Extent) -> list[Piece]:
 
 
 def missing_bytes(plans: Iterable[BlobPlan], target: Target) -> int:
-    """Return how many bytes the target lacks."""
-    return sum(plan.size_bytes for plan in plans if target.existing(plan.repo, plan.oid) is None)
+    """Return how many bytes the target lacks; partial files of earlier runs count as there."""
+    missing = 0
+    for plan in plans:
+        if target.existing(plan.repo, plan.oid) is None:
+            partial, _ = partial_paths(target.blob(plan.repo, plan.oid))
+            missing += max(0, plan.size_bytes - allocated_bytes(partial))
+    return missing
 
 
 def count_needed(wanted: Iterable[Found], target: Target, counts: Counts) -> None:

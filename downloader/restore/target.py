@@ -1,15 +1,17 @@
 """Where restored files go: the library's cache, or a directory of plain files."""
 
+import hashlib
 import shutil
 import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from downloader.errors import IntegrityError, ProtocolError, StorageError
-from downloader.fs import NewFile, hold_lock, make_directory, storage_errors
+from downloader.fs import NewFile, hold_lock, make_directory, read_small_file, storage_errors
 from downloader.hub.cache import (
     BlobHasher,
     blob_path,
@@ -17,13 +19,16 @@ from downloader.hub.cache import (
     finish_snapshot,
     iter_metadata_entries,
     lock_path,
+    ref_path,
 )
 from downloader.hub.repo import Repo, RepoFile, Snapshot
 from downloader.hub.verify import VerifiedBlobs
 from downloader.progress import Note, ignore
+from downloader.restore.foreign.entries import NO_OID
 
 _PRIVATE = ".hf-models"  # of a local directory: what is not a whole file yet
 _READ_BYTES = 1024**2
+_REF_LIMIT_BYTES = 1024
 
 
 class Target(Protocol):
@@ -60,10 +65,10 @@ class Target(Protocol):
         Hashes them, unless ``always`` is false and another run has done so.
         """
 
-    def finish(self, snapshot: Snapshot, note: Note = ignore) -> Path:
+    def finish(self, snapshot: Snapshot, note: Note = ignore, *, may_move: bool = True) -> Path:
         """Show a snapshot whose cache blobs are all there and verified; return its directory.
 
-        ``note`` is told which ref moves.
+        ``note`` is told which ref moves, or would if ``may_move`` were true.
         """
 
     def clean(self) -> None:
@@ -116,14 +121,28 @@ class CacheTarget:
     def _record(self, repo: Repo) -> VerifiedBlobs:
         return self._verified.setdefault(repo, VerifiedBlobs(self.root, repo))
 
-    def finish(self, snapshot: Snapshot, note: Note = ignore) -> Path:
+    def finish(self, snapshot: Snapshot, note: Note = ignore, *, may_move: bool = True) -> Path:
         """Write refs, links and tree."""
+        if not may_move:
+            snapshot = self._without_move(snapshot, note)
         path = finish_snapshot(self.root, snapshot, note=note)
         record = self._record(snapshot.repo)
         for oid in snapshot.blobs:
             record.add(oid)
         record.save()
         return path
+
+    def _without_move(self, snapshot: Snapshot, note: Note) -> Snapshot:
+        """Return a snapshot that is named by its commit where its ref names another one."""
+        ref = ref_path(snapshot.revision)
+        found = read_small_file(self.root / snapshot.repo.folder_name / ref, _REF_LIMIT_BYTES)
+        if found is None or found.strip() == snapshot.commit.encode():
+            return snapshot
+        note(
+            f"{snapshot.repo.id}: {ref} is left as it is: the image's labels do not name the"
+            f" repo; load these files with revision={snapshot.commit}"
+        )
+        return replace(snapshot, revision=snapshot.commit)
 
     def clean(self) -> None:
         """Remove the scratch directory if nobody uses it."""
@@ -201,29 +220,36 @@ class LocalTarget:
             if file.path not in self._paths.setdefault(file.oid, []):
                 self._paths[file.oid].append(file.path)
         tops = {path.partition("/")[0].casefold() for path in self._files}
-        while self._private in tops:  # a file of the repo may have our name
-            self._private += "_"
+        top = self._private.partition("/")[0]
+        while top in tops:  # a file of the repo may have our name
+            top += "_"
+        # Of this snapshot: a run for another one must not take a content that waits here.
+        names = [snapshot.repo.name, snapshot.commit]
+        if snapshot.commit == NO_OID:
+            names = [f"{file.path} {file.oid}" for file in snapshot.files]
+        key = self._private.partition("/")[2]
+        key = key or hashlib.sha256("\n".join(names).encode("utf-8", "replace")).hexdigest()[:16]
+        self._private = f"{top}/{key}"
 
     def is_right(self, repo: Repo, oid: str, size_bytes: int, *, always: bool) -> bool:
         """Return true: `existing` has hashed the file."""
         del repo, oid, size_bytes, always
         return True
 
-    def finish(self, snapshot: Snapshot, note: Note = ignore) -> Path:
+    def finish(self, snapshot: Snapshot, note: Note = ignore, *, may_move: bool = True) -> Path:
         """Give every content its names: the first by renaming, the others by copying."""
-        del note
+        del note, may_move
         for file in snapshot.files:
             self._place(file, self.blob(snapshot.repo, file.oid))
         return self.root
 
     def clean(self) -> None:
         """Remove our directories, if no other run uses them."""
-        for relative in (self.scratch, "blobs", "locks", ""):
-            directory = relative if relative == self.scratch else f"{self._private}/{relative}"
+        own = self.root / self._private
+        scratch = self.root / self.scratch
+        for directory in (own / "blobs", own / "locks", own, own.parent, scratch, scratch.parent):
             with suppress(OSError):
-                (self.root / directory).rmdir()
-        with suppress(OSError):
-            (self.root / _PRIVATE).rmdir()
+                directory.rmdir()
 
     def _place(self, file: RepoFile, waiting: Path) -> None:
         path = self.root / file.path

@@ -19,6 +19,7 @@ from downloader.hub.repo import (
 )
 from downloader.restore.foreign.budget import FILE_BYTES, parse_document
 from downloader.restore.foreign.entries import (
+    NO_OID,
     Content,
     InMemory,
     Node,
@@ -27,9 +28,6 @@ from downloader.restore.foreign.entries import (
     place_of,
 )
 from downloader.restore.foreign.overlay import Directory, Tree, is_in_cache, iter_leaves
-
-UNNAMED = Repo("model", "unnamed")  # of plain files of which an image says no repo
-NO_OID = "0" * 40  # of a content that nothing names and that was not read yet
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,15 @@ from downloader.hub.repo import Repo, check_repo_path, is_commit, is_oid, parse_
 from downloader.image import PREFIX
 from downloader.oci.digest import hex_of
 from downloader.oci.manifest import Descriptor, Manifest
-from downloader.restore.foreign.cache_scan import NO_OID, UNNAMED, Extent, FoundSnapshot
-from downloader.restore.foreign.entries import MODELS_DIRS, InLayer, InStream, Node
+from downloader.restore.foreign.cache_scan import Extent, FoundSnapshot
+from downloader.restore.foreign.entries import (
+    MODELS_DIRS,
+    NO_OID,
+    UNNAMED,
+    InLayer,
+    InStream,
+    Node,
+)
 from downloader.restore.foreign.overlay import Tree, iter_leaves
 
 # Of an image, as `inspect` says it; "image" is any other, which may hold a Hugging Face cache.
