@@ -1,17 +1,17 @@
-"""``nox -s bench -- publish|restore [flags]``: one bench, or both without flags."""
+"""``nox -s bench -- publish|restore|line [flags]``: one bench, or all without flags."""
 
 import sys
 
-from tests.bench import publish, restore
+from tests.bench import line, publish, restore
 
-BENCHES = {"publish": publish.main, "restore": restore.main}
+BENCHES = {"publish": publish.main, "restore": restore.main, "line": line.main}
 
 
 def main() -> None:
     """Run what the first argument names."""
     name, *flags = sys.argv[1:] or ["all"]
     if name not in BENCHES and (name != "all" or flags):
-        sys.exit(f"bench: want publish or restore, got {name!r}")
+        sys.exit(f"bench: want one of {', '.join(BENCHES)}, got {name!r}")
     for bench in [BENCHES[name]] if name in BENCHES else BENCHES.values():
         bench(flags)
 
