@@ -7,11 +7,10 @@ import click
 
 from downloader.cli.command import Group, examples
 from downloader.cli.console import print_json, print_result, print_table, say
-from downloader.cli.options import json_option, selection_options
+from downloader.cli.options import json_option, selected, selection_options
 from downloader.environment import read_environment
 from downloader.farm.models import ENGINES, MODELS_FILE, Model, Models, read_models
 from downloader.farm.models_edit import add_model
-from downloader.hub.repo import parse_repo
 from downloader.oci.reference import tag_from_name
 from downloader.units import format_count
 
@@ -96,13 +95,14 @@ def show(tag: str, models_file: Path, as_json: bool) -> None:
 @models_file_option
 def add(repo_id: str, repo_type: str, tag: str | None, models_file: Path, **options: Any) -> None:
     """Append an entry; comments and order of the file stay."""
-    repo = parse_repo(repo_id, repo_type)
+    name = selected(repo_id, repo_type)
+    repo = name.repo
     values = {
         "tag": tag or tag_from_name(repo.name),
         "repo": repo.id,
         "type": "" if repo.type == "model" else repo.type,
-        "revision": options["revision"] or "",
-        "include": list(options["include"]),
+        "revision": options["revision"] or name.revision or "",
+        "include": [*options["include"], *([name.path] if name.path else [])],
         "exclude": list(options["exclude"]),
         "layer_size": options["layer_size"] or "",
         "registries": list(options["to"]),

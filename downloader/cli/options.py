@@ -3,6 +3,7 @@
 Names follow ``hf download``, so that nobody has to learn them.
 """
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 
 from downloader.environment import read_environment
 from downloader.errors import InputError
-from downloader.hub.repo import Repo, Selection, parse_repo
+from downloader.hub.repo import HUB_HOSTS, RepoName, Selection, parse_repo_name
 from downloader.library.connection import Connection
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy
@@ -173,9 +174,11 @@ def parse_size_option(
     return None if value is None else parse_layer_limit(value)
 
 
-def selected(repo_id: str, repo_type: str) -> Repo:
-    """Return the repo that the arguments name."""
-    return parse_repo(repo_id, repo_type)
+def selected(repo_id: str, repo_type: str) -> RepoName:
+    """Return the repo that the arguments name, with revision and path where they were pasted."""
+    endpoint = read_environment().hub_endpoint
+    own = re.match(r"https?://([^/@]+)", endpoint.value.lower()) if endpoint else None
+    return parse_repo_name(repo_id, repo_type, HUB_HOSTS | ({own[1]} if own else set()))
 
 
 def selection(

@@ -28,6 +28,7 @@ from downloader.environment import (
     read_environment,
     read_hub_token,
 )
+from downloader.errors import InputError
 from downloader.hub.repo import Snapshot
 from downloader.hub.snapshot import DEFAULT_ENDPOINT, Hub
 from downloader.oci.reference import check_tag, tag_from_name
@@ -69,9 +70,16 @@ def resolve_plan(options: dict[str, Any], note: Note = say) -> tuple[Hub, Plan]:
 
 def resolve_snapshot(hub: Hub, options: dict[str, Any]) -> Snapshot:
     """Resolve what `repo_options` name."""
-    repo = selected(options["repo_id"], options["repo_type"])
-    wanted = selection(options["filenames"], options["include"], options["exclude"])
-    return hub.resolve(repo, options["revision"], wanted)
+    name = selected(options["repo_id"], options["repo_type"])
+    filenames = (*options["filenames"], *([name.path] if name.path else []))
+    wanted = selection(filenames, options["include"], options["exclude"])
+    revision = options["revision"] or name.revision
+    if name.revision not in {None, revision}:
+        raise InputError(
+            f"want one revision, got {name.revision} in {options['repo_id']!r} and"
+            f" --revision {revision}"
+        )
+    return hub.resolve(name.repo, revision, wanted)
 
 
 def open_hub(options: Mapping[str, Any], note: Note = say) -> Hub:

@@ -78,8 +78,9 @@ def plan_instead(path: str, options: dict[str, Any]) -> Plan:
         )
     planned = plan.snapshot.repo
     repo_type = options["repo_type"] if _is_given("repo_type") else planned.type
-    wanted = selected(options["repo_id"], repo_type)
-    if wanted != planned:
+    wanted = selected(options["repo_id"], repo_type).repo
+    # The plan has the real id of a repo that was renamed, or is spelled otherwise.
+    if (wanted.type, wanted.name.lower()) != (planned.type, planned.name.lower()):
         raise InputError(
             f"want a plan of {wanted.type} {wanted.id}, got one of {planned.type} {planned.id}"
             f" in {path}"

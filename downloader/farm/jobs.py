@@ -8,7 +8,7 @@ from typing import Any
 
 from downloader.errors import InputError
 from downloader.farm.models import ENGINES, Engine, Model, Models
-from downloader.hub.repo import Repo, Selection, parse_repo, parse_revision
+from downloader.hub.repo import Repo, Selection, parse_repo, parse_repo_name, parse_revision
 from downloader.oci.reference import check_tag, parse_reference, tag_from_name
 from downloader.plan import Plan, parse_layer_limit
 
@@ -146,7 +146,7 @@ def _content(model: Model) -> str:
 
 
 def _new_model(given: Mapping[str, Any], models: Models) -> Model:
-    repo: Repo = parse_repo(given["repo_id"].strip(), given.get("repo_type", "model"))
+    repo: Repo = parse_repo_name(given["repo_id"], given.get("repo_type", "model")).repo
     tag = given.get("tag")
     return Model(
         tag=check_tag(tag) if tag else tag_from_name(repo.name),

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 from downloader.errors import InputError
 from downloader.farm.toml_table import TomlTable, parse_toml
-from downloader.hub.patterns import find_impossible
 from downloader.hub.repo import Repo, RepoType, Selection, parse_repo, parse_revision
+from downloader.hub.selection import find_impossible
 from downloader.oci.reference import check_tag, parse_reference
 from downloader.plan import SMALLEST_LIMIT_BYTES, parse_layer_limit
 

@@ -5,9 +5,11 @@ Nothing here does I/O.
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, cast, get_args
+from urllib.parse import unquote
 
 from downloader.document import Document
 from downloader.errors import InputError, ProtocolError
@@ -19,6 +21,13 @@ Gated = Literal["auto", "manual"] | bool
 
 # Source: huggingface_hub, `validate_repo_id` (utils/_validators.py).
 _REPO_ID = re.compile(r"(?:[\w\-.]{1,96}/)?[\w\-.]{1,96}")
+_URI = re.compile(
+    r"(?P<id>(?>[^/@]+(?:/[^/@]+)?))"
+    r"(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?:/(?P<path>.+))?"
+)
+HUB_HOSTS = frozenset({"huggingface.co", "hf.co", "hf-mirror.com"})
+_FILE_PAGES = {"tree", "blob", "resolve", "raw", "blame", "edit", "commit"}
+_PAGES = _FILE_PAGES | {"commits", "discussions", "settings", "viewer", "embed", "community"}
 _SEPARATOR = re.compile(r"[/\\]")
 # Control characters, those of ISO 8859 too, and the surrogates that stand for invalid UTF-8.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -106,6 +115,122 @@ def parse_repo(repo_id: str, repo_type: str = "model") -> Repo:
     if not _REPO_ID.fullmatch(repo_id) or forbidden or edges:
         raise InputError(f"want a repo id like org/name, got {repo_id!r}")
     return Repo(cast("RepoType", repo_type), repo_id)
+
+
+@dataclass(frozen=True)
+class RepoName:
+    """What a pasted name of a repo says.
+
+    Args:
+        repo: Which repo.
+        revision: Where the name has one.
+        path: Of a file in the repo, or of a folder with ``/`` at its end, where it has one.
+    """
+
+    repo: Repo
+    revision: str | None = None
+    path: str | None = None
+
+
+def parse_repo_name(
+    text: str, repo_type: str = "model", hosts: Collection[str] = HUB_HOSTS
+) -> RepoName:
+    """Parse a repo id in the forms that people paste.
+
+    Taken are ``org/name``, ``datasets/org/name``, ``hf://[datasets/]org/name[@revision][/path]``
+    and the address of a page or a file on the Hub.
+
+    Args:
+        text: Of the user; blanks around it and a slash at its end are dropped.
+        repo_type: Of the flag; the text's own takes the place of the default ``model``.
+        hosts: Whose addresses are the Hub's.
+
+    Raises:
+        InputError: It is none of these, or the type contradicts ``repo_type``.
+
+    Source: huggingface_hub 2.4, hf_file_system.py and ``hf download``.
+
+    >>> parse_repo_name("hf://datasets/org/name@v1/data/a.csv")
+    RepoName(repo=Repo(type='dataset', id='org/name'), revision='v1', path='data/a.csv')
+    >>> parse_repo_name("https://huggingface.co/org/name/tree/main/onnx")
+    RepoName(repo=Repo(type='model', id='org/name'), revision='main', path='onnx/')
+    >>> parse_repo_name("org/name:v1")
+    Traceback (most recent call last):
+        ...
+    downloader.errors.InputError: want a repo id like org/name, got 'org/name:v1'
+    """
+    name = text.strip()
+    scheme, mark, rest = name.partition("://")
+    if not mark:
+        kind, segments = _split_type(name.rstrip("/"))
+        _check_separators(text, name)
+        return RepoName(parse_repo("/".join(segments), _agreed(kind, repo_type)))
+    if scheme.lower() == "hf":
+        return _parse_uri(rest, repo_type)
+    if scheme.lower() in {"http", "https"}:
+        return _parse_page(text, rest, repo_type, hosts)
+    raise InputError(f"want a repo id like org/name, got {text!r}")
+
+
+def _parse_uri(rest: str, repo_type: str) -> RepoName:
+    kind, segments = _split_type(rest.rstrip("/"))
+    found = _URI.fullmatch("/".join(segments))
+    if found is None:
+        raise InputError(f"want hf://org/name@revision/path, got {'hf://' + rest!r}")
+    path = unquote(found["path"] or "") or None
+    return RepoName(
+        parse_repo(found["id"], _agreed(kind, repo_type)),
+        unquote(found["revision"]) if found["revision"] else None,
+        f"{path}/" if path and rest.endswith("/") else path,
+    )
+
+
+def _parse_page(text: str, rest: str, repo_type: str, hosts: Collection[str]) -> RepoName:
+    host, _, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    if host.lower().removeprefix("www.") not in hosts:
+        raise InputError(
+            f"want a repo id like org/name, got an address of {host!r}",
+            hint="set HF_ENDPOINT, if that is a mirror of the Hub",
+        )
+    kind, segments = _split_type(unquote(path).rstrip("/"))
+    at = next((i for i, name in enumerate(segments) if i and name in _PAGES), len(segments))
+    repo_id = "/".join(segments[: min(at, 2)]).removesuffix(".git")
+    repo = parse_repo(repo_id, _agreed(kind, repo_type))
+    page, more = segments[at : at + 1], segments[at + 1 :]
+    if not more or page[0] not in _FILE_PAGES:
+        if at == len(segments) > 2:
+            raise InputError(f"want the address of a repo or a file of the Hub, got {text!r}")
+        return RepoName(repo)
+    length = 3 if more[:2] in (["refs", "pr"], ["refs", "convert"]) else 1
+    file = "/".join(more[length:])
+    is_folder = page[0] == "tree" and file
+    return RepoName(repo, "/".join(more[:length]), f"{file}/" if is_folder else file or None)
+
+
+def _split_type(path: str) -> tuple[str | None, list[str]]:
+    """Return the type that a path begins with, and the other segments."""
+    segments = path.split("/")
+    kind = segments[0].removesuffix("s")
+    if len(segments) > 1 and f"{kind}s" == segments[0] and kind in get_args(RepoType):
+        return kind, segments[1:]
+    return None, segments
+
+
+def _agreed(kind: str | None, repo_type: str) -> str:
+    if kind is not None and repo_type not in {"model", kind}:
+        raise InputError(f"want --repo-type {kind}, as the name says, got {repo_type}")
+    return kind or repo_type
+
+
+def _check_separators(text: str, name: str) -> None:
+    """Raise for what other programs write after an id, and say what to write here."""
+    for mark, what in (("@", "revision"), (":", "tag or revision")):
+        repo_id, found, rest = name.partition(mark)
+        if found and _REPO_ID.fullmatch(repo_id) and rest:
+            raise InputError(
+                f"want a repo id like org/name, got {text!r}",
+                hint=f"write the {what} as: {repo_id} --revision {rest}",
+            )
 
 
 @dataclass(frozen=True)

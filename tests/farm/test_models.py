@@ -12,8 +12,8 @@ from downloader.cli import run
 from downloader.errors import InputError
 from downloader.farm.models import parse_models, read_models
 from downloader.farm.toml_lines import find_lines
-from downloader.hub.patterns import find_impossible
 from downloader.hub.repo import Selection
+from downloader.hub.selection import find_impossible
 
 ROOT = Path(__file__).parents[2]
 ORIGINAL = {
@@ -305,7 +305,7 @@ def test_add_takes_every_key(file: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["other/first"], "tag 'first' is taken by the model at line 7"),
         (["org/first", "--tag", "again"], "publishes org/first as 'first'"),
         (["org/x", "--exclude", "*"], "exclude '*' leaves no file"),
-        (["https://huggingface.co/org/x"], "want a repo id like org/name"),
+        (["https://github.com/org/x"], "want a repo id like org/name"),
         (["org/x", "--to", "ghcr.io/a/b:tag"], "want an image name without tag"),
     ],
 )
