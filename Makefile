@@ -67,11 +67,13 @@ verify: .venv/bin/nox ## Check a cache directory or an image: TARGET=path-or-ima
 	$(call need,TARGET,path-or-image)$(NOX) -s verify -- $(TARGET) $(ARGS)
 
 ##@ Develop
-.PHONY: lint typecheck bench fuzz docs lock dist release clean
+.PHONY: lint typecheck clients bench fuzz docs lock dist release clean
 lint: .venv/bin/nox ## ruff, hadolint, shellcheck, zizmor, schemas
 	$(NOX) -s lint
 typecheck: .venv/bin/nox ## mypy, strict
 	$(NOX) -s typecheck
+clients: .venv/bin/nox ## Real clients of the Hub against serve
+	$(NOX) -s clients -- $(ARGS)
 bench: .venv/bin/nox ## Speed, side by side: ARGS="publish" or ARGS="restore"
 	$(NOX) -s bench -- $(ARGS)
 fuzz: .venv/bin/nox ## A parser against a fuzzer: ARGS="tar -max_total_time=60"

