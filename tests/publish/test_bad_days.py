@@ -171,7 +171,7 @@ def test_a_redirect_to_another_host_gets_no_token(
 
 def test_the_hub_s_name_is_gone(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
-    must_fail(side, side.publish("org/one"), 4, "no answer from http://hub.invalid")
+    must_fail(side, side.publish("org/one"), 4, "no answer from hub.invalid")
 
 
 def test_the_name_of_the_hub_s_cdn_is_gone(side: Side) -> None:

@@ -1,0 +1,86 @@
+"""Run a command as on a system without POSIX calls: a rough stand-in for Windows.
+
+``python -m tests.support.without_posix [--no-links] COMMAND...`` takes away what CPython
+lacks on Windows before the package is imported; ``imports`` imports every module of it.
+
+Source: the availability notes of the Python 3.13 documentation of os, signal and fcntl.
+"""
+
+import importlib
+import os
+import pkgutil
+import signal
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+# Libraries choose by what they find when they are imported; they have their own tests.
+import rich.console  # noqa: F401
+import urllib3  # noqa: F401
+import uvicorn.server  # noqa: F401
+
+_MODULES = ("fcntl", "grp", "pwd", "resource", "termios")
+_CALLS = set(
+    """
+    pread preadv pwrite pwritev sendfile posix_fadvise posix_fallocate fdatasync
+    geteuid getuid getgid chown lchown fchown fchmod fork killpg setsid getpgid uname
+    """.split()  # noqa: SIM905
+)
+_FLAGS = {"O_CLOEXEC", "O_DIRECTORY", "O_DSYNC", "O_NOFOLLOW", "O_NONBLOCK", "O_SYNC"}
+_SIGNALS = {"SIGALRM", "SIGCHLD", "SIGHUP", "SIGUSR1", "pthread_sigmask"}
+
+
+def take_posix_away() -> None:
+    """Remove calls, flags, modules and signals from this process."""
+    locks = types.ModuleType("msvcrt")
+    locks.LK_NBLCK = 2  # type: ignore[attr-defined]
+    locks.locking = lambda *_: None  # type: ignore[attr-defined]
+    sys.modules["msvcrt"] = locks
+    for name in _MODULES:
+        sys.modules[name] = None  # type: ignore[assignment]
+    for module, names in ((os, _CALLS | _FLAGS), (signal, _SIGNALS)):
+        for name in names:
+            if hasattr(module, name):
+                delattr(module, name)
+    os.O_BINARY = 0  # type: ignore[attr-defined]
+    really_open = os.open
+
+    def open_(path: Any, *args: Any, **options: Any) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        return really_open(path, *args, **options)
+
+    os.open = open_
+    sys.platform = "win32"
+
+
+def take_links_away() -> None:
+    """Refuse symbolic links, as Windows does to users without the privilege."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(22, "A required privilege is not held by the client")
+
+    os.symlink = refuse
+
+
+def import_all() -> None:
+    """Import every module of the package."""
+    package = importlib.import_module("downloader")
+    for module in pkgutil.walk_packages(package.__path__, "downloader."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
+if __name__ == "__main__":
+    take_posix_away()
+    arguments = sys.argv[1:]
+    if arguments[0] == "--no-links":
+        take_links_away()
+        arguments = arguments[1:]
+    if arguments == ["imports"]:
+        import_all()
+    else:
+        from downloader.cli import run
+
+        sys.exit(run(arguments))
