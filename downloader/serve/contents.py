@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ from downloader.progress import Note
 from downloader.restore.places import Visit
 from downloader.serve.cache import Cache
 from downloader.serve.catalogue import Loaded, Location, Remote
-from downloader.serve.filling import BusyError, Filling, Stream
+from downloader.serve.filling import BusyError, Filling, Stream, read_bytes
 from downloader.serve.metrics import Metrics
 from downloader.serve.threads import Threads
 from downloader.transfer.workers import WorkerGroup
@@ -168,8 +169,7 @@ class Contents:
                 hasher = BlobHasher(file.oid, file.size_bytes)
 
             def read(start: int, size_bytes: int) -> bytes:
-                with storage_errors(path):
-                    data = os.pread(descriptor, size_bytes, start)
+                data = read_bytes(path, descriptor, start, size_bytes)
                 if hasher is not None:
                     hasher.update(data)
                 return data
@@ -246,8 +246,7 @@ class Contents:
                 if self._is_stopping or shared.idle_s > _ABANDONED_AFTER_S:
                     filling.error = TransportError("the server is being stopped")
                     return
-                self._metrics.add("fetched_bytes", await self.run(filling.step))
-                shared.notify()
+                await self._advance(shared)
             commit = loaded.snapshot.commit
             await self._disk.run(lambda: cache.keep(plan.repo, commit, file))
             self._visits.pop(plan.oid, None)
@@ -267,8 +266,37 @@ class Contents:
             self._fillings.pop((plan.repo.folder_name, plan.oid), None)
             self._metrics.add("filling", -1)
             if not self._is_stopping:  # else a thread may still read into it
+                shared.is_filled = True
+                await asyncio.gather(*shared.helpers)
                 await self._disk.run(filling.end)
             shared.end()
+
+    async def _advance(self, shared: "_Shared") -> None:
+        filling, changed = shared.filling, shared.changed
+        fetched = await self.run(filling.step)
+        if fetched < 0:
+            await changed.wait()
+            return
+        self._metrics.add("fetched_bytes", fetched)
+        shared.notify()
+        if filling.is_slow(fetched) and len(shared.helpers) + 1 < self._bounds.connections:
+            shared.helpers.add(asyncio.create_task(self._help(shared)))
+
+    async def _help(self, shared: "_Shared") -> None:
+        """Fetch blocks ahead of a slow connection, until none are left."""
+        filling = shared.filling
+        try:
+            while not (shared.is_filled or self._is_stopping):
+                claimed = filling.claim_ahead()
+                if claimed is None:
+                    return
+                fetched = await self.run(partial(filling.fetch_ahead, claimed))
+                self._metrics.add("fetched_bytes", fetched)
+                shared.notify()
+        except HfModelsError as error:  # what it has claimed is claimed again by the first one
+            self._note(f"{filling.plan.oid[:12]}: {error.message}")
+        finally:
+            shared.notify()
 
     async def _open_filling(self, shared: "_Shared", cache: Cache) -> bool:
         filling = shared.filling
@@ -398,6 +426,8 @@ class _Shared:
         self.is_open = False
         self.changed = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self.helpers: set[asyncio.Task[None]] = set()
+        self.is_filled = False
         self._readers = 0
         self._unused_since = time.monotonic()
         self._is_over = False

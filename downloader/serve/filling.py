@@ -1,18 +1,22 @@
 """A cache blob on its way from an image into the cache: read once, followed by many clients.
 
-The bytes are read in their order, hashed and written; clients read the partial file as far as
-it goes. Nothing gets its final name before its hash is right.
+One connection reads the bytes in their order, and they are hashed and written as they come;
+where it is slow, others fetch blocks ahead of it into the same file, and are overtaken by the
+hash. Clients read the partial file as far as it is hashed. Nothing gets its final name before
+its hash is right.
 """
 
 import os
 import threading
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from downloader.errors import HfModelsError, IntegrityError, ProtocolError, TransportError
-from downloader.fs import storage_error, storage_errors
+from downloader.fs import read_at, storage_error, storage_errors, write_at
 from downloader.hub.cache import BlobHasher
 from downloader.net.ranges import ByteRange
+from downloader.net.throughput import Pace
 from downloader.oci.downloads import RangesIgnoredError
 from downloader.restore.assembly import partial_paths
 from downloader.restore.places import Places, Visit
@@ -26,7 +30,9 @@ if TYPE_CHECKING:
     from downloader.oci.store import BlobReader
 
 BLOCK_BYTES = MIB  # one step; locks and calls cost nothing beside it
-_JOURNAL_EVERY_BYTES = 8 * MIB  # what a kill costs at most
+# One request of a connection: long enough that its round trip costs little, short enough that a
+# connection ahead does not keep the hash waiting, and what a kill costs at most.
+_CLAIM_BYTES = 8 * MIB
 
 
 class Stream:
@@ -99,6 +105,18 @@ class Stream:
         self.close()
 
 
+def read_bytes(path: Path, descriptor: int, start: int, size_bytes: int) -> bytes:
+    """Return bytes of an open file, fewer at its end.
+
+    Raises:
+        StorageError: The disk said no.
+    """
+    buffer = bytearray(size_bytes)
+    with storage_errors(path):
+        count = read_at(descriptor, memoryview(buffer), start)
+    return bytes(memoryview(buffer)[:count])
+
+
 class BusyError(HfModelsError):
     """Another process fills the same cache blob."""
 
@@ -135,9 +153,13 @@ class Filling:
         self._stream: Stream | None = None
         self._held = ExitStack()
         self._descriptor = -1
-        self._resumed_bytes = 0
-        self._noted_bytes = 0
+        self._is_resumed = False
         self._buffer = memoryview(bytearray(min(BLOCK_BYTES, max(1, plan.size_bytes))))
+        self._pace = Pace()
+        self._lock = threading.Lock()  # of the two sets and the journal
+        self._there = RangeSet()  # written
+        self._claimed = RangeSet()  # written, or being fetched
+        self._next_end = 0  # of what the connection in order has claimed
 
     def open(self) -> None:
         """Take the lock and the partial file.
@@ -156,66 +178,143 @@ class Filling:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
             self._descriptor = os.open(self._partial, flags, 0o666)
-            there = RangeSet()
             if os.fstat(self._descriptor).st_size == self.plan.size_bytes:
-                there = self._journal.read()
+                self._there = self._journal.read()
             os.truncate(self._descriptor, self.plan.size_bytes)
-        self._resumed_bytes = there.prefix_end
-        self._journal.begin(there)
-        self._noted_bytes = self._resumed_bytes
+        self._journal.begin(self._there)
+        for there in self._there:
+            self._claimed.add(there)
+        self._is_resumed = self._there.size_bytes > 0
 
     def step(self) -> int:
-        """Read, hash and write the next bytes; return how many came from the source.
+        """Read, hash and write the next bytes.
+
+        Returns:
+            How many came from the source: 0 for bytes that were there, -1 where another
+            connection is fetching them and they have to be waited for.
 
         Raises:
             IntegrityError: The bytes are wrong; the partial file is gone.
             RegistryError, TransportError, ProtocolError, StorageError: As they say; what came
                 stays for the next attempt.
         """
-        left = self.plan.size_bytes - self.ready_bytes
-        if not left:
+        size_bytes = self.plan.size_bytes
+        if self.ready_bytes == size_bytes:
             self._finish()
             return 0
-        view = self._buffer[:left]
-        is_resumed = self.ready_bytes < self._resumed_bytes
-        if is_resumed:
-            count = self._read_back(view[: self._resumed_bytes - self.ready_bytes])
+        there_end = self._end_of_there()
+        if there_end > self.ready_bytes:
+            view = self._buffer[: there_end - self.ready_bytes]
+            count, fetched = self._read_back(view), 0
+        elif self._claim_next():
+            view = self._buffer[: self._next_end - self.ready_bytes]
+            count = fetched = self._fetch_next(view)
         else:
-            count = self._fetch(view)
+            return -1
         self._hasher.update(view[:count])
         self.ready_bytes += count
-        if self.ready_bytes == self.plan.size_bytes:
+        if self.ready_bytes == size_bytes:
             self._finish()
-        return 0 if is_resumed else count
+        return fetched
+
+    def is_slow(self, fetched_bytes: int) -> bool:
+        """Whether the connection in order is slow, so that another one may help."""
+        return fetched_bytes > 0 and self._pace.is_slow(fetched_bytes)
+
+    def _end_of_there(self) -> int:
+        with self._lock:
+            at = self.ready_bytes
+            gap = next(self._there.gaps(ByteRange(at, self.plan.size_bytes)), None)
+        return gap.start if gap is not None else self.plan.size_bytes
+
+    def _claim_next(self) -> bool:
+        """Claim what the hash needs next, if nobody has."""
+        if self.ready_bytes < self._next_end:
+            return True
+        claimed = self._claim(ByteRange(self.ready_bytes, self.plan.size_bytes))
+        if claimed is None or claimed.start != self.ready_bytes:
+            if claimed is not None:
+                self._release(claimed)
+            return False
+        self._next_end = claimed.end
+        return True
+
+    def claim_ahead(self) -> ByteRange | None:
+        """Claim the next bytes that nobody fetches, None where there are none."""
+        return self._claim(ByteRange(0, self.plan.size_bytes))
+
+    def _claim(self, within: ByteRange) -> ByteRange | None:
+        with self._lock:
+            gap = next(self._claimed.gaps(within), None)
+            if gap is None:
+                return None
+            claimed = ByteRange(gap.start, min(gap.end, gap.start + _CLAIM_BYTES))
+            self._claimed.add(claimed)
+        return claimed
+
+    def _release(self, claimed: ByteRange) -> None:
+        with self._lock:
+            self._claimed.remove(claimed)
+
+    def fetch_ahead(self, claimed: ByteRange) -> int:
+        """Fetch claimed bytes on a connection of their own; return how many.
+
+        Raises:
+            RegistryError, TransportError, ProtocolError, StorageError: They can be claimed again.
+        """
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        at = claimed.start
+        try:
+            with Stream(self.plan, self._places, claimed, self.visit) as stream:
+                while at < claimed.end:
+                    count = stream.readinto(buffer[: claimed.end - at])
+                    self._write(buffer[:count], at)
+                    at += count
+        except BaseException:
+            self._release(claimed)
+            raise
+        self._note(claimed)
+        return claimed.size_bytes
 
     def _read_back(self, view: memoryview) -> int:
         with storage_errors(self._partial):
-            count = os.preadv(self._descriptor, [view], self.ready_bytes)
+            count = read_at(self._descriptor, view, self.ready_bytes)
         if not count:
             raise IntegrityError(f"{self._partial}: was cut by another program")
         return count
 
-    def _fetch(self, view: memoryview) -> int:
-        if self._stream is None:
-            wanted = ByteRange(self.ready_bytes, self.plan.size_bytes)
-            self._stream = Stream(self.plan, self._places, wanted, self.visit)
-        count = self._stream.readinto(view)
+    def _fetch_next(self, view: memoryview) -> int:
+        with self._pace:
+            if self._stream is None:
+                wanted = ByteRange(self.ready_bytes, self._next_end)
+                self._stream = Stream(self.plan, self._places, wanted, self.visit)
+            count = self._stream.readinto(view)
+        self._write(view[:count], self.ready_bytes)
+        if self.ready_bytes + count == self._next_end:
+            self._stream.close()
+            self._stream = None
+        self._note(ByteRange(self.ready_bytes, self.ready_bytes + count))
+        return count
+
+    def _write(self, data: memoryview, offset: int) -> None:
         try:
-            os.pwrite(self._descriptor, view[:count], self.ready_bytes)
+            while data:
+                count = write_at(self._descriptor, data, offset)
+                data, offset = data[count:], offset + count
         except OSError as error:
             raise storage_error(self._partial, error) from error
-        end = self.ready_bytes + count
-        if end - self._noted_bytes >= _JOURNAL_EVERY_BYTES:
-            self._journal.add(ByteRange(self._noted_bytes, end))
-            self._noted_bytes = end
-        return count
+
+    def _note(self, written: ByteRange) -> None:
+        with self._lock:
+            self._there.add(written)
+            self._journal.add(written)
 
     def _finish(self) -> None:
         try:
             self._hasher.check(self.plan.oid)
         except IntegrityError:
             self.discard()
-            self.is_worth_another = self._places.blame(self.visit) or self._resumed_bytes > 0
+            self.is_worth_another = self._places.blame(self.visit) or self._is_resumed
             raise
         with storage_errors(self._final):
             self._partial.replace(self._final)
@@ -234,8 +333,7 @@ class Filling:
         Raises:
             StorageError: The disk said no.
         """
-        with storage_errors(self._partial):
-            return os.pread(self._descriptor, size_bytes, start)
+        return read_bytes(self._partial, self._descriptor, start, size_bytes)
 
     def end(self) -> None:
         """Let go of everything but the file, which clients may still read."""

@@ -87,7 +87,7 @@ def test_registry_gone_in_mid_file_and_back(tmp_path: Path) -> None:
         source = f"{proxy.host}/{name.partition('/')[2]}"
         with serving(source, "--cache-dir", tmp_path / "cache") as server:
             server.ask("/api/models/org/model")
-            cut = Fault("cut", "GET", "/blobs/", cut_answer_at=9 * MIB)
+            cut = Fault("cut", "GET", "/blobs/", cut_answer_at=5 * MIB)
             gone = Fault(
                 "gone", "GET", "/blobs/", times=2, status=503, headers={"Retry-After": "0"}
             )
@@ -105,8 +105,8 @@ def test_registry_gone_for_good_breaks_the_answer_and_the_next_one_continues(
         source = f"{proxy.host}/{name.partition('/')[2]}"
         with serving(source, "--cache-dir", tmp_path / "cache") as server:
             server.ask("/api/models/org/model")
-            refused = Fault("denied", "GET", "/blobs/", times=1000, status=403)
-            proxy.faults += [Fault("cut", "GET", "/blobs/", cut_answer_at=17 * MIB), refused]
+            refused = Fault("denied", "GET", "/blobs/", skip=2, times=1000, status=403)
+            proxy.faults += [Fault("cut", "GET", "/blobs/", skip=2, cut_answer_at=MIB), refused]
             broken = server.ask(PATH)
             assert not broken.is_whole
             assert broken.body == WEIGHTS[: len(broken.body)]
@@ -197,7 +197,8 @@ def test_fifty_clients_at_once_cost_the_registry_one_read(tmp_path: Path) -> Non
             with ThreadPoolExecutor(50) as pool:
                 assert set(pool.map(digest, range(50))) == {OID}
             assert server.metric("fetched_bytes_total") == len(WEIGHTS)
-            assert len(proxy.of("GET", "/blobs/")) == 1
+            ranges = [seen.headers.get("Range") for seen in proxy.of("GET", "/blobs/")]
+            assert len(ranges) == len(set(ranges)) == 4  # 8 MiB each
             peak = Path(f"/proc/{server.process.pid}/status").read_text()
             assert int(re.findall(r"VmHWM:\s+(\d+) kB", peak)[0]) < 256 * 1024
 
@@ -302,6 +303,16 @@ def test_registry_without_ranges(tmp_path: Path) -> None:
         serving(f"{mirror.host}/x/y:latest", "--cache-dir", tmp_path / "cache") as server,
     ):
         assert server.ask(PATH).body == WEIGHTS
+
+
+def test_slow_connection_gets_others_beside_it(tmp_path: Path) -> None:
+    with (
+        mirror_of_big(tmp_path, Habits(from_bytes=MIB, bytes_per_s=8 * MIB)) as mirror,
+        serving(f"{mirror.host}/x/y:latest", "--cache-dir", tmp_path / "cache") as server,
+    ):
+        assert server.ask(PATH).body == WEIGHTS
+        assert mirror.log.most_connections > 1
+        assert server.metric("fetched_bytes_total") == len(WEIGHTS)
 
 
 def test_short_range_of_a_large_file_brings_in_no_file(tmp_path: Path) -> None:
