@@ -76,7 +76,7 @@ def scan_layer(
         ProtocolError: It is malformed, costs more than an image may, or holds in a cache what
             no cache holds.
     """
-    scan, prefixes = LayerScan(), tuple(f"{directory}/" for directory in shown)
+    scan, prefixes = LayerScan(), tuple(f"{directory}/" if directory else "" for directory in shown)
     for member in iter_members(source, layer):
         budget.member()
         path, kind = member.path, member.kind
