@@ -70,6 +70,7 @@ class Environment:
         hub_tokens: The Hub's token in variables.
         hub_token_file: The file that ``hf auth login`` writes.
         hub_offline: The variable that forbids to ask the Hub.
+        uploads_dir: Where a killed upload leaves how far it was.
         debug: Whether an unexpected exception shows its traceback.
         variables: The variables themselves, for child processes and workflow steps.
     """
@@ -88,6 +89,7 @@ class Environment:
     hub_tokens: tuple[Setting, ...]
     hub_token_file: Path
     hub_offline: Setting | None
+    uploads_dir: Path
     debug: bool
     variables: Mapping[str, str] = field(repr=False)
 
@@ -142,6 +144,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         hub_tokens=_settings(env, *_HUB_TOKENS),
         hub_token_file=path(env.get("HF_TOKEN_PATH") or f"{hf_home}/token"),
         hub_offline=next((item for item in offline if item.value.upper() in _TRUE), None),
+        uploads_dir=path(env.get("XDG_CACHE_HOME") or "~/.cache") / "hf-models/uploads",
         debug=env.get("HF_MODELS_DEBUG", "").upper() in _TRUE,
         variables=env,
     )

@@ -21,7 +21,7 @@ from downloader.cli.targets import at_each, describe_results, report_results
 from downloader.errors import InputError
 from downloader.hub.repo import is_commit
 from downloader.oci.reference import check_tag, parse_reference
-from downloader.publish import Settings
+from downloader.publish import AssembleOptions
 from downloader.publish import assemble as assemble_shards
 
 
@@ -74,18 +74,13 @@ def assemble(
         ConsoleProgress("assemble", quiet=quiet) as progress,
     ):
         registries = make_registries(options, http, references, progress=progress)
-        settings = Settings(base=find_base(base, registries), modelpack=modelpack, force=force)
+        how = AssembleOptions(
+            plan, revision, shards, find_base(base, registries), modelpack=modelpack, force=force
+        )
 
         def join(image: str) -> str:
-            return assemble_shards(
-                registries.open(parse_reference(image)),
-                tag,
-                plan=plan,
-                commit=revision,
-                count=shards,
-                settings=settings,
-                progress=progress,
-            )
+            store = registries.open(parse_reference(image), for_writing=True)
+            return assemble_shards(store, tag, how, progress)
 
         done = at_each([str(reference.with_tag(tag)) for reference in references], join)
     seconds = round(time.monotonic() - begun_at, 3)

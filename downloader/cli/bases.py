@@ -4,9 +4,8 @@ import click
 
 from downloader.cli.registries import Registries
 from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
-from downloader.errors import TransportError
 from downloader.oci.reference import parse_reference
-from downloader.publish import Base, no_base, open_base
+from downloader.publish import Base, no_base
 
 base_option = click.option(
     "--base",
@@ -25,22 +24,8 @@ modelpack_option = click.option(
 
 
 def find_base(name: str, registries: Registries) -> Base:
-    """Return the base image that ``--base`` names; note the platforms that it does not have.
-
-    Raises:
-        InputError: It is no image, or not there.
-        TransportError: Its registry cannot be reached.
-    """
+    """Return the base image that ``--base`` names; nothing is asked yet."""
     if name == NO_BASE:
         return no_base()
     reference = parse_reference(name)
-    try:
-        base = open_base(registries.open(reference), reference.target, str(reference))
-    except TransportError as error:
-        raise TransportError(
-            f"base image {name}: {error.message}",
-            hint="name one that can be reached from here with --base, or use --base none",
-        ) from error
-    for platform in base.missing:
-        registries.progress.note(f"base image {name} has no {platform}; the image has none either")
-    return base
+    return Base(registries.open(reference), reference.target, str(reference))

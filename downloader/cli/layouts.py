@@ -12,7 +12,7 @@ from downloader.cli.console import ConsoleProgress, teller
 from downloader.cli.registries import Registries
 from downloader.cli.targets import TargetResult, at_each
 from downloader.errors import InputError, StorageError
-from downloader.fs import check_space, hold_lock
+from downloader.fs import hold_lock
 from downloader.hub.snapshot import Hub
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
@@ -22,7 +22,7 @@ from downloader.oci.layout import Layout
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan
 from downloader.progress import Progress
-from downloader.publish import Base, Outcome, Publication, Settings, read_labels
+from downloader.publish import Base, Outcome, PublishOptions, publish, read_labels
 from downloader.publish.archive import write_archive
 from downloader.publish.copy import copy_image, reachable
 
@@ -105,14 +105,16 @@ def _fill(
     progress: Progress,
 ) -> Outcome:
     # A directory of one's own is no publication: gated repos may lie in it.
-    settings = Settings(base=base, modelpack=True, allow_gated=True, force=request.force)
-    publication = Publication(plan, request.tag, [layout], settings=settings, progress=progress)
-    publication.look()
-    missing = publication.outcomes()[0].missing
-    check_space(layout.root, sum(item.size_bytes for item in missing))
-    publication.transfer(lambda file: hub.source_of(plan.snapshot, file), http)
-    publication.finish()
-    [outcome] = publication.outcomes()
+    options = PublishOptions(base=base, allow_gated=True, force=request.force)
+    [outcome] = publish(
+        plan,
+        request.tag,
+        [layout],
+        source_of=lambda file: hub.source_of(plan.snapshot, file),
+        http=http,
+        options=options,
+        progress=progress,
+    )
     if outcome.error:
         raise outcome.error
     return outcome
@@ -169,7 +171,7 @@ def push_layout(
     def push(image: str) -> Digest:
         reference = parse_reference(image)
         with ConsoleProgress(f"push {reference.name}", "blob", quiet=quiet) as progress:
-            store = replace(registries, progress=progress).open(reference)
+            store = replace(registries, progress=progress).open(reference, for_writing=True)
             return copy_image(
                 layout, tag, store, reference.tag or tag, jobs=_JOBS, progress=progress
             )

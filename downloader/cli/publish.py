@@ -29,28 +29,18 @@ from downloader.cli.options import (
 from downloader.cli.plan import open_hub, resolve_plan, tag_of
 from downloader.cli.plan_file import plan_instead, plan_option
 from downloader.cli.registries import (
-    Registries,
     make_registries,
     parse_targets,
     registry_options,
     to_option,
 )
 from downloader.cli.targets import exit_code_of
-from downloader.errors import HfModelsError
+from downloader.environment import read_environment
 from downloader.hub.snapshot import Hub
 from downloader.oci.reference import parse_reference
 from downloader.plan import Layer, Plan
-from downloader.publish import (
-    Image,
-    Outcome,
-    Publication,
-    Settings,
-    Shard,
-    no_base,
-    parse_shard,
-)
+from downloader.publish import Outcome, PublishOptions, Shard, StoredImage, parse_shard
 from downloader.publish import publish as publish_all
-from downloader.publish.memory import DEFAULT_JOBS, fitting_jobs, share_memory
 from downloader.units import format_bytes, parse_size
 
 
@@ -77,7 +67,7 @@ from downloader.units import format_bytes, parse_size
 @click.option(
     "--jobs",
     type=click.IntRange(1, 16),
-    help=f"Layers at once.  [default: {DEFAULT_JOBS}, fewer where memory is short]",
+    help="The most layers at once.  [default: as many as the line carries and memory allows]",
 )
 @click.option(
     "--memory",
@@ -114,34 +104,33 @@ def publish(
     references = parse_targets(targets)
     images = [parse_reference(image) for image in reuse]
     share = parse_shard(shard) if shard else Shard()
-    memory_bytes = parse_size(memory)
-    options["jobs"] = options["jobs"] or fitting_jobs(memory_bytes, len(references))
-    shares = share_memory(memory_bytes, options["jobs"], len(references))
-    needs_base = share.count == 1 and not dry_run
     with (
         closing(http_pool(options)) as http,
         ConsoleProgress("publish", "layer", quiet=quiet) as progress,
     ):
-        registries = make_registries(options, http, references, shares.chunk_bytes, progress)
-        hub, plan = _plan(options, plan_file, progress)
-        settings = Settings(
-            memory_bytes=memory_bytes,
-            base=find_base(base, registries) if needs_base else no_base(),
+        registries = make_registries(options, http, references, progress)
+        how = PublishOptions(
+            shard=share,
+            reuse=[StoredImage(registries.open(image), image.target) for image in images],
+            base=find_base(base, registries),
+            memory_bytes=parse_size(memory),
+            dry_run=dry_run,
             retry=registries.retry,
+            journal_dir=read_environment().uploads_dir,
             **{name: options[name] for name in ("jobs", "modelpack", "allow_gated", "force")},
         )
-        publication = Publication(
+        hub, plan = _plan(options, plan_file, progress)
+        outcomes = publish_all(
             plan,
             tag_of(plan, tag),
-            [registries.open(reference) for reference in references],
-            shard=share,
-            images=[Image(registries.open(image), image.target) for image in images],
-            settings=settings,
+            [registries.open(reference, for_writing=True) for reference in references],
+            source_of=partial(hub.source_of, plan.snapshot),
+            http=http,
+            options=how,
             progress=progress,
         )
-        _run(publication, hub, plan, registries, dry_run=dry_run)
     seconds = time.monotonic() - begun_at
-    code = report(publication.outcomes(), plan, seconds, as_json=as_json, quiet=quiet)
+    code = report(outcomes, plan, seconds, as_json=as_json, quiet=quiet)
     if share.count > 1 and not (code or dry_run or quiet):
         to = " ".join(f"--to {reference}" for reference in references)
         say(f"once all {share.count} are there: hf-models assemble {tag_of(plan, tag)} {to}")
@@ -155,20 +144,6 @@ def _plan(
         hub = open_hub(options, progress.note)
         return hub, plan_instead(plan_file, options)
     return resolve_plan(options, progress.note)
-
-
-def _run(
-    publication: Publication, hub: Hub, plan: Plan, registries: Registries, *, dry_run: bool
-) -> None:
-    try:
-        if dry_run:
-            publication.look(dry_run=True)
-        else:
-            source_of = partial(hub.source_of, plan.snapshot)
-            publish_all(publication, source_of, registries.http)
-    except HfModelsError:
-        if any(outcome.error is None for outcome in publication.outcomes()):
-            raise  # not the registries' fault; else each has its own error to report
 
 
 def report(

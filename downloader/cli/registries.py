@@ -14,7 +14,7 @@ from downloader.net.retry import RetryPolicy
 from downloader.oci.credentials import Credentials
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
-from downloader.oci.upload import CHUNK_BYTES, UploadMode
+from downloader.oci.upload import UploadMode
 from downloader.progress import NoProgress, Progress
 
 to_option = click.option(
@@ -47,7 +47,6 @@ class Registries:
         credentials: Who asks.
         upload: How blobs are sent.
         retry: For whatever may pass by itself.
-        chunk_bytes: That an upload keeps in memory.
         progress: Told of waits that a person would notice.
     """
 
@@ -55,17 +54,16 @@ class Registries:
     credentials: Credentials
     upload: UploadMode
     retry: RetryPolicy
-    chunk_bytes: int = CHUNK_BYTES
     progress: Progress = field(default_factory=NoProgress)
 
-    def open(self, reference: Reference) -> Registry:
-        """Return the repository that ``reference`` names."""
+    def open(self, reference: Reference, *, for_writing: bool = False) -> Registry:
+        """Return the repository that ``reference`` names; `Registry` says what writing needs."""
         return Registry(
             reference,
             self.http,
             self.credentials,
             upload=self.upload,
-            chunk_bytes=self.chunk_bytes,
+            for_writing=for_writing,
             retry=self.retry,
             note=self.progress.note,
         )
@@ -75,7 +73,6 @@ def make_registries(
     options: dict[str, Any],
     http: HttpPool,
     targets: Sequence[Reference],
-    chunk_bytes: int = CHUNK_BYTES,
     progress: Progress | None = None,
 ) -> Registries:
     """Return what the flags of `registry_options` say.
@@ -84,7 +81,6 @@ def make_registries(
         options: Their values, by name.
         http: Connections.
         targets: What ``--username`` is for.
-        chunk_bytes: That an upload keeps in memory.
         progress: Told of waits that a person would notice.
 
     Raises:
@@ -96,7 +92,6 @@ def make_registries(
         connection.find_credentials(read_environment(), targets),
         connection.upload,
         connection.retry,
-        chunk_bytes,
         progress or NoProgress(),
     )
 

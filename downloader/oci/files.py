@@ -49,6 +49,9 @@ class FileBlobWriter:
         size_bytes: Of the blob, None if the caller does not know it.
     """
 
+    keeps_session = False
+    session_url: str | None = None
+
     def __init__(self, root: Path, blobs: Path, size_bytes: int | None) -> None:
         self._root = root
         self._blobs = blobs
@@ -65,6 +68,10 @@ class FileBlobWriter:
             raise self._wrong_size()
         self._hash.update(data)
         self._file.write(data)
+
+    def resume(self) -> int:
+        """Return how many bytes were written."""
+        return self._written_bytes
 
     def commit(self, digest: Digest) -> None:
         """Give the file its name, if it has the size that was promised and this digest."""

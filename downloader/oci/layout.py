@@ -15,7 +15,7 @@ from downloader.fs import hold_lock, make_directory, storage_errors, write_atomi
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, digest_of, hex_of, parse_digest
 from downloader.oci.files import FileBlobReader, FileBlobWriter
-from downloader.oci.store import BlobReader, BlobWriter, RawManifest, Store
+from downloader.oci.store import BlobReader, BlobWriter, RawManifest, SavedUpload, Store
 
 REF_NAME = "org.opencontainers.image.ref.name"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -73,8 +73,12 @@ class Layout:
             )
         return FileBlobReader(path, want)
 
-    def create_blob(self, size_bytes: int | None = None) -> BlobWriter:
-        """Begin a blob under a temporary name."""
+    def create_blob(
+        self,
+        size_bytes: int | None,
+        saved: SavedUpload | None = None,  # noqa: ARG002
+    ) -> BlobWriter:
+        """Begin a blob under a temporary name; no process goes on with that of another."""
         self._prepare()
         return FileBlobWriter(self.root, self._blobs, size_bytes)
 

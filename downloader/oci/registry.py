@@ -17,12 +17,16 @@ from downloader.oci.client import Client, Request
 from downloader.oci.credentials import Anonymous, Credentials
 from downloader.oci.digest import Digest, digest_of, parse_digest
 from downloader.oci.downloads import RegistryBlobReader
-from downloader.oci.quirks import wants_stream
 from downloader.oci.reference import Reference
 from downloader.oci.responses import Answer, next_url, parse_next_link
-from downloader.oci.session import Target, UploadSession
-from downloader.oci.store import BlobReader, BlobWriter, RawManifest, Store
-from downloader.oci.upload import CHUNK_BYTES, RegistryBlobWriter, UploadMode
+from downloader.oci.store import BlobReader, BlobWriter, RawManifest, SavedUpload, Store
+from downloader.oci.upload import (
+    RegistryBlobWriter,
+    Target,
+    UploadMethod,
+    UploadMode,
+    UploadSession,
+)
 from downloader.progress import Note, ignore
 
 _log = logging.getLogger(__name__)
@@ -50,7 +54,10 @@ class Registry:
         pool: Connections, shared by any number of registries.
         credentials: Where to look up who asks; None for anonymous.
         upload: How blobs are sent; ``auto`` chooses by host and learns from the answers.
-        chunk_bytes: Of one ``PATCH``, and what a writer keeps in memory to send again.
+        chunk_bytes: Of one chunk; None to follow the round trip and the rate of the line.
+        for_writing: Whether this is where an image goes: then reading asks for the right to
+            write as well, because a token that may only read a repository that does not
+            exist yet is refused by some registries.
         retry: For whatever may pass by itself.
         plain_http: True for http; None for http on loopback hosts that answer no TLS.
         sleep: Waits so many seconds between tries.
@@ -64,13 +71,14 @@ class Registry:
         credentials: Credentials | None = None,
         *,
         upload: UploadMode = "auto",
-        chunk_bytes: int = CHUNK_BYTES,
+        chunk_bytes: int | None = None,
+        for_writing: bool = False,
         retry: RetryPolicy | None = None,
         plain_http: bool | None = None,
         sleep: Callable[[float], None] = time.sleep,
         note: Note = ignore,
     ) -> None:
-        if chunk_bytes < 1:
+        if chunk_bytes is not None and chunk_bytes < 1:
             raise InputError(f"want an upload chunk of at least 1 byte, got {chunk_bytes}")
         self.reference = reference
         self._client = Client(
@@ -82,21 +90,13 @@ class Registry:
             sleep=sleep,
             note=note,
         )
-        self._chunk_bytes = chunk_bytes
-        self._upload = upload
-        self._is_streaming = upload == "stream" or (
-            upload == "auto" and wants_stream(reference.api_host)
-        )
+        self._method = UploadMethod(upload, reference.api_host, chunk_bytes)
+        self._for_writing = for_writing
 
     @property
     def name(self) -> str:
         """For messages: ``ghcr.io/me/hf-models``."""
         return self.reference.name
-
-    @property
-    def is_streaming(self) -> bool:
-        """Whether blobs go in one streamed request: chosen, known of the host, or learned."""
-        return self._is_streaming
 
     def blob_size(self, digest: Digest) -> int | None:
         """Return the blob's size in bytes, None if the repository lacks it."""
@@ -131,24 +131,15 @@ class Registry:
             byte_range,
         )
 
-    def create_blob(self, size_bytes: int | None = None) -> BlobWriter:
-        """Begin an upload; a known ``size_bytes`` lets bytes leave as they are written.
+    def create_blob(self, size_bytes: int | None, saved: SavedUpload | None = None) -> BlobWriter:
+        """Begin an upload, or go on with one that an earlier process began.
 
         Raises (from ``write`` and ``commit``):
-            UploadLost: Begin this blob again from its source.
+            UploadInterrupted: Call ``resume``, and write from the offset that it returns.
         """
-        why = f"--upload {self._upload} says so"
-        if self._upload == "auto":
-            why = "it refuses chunks" if self._is_streaming else "it is not known to refuse them"
-        way = "one streamed request" if self._is_streaming else "chunks"
-        _log.debug("upload to %s: %s, because %s", self.name, way, why)
-        return RegistryBlobWriter(
-            self._target(self._scopes("pull", "push")),
-            size_bytes,
-            chunk_bytes=self._chunk_bytes,
-            stream=self._is_streaming,
-            refused=self._learn_stream if self._upload == "auto" else None,
-        )
+        _log.debug("upload to %s: %s", self.name, self._method.explanation)
+        target = self._target(self._scopes("pull", "push"))
+        return RegistryBlobWriter(target, size_bytes, self._method, saved)
 
     def is_beside(self, source: Store) -> bool:
         """Whether ``source`` is a repository of the same registry."""
@@ -172,9 +163,8 @@ class Registry:
                 return False
             raise
         if answer.status == 202 and answer.headers.get("Location"):
-            session = UploadSession(self._target(scopes))
-            session.url = next_url(answer.url, answer.headers["Location"])
-            session.cancel()
+            location = next_url(answer.url, answer.headers["Location"])
+            UploadSession(self._target(scopes), location).cancel()
         return answer.status == 201
 
     def get_manifest(self, reference: str) -> RawManifest | None:
@@ -237,7 +227,7 @@ class Registry:
                 self._manifest_url(reference),
                 what,
                 self._scopes("pull", "push"),
-                expect=(200, 201),
+                expect=(200, 201, 202),
                 headers={"Content-Type": media_type},
                 body=data,
             )
@@ -312,13 +302,12 @@ class Registry:
         return f"manifest {self.name}{'@' if ':' in reference else ':'}{reference}"
 
     def _scopes(self, *actions: str) -> Scopes:
+        if self._for_writing:
+            actions = (*actions, "pull", "push")
         return scopes_of(self.reference.repository, *actions)
 
     def _target(self, scopes: Scopes) -> Target:
         return Target(self._client, self._url, self.name, scopes)
-
-    def _learn_stream(self) -> None:
-        self._is_streaming = True
 
 
 def _check_manifest_digest(reference: str, answer: Answer, what: str) -> Digest:

@@ -64,6 +64,17 @@ class Packer:
         """
         return self._frame() if self._pending else b""
 
+    def frames(self) -> list[tuple[int, int]]:
+        """Return where each frame that is complete ends, in the blob and in the tar."""
+        sizes = [_ENTRY.unpack(entry) for entry in self._entries]
+        packed = accumulate(size for size, _ in sizes)
+        return list(zip(packed, accumulate(size for _, size in sizes), strict=True))
+
+    def go_back(self, frames: int) -> None:
+        """Go on after the first ``frames`` frames, whose bytes stay what they were."""
+        del self._entries[frames:]
+        self._pending.clear()
+
     def finish(self) -> bytes:
         """Return what follows: the last frame, and the table in a skippable frame."""
         last = self.cut()

@@ -4,7 +4,7 @@ A registry (`downloader.oci.registry`) and an OCI image layout directory
 (`downloader.oci.layout`) implement it, so that publishing and restoring exist once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -19,6 +19,19 @@ class RawManifest:
     data: bytes
     media_type: str
     digest: Digest
+
+
+@dataclass(frozen=True)
+class SavedUpload:
+    """An upload that an earlier process began.
+
+    Args:
+        session_url: Its `BlobWriter.session_url`.
+        sent_bytes: How much of the blob was sent, at least.
+    """
+
+    session_url: str = field(repr=False)
+    sent_bytes: int
 
 
 class BlobReader(Protocol):
@@ -43,10 +56,23 @@ class BlobWriter(Protocol):
     The caller writes every byte in order, then commits under the digest that it computed;
     leaving the context without a commit abandons the upload, and nothing stays behind
     under a final name.
+
+    Attributes:
+        keeps_session: Whether an upload that is left without a commit stays as it is in the
+            store, for a later process that knows its `session_url`.
     """
+
+    keeps_session: bool
+
+    @property
+    def session_url(self) -> str | None:
+        """What a later process goes on with, None where it cannot."""
 
     def write(self, data: memoryview) -> None:
         """Append bytes; ``data`` may be reused by the caller once this returns."""
+
+    def resume(self) -> int:
+        """After an interruption, return the offset of the byte to write next."""
 
     def commit(self, digest: Digest) -> None:
         """Finish the blob; the store has it under ``digest`` when this returns."""
@@ -79,8 +105,13 @@ class Store(Protocol):
     def open_blob(self, digest: Digest, byte_range: ByteRange | None = None) -> BlobReader:
         """Open a blob, or exactly ``byte_range`` of it, for reading."""
 
-    def create_blob(self, size_bytes: int | None = None) -> BlobWriter:
-        """Begin a new blob; ``size_bytes`` where the caller knows it beforehand."""
+    def create_blob(self, size_bytes: int | None, saved: SavedUpload | None = None) -> BlobWriter:
+        """Begin a new blob, or go on with an upload that an earlier process began.
+
+        Args:
+            size_bytes: Of the blob; None where the caller learns it as it writes.
+            saved: The upload of an earlier process; then `BlobWriter.resume` comes first.
+        """
 
     def is_beside(self, source: "Store") -> bool:
         """Whether a mount from ``source`` is worth a try; asks nobody."""

@@ -1,66 +1,334 @@
-"""Uploads of one blob each, as each registry wants them.
+"""Uploads of one blob each, in the way that a registry takes them.
 
-A blob of at most one chunk goes in one ``PUT``, which every registry takes. A larger one goes
-in chunks (``PATCH`` with ``Content-Range``), each of which is kept in memory until the registry
-has it, so that a broken connection costs the rest of a chunk. Where a registry refuses chunks,
-the blob is one streamed ``PATCH`` as `docker push` sends it; that one cannot be continued.
+::
 
-Bytes leave as they are written, from the caller's memory; the copy in the window is for later.
+    small blob                POST   PUT body
+    streamed (the default)    POST   PATCH ............................ body ......   PUT
+    in chunks                 POST   PATCH body   PATCH body   PATCH body ... ......   PUT
+
+Bytes leave as they are written, and no copy is kept: after an interruption the registry's own
+status says where to go on, and the caller reads from there again. ``docker push`` streams, so
+every registry takes a streamed request; chunks are for a proxy that limits the length of a
+request, and for a registry that keeps nothing of a request that was cut.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
-from downloader.errors import HfModelsError, IntegrityError, ProtocolError, TransportError
+from downloader.errors import HfModelsError, IntegrityError, TransportError
 from downloader.net.retry import is_passing
+from downloader.oci.auth import Scopes
+from downloader.oci.client import Client, Request
 from downloader.oci.digest import Digest
-from downloader.oci.responses import ERROR_BODY_LIMIT_BYTES, Answer, parse_errors, registry_error
-from downloader.oci.session import Target, UploadSession, parse_offset
-from downloader.oci.window import Window
+from downloader.oci.responses import (
+    ERROR_BODY_LIMIT_BYTES,
+    Answer,
+    next_url,
+    parse_errors,
+    registry_error,
+)
+from downloader.oci.store import SavedUpload
+from downloader.units import MIB
 
 if TYPE_CHECKING:
     from downloader.net.request import Exchange
 
 UploadMode = Literal["auto", "chunked", "stream"]
 
-# One chunk is what a writer keeps in memory to send again. The registry brings each to its
-# disk before it answers, so longer ones cost less.
-CHUNK_BYTES = 32 * 1024 * 1024
-_CHUNK_LIMIT_BYTES = 64 * 1024 * 1024  # the most that is kept where a registry wants longer ones
+SMALL_BLOB_BYTES = 4 * MIB  # kept in memory and sent in one PUT, which costs a request less
+# A registry that keeps nothing of a cut request loses at most this much of a blob.
+LONGEST_CHUNK_BYTES = 64 * MIB
+_FIRST_CHUNK_BYTES = 16 * MIB
+_SHORTEST_CHUNK_BYTES = 1 * MIB  # nginx passes bodies of 1 MiB on where nobody has set a limit
+_GAP_SHARE = 20  # one in 20: the wait for a chunk's answer is at most 5 % of sending it
+
+# Some registries copy and hash a blob of 10 GB again before they answer.
+COMMIT_TIMEOUT_S = 300.0
+_CANCEL_TIMEOUT_S = 5.0  # a courtesy, on the way out
+_REDIRECTS = frozenset({307, 308})
+_REDIRECTS_LIMIT = 5
+_TAKEN = frozenset({200, 201, 202, 204})
+# The answers of registries and proxies to a way of uploading that they do not take.
+_REFUSALS = frozenset({400, 405, 411, 413, 416, 501})
+
+_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
+_MIN_LENGTH = re.compile(r"\d{1,12}")
 _GONE_HINT = (
     "the registry forgets uploads that are under way, as one of several machines without a common"
-    " storage does: try --upload stream, or another registry"
+    " storage does: try again, or another registry"
 )
-_CHUNKS_REFUSED = frozenset({400, 405, 411, 416, 501})
+_OTHER_WAY_HINT = "try another way to send: --upload stream, or --upload chunked"
+
+# Registries whose uploads are one streamed request, always: host (or its parent) -> reason.
+_NO_CHUNKS = {
+    # Answers 416, "the request body is too large and exceeds the maximum permissible limit of
+    # 4 MiB", for a PATCH with a Content-Range; one without it, as `docker push` sends, may be long.
+    # Source: oras-project/rust-oci-client #37; openai/tart #179; kitops upload-format.go
+    "ghcr.io": "limits a chunk to 4 MiB",
+    # Source: cloud.google.com/artifact-registry/docs/reference/docker-api, "chunked uploads";
+    # kitops-ml/kitops #777
+    "gcr.io": "has no chunked uploads",
+    "pkg.dev": "has no chunked uploads",
+    # 201 after the first chunk, and a Range header that does not move after it.
+    # Source: kitops-ml/kitops upload-format.go; aws/containers-roadmap #2831
+    "amazonaws.com": "ends an upload with its first chunk",
+    "amazonaws.com.cn": "ends an upload with its first chunk",
+    "public.ecr.aws": "ends an upload with its first chunk",
+}
 
 
-class UploadLost(TransportError):  # noqa: N818 - an event that the caller answers, by name
-    """An upload cannot go on, because bytes that the registry lacks are no longer in memory.
+def takes_chunks(registry: str) -> bool:
+    """Return whether a registry is not known to refuse chunks.
 
-    The caller begins the blob again with `create_blob`, from its source.
+    Args:
+        registry: Host, and port if there is one.
 
-    Attributes:
-        offset: How many bytes of the blob had been written when it was lost.
+    >>> takes_chunks("europe-docker.pkg.dev"), takes_chunks("notghcr.io")
+    (False, True)
+    """
+    host = registry.partition(":")[0].lower()
+    return not any(host == known or host.endswith(f".{known}") for known in _NO_CHUNKS)
+
+
+class UploadInterrupted(TransportError):  # noqa: N818 - an event that the caller answers, by name
+    """An upload stopped before its end; `RegistryBlobWriter.resume` says where it goes on."""
+
+
+@dataclass
+class UploadMethod:
+    """How one registry takes large blobs: as the user says, or as its answers have shown.
+
+    Shared by every upload to the registry; each attribute changes by a single assignment.
+
+    Args:
+        mode: What the user wants; ``auto`` learns.
+        registry: Host and port.
+        chunk_bytes: Of one chunk; None to follow the round trip and the rate of the line.
     """
 
-    def __init__(self, message: str, *, offset: int, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.offset = offset
+    mode: UploadMode
+    registry: str
+    chunk_bytes: int | None = None
+    is_chunked: bool = field(init=False)
+    _measured_bytes: int = field(init=False, default=_FIRST_CHUNK_BYTES)
+    _most_bytes: int = field(init=False, default=LONGEST_CHUNK_BYTES)
+    _refused: set[bool] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.is_chunked = self.mode == "chunked"
+
+    @property
+    def explanation(self) -> str:
+        """How blobs go, and why, for the log."""
+        why = f"--upload {self.mode} says so"
+        if self.mode == "auto":
+            why = "it was learned" if self.is_chunked or self._refused else "every registry does so"
+        return f"{'chunks' if self.is_chunked else 'one streamed request'}, because {why}"
+
+    def length_of_chunk(self, least_bytes: int) -> int:
+        """Return the length of the next chunk.
+
+        Args:
+            least_bytes: What the registry wants at least (``OCI-Chunk-Min-Length``).
+        """
+        wanted = self.chunk_bytes or min(self._measured_bytes, self._most_bytes)
+        return max(wanted, min(least_bytes, LONGEST_CHUNK_BYTES))
+
+    def measure(self, size_bytes: int, sending_s: float, waiting_s: float) -> None:
+        """Take how long a chunk was sent, and how long its answer took."""
+        enough = _GAP_SHARE * waiting_s * size_bytes / max(sending_s, 1e-6)
+        self._measured_bytes = int(max(self._measured_bytes, min(enough, LONGEST_CHUNK_BYTES)))
+
+    def refuse(self, *, chunked: bool, status: int, sent_bytes: int) -> bool:
+        """Take a refusal; return whether there is another way to send."""
+        if status == 413 and chunked:
+            shorter = max(sent_bytes // 4, _SHORTEST_CHUNK_BYTES)
+            if shorter < sent_bytes:
+                self._most_bytes, self.chunk_bytes = shorter, None
+                return True
+        self._refused.add(chunked)
+        if self.mode != "auto" or (not chunked) in self._refused:
+            return False
+        self.is_chunked = not chunked
+        return True
+
+    def prefer_chunks(self) -> None:
+        """Send chunks from now on: a cut request costs the registry all of its bytes."""
+        if self.mode == "auto" and True not in self._refused and takes_chunks(self.registry):
+            self.is_chunked = True
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where blobs go: one repository of one registry.
+
+    Args:
+        client: Of the registry.
+        url: ``https://ghcr.io/v2/me/hf-models``.
+        name: For messages.
+        scopes: That writing needs.
+    """
+
+    client: Client
+    url: str
+    name: str
+    scopes: Scopes
+
+
+def parse_offset(value: str | None) -> int | None:
+    """Return how many bytes a ``Range`` header of an upload says are there.
+
+    None where it says nothing that can be meant: it is absent, ``0--1``, or begins later.
+    ``0-0`` is what registries answer for none; that it might be one byte is ignored.
+
+    Source: OCI distribution specification 1.1, "Pushing a blob in chunks".
+
+    >>> parse_offset("0-1023"), parse_offset("0-0"), parse_offset("0--1"), parse_offset("9-12")
+    (1024, 0, None, None)
+    """
+    match = _RANGE.fullmatch((value or "").strip())
+    if match is None:
+        return None
+    return int(match[1]) + 1 if int(match[1]) else 0
+
+
+class UploadSession:
+    """The requests of the specification around the bytes: begin, ask, close, cancel.
+
+    Args:
+        target: Where the blob goes.
+        url: Of a session that was begun before.
+    """
+
+    def __init__(self, target: Target, url: str | None = None) -> None:
+        self._target = target
+        self.url = url
+        self.min_chunk_bytes = 0
+
+    def start(self) -> str:
+        """Begin the session, if there is none, and return its URL."""
+        if self.url is None:
+            url = f"{self._target.url}/blobs/uploads/"
+            answer = self._target.client.call(self._request("POST", url, _TAKEN))
+            self.url = next_url(answer.url, answer.headers.get("Location"))
+            length = answer.headers.get("OCI-Chunk-Min-Length", "")
+            self.min_chunk_bytes = int(length) if _MIN_LENGTH.fullmatch(length) else 0
+        return self.url
+
+    def moved(self, url: str, headers: Mapping[str, str]) -> None:
+        """Go on where an answer says: every one may name another ``Location``."""
+        location = headers.get("Location")
+        if location is not None:
+            self.url = next_url(url, location)
+
+    def offset(self) -> int | None:
+        """Ask how many bytes the registry has; None where the session is gone or it does not say.
+
+        A lost session is an ordinary answer, so its 404 is not tried again.
+        """
+        if self.url is None:
+            return None
+        request = self._request("GET", self.url, {*_TAKEN, 400, 403, 404, 405, 416})
+        answer = self._target.client.call(request)
+        if answer.status >= 400:
+            return None
+        self.moved(answer.url, answer.headers)
+        return parse_offset(answer.headers.get("Range"))
+
+    def put(self, digest: Digest, body: memoryview) -> Answer:
+        """Close the session under ``digest``, ``body`` being its last bytes; tried once."""
+        for left in reversed(range(_REDIRECTS_LIMIT)):
+            url = self.start()
+            request = Request(
+                "PUT",
+                f"{url}{'&' if '?' in url else '?'}digest={digest.replace(':', '%3A')}",
+                f"upload to {self._target.name}",
+                self._target.scopes,
+                headers={"Content-Type": "application/octet-stream"},
+                body=body,
+                read_timeout_s=COMMIT_TIMEOUT_S,
+            )
+            answer = self._target.client.once(request)
+            if answer.status not in _REDIRECTS or not left:
+                return answer
+            self.url = _without_digest(next_url(url, answer.headers.get("Location")))
+        raise AssertionError  # the last round returns
+
+    def has(self, digest: Digest, size_bytes: int) -> bool:
+        """Return whether the repository has the blob: the answer to a commit may have been lost."""
+        url = f"{self._target.url}/blobs/{digest}"
+        request = self._request("HEAD", url, {200, 403, 404, 405}, redirect=True)
+        answer = self._target.client.call(request)
+        size = answer.headers.get("Content-Length", str(size_bytes))
+        return answer.status == 200 and size == str(size_bytes)
+
+    def cancel(self) -> None:
+        """Tell the registry that nothing more comes; whether it hears does not matter."""
+        if self.url is not None:
+            with contextlib.suppress(HfModelsError):
+                request = self._request("DELETE", self.url, {204}, timeout_s=_CANCEL_TIMEOUT_S)
+                self._target.client.once(request)
+        self.url = None
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        expect: set[int] | frozenset[int],
+        *,
+        redirect: bool = False,
+        timeout_s: float | None = None,
+    ) -> Request:
+        return Request(
+            method,
+            url,
+            f"upload to {self._target.name}",
+            self._target.scopes,
+            expect=expect,
+            redirect=redirect,
+            read_timeout_s=timeout_s,
+        )
+
+
+def _without_digest(url: str) -> str:
+    """Return a ``Location`` that repeats our query without the digest, which `put` adds."""
+    return re.sub(r"([?&])digest=[^&]*&?", r"\1", url).rstrip("?&")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why an upload stopped.
+
+    Args:
+        error: Raised where the retries are used up.
+        headers: Of the answer, which may say how long to wait.
+        is_free: Whether to go on at once, without counting it.
+        restarts: Whether the session is of no more use.
+    """
+
+    error: HfModelsError
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_free: bool = False
+    restarts: bool = False
 
 
 class RegistryBlobWriter:
     """A `BlobWriter` on a registry.
 
+    After `UploadInterrupted` the caller calls `resume` and writes from that offset on.
+
     Args:
         target: Where the blob goes.
-        size_bytes: Of the blob, None if the caller does not know it.
-        chunk_bytes: Of one request, and kept in memory.
-        stream: Whether to send one streamed request.
-        refused: Called when the registry turns out to refuse chunks; None to take its refusal
-            for an error.
+        size_bytes: Of the blob; None where the caller learns it as it writes.
+        method: How the registry takes it.
+        saved: What an earlier process began; then `resume` comes first.
 
-    Raises (from `write` and `commit`):
-        UploadLost: The blob must be sent again from its source.
+    Raises (from `write`, `commit` and `resume`):
+        UploadInterrupted: Not from `resume`.
         TransportError: It broke more often than the retries allow.
         RegistryError: The registry said no.
         IntegrityError: More or fewer bytes than promised, or the registry got other ones.
@@ -70,28 +338,38 @@ class RegistryBlobWriter:
         self,
         target: Target,
         size_bytes: int | None,
-        *,
-        chunk_bytes: int,
-        stream: bool,
-        refused: Callable[[], None] | None,
+        method: UploadMethod,
+        saved: SavedUpload | None = None,
     ) -> None:
         self._target = target
         self._size_bytes = size_bytes
-        self._chunk_bytes = chunk_bytes
-        self._stream = stream
-        self._refused = refused
-        self._window = Window(chunk_bytes if size_bytes is None else min(chunk_bytes, size_bytes))
-        self._session = UploadSession(target)
+        self._method = method
+        self._session = UploadSession(target, saved.session_url if saved else None)
         self._retries = target.client.retries()
+        largest = min(SMALL_BLOB_BYTES, method.chunk_bytes or SMALL_BLOB_BYTES)
+        is_small = size_bytes is not None and size_bytes <= largest and not saved
+        self._small = bytearray() if is_small else None
         self._exchange: Exchange | None = None
         self._authorization: str | None = None
-        self._is_renewed = False  # a second 401 in a row is an answer
+        self._offset = saved.sent_bytes if saved else 0  # of the next byte to write
+        self._sent_end = 0  # of the last piece, which may have left in part
         self._request_start = 0
-        self._request_end: int | None = None  # a streamed request ends with the blob
-        self._acked = 0  # the registry has these
-        self._has_left = False  # whether any byte did; if not, one PUT carries all
-        self._fell_short = False  # what a streamed request was said to have carried
+        self._request_end: int | None = 0  # None where a streamed request ends with the blob
+        self._is_chunk = False  # the request under way
+        self._begun_s = 0.0
+        self._failure: _Failure | None = None
+        self._reached = -1  # where the last resumption went on; beyond it, something moved
+        self._is_renewed = False  # a second 401 in a row is an answer
+        self._redirects = 0
+        self._has_odd_range = False  # some answer did not say what was sent
+        self._ignores_ranges = False
         self._is_committed = False
+        self.keeps_session = False
+
+    @property
+    def session_url(self) -> str | None:
+        """The session, for a later process to go on with; None before the first large byte."""
+        return None if self._small is not None else self._session.url
 
     @property
     def _what(self) -> str:
@@ -100,25 +378,50 @@ class RegistryBlobWriter:
     def write(self, data: memoryview) -> None:
         """Append bytes; ``data`` may be reused once this returns."""
         data = data.cast("B")
-        end = self._window.end + len(data)
+        end = self._offset + len(data)
         if self._size_bytes is not None and end > self._size_bytes:
             raise IntegrityError(f"{self._what}: want {self._size_bytes} bytes, got {end}")
+        if self._small is not None:
+            self._small += data
+            self._offset = end
+            return
         while data:
-            if self._room() == 0:
-                self._push(None)
-            piece = data[: self._room()]
-            if self._is_direct() and self._stream and self._is_full():
-                self._window.forget()  # half a stream is of no use
-            self._window.append(piece)
-            if self._is_direct():
-                self._push(piece)
+            if self._exchange is None:
+                self._begin()
+            limit = self._request_end
+            piece = data if limit is None else data[: limit - self._offset]
+            self._send(piece)
             data = data[len(piece) :]
+
+    def resume(self) -> int:
+        """Wait as the retries say, and return the offset of the byte to write next."""
+        failure, self._failure = self._failure, None
+        if (
+            failure
+            and not failure.is_free
+            and not self._retries.wait(failure.error, failure.headers)
+        ):
+            raise failure.error
+        kept = None if failure and failure.restarts else self._session.offset()
+        most = self._sent_end if failure else self._size_bytes
+        if kept is None or (most is not None and kept > most):
+            self._session.cancel()
+            kept = 0
+        elif self._offset - kept > LONGEST_CHUNK_BYTES:
+            self._method.prefer_chunks()
+        if kept > self._reached >= 0:
+            self._retries.succeeded()
+        self._offset = self._reached = kept
+        return kept
 
     def commit(self, digest: Digest) -> None:
         """Finish the blob; the repository has it under ``digest`` when this returns."""
-        end = self._window.end
-        if self._size_bytes is not None and self._size_bytes != end:
-            raise IntegrityError(f"{self._what}: want {self._size_bytes} bytes, got {end}")
+        if self._size_bytes is None:
+            self._size_bytes = self._offset
+            if self._exchange is not None:
+                self._end_request()
+        if self._size_bytes != self._offset:
+            raise IntegrityError(f"{self._what}: want {self._size_bytes} bytes, got {self._offset}")
         while not self._try_commit(digest):
             pass
         self._is_committed = True
@@ -128,223 +431,178 @@ class RegistryBlobWriter:
 
     def __exit__(self, *_: object) -> None:
         self._close_exchange()
-        if not self._is_committed:
+        if not self._is_committed and not (self.keeps_session and self.session_url):
             self._session.cancel()
-        self._window = Window(0)
 
-    def _is_direct(self) -> bool:
-        """Whether bytes leave as they are written: the length of their request is known."""
-        if self._size_bytes is not None:
-            return self._size_bytes > self._chunk_bytes
-        return self._stream and self._has_left
-
-    def _room(self) -> int:
-        """How many bytes may be written before the registry must have taken some."""
-        if self._is_direct() and self._stream:
-            # The first bytes are kept as long as they fit, to begin again with.
-            left = self._window.capacity_bytes - self._window.end
-            return left if left > 0 else self._chunk_bytes
-        if self._exchange is not None and self._request_end is not None:
-            return self._request_end - self._window.end
-        return self._acked + self._chunk_bytes - self._window.end
-
-    def _is_full(self) -> bool:
-        return self._window.end >= self._window.capacity_bytes
-
-    def _push(self, piece: memoryview | None, *, last: bool = False) -> None:
-        """Send what is in the window and has not left, ``piece`` being the end of it.
-
-        Returns when all of it has left, and with a chunk's end, when the registry has it.
-        """
-        while not self._try_push(piece, last=last):
-            piece = None
-
-    def _try_push(self, piece: memoryview | None, *, last: bool) -> bool:
-        if self._exchange is None:
-            self._session.start()
-            self._honour_min_length()
-        try:
-            answer = self._attempt(piece, last=last)
-        except TransportError as error:
-            self._recover(error, {})
-            return False
-        return answer is None or self._take(answer)
-
-    def _honour_min_length(self) -> None:
-        wanted = min(self._session.min_chunk_bytes, _CHUNK_LIMIT_BYTES)
-        if wanted > self._chunk_bytes and not self._stream:
-            self._chunk_bytes = wanted
-            self._window = self._window.grown(wanted)
-
-    def _attempt(self, piece: memoryview | None, *, last: bool) -> Answer | None:
-        """Send; return the answer once there is one, None while the request goes on."""
-        if self._exchange is None:
-            taken = self._begin()
-        else:
-            taken = piece is None or self._exchange.send(piece)
-        if taken and not last and self._window.end != self._request_end:
-            return None
-        return self._finish()
-
-    def _begin(self) -> bool:
-        start, size_bytes = self._acked, self._size_bytes
-        end = self._window.end if size_bytes is None else start + self._chunk_bytes
-        end = end if size_bytes is None else min(end, size_bytes)
+    def _begin(self) -> None:
+        """Begin a request: of a chunk, or of all that is left."""
+        url = self._session.start()
+        self._is_chunk = self._method.is_chunked
+        start = self._request_start = self._offset
         headers = {"Content-Type": "application/octet-stream"}
-        if self._stream:
+        self._request_end = self._size_bytes
+        if self._is_chunk:
+            end = start + self._method.length_of_chunk(self._session.min_chunk_bytes)
+            self._request_end = end if self._size_bytes is None else min(end, self._size_bytes)
+        if self._size_bytes is None or not self._is_chunk:
             # As `docker push` sends it, so every registry knows it: no length, no range.
             headers["Transfer-Encoding"] = "chunked"
-        else:
-            headers["Content-Length"] = str(end - start)
-            headers["Content-Range"] = f"{start}-{end - 1}"
-        self._request_start, self._request_end = start, None if self._stream else end
-        self._has_left = True
-        self._exchange, self._authorization = self._target.client.begin(
-            "PATCH", self._session.start(), headers, self._target.scopes
-        )
-        return all(self._exchange.send(view) for view in self._window.views(start))
+        if self._size_bytes is not None and (self._is_chunk or start):
+            assert self._request_end is not None  # noqa: S101 - for the type checker
+            headers["Content-Range"] = f"{start}-{self._request_end - 1}"
+            if self._is_chunk:
+                headers["Content-Length"] = str(self._request_end - start)
+        self._begun_s = time.monotonic()
+        try:
+            self._exchange, self._authorization = self._target.client.begin(
+                "PATCH", url, headers, self._target.scopes
+            )
+        except TransportError as error:
+            raise self._interrupted(_Failure(error)) from error
 
-    def _finish(self) -> Answer:
+    def _send(self, piece: memoryview) -> None:
+        assert self._exchange is not None  # noqa: S101 - for the type checker
+        self._sent_end = self._offset + len(piece)
+        try:
+            is_taken = self._exchange.send(piece)
+        except TransportError as error:
+            self._close_exchange()
+            raise self._interrupted(_Failure(error)) from error
+        self._offset += len(piece) if is_taken else 0
+        if not is_taken or self._offset == self._request_end:
+            self._end_request(is_whole=is_taken)
+
+    def _end_request(self, *, is_whole: bool = True) -> None:
+        """Wait for the answer to a request, and act on it."""
+        sent_s = time.monotonic()
+        try:
+            answer = self._read_answer()
+        except TransportError as error:
+            self._close_exchange()
+            raise self._interrupted(_Failure(error)) from error
+        if answer.status not in _TAKEN:
+            self._refused(answer)
+        if not is_whole:
+            early = TransportError(f"{self._what}: answered before the end of the request")
+            raise self._interrupted(_Failure(early))
+        self._is_renewed, self._redirects = False, 0
+        self._session.moved(self._session.start(), answer.headers)
+        reported = parse_offset(answer.headers.get("Range"))
+        if self._is_chunk:
+            sending_s, waiting_s = sent_s - self._begun_s, time.monotonic() - sent_s
+            self._method.measure(self._offset - self._request_start, sending_s, waiting_s)
+            self._check_chunk(reported)
+        elif reported is not None and reported != self._offset:
+            # Some say nonsense here (aws/containers-roadmap #2831): the digest will tell.
+            self._has_odd_range = True
+
+    def _read_answer(self) -> Answer:
         exchange = self._exchange
         assert exchange is not None  # noqa: S101 - for the type checker
         exchange.finish()
         body = exchange.read(ERROR_BODY_LIMIT_BYTES)
         answer = Answer(exchange.status, exchange.headers, body)
         self._close_exchange()
-        client = self._target.client
-        if answer.status == 401 and not self._is_renewed and client.owns(self._session.start()):
-            client.challenged(answer.headers, self._target.scopes, self._authorization)
         return answer
 
-    def _take(self, answer: Answer) -> bool:
-        """Act on an answer to a PATCH; False where something must be sent again."""
-        is_first_chunk = self._request_start == 0 and not self._stream
-        if is_first_chunk and self._refused and answer.status in _CHUNKS_REFUSED | {201}:
-            self._refused()
-            self._switch_to_stream(answer)
-        elif answer.status in {201, 202, 204}:
-            return self._accept(answer)
-        elif answer.status == 401 and not self._is_renewed:
-            self._is_renewed = True
-            self._resync()
-        elif is_passing(answer.status) or answer.status in {404, 416}:
-            self._recover(self._error(answer), answer.headers)
-        else:
-            raise self._error(answer)
-        return False
-
-    def _accept(self, answer: Answer) -> bool:
-        self._session.moved(self._session.start(), answer.headers)
-        self._is_renewed = False
-        reported = parse_offset(answer.headers.get("Range"))
-        if self._stream:
-            # Some say nonsense here (aws/containers-roadmap #2831): the digest will tell.
-            self._fell_short = reported is not None and reported < self._window.end
-            self._acked = self._window.end
-            return True
-        if reported is None and self._window.end != self._request_end:
-            self._resync()
-            return False
-        self._continue_at(self._window.end if reported is None else reported)
-        if self._acked > self._request_start:
-            self._retries.succeeded()
-        else:
-            stuck = TransportError(f"{self._what}: the registry keeps no byte after {self._acked}")
-            if not self._retries.wait(stuck):
-                raise stuck
-        return self._acked == self._window.end
-
-    def _switch_to_stream(self, answer: Answer) -> None:
-        """Begin again with a streamed request: the first chunk is still in memory."""
-        self._stream = True
-        self._session.cancel()
-        self._restart(self._error(answer))
-
-    def _recover(self, error: HfModelsError, headers: Mapping[str, str]) -> None:
-        """Wait after a failure, and find out where to go on."""
-        self._close_exchange()
-        if self._stream and self._window.start > 0:
-            raise self._lost(error)
-        if not self._retries.wait(error, headers):
-            raise error
-        self._resync()
-
-    def _resync(self) -> None:
-        offset = None if self._stream or not self._has_left else self._session.offset()
-        if offset is None:
-            self._restart(None)
-        else:
-            self._continue_at(offset)
-
-    def _continue_at(self, offset: int) -> None:
-        if offset > self._window.end:
-            raise ProtocolError(
-                f"{self._what}: want at most {self._window.end} bytes, the registry has {offset}"
-            )
-        if offset < self._window.start:
-            raise self._lost(None)
-        self._acked = offset
-
-    def _restart(self, error: HfModelsError | None) -> None:
-        """Begin a new session, while the first byte is still in memory."""
-        if self._window.start > 0:
-            raise self._lost(error)
-        self._session.url = None
-        self._acked = 0
-
-    def _lost(self, error: HfModelsError | None) -> UploadLost:
-        reason = f" ({error.message})" if error else ""
-        lost = UploadLost(
-            f"{self._what}: lost after {self._window.end} bytes{reason}",
-            offset=self._window.end,
-            hint=error.hint if error else _GONE_HINT,
+    def _check_chunk(self, reported: int | None) -> None:
+        """Compare what a registry says of a chunk with what was sent, and ask where they differ."""
+        if self._ignores_ranges:
+            return
+        kept = reported if reported == self._offset else self._session.offset()
+        if kept == self._offset:
+            if self._offset > self._reached:
+                self._retries.succeeded()
+            return
+        self._has_odd_range = True
+        error = TransportError(
+            f"{self._what}: want {self._offset} bytes kept, the registry says"
+            f" {'nothing' if kept is None else kept}",
+            hint=_OTHER_WAY_HINT,
         )
-        lost.__cause__ = error
-        return lost
+        is_less = kept is not None and self._request_start <= kept < self._offset
+        if is_less and kept == reported and kept != self._reached:  # else it says so of any chunk
+            raise self._interrupted(_Failure(error))
+        if self._method.refuse(chunked=True, status=0, sent_bytes=0):
+            raise self._interrupted(_Failure(error, is_free=True, restarts=True))
+        # The user wants chunks: go on, and let the digest show what was kept.
+
+    def _refused(self, answer: Answer) -> None:
+        """Raise what an answer to a PATCH means.
+
+        Raises:
+            UploadInterrupted: It goes on, in another way or later.
+            RegistryError: It does not.
+        """
+        status, client = answer.status, self._target.client
+        error = self._error(answer)
+        url = self._session.start()
+        if status == 401 and not self._is_renewed and client.owns(url):
+            self._is_renewed = True
+            client.challenged(answer.headers, self._target.scopes, self._authorization)
+            raise self._interrupted(_Failure(error, is_free=True)) from error
+        if status in _REDIRECTS and self._redirects < _REDIRECTS_LIMIT:
+            self._redirects += 1
+            self._session.moved(url, answer.headers)
+            raise self._interrupted(_Failure(error, is_free=True)) from error
+        if is_passing(status) or status == 404:
+            raise self._interrupted(_Failure(error, answer.headers)) from error
+        if status in _REFUSALS and self._request_start > 0 and status != 413:
+            # It may have kept less than it said, or not continue what was cut.
+            restarts = not self._is_chunk
+            raise self._interrupted(_Failure(error, restarts=restarts)) from error
+        sent_bytes = (self._request_end or self._offset) - self._request_start
+        if status in _REFUSALS and self._method.refuse(
+            chunked=self._is_chunk, status=status, sent_bytes=sent_bytes
+        ):
+            raise self._interrupted(_Failure(error, is_free=True, restarts=True)) from error
+        if status in _REFUSALS and status != 413:
+            error.hint = error.hint or _OTHER_WAY_HINT
+        raise error
+
+    def _interrupted(self, failure: _Failure) -> UploadInterrupted:
+        self._failure = failure
+        return UploadInterrupted(failure.error.message, hint=failure.error.hint)
 
     def _try_commit(self, digest: Digest) -> bool:
-        body = memoryview(b"")
-        if not self._has_left:
-            body = next(iter(self._window.views(0)), body)
-        elif self._acked < self._window.end:
-            self._push(None, last=True)
-        self._session.start()
+        body = memoryview(self._small if self._small is not None else b"")
         try:
             answer = self._session.put(digest, body)
         except TransportError as error:
             return self._is_there(digest, error, {})
-        return self._take_commit(answer, digest)
-
-    def _take_commit(self, answer: Answer, digest: Digest) -> bool:
-        if answer.status in {200, 201, 204}:
-            return self._check_digest(answer, digest)
-        error = self._error(answer)
-        if answer.status == 401 and not self._is_renewed:
+        status, refusal = answer.status, self._error(answer)
+        if status in _TAKEN:
+            got = answer.headers.get("Docker-Content-Digest", digest)
+            if got != digest:
+                raise IntegrityError(f"{self._what}: want {digest}, the registry has {got[:100]!r}")
+            return True
+        if status == 401 and not self._is_renewed:
             self._is_renewed = True
-            self._resync()
-            return False
-        if is_passing(answer.status) or answer.status in {404, 416}:
-            return self._is_there(digest, error, answer.headers)
+            return False  # `once` has renewed the credential
+        if is_passing(status) or status in {404, 416}:
+            return self._is_there(digest, refusal, answer.headers)
         if "DIGEST_INVALID" in {code for code, _ in parse_errors(answer.body)}:
-            if self._fell_short:
-                raise self._lost(error)
-            raise IntegrityError(f"{self._what}: want {digest}, the registry got other bytes")
-        raise error
+            self._bytes_differ(digest, refusal)
+        raise refusal
 
-    def _check_digest(self, answer: Answer, digest: Digest) -> bool:
-        got = answer.headers.get("Docker-Content-Digest", digest)
-        if got != digest:
-            raise IntegrityError(f"{self._what}: want {digest}, the registry has {got[:100]!r}")
-        return True
+    def _bytes_differ(self, digest: Digest, error: HfModelsError) -> None:
+        if not self._has_odd_range or self._ignores_ranges:
+            raise IntegrityError(f"{self._what}: want {digest}, the registry got other bytes")
+        error.hint = _OTHER_WAY_HINT
+        self._ignores_ranges = True  # what they said was wrong, if anything was
+        self._method.refuse(chunked=self._is_chunk, status=0, sent_bytes=0)
+        raise self._interrupted(_Failure(error, restarts=True)) from error
 
     def _is_there(self, digest: Digest, error: HfModelsError, headers: Mapping[str, str]) -> bool:
-        """Whether the blob is there although the answer was lost; if not, go on or begin again."""
+        """Return whether the blob is there although its answer was lost; if not, go on or again."""
         if not self._retries.wait(error, headers):
             raise error
-        if self._session.has(digest, self._window.end):
+        if self._session.has(digest, self._offset):
             return True
-        self._resync()
-        return False
+        if self._small is not None:
+            self._session.url = None  # begin again, with the bytes in memory
+            return False
+        raise self._interrupted(_Failure(error, is_free=True)) from error
 
     def _error(self, answer: Answer) -> HfModelsError:
         error = registry_error(self._target.client.registry, self._what, answer)

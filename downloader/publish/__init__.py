@@ -1,31 +1,38 @@
-"""Hub to stores, streaming: no engine, no disk, memory bounded by a constant."""
+"""Hub to stores, streaming: no engine, no disk, memory bounded by a constant.
 
-from downloader.publish.assemble import assemble_image
-from downloader.publish.base import DEFAULT_BASE, Base, no_base, open_base
+::
+
+    job ─┬─ look ───── layer_cache      what each destination has
+         ├─ transfer ─ ramp ─ upload_layers ─┬─ layer_stream     bytes from the Hub, hashed
+         │                                   ├─ oci.upload       bytes to the store
+         │                                   ├─ checkpoint       layers that are there
+         │                                   └─ upload_journal   layers on their way
+         └─ finish ─── image_writer     configs, manifests, the tag
+
+`assemble` makes one image of shards; `copy` brings a finished image from store to store.
+"""
+
+from downloader.publish.assemble import AssembleOptions, assemble
+from downloader.publish.base import DEFAULT_BASE, Base, no_base
 from downloader.publish.checkpoint import Shard, parse_shard
-from downloader.publish.job import (
-    Outcome,
-    Publication,
-    Settings,
-    check_gated,
-    publish,
-)
-from downloader.publish.joining import assemble
-from downloader.publish.layer_cache import Image, read_labels
+from downloader.publish.copy import Copied, CopyOptions, StoredImage, copy
+from downloader.publish.job import Outcome, PublishOptions, check_gated, publish
+from downloader.publish.layer_cache import read_labels
 
 __all__ = [
     "DEFAULT_BASE",
+    "AssembleOptions",
     "Base",
-    "Image",
+    "Copied",
+    "CopyOptions",
     "Outcome",
-    "Publication",
-    "Settings",
+    "PublishOptions",
     "Shard",
+    "StoredImage",
     "assemble",
-    "assemble_image",
     "check_gated",
+    "copy",
     "no_base",
-    "open_base",
     "parse_shard",
     "publish",
     "read_labels",

@@ -1,181 +1,178 @@
-"""One image, one tag, over layers that are there: moves no model bytes. The tag moves last."""
+"""Assembling: one image of the shards that other machines published."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
+from functools import partial
 
-from downloader.errors import InputError
-from downloader.image import (
-    METADATA_ANNOTATIONS,
-    PREFIX,
-    ZSTD_MANIFEST,
-    config_json,
-    diff_id_of,
-    labels,
-    layer_annotations,
-    metadata_tar,
-    stored_layer,
+from downloader.errors import InputError, ProtocolError
+from downloader.image import ImageLabels, layer_key, plan_json
+from downloader.oci.digest import Digest
+from downloader.oci.manifest import Manifest
+from downloader.oci.store import Store
+from downloader.plan import Plan
+from downloader.progress import NoProgress, Progress
+from downloader.publish.base import Base, no_base
+from downloader.publish.checkpoint import (
+    Record,
+    Shard,
+    list_shards,
+    plan_descriptor,
+    read_plan,
+    read_record,
 )
-from downloader.oci.digest import Digest, digest_of
-from downloader.oci.manifest import (
-    CONFIG,
-    INDEX,
-    LAYER,
-    MANIFEST,
-    Descriptor,
-    Index,
-    Manifest,
-    Platform,
-    describe,
-)
-from downloader.plan import Layer, Plan, split_shards
-from downloader.publish.base import Base
-from downloader.publish.blobs import copy_blob, lacks, put_blob
-from downloader.publish.checkpoint import Shard
-from downloader.publish.destination import Target
-from downloader.publish.modelpack import (
-    MANIFEST_TYPE,
-    NO_PLATFORM,
-    model_config,
-    model_manifest,
+from downloader.publish.copy import side_by_side
+from downloader.publish.destination import Destination, replace_records
+from downloader.publish.image_writer import missing_shards, put_common_blobs, write_image
+from downloader.publish.layer_cache import (
+    find_layers,
+    first_manifest,
+    labels_of,
+    look_at_tag,
+    read_labels,
 )
 
-# Docker stops at 125 layers, other engines at 127.
-ENGINE_LAYERS = 125
-# Of the annotations that say what lies where in every layer; the specification lets a
-# registry refuse a manifest above 4 MiB, and there is more in it than those.
-MEMBERS_LIMIT_BYTES = 3 * 1024 * 1024
 
-
-def assemble_image(target: Target, plan: Plan, base: Base, *, modelpack: bool = False) -> Digest:
-    """Write configs, the last layer, manifests and index, and move the tag.
+@dataclass(frozen=True)
+class AssembleOptions:
+    """How to assemble.
 
     Args:
-        target: Which has every layer of the plan.
-        plan: What the image carries.
-        base: What lies under it.
+        plan: What was published; None to take it from the shards.
+        commit: Only shards of this commit.
+        count: Of shards; None for those that the store lists.
+        base: What lies under the image.
         modelpack: Whether the index carries a ModelPack manifest too.
+        force: Whether a tag that carries another repo may be overwritten.
+    """
+
+    plan: Plan | None = None
+    commit: str | None = None
+    count: int | None = None
+    base: Base = field(default_factory=no_base)
+    modelpack: bool = True
+    force: bool = False
+
+
+def assemble(
+    store: Store,
+    tag: str,
+    options: AssembleOptions | None = None,
+    progress: Progress | None = None,
+) -> Digest:
+    """Make one image of the shards that other machines published; moves no model bytes.
+
+    Args:
+        store: Where the shards are.
+        tag: Of the image.
+        options: What to look for, and what to make of it.
+        progress: Told of everything.
 
     Returns:
-        The digest of the index, which the tag names now.
+        The digest of the image, which the tag names now.
 
     Raises:
-        InputError: Layers are missing, or there are too many with those of the base.
+        InputError: No shard is there, some are missing, or they carry different plans.
         HfModelsError: The store said no.
     """
-    check_complete(target, plan.stored)
-    for platform in base.platforms.values():
-        _check_count(len(platform.layers) + len(plan.layers) + 1)
-    metadata = _put_metadata(target, plan)
-    layers = [*_describe_layers(target, plan.layers), metadata]
-    manifests: list[Descriptor] = []
-    if plan.compress == "both" and any(layer.is_packed for layer in plan.layers):
-        # The plain one first, which engines take that do not know the annotation.
-        plain = [*_describe_layers(target, plan.stored[: len(plan.layers)]), metadata]
-        manifests = [_put_platform(target, plan, base, item, plain) for item in base.platforms]
-        packed = [_put_platform(target, plan, base, item, layers) for item in base.platforms]
-        manifests += [replace(item, annotations=ZSTD_MANIFEST) for item in packed]
-        layers = plain
-    else:
-        manifests = [_put_platform(target, plan, base, item, layers) for item in base.platforms]
-    if modelpack:
-        manifests.append(_put_modelpack(target, plan, layers))
-    index = Index(tuple(manifests), labels(plan, base.labels)).to_bytes()
-    digest = digest_of(index)
-    current = target.store.get_manifest(target.tag)
-    if current is None or current.digest != digest:
-        target.store.put_manifest(target.tag, index, INDEX)
+    options = options or AssembleOptions()
+    progress = progress or NoProgress()
+    destination = Destination(store, tag)
+    records = _read_records(destination, options.count)
+    if not records and (assembled := _find_assembled(destination, options)):
+        progress.note(f"{destination.name}: assembled already")
+        return assembled
+    plan = options.plan or _plan_of(destination, records, options.commit)
+    tagged = look_at_tag(destination, plan, force=options.force)
+    shards = [record.shard for record in records]
+    find_layers(
+        destination,
+        plan.stored,
+        shards,
+        tagged=tagged,
+        accepts_plain=plan.compress == "auto",
+        progress=progress,
+    )
+    _check_shards(destination, plan, records, options.count)
+    options.base.load()
+    put_common_blobs(destination, plan, options.base, tagged)
+    digest = write_image(destination, plan, options.base, modelpack=options.modelpack)
+    replace_records(destination, progress)
     return digest
 
 
-def check_complete(target: Target, layers: Sequence[Layer]) -> None:
-    """Raise unless every layer is there, and verified.
+def _read_records(destination: Destination, count: int | None) -> list[Record]:
+    store, tag = destination.store, destination.tag
+    if count:
+        shards = [Shard(index, count) for index in range(1, count + 1)]
+    else:
+        shards = list_shards(store, tag)
+    read = side_by_side({shard: partial(read_record, store, tag, shard) for shard in shards})
+    return [record for record in read.values() if record is not None]
 
-    Raises:
-        InputError: Some are not.
-    """
-    missing = [layer for layer in layers if not target.is_done(layer)]
-    if missing:
-        size_bytes = sum(layer.size_bytes for layer in missing)
+
+def _find_assembled(destination: Destination, options: AssembleOptions) -> Digest | None:
+    """Return what an earlier run has made of the shards, whose records it took away."""
+    plan, store = options.plan, destination.store
+    wanted = plan.snapshot.commit if plan else options.commit
+    try:
+        raw = store.get_manifest(destination.tag) if wanted else None
+        image = first_manifest(store, raw) if raw else None
+        labels = labels_of(store, image) if image else None
+    except ProtocolError:
+        return None  # whatever lies under the tag, it is none of ours
+    if raw is None or image is None or labels is None or labels.commit != wanted:
+        return None
+    return raw.digest if plan is None or _is_of(plan, image, labels) else None
+
+
+def _is_of(plan: Plan, image: Manifest, labels: ImageLabels) -> bool:
+    """Return whether an image is of this very plan, and not of another one of the commit."""
+    keys = {layer_key(layer) for layer in image.layers}
+    same = (labels.repo, labels.is_partial) == (plan.snapshot.repo, plan.snapshot.is_partial)
+    return same and keys - {None} == {layer.key for layer in plan.layers}
+
+
+def _plan_of(destination: Destination, records: Sequence[Record], commit: str | None) -> Plan:
+    descriptors = {record.plan.digest: record.plan for record in records}
+    plans = [read_plan(destination.store, descriptor) for descriptor in descriptors.values()]
+    if commit:
+        plans = [plan for plan in plans if plan.snapshot.commit == commit]
+    if not plans:
         raise InputError(
-            f"{target.name}: want {len(layers)} layers, got {len(layers) - len(missing)};"
-            f" {size_bytes} bytes are missing",
-            hint="publish them first: hf-models publish",
+            f"{destination.name}: no shards{f' of commit {commit}' if commit else ''}",
+            hint=_hint_without_shards(destination),
         )
-
-
-def missing_shards(target: Target, plan: Plan, count: int) -> list[Shard]:
-    """Return which of ``count`` shards a target lacks layers of."""
-    shares = split_shards(plan.stored, count)
-    return [
-        Shard(index, count)
-        for index, layers in enumerate(shares, start=1)
-        if not all(target.is_done(layer) for layer in layers)
-    ]
-
-
-def _describe_layers(target: Target, layers: Sequence[Layer]) -> list[Descriptor]:
-    notes = [layer_annotations(layer) for layer in layers]
-    _fit(notes)
-    found = [stored_layer(target.have[layer.name]) for layer in layers]
-    return [
-        replace(descriptor, annotations=dict(descriptor.annotations) | note)
-        for descriptor, note in zip(found, notes, strict=True)
-    ]
-
-
-def _put_metadata(target: Target, plan: Plan) -> Descriptor:
-    data = metadata_tar(plan)
-    put_blob(target.store, data, digest_of(data))
-    return replace(describe(data, LAYER), annotations=METADATA_ANNOTATIONS)
-
-
-def _fit(notes: Sequence[dict[str, str]]) -> None:
-    """Leave out the longest lists of members, which readers find in the tar headers as well."""
-    sizes = {at: sum(map(len, note.values())) for at, note in enumerate(notes)}
-    for at in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        if sum(sizes.values()) <= MEMBERS_LIMIT_BYTES:
-            return
-        for key in [key for key in notes[at] if key.endswith(".members")]:
-            sizes[at] -= len(notes[at].pop(key))
-
-
-def _check_count(count: int) -> None:
-    if count > ENGINE_LAYERS:
+    if len(plans) > 1:
+        commits = ", ".join(sorted({plan.snapshot.commit for plan in plans}))
         raise InputError(
-            f"want at most {ENGINE_LAYERS} layers with those of the base image, got {count}",
-            hint="raise --layer-size, or choose a smaller --base",
+            f"{destination.name}: want shards of one plan,"
+            f" got {len(plans)} plans (commits {commits})",
+            hint="choose one with --revision COMMIT or --plan FILE",
         )
+    return plans[0]
 
 
-def _put_platform(
-    target: Target, plan: Plan, base: Base, platform: Platform, layers: Sequence[Descriptor]
-) -> Descriptor:
-    found = base.platforms[platform]
-    if base.store:
-        for layer in found.layers:
-            if lacks(target.store, layer):
-                copy_blob(base.store, target.store, layer)
-    diff_ids = [diff_id_of(layer) for layer in layers]
-    config = config_json(plan, platform, diff_ids, found.config, base.labels)
-    descriptor = describe(config, CONFIG)
-    put_blob(target.store, config, descriptor.digest)
-    notes = labels(plan, base.labels)
-    data = Manifest(descriptor, (*found.layers, *layers), notes).to_bytes()
-    return replace(_put_manifest(target, data), platform=platform)
+def _hint_without_shards(destination: Destination) -> str:
+    try:
+        labels = read_labels(destination.store, destination.tag)
+    except ProtocolError:
+        labels = None
+    if labels is None:
+        return "publish them first: hf-models publish --shard I/N"
+    commit = labels.commit
+    return f"the tag carries commit {commit}; if that is the one, say so: --revision {commit}"
 
 
-def _put_modelpack(target: Target, plan: Plan, layers: Sequence[Descriptor]) -> Descriptor:
-    config = model_config(plan, layers)
-    put_blob(target.store, config, digest_of(config))
-    data = model_manifest(plan, config, layers)
-    descriptor = _put_manifest(target, data)
-    # Not in the descriptor's own `artifactType`: skopeo 1.9 leaves out what it does not know,
-    # and then cannot copy the index with its digest.
-    notes = {f"{PREFIX}.artifact-type": MANIFEST_TYPE}
-    return replace(descriptor, annotations=notes, platform=NO_PLATFORM)
-
-
-def _put_manifest(target: Target, data: bytes) -> Descriptor:
-    descriptor = describe(data, MANIFEST)
-    target.store.put_manifest(descriptor.digest, data, MANIFEST)
-    return descriptor
+def _check_shards(
+    destination: Destination, plan: Plan, records: Sequence[Record], count: int | None
+) -> None:
+    if all(destination.is_done(layer) for layer in plan.stored):
+        return
+    ours = plan_descriptor(plan_json(plan)).digest
+    counts = [record.shard.count for record in records if record.plan.digest == ours]
+    missing = missing_shards(destination, plan, count or max(counts, default=1))
+    names = ", ".join(str(shard) for shard in missing)
+    raise InputError(
+        f"{destination.name}: shards missing: {names}",
+        hint=f"publish it first: hf-models publish --shard {missing[0]}",
+    )

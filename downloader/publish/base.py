@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from downloader.errors import InputError, ProtocolError
+from downloader.errors import InputError, ProtocolError, TransportError
 from downloader.image import PLATFORMS
+from downloader.oci.digest import Digest
 from downloader.oci.manifest import (
     CONFIG,
     LAYER,
@@ -16,8 +18,8 @@ from downloader.oci.manifest import (
     parse_json_object,
     parse_manifest,
 )
-from downloader.oci.store import Store
-from downloader.publish.blobs import read_blob
+from downloader.oci.store import RawManifest, Store
+from downloader.publish.copy import read_blob, side_by_side
 from downloader.publish.layer_cache import CONFIG_LIMIT_BYTES
 
 DEFAULT_BASE = "busybox:stable-musl"
@@ -42,21 +44,26 @@ class BasePlatform:
     layers: tuple[Descriptor, ...]
 
 
-@dataclass(frozen=True)
 class Base:
-    """A base image.
+    """A base image: what its name means is asked by `resolve`, what is in it by `load`.
 
     Args:
-        platforms: What it has for each platform that we build for.
-        store: Where its layers are; None for no base.
-        name: As a reader would pull it.
-        digest: Of what that name meant.
+        store: Where it is; None for no base.
+        reference: Its tag or digest there.
+        name: As a reader would pull it, for messages and labels.
+
+    Attributes:
+        digest: Of what the name means now; empty until `resolve`.
+        platforms: What it has for each platform that we build for; empty until `load`.
     """
 
-    platforms: Mapping[Platform, BasePlatform]
-    store: Store | None = None
-    name: str = ""
-    digest: str = ""
+    def __init__(self, store: Store | None = None, reference: str = "", name: str = "") -> None:
+        self.store = store
+        self.name = name
+        self.digest = ""
+        self.platforms: dict[Platform, BasePlatform] = {}
+        self._reference = reference
+        self._raw: RawManifest | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -68,54 +75,79 @@ class Base:
         """The platforms that the base does not have."""
         return [platform for platform in PLATFORMS if platform not in self.platforms]
 
+    def resolve(self) -> None:
+        """Find out which image the name means, in one request.
+
+        Raises:
+            InputError: There is none.
+            TransportError: Its registry cannot be reached.
+        """
+        if self.store is None or self._raw is not None:
+            return
+        try:
+            self._raw = self.store.get_manifest(self._reference)
+        except TransportError as error:
+            raise TransportError(
+                f"base image {self.name}: {error.message}",
+                hint="name one that can be reached from here with --base, or use --base none",
+            ) from error
+        if self._raw is None:
+            raise InputError(
+                f"base image {self.name}: not found", hint="check --base, or use --base none"
+            )
+        self.digest = self._raw.digest
+
+    def load(self) -> None:
+        """Read the base's manifests and configs.
+
+        Raises:
+            InputError: It is no image, or an image for none of our platforms.
+            ProtocolError: It is malformed.
+        """
+        self.resolve()
+        if self.platforms:
+            return
+        if self.store is None or self._raw is None:
+            self.platforms = {platform: BasePlatform({}, ()) for platform in PLATFORMS}
+            return
+        parsed, store, name = parse_manifest(self._raw.data), self.store, self.name
+        if isinstance(parsed, Index):
+            found = side_by_side(
+                {
+                    platform: partial(_read_platform, store, platform, digest, name)
+                    for platform, digest in _digests_of(parsed).items()
+                }
+            )
+        else:
+            alone = _platform(store, parsed, name)
+            found = {_platform_of(alone.config, name): alone}
+        self.platforms = {item: found[item] for item in PLATFORMS if item in found}
+        if not self.platforms:
+            wanted = " or ".join(str(platform) for platform in PLATFORMS)
+            got = ", ".join(str(platform) for platform in found) or "none of them"
+            raise InputError(f"base image {name}: want {wanted}, got {got}")
+
 
 def no_base() -> Base:
     """Return the base of an image of files only."""
-    return Base({platform: BasePlatform({}, ()) for platform in PLATFORMS})
+    return Base()
 
 
-def open_base(store: Store, reference: str, name: str) -> Base:
-    """Read a base image's manifests and configs.
-
-    Args:
-        store: Where it is.
-        reference: Its tag or digest there.
-        name: As a reader would pull it, for messages and labels.
-
-    Raises:
-        InputError: It is not there, no image, or an image for none of our platforms.
-        ProtocolError: It is malformed.
-    """
-    raw = store.get_manifest(reference)
-    if raw is None:
-        raise InputError(f"base image {name}: not found", hint="check --base, or use --base none")
-    parsed = parse_manifest(raw.data)
-    if isinstance(parsed, Index):
-        manifests = _manifests_of(store, parsed, name)
-        platforms = {item: _platform(store, found, name) for item, found in manifests.items()}
-    else:
-        alone = _platform(store, parsed, name)
-        platforms = {_platform_of(alone.config, name): alone}
-    ours = {item: platforms[item] for item in PLATFORMS if item in platforms}
-    if not ours:
-        wanted = " or ".join(str(platform) for platform in PLATFORMS)
-        got = ", ".join(str(platform) for platform in platforms) or "none of them"
-        raise InputError(f"base image {name}: want {wanted}, got {got}")
-    return Base(ours, store, name, raw.digest)
-
-
-def _manifests_of(store: Store, index: Index, name: str) -> dict[Platform, Manifest]:
-    found: dict[Platform, Manifest] = {}
+def _digests_of(index: Index) -> dict[Platform, Digest]:
+    found: dict[Platform, Digest] = {}
     for descriptor in index.manifests:
         platform = _plain(descriptor.platform)
-        if platform not in PLATFORMS or platform in found:
-            continue
-        raw = store.get_manifest(descriptor.digest)
-        parsed = parse_manifest(raw.data) if raw else None
-        if not isinstance(parsed, Manifest):
-            raise ProtocolError(f"base image {name}: {platform}: want a manifest, got none")
-        found[platform] = parsed
+        if platform is not None and platform in PLATFORMS:
+            found.setdefault(platform, descriptor.digest)
     return found
+
+
+def _read_platform(store: Store, platform: Platform, digest: Digest, name: str) -> BasePlatform:
+    raw = store.get_manifest(digest)
+    parsed = parse_manifest(raw.data) if raw else None
+    if not isinstance(parsed, Manifest):
+        raise ProtocolError(f"base image {name}: {platform}: want a manifest, got none")
+    return _platform(store, parsed, name)
 
 
 def _plain(platform: Platform | None) -> Platform | None:

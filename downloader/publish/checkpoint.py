@@ -22,7 +22,7 @@ from downloader.oci.manifest import (
 from downloader.oci.reference import TAG_LIMIT, check_tag
 from downloader.oci.store import Store
 from downloader.plan import PACKED, Plan
-from downloader.publish.blobs import read_blob
+from downloader.publish.copy import read_blob
 
 PLAN_TYPE = f"application/vnd.{PREFIX}.plan.v1+json"
 SHARD_TYPE = f"application/vnd.{PREFIX}.shard.v1+json"

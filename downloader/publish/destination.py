@@ -11,7 +11,6 @@ from downloader.oci.manifest import MANIFEST, Descriptor, Manifest, parse_manife
 from downloader.oci.store import Store
 from downloader.plan import Layer, Plan
 from downloader.progress import Progress
-from downloader.publish.blobs import put_blob
 from downloader.publish.checkpoint import (
     SHARD_TYPE,
     Record,
@@ -20,24 +19,26 @@ from downloader.publish.checkpoint import (
     plan_descriptor,
     record_manifest,
 )
+from downloader.publish.copy import put_blob
 
 EMPTY_JSON = b"{}"  # OCI image specification 1.1, manifest.md, "Guidance for an Empty Descriptor"
 
 
 @dataclass(eq=False)
-class Target:
+class Destination:
     """A store, the tag in it, and what is known of its layers.
 
     Args:
         store: Where to.
         tag: Of the image.
-        is_only: Whether the run has no other target, so that its error is the run's own.
+        is_only: Whether the run has no other destination, so that its error is the run's own.
         have: The layers that are there, by `Layer.name`.
         pending: Those of them that carry parts of a file whose oid is not verified yet.
         moved: Names of the layers whose bytes were sent in this run.
-        mounts_from: Another target of the run whose layers this one can take without their
-            bytes being sent again, as `find_mounts` has tried.
-        error: Why this target was given up.
+        tags: The repository's tags, where they were listed; None where they were not.
+        mounts_from: Another destination of the run whose layers this one can take without
+            their bytes being sent again, as `find_mounts` has tried.
+        error: Why this destination was given up.
     """
 
     store: Store
@@ -46,13 +47,16 @@ class Target:
     have: dict[str, Descriptor] = field(default_factory=dict)
     pending: set[str] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)
-    mounts_from: "Target | None" = None
+    tags: Sequence[str] | None = None
+    mounts_from: "Destination | None" = None
     error: HfModelsError | None = None
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._plan: Descriptor | None = None
         self._takes_records = True
+        self._is_recording = self._is_changed = False
+        self.has_record = False
 
     @property
     def name(self) -> str:
@@ -60,7 +64,7 @@ class Target:
         return f"{self.store.name}:{self.tag}"
 
     def is_done(self, layer: Layer) -> bool:
-        """Whether a layer is there and every byte of it belongs to a verified file."""
+        """Return whether a layer is there and every byte of it belongs to a verified file."""
         return layer.name in self.have and layer.name not in self.pending
 
     def give_up(self, error: HfModelsError, progress: Progress) -> None:
@@ -72,15 +76,16 @@ class Target:
         if not self.is_only:
             progress.note(f"{self.name}: given up: {error.message}")
 
-    def finished(self, layer: Layer, descriptor: Descriptor, *, is_pending: bool) -> None:
-        """Say that a layer was sent."""
+    def add(self, layer: Layer, descriptor: Descriptor, *, is_pending: bool, moved: bool) -> None:
+        """Say that a layer is there now; ``moved`` where its bytes were sent."""
         with self._lock:
             self.have[layer.name] = descriptor
-            self.moved.add(layer.name)
             (self.pending.add if is_pending else self.pending.discard)(layer.name)
+            if moved:
+                self.moved.add(layer.name)
 
     def mount(self, layer: Layer, *, is_pending: bool) -> bool:
-        """Take a layer from the target that this one mounts from; False if it must be sent."""
+        """Take a layer from the one that this one mounts from; False if it must be sent."""
         source = self.mounts_from
         descriptor = source.have.get(layer.name) if source else None
         if source is None or descriptor is None:
@@ -90,9 +95,7 @@ class Target:
                 return False
         except HfModelsError:
             return False  # sending it is the answer, and says why if that fails as well
-        with self._lock:
-            self.have[layer.name] = descriptor
-            (self.pending.add if is_pending else self.pending.discard)(layer.name)
+        self.add(layer, descriptor, is_pending=is_pending, moved=False)
         return True
 
     def verified(self, layers: Iterable[Layer]) -> None:
@@ -111,64 +114,83 @@ class Target:
     def record(self, plan: Plan, shard: Shard, progress: Progress) -> None:
         """Write down in the store what is finished.
 
+        One thread at a time writes; what the others finish meanwhile is in its next record.
+
         Raises:
-            HfModelsError: The store said no, and others depend on the record.
+            HfModelsError: The store said no, and other jobs depend on the record.
         """
         with self._lock:
-            if not self._takes_records:
+            self._is_changed = True
+            if self._is_recording or not self._takes_records:
                 return
-            try:
-                self._record(plan, shard)
-            except RegistryError as error:
-                if shard.count > 1:
-                    raise
-                self._takes_records = False
-                progress.note(f"{self.name}: cannot be continued if interrupted: {error.message}")
+            self._is_recording = True
+        try:
+            while (record := self._next_record(plan, shard)) is not None:
+                self._put(record, plan)
+        except BaseException as error:
+            with self._lock:
+                self._is_recording = False
+            if not isinstance(error, RegistryError) or shard.count > 1:
+                raise
+            self._takes_records = False
+            progress.note(f"{self.name}: cannot be continued if interrupted: {error.message}")
 
-    def _record(self, plan: Plan, shard: Shard) -> None:
+    def _next_record(self, plan: Plan, shard: Shard) -> Record | None:
+        with self._lock:
+            if not self._is_changed:
+                self._is_recording = False  # here, so that no change falls in between
+                return None
+            self._is_changed = False
+            descriptor = self._plan or plan_descriptor(plan_json(plan))
+            return Record(shard, descriptor, dict(self.have), frozenset(self.pending))
+
+    def _put(self, record: Record, plan: Plan) -> None:
         if self._plan is None:
-            data = plan_json(plan)
-            put_blob(self.store, data, plan_descriptor(data).digest)
-            self._plan = plan_descriptor(data)
-        record = Record(shard, self._plan, self.have, frozenset(self.pending))
-        self.store.put_manifest(shard.tag(self.tag), record_manifest(record), MANIFEST)
+            put_blob(self.store, plan_json(plan), record.plan.digest)
+            self._plan = record.plan
+        tag = record.shard.tag(self.tag)
+        self.store.put_manifest(tag, record_manifest(record), MANIFEST)
+        self.has_record = True
 
 
-def find_mounts(targets: Sequence[Target]) -> None:
-    """Find out which targets can mount from one before them; a blob of two bytes tells.
+def find_mounts(destinations: Sequence[Destination]) -> None:
+    """Find out which destinations can mount from one before them; a blob of two bytes tells.
 
     A registry that only says that it mounts would cost a second reading from the Hub.
     """
-    for at, target in enumerate(targets):
-        first = (other for other in targets[:at] if other.mounts_from is None)
-        target.mounts_from = next((other for other in first if _can_mount(target, other)), None)
+    for at, destination in enumerate(destinations):
+        first = (other for other in destinations[:at] if other.mounts_from is None)
+        found = next((other for other in first if _can_mount(destination, other)), None)
+        destination.mounts_from = found
 
 
-def _can_mount(target: Target, source: Target) -> bool:
-    if not target.store.is_beside(source.store):
+def _can_mount(destination: Destination, source: Destination) -> bool:
+    if not destination.store.is_beside(source.store):
         return False
     try:
         put_blob(source.store, EMPTY_JSON, digest_of(EMPTY_JSON))
-        return target.store.mount_blob(digest_of(EMPTY_JSON), source.store)
+        return destination.store.mount_blob(digest_of(EMPTY_JSON), source.store)
     except HfModelsError:
         return False  # whatever is wrong with one of them shows when layers are sent
 
 
-def replace_records(target: Target, progress: Progress) -> None:
+def replace_records(destination: Destination, progress: Progress) -> None:
     """Remove the records of the shards, which the image has taken the place of.
 
     Docker Hub and GHCR let nobody delete a tag by this API; there the tags go on to name the
     finished image, so that no later run takes what is old for what is new.
     """
+    store = destination.store
     try:
-        image = target.store.get_manifest(target.tag)
-        for shard in list_shards(target.store, target.tag):
-            tag = shard.tag(target.tag)
-            if not _delete(target.store, tag) and image is not None:
-                target.store.put_manifest(tag, image.data, image.media_type)
+        shards = list_shards(store, destination.tag)
+        image = store.get_manifest(destination.tag) if shards else None
+        for shard in shards:
+            tag = shard.tag(destination.tag)
+            if not _delete(store, tag) and image is not None:
+                store.put_manifest(tag, image.data, image.media_type)
     except HfModelsError as error:
         # The image is complete; a tag that stays behind does no harm.
-        progress.note(f"{target.name}: tags of shards stay behind: {error.message}")
+        progress.note(f"{destination.name}: tags of shards stay behind: {error.message}")
 
 
 def _delete(store: Store, tag: str) -> bool:

@@ -1,57 +1,71 @@
 """Publishing: Hub to any number of stores, and the image over what arrived there."""
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from downloader.errors import HfModelsError, InputError
+from downloader.fs import check_space
 from downloader.hub.stream import StreamSettings
 from downloader.image import is_packed
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.digest import Digest
+from downloader.oci.layout import Layout
 from downloader.oci.store import Store
 from downloader.plan import Layer, Plan, Sample, group_by_file, split_shards
 from downloader.progress import NoProgress, Progress
-from downloader.publish.assemble import assemble_image
 from downloader.publish.base import Base, no_base
 from downloader.publish.checkpoint import Shard
-from downloader.publish.destination import Target, find_mounts, replace_records
-from downloader.publish.layer_cache import Image, check_overwrite, find_layers
+from downloader.publish.copy import StoredImage
+from downloader.publish.destination import Destination, find_mounts, replace_records
+from downloader.publish.image_writer import find_current, put_common_blobs, write_image
+from downloader.publish.layer_cache import TaggedImage, find_layers, look_at_tag
 from downloader.publish.layer_stream import HubAccess, HubContents, SourceOf
-from downloader.publish.memory import DEFAULT_JOBS, DEFAULT_MEMORY_BYTES, share_memory
-from downloader.publish.upload_layers import Work, transfer
+from downloader.publish.memory import DEFAULT_MEMORY_BYTES, fitting_jobs, share_memory
+from downloader.publish.ramp import Line, run_ramped
+from downloader.publish.upload_journal import UploadJournals
+from downloader.publish.upload_layers import Work, upload_layers
 from downloader.transfer.ring import BufferPool
-from downloader.transfer.workers import run_all
+from downloader.transfer.workers import WorkerGroup
 
 
 @dataclass(frozen=True)
-class Settings:
+class PublishOptions:
     """How to publish.
 
     Args:
-        jobs: Layers at once.
-        memory_bytes: Of the whole process.
+        shard: Which share of the layers; the only one makes the image as well.
+        reuse: Images to take layers from, besides the tag itself.
         base: What lies under the image.
         modelpack: Whether the index carries a ModelPack manifest too.
+        jobs: The most layers at once; None for as many as memory allows.
+        memory_bytes: Of the whole process.
         allow_gated: Whether a gated or private repo may be published.
-        force: Whether a tag that carries another repo may be overwritten.
-        retry: For whatever may pass by itself, at the Hub.
+        force: Whether a tag that carries another repo may be overwritten, and every blob of
+            the image is asked for.
+        dry_run: Whether to find out only what would be sent.
+        retry: For transient errors of the Hub.
+        journal_dir: Where a killed upload leaves how far it was; None for nowhere.
     """
 
-    jobs: int = DEFAULT_JOBS
-    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    shard: Shard = field(default_factory=Shard)
+    reuse: Sequence[StoredImage] = ()
     base: Base = field(default_factory=no_base)
-    modelpack: bool = False
+    modelpack: bool = True
+    jobs: int | None = None
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
     allow_gated: bool = False
     force: bool = False
+    dry_run: bool = False
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    journal_dir: Path | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one target.
+    """What became of one destination.
 
     Args:
         name: ``ghcr.io/me/hf-models:codet5-small``, or a directory and tag; of one shard of
@@ -71,183 +85,235 @@ class Outcome:
     error: HfModelsError | None
 
 
-class Publication:
-    """One plan on its way to some stores.
+def publish(
+    plan: Plan,
+    tag: str,
+    stores: Sequence[Store],
+    *,
+    source_of: SourceOf,
+    http: HttpPool,
+    options: PublishOptions | None = None,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Bring a repo from the Hub to one or several stores, under one tag.
+
+    Interrupted at any moment and run again, it goes on: with layers that are there, and with
+    uploads that the registry has kept in part.
 
     Args:
         plan: What to publish.
         tag: The image's tag, in every store.
         stores: Where to.
-        shard: Which share of the layers; the only one makes the image as well.
-        images: Where to look for layers besides the tag itself.
-        settings: How.
+        source_of: Where the bytes of a file come from.
+        http: Connections to the Hub.
+        options: How.
         progress: Told of everything.
-    """
 
+    Returns:
+        What became of each store, in their order; one that fails does not stop the others.
+
+    Raises:
+        InputError: The repo is gated or private, the tag is too long, or memory is too small.
+        HfModelsError: The Hub or the base image failed.
+    """
+    options = options or PublishOptions()
+    share_memory(options.memory_bytes, options.jobs or 1, len(stores))
+    job = _Job(plan, tag, stores, options, progress or NoProgress())
+    check_gated(plan, allow=options.allow_gated)
+    try:
+        job.look()
+        if not options.dry_run:
+            job.transfer(source_of, http)
+            job.finish()
+    except HfModelsError:
+        if job.alive():
+            raise  # not the stores' fault; else each has its own error
+    return job.outcomes()
+
+
+class _Job:
     def __init__(
         self,
         plan: Plan,
         tag: str,
         stores: Sequence[Store],
-        *,
-        shard: Shard | None = None,
-        images: Sequence[Image] = (),
-        settings: Settings | None = None,
-        progress: Progress | None = None,
+        options: PublishOptions,
+        progress: Progress,
     ) -> None:
         self._plan = plan
-        self._shard = shard or Shard()
+        self._options = options
+        self._shard = options.shard
         self._shard.tag(tag)  # a tag that is too long is refused before anything is asked
-        self._images = images
-        self._settings = settings or Settings()
-        self._progress = progress or NoProgress()
-        self._targets = [Target(store, tag, is_only=len(stores) == 1) for store in stores]
+        self._progress = progress
+        self._destinations = [Destination(store, tag, is_only=len(stores) == 1) for store in stores]
         self._layers = split_shards(plan.stored, self._shard.count)[self._shard.index - 1]
-        self._cancelled = threading.Event()
-        self._digests: dict[Target, Digest] = {}
+        self._tagged: dict[Destination, TaggedImage | None] = {}
+        self._digests: dict[Destination, Digest] = {}
 
-    def look(self, *, dry_run: bool = False) -> None:
-        """Check what is allowed, and find out what every target has; moves no model bytes.
+    @property
+    def _writes_image(self) -> bool:
+        return self._shard.count == 1 and not self._options.dry_run
 
-        Raises:
-            InputError: The repo is gated or private.
-            HfModelsError: Every target failed; what the first one said.
-        """
-        check_gated(self._plan, allow=self._settings.allow_gated)
-        # Side by side: one that does not answer is waited for once, and not by the others.
-        checks = [partial(self._guarded, t, partial(self._check, t)) for t in self._targets]
-        run_all([(len(checks), checks)], self._cancelled, lambda: None)
-        for target in self._alive():
-            others = [Image(t.store, t.tag) for t in self._alive() if t is not target]
-            self._guarded(target, partial(self._look_at, target, others, dry_run))
-        self._check_alive()
+    def look(self) -> None:
+        """Find out what every destination has."""
+        base = self._options.base
+        with WorkerGroup() as group:
+            # Side by side: a silent one is waited for once, and not by the others.
+            for item in self._destinations:
+                group.start(partial(self._guarded, item, partial(self._look_at_tag, item)))
+            if self._writes_image:
+                group.start(base.resolve)
+        self._find_layers()
+        if self._writes_image and any(item not in self._digests for item in self.alive()):
+            base.load()
+            for platform in base.missing:
+                self._progress.note(
+                    f"base image {base.name} has no {platform}; the image has none either"
+                )
 
-    def _check(self, target: Target) -> None:
-        labels = check_overwrite(target, self._plan, force=self._settings.force)
-        snapshot = self._plan.snapshot
-        is_whole = labels and labels.repo == snapshot.repo and not labels.is_partial
-        if is_whole and snapshot.is_partial:
-            self._progress.note(f"{target.name}: carries the whole repo; a part takes its place")
+    def _look_at_tag(self, destination: Destination) -> None:
+        plan = self._plan
+        tagged = look_at_tag(destination, plan, force=self._options.force)
+        labels = tagged.labels if tagged else None
+        is_whole = labels and labels.repo == plan.snapshot.repo and not labels.is_partial
+        if is_whole and plan.snapshot.is_partial:
+            self._progress.note(
+                f"{destination.name}: carries the whole repo; a part takes its place"
+            )
+        self._tagged[destination] = tagged
 
-    def _look_at(self, target: Target, others: Sequence[Image], dry_run: bool) -> None:
+    def _find_layers(self) -> None:
+        for destination in self.alive():
+            others = [
+                StoredImage(other.store, other.tag)
+                for other in self.alive()
+                if other is not destination and self._tagged[other]
+            ]
+            self._guarded(destination, partial(self._find_layers_of, destination, others))
+
+    def _find_layers_of(self, destination: Destination, others: Sequence[StoredImage]) -> None:
+        options, tagged = self._options, self._tagged[destination]
         find_layers(
-            target,
+            destination,
             self._layers,
             [self._shard],
-            (*self._images, *others),
-            mount=not dry_run,
+            (*options.reuse, *others),
+            tagged=tagged,
             accepts_plain=self._plan.compress == "auto",
+            checks=options.force,
+            mount=not options.dry_run,
             progress=self._progress,
         )
+        is_complete = all(destination.is_done(layer) for layer in self._layers)
+        if self._writes_image and is_complete:
+            digest = find_current(
+                destination, self._plan, options.base, tagged, modelpack=options.modelpack
+            )
+            if digest is not None:
+                self._digests[destination] = digest
 
     def transfer(self, source_of: SourceOf, http: HttpPool) -> None:
-        """Bring every layer of the shard that is missing to every target that lacks it.
-
-        Raises:
-            HfModelsError: The Hub failed, or every target did.
-        """
+        """Bring every layer of the shard that is missing to every destination that lacks it."""
+        options = self._options
         units = [unit for unit in group_by_file(self._layers) if self._is_wanted(unit)]
-        jobs = max(1, min(self._settings.jobs, len(units)))
-        memory = share_memory(self._settings.memory_bytes, jobs, len(self._targets))
-        access = HubAccess(
-            source_of,
-            http,
-            BufferPool(memory.pool_bytes),
-            StreamSettings(
-                ring_bytes=memory.ring_bytes,
-                policy=self._settings.retry,
-                note=self._progress.note,
-            ),
-        )
-        contents = HubContents(self._plan.snapshot, access)
-        work = Work(
-            self._plan, self._shard, contents, self._targets, self._progress, self._cancelled
-        )
-        if units:
-            find_mounts(self._alive())
         missing = [layer for layer in self._layers if not self._is_everywhere(layer)]
         self._progress.start(sum(layer.size_bytes for layer in missing), len(missing))
+        for destination in self.alive():
+            if isinstance(destination.store, Layout):
+                lacking = sum(layer.size_bytes for layer in missing)
+                self._guarded(destination, partial(check_space, destination.store.root, lacking))
+        if units:
+            find_mounts(self.alive())
+        count = len(self._destinations)
+        jobs = options.jobs or fitting_jobs(options.memory_bytes, count)
+        jobs = max(1, min(jobs, len(units)))
+        memory = share_memory(options.memory_bytes, jobs, count)
+        settings = StreamSettings(
+            ring_bytes=memory.ring_bytes, policy=options.retry, note=self._progress.note
+        )
+        access = HubAccess(source_of, http, BufferPool(memory.pool_bytes), settings)
+        group, line = WorkerGroup(), Line()
+        contents = HubContents(self._plan.snapshot, access, group)
+        work = Work(
+            self._plan,
+            self._shard,
+            self._layers,
+            contents,
+            self._destinations,
+            UploadJournals(options.journal_dir),
+            self._progress,
+            group,
+            line,
+        )
         # The largest first, so that the last one to finish is a short one.
         units.sort(key=lambda unit: -sum(layer.size_bytes for layer in unit))
-        tasks = [partial(transfer, unit, work) for unit in units]
-        run_all([(jobs, tasks)], self._cancelled, contents.close)
+        with group.interrupting(contents.close), group:
+            if self._writes_image:
+                for item in self.alive():
+                    if item not in self._digests:
+                        put = partial(self._put_common_blobs, item)
+                        group.start(partial(self._guarded, item, put), name="metadata")
+            run_ramped([partial(upload_layers, unit, work) for unit in units], jobs, group, line)
+
+    def _put_common_blobs(self, destination: Destination) -> None:
+        put_common_blobs(destination, self._plan, self._options.base, self._tagged[destination])
 
     def finish(self) -> None:
         """Record the shard, or, where it is the only one, make the image and move the tag."""
-        for target in self._alive():
-            if self._shard.count > 1:
-                call = partial(target.record, self._plan, self._shard, self._progress)
-                self._guarded(target, call)
-            else:
-                self._guarded(target, partial(self._assemble, target))
+        with WorkerGroup() as group:
+            for item in self.alive():
+                if item in self._digests:
+                    continue
+                if self._shard.count > 1:
+                    call = partial(item.record, self._plan, self._shard, self._progress)
+                else:
+                    call = partial(self._write_image, item)
+                group.start(partial(self._guarded, item, call), name="image")
 
-    def _assemble(self, target: Target) -> None:
-        settings = self._settings
-        self._digests[target] = assemble_image(
-            target, self._plan, settings.base, modelpack=settings.modelpack
+    def _write_image(self, destination: Destination) -> None:
+        options = self._options
+        self._digests[destination] = write_image(
+            destination, self._plan, options.base, modelpack=options.modelpack
         )
-        replace_records(target, self._progress)
+        if destination.has_record:
+            replace_records(destination, self._progress)
 
     def outcomes(self) -> list[Outcome]:
-        """Return what became of each target, in the order of the stores."""
-        return [self._outcome(target) for target in self._targets]
+        """Return what became of each destination, in the order of the stores."""
+        return [self._outcome(destination) for destination in self._destinations]
 
-    def _outcome(self, target: Target) -> Outcome:
-        there = [layer for layer in self._layers if layer.name in target.have]
-        moved = tuple(_as_stored(layer, target) for layer in there if layer.name in target.moved)
-        reused = tuple(
-            _as_stored(layer, target) for layer in there if layer.name not in target.moved
-        )
-        missing = tuple(layer for layer in self._layers if layer.name not in target.have)
-        tag = target.tag if self._shard.count == 1 else self._shard.tag(target.tag)
-        name = f"{target.store.name}:{tag}"
-        digest = self._digests.get(target)
-        return Outcome(name, digest, moved, reused, missing, target.error)
+    def _outcome(self, item: Destination) -> Outcome:
+        there = [layer for layer in self._layers if layer.name in item.have]
+        moved = tuple(_as_stored(layer, item) for layer in there if layer.name in item.moved)
+        reused = tuple(_as_stored(layer, item) for layer in there if layer.name not in item.moved)
+        missing = tuple(layer for layer in self._layers if layer.name not in item.have)
+        tag = item.tag if self._shard.count == 1 else self._shard.tag(item.tag)
+        name = f"{item.store.name}:{tag}"
+        return Outcome(name, self._digests.get(item), moved, reused, missing, item.error)
 
-    def _alive(self) -> list[Target]:
-        return [target for target in self._targets if target.error is None]
-
-    def _check_alive(self) -> None:
-        if not self._alive():
-            raise next(target.error for target in self._targets if target.error)
+    def alive(self) -> list[Destination]:
+        """Return the destinations that were not given up."""
+        return [destination for destination in self._destinations if destination.error is None]
 
     def _is_wanted(self, unit: Sequence[Layer]) -> bool:
-        return any(not target.is_done(layer) for target in self._alive() for layer in unit)
+        return any(not item.is_done(layer) for item in self.alive() for layer in unit)
 
     def _is_everywhere(self, layer: Layer) -> bool:
-        return all(layer.name in target.have for target in self._alive())
+        return all(layer.name in item.have for item in self.alive())
 
-    def _guarded(self, target: Target, call: partial[None]) -> None:
+    def _guarded(self, destination: Destination, call: Callable[[], None]) -> None:
         try:
             call()
         except HfModelsError as error:
-            target.give_up(error, self._progress)
+            destination.give_up(error, self._progress)
 
 
-def _as_stored(layer: Layer, target: Target) -> Layer:
-    """Return a layer with the size that it has at a target, in place of a sample's promise."""
-    found = target.have[layer.name]
+def _as_stored(layer: Layer, destination: Destination) -> Layer:
+    """Return a layer with the size that it has in a store, in place of a sample's promise."""
+    found = destination.have[layer.name]
     if not is_packed(found):
         return replace(layer, is_packed=False)
     return replace(layer, sample=Sample(layer.size_bytes, found.size_bytes))
-
-
-def publish(publication: Publication, source_of: SourceOf, http: HttpPool) -> list[Outcome]:
-    """Do all of it: look, transfer, finish.
-
-    Args:
-        publication: What and where to.
-        source_of: Where the bytes of a file come from.
-        http: Connections to the Hub.
-
-    Raises:
-        HfModelsError: The Hub failed, or what the user asked for is wrong, or every target
-            failed before the end. One that failed alone has its error in its outcome.
-    """
-    publication.look()
-    publication.transfer(source_of, http)
-    publication.finish()
-    return publication.outcomes()
 
 
 def check_gated(plan: Plan, *, allow: bool) -> None:
@@ -260,6 +326,6 @@ def check_gated(plan: Plan, *, allow: bool) -> None:
     if (snapshot.gated or snapshot.private) and not allow:
         kind = "private" if snapshot.private else "gated"
         raise InputError(
-            f"want a public repo, got {snapshot.repo.id}, which is {kind}",
+            f"{snapshot.repo.id} is {kind}",
             hint="publish it only where its license allows: --allow-gated",
         )

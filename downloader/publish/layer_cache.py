@@ -1,12 +1,11 @@
 """What is there already: layers that the tag has, a shard has, or another image has.
 
 A layer is a pure function of its contents, and every descriptor that we write names the
-layer by its key. So what the tag, its shards, a few tags with a similar name or a named image
-have costs one question (is the blob still there?), and no byte.
+layer by its key. What a manifest of the same repository names is there, because a registry
+keeps the blobs of its manifests; what another repository has is mounted or asked for.
 """
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -23,13 +22,11 @@ from downloader.oci.manifest import (
 from downloader.oci.store import RawManifest, Store
 from downloader.plan import Layer, Plan
 from downloader.progress import Progress
-from downloader.publish.blobs import read_blob
-from downloader.publish.checkpoint import Shard, is_image_tag, read_record, shards_among
-from downloader.publish.destination import Target
-from downloader.transfer.workers import run_all
+from downloader.publish.checkpoint import Record, Shard, is_image_tag, read_record, shards_among
+from downloader.publish.copy import StoredImage, read_blob, side_by_side
+from downloader.publish.destination import Destination
 
 CONFIG_LIMIT_BYTES = 8 * 1024 * 1024  # labels and a history of some thousand lines
-_QUESTIONS = 8  # at once; registries begin to limit small requests at some fifty
 # Other tags of the repository that are looked at. Docker Hub counts every manifest that is read
 # as a pull, of which a free account has 200 in six hours; a tag costs two.
 _NEIGHBOURS = 3
@@ -37,15 +34,22 @@ _ALIKE = 0.5  # as difflib counts: v1 and v2 are
 
 
 @dataclass(frozen=True)
-class Image:
-    """An image to take layers from."""
+class TaggedImage:
+    """What a tag names.
 
-    store: Store
-    reference: str
+    Args:
+        raw: The manifest or index itself.
+        manifest: Of an index the first image; None where there is none, or nothing readable.
+        labels: What the image says of itself, None if nothing of ours.
+    """
+
+    raw: RawManifest
+    manifest: Manifest | None
+    labels: ImageLabels | None
 
 
 @dataclass(frozen=True)
-class Find:
+class _Find:
     """A layer that some image names."""
 
     descriptor: Descriptor
@@ -54,124 +58,156 @@ class Find:
 
 
 def find_layers(
-    target: Target,
+    destination: Destination,
     layers: Sequence[Layer],
     shards: Sequence[Shard],
-    images: Sequence[Image] = (),
+    images: Sequence[StoredImage] = (),
     *,
-    mount: bool = True,
+    tagged: TaggedImage | None,
     accepts_plain: bool = False,
+    checks: bool = False,
+    mount: bool = True,
     progress: Progress,
 ) -> None:
-    """Fill in which of ``layers`` a target has; take what another repository can give.
+    """Fill in which of ``layers`` a destination has; take what another repository can give.
+
+    Nothing is asked once every layer is found.
 
     Args:
-        target: Where to.
+        destination: Where to.
         layers: What is wanted there.
         shards: Whose records are read even where tags cannot be listed.
         images: Where else to look: other tags, other repositories.
-        mount: Whether to take layers from other repositories; False only says so.
+        tagged: What the tag names now.
         accepts_plain: Whether a layer that is there uncompressed need not be compressed.
+        checks: Whether to ask for each blob that a manifest of the repository names.
+        mount: Whether to take layers from other repositories; False only says so.
         progress: Told what cannot be used.
 
     Raises:
-        HfModelsError: The target itself did not answer, or said no.
+        HfModelsError: The destination itself did not answer, or said no.
     """
-    found: dict[str, list[Find]] = {}
-    wanted = {layer: _names(layer, accepts_plain) for layer in layers}
-    tags = _list_tags(target)
-    known = sorted({*shards_among(tags, target.tag), *shards})
-    for key, find in _iter_finds(target, known, images, progress):
-        found.setdefault(key, []).append(find)
-    if any(found.keys().isdisjoint(names) for names in wanted.values()):
-        for key, find in _iter_neighbours(target, tags, progress):
-            found.setdefault(key, []).append(find)
-    tasks = [
-        partial(_check, target, layer, finds, mount)
-        for layer, names in wanted.items()
-        if (finds := [find for name in names for find in found.get(name, ())])
-    ]
-    run_all([(_QUESTIONS, tasks)], threading.Event(), lambda: None)
+    wanted = {
+        name: layer
+        for layer in layers
+        for name in ([layer.key] if layer.is_packed and accepts_plain else []) + [layer.name]
+    }
+    own = tagged.manifest.layers if tagged and tagged.manifest else ()
+    sources: Sequence[Callable[[], Iterable[tuple[str, _Find]]]] = (
+        partial(_finds_among, own, destination.store),
+        partial(_finds_in_records, destination, shards),
+        partial(_finds_in_images, lambda: images, progress),
+        partial(_finds_in_images, partial(_neighbours, destination), progress),
+    )
+    for source in sources:
+        # Verified layers come first: one that is pending costs reading it again.
+        missing = [layer for layer in layers if not destination.is_done(layer)]
+        if not missing:
+            return
+        found: dict[str, list[_Find]] = {}
+        for name, find in source():
+            layer = wanted.get(name)
+            if layer is None or destination.is_done(layer):
+                continue
+            if is_packed(find.descriptor) or find.descriptor.size_bytes == layer.size_bytes:
+                found.setdefault(layer.name, []).append(find)
+        side_by_side(
+            {
+                layer.name: partial(
+                    _take, destination, layer, found[layer.name], mount=mount, checks=checks
+                )
+                for layer in missing
+                if layer.name in found
+            }
+        )
 
 
-def _names(layer: Layer, accepts_plain: bool) -> list[str]:
-    return [layer.name, layer.key] if layer.is_packed and accepts_plain else [layer.name]
-
-
-def _check(target: Target, layer: Layer, finds: Sequence[Find], mount: bool) -> None:
-    for find in finds:
-        is_right = is_packed(find.descriptor) or find.descriptor.size_bytes == layer.size_bytes
-        if is_right and _has(target, find, mount):
-            target.have[layer.name] = stored_layer(find.descriptor)
-            if find.is_pending:
-                target.pending.add(layer.name)
+def _take(
+    destination: Destination, layer: Layer, finds: Sequence[_Find], *, mount: bool, checks: bool
+) -> None:
+    # The compressed form first, where that is wanted and either will do.
+    for find in sorted(finds, key=lambda item: (item.is_pending, not is_packed(item.descriptor))):
+        is_known = layer.name in destination.have
+        if (not is_known or not find.is_pending) and _has(destination, find, mount, checks):
+            descriptor = stored_layer(find.descriptor)
+            destination.add(layer, descriptor, is_pending=find.is_pending, moved=False)
             return
 
 
-def _has(target: Target, find: Find, mount: bool) -> bool:
+def _has(destination: Destination, find: _Find, mount: bool, checks: bool) -> bool:
     digest, size_bytes = find.descriptor.digest, find.descriptor.size_bytes
-    if target.store.blob_size(digest) == size_bytes:
+    store = destination.store
+    if find.store is store:
+        return not checks or store.blob_size(digest) == size_bytes
+    if mount and store.is_beside(find.store):
+        return store.mount_blob(digest, find.store)
+    if store.blob_size(digest) == size_bytes:
         return True
-    if find.store is target.store or not _still_has(find):
-        return False
-    return target.store.mount_blob(digest, find.store) if mount else True
+    return not mount and store.is_beside(find.store) and _still_has(find)
 
 
-def _still_has(find: Find) -> bool:
+def _still_has(find: _Find) -> bool:
     try:
         return find.store.blob_size(find.descriptor.digest) == find.descriptor.size_bytes
     except HfModelsError:
         return False  # the bytes come from the Hub then
 
 
-def _iter_finds(
-    target: Target, shards: Sequence[Shard], images: Sequence[Image], progress: Progress
-) -> Iterator[tuple[str, Find]]:
-    # Verified layers come first: one that is pending costs reading it again.
-    pending: list[tuple[str, Find]] = []
-    for image in (Image(target.store, target.tag), *images):
-        for layer in _layers_of(image, target, progress):
-            if name := layer_name(layer):
-                yield name, Find(layer, image.store)
-    for other in shards:
-        record = read_record(target.store, target.tag, other)
-        for key, layer in record.layers.items() if record else ():
-            is_pending = record is not None and key in record.pending
-            find = Find(layer, target.store, is_pending)
-            if is_pending:
-                pending.append((key, find))
-            else:
-                yield key, find
-    yield from pending
+def _finds_in_records(
+    destination: Destination, shards: Sequence[Shard]
+) -> Iterable[tuple[str, _Find]]:
+    store, tag = destination.store, destination.tag
+    calls: dict[Shard | None, Callable[[], Record | None]] = {
+        shard: partial(read_record, store, tag, shard) for shard in shards
+    }
+    calls[None] = partial(_list_tags, destination)
+    records = [record for record in side_by_side(calls).values() if record is not None]
+    others = sorted({*shards_among(destination.tags or (), tag)} - {*shards})
+    read = side_by_side({shard: partial(read_record, store, tag, shard) for shard in others})
+    records += [record for record in read.values() if record is not None]
+    destination.has_record = bool(records)
+    return [
+        (key, _Find(layer, store, key in record.pending))
+        for record in records
+        for key, layer in record.layers.items()
+    ]
 
 
-def _list_tags(target: Target) -> Sequence[str]:
+def _list_tags(destination: Destination) -> None:
+    """List the tags, which only serves reuse: not every registry lets everybody do so."""
     try:
-        return target.store.list_tags()
+        destination.tags = destination.store.list_tags()
     except (RegistryError, ProtocolError):
-        return ()  # not every registry lets everybody list tags, or has the endpoint
+        destination.tags = ()
 
 
-def _iter_neighbours(
-    target: Target, tags: Sequence[str], progress: Progress
-) -> Iterator[tuple[str, Find]]:
-    """Look at other tags of the repository: a revision may have been given one of its own."""
+def _neighbours(destination: Destination) -> list[StoredImage]:
+    """Return other tags of the repository: a revision may have been given one of its own."""
     # A repository may hold hundreds of other models.
-    others = [tag for tag in tags if is_image_tag(tag) and tag != target.tag]
-    for tag in get_close_matches(target.tag, others, _NEIGHBOURS, _ALIKE):
-        for layer in _layers_of(Image(target.store, tag), target, progress):
-            if name := layer_name(layer):
-                yield name, Find(layer, target.store)
+    others = [tag for tag in destination.tags or () if is_image_tag(tag) and tag != destination.tag]
+    alike = get_close_matches(destination.tag, others, _NEIGHBOURS, _ALIKE)
+    return [StoredImage(destination.store, tag) for tag in alike]
 
 
-def _layers_of(image: Image, target: Target, progress: Progress) -> Sequence[Descriptor]:
+def _finds_in_images(
+    images: Callable[[], Sequence[StoredImage]], progress: Progress
+) -> Iterator[tuple[str, _Find]]:
+    calls = {image: partial(_layers_of, image, progress) for image in images()}
+    for image, layers in side_by_side(calls).items():
+        yield from _finds_among(layers, image.store)
+
+
+def _finds_among(layers: Iterable[Descriptor], store: Store) -> Iterator[tuple[str, _Find]]:
+    for layer in layers:
+        if name := layer_name(layer):
+            yield name, _Find(layer, store)
+
+
+def _layers_of(image: StoredImage, progress: Progress) -> Sequence[Descriptor]:
     try:
         manifest = read_image(image.store, image.reference)
     except HfModelsError as error:
-        # Another image is a help, not a need; and what lies under the tag may be anything.
-        is_own = image.store is target.store and image.reference == target.tag
-        if is_own and not isinstance(error, ProtocolError):
-            raise
+        # Another image is a help, not a need.
         progress.note(f"{image.store.name}:{image.reference}: not used: {error.message}")
         return ()
     return manifest.layers if manifest else ()
@@ -218,32 +254,32 @@ def labels_of(store: Store, manifest: Manifest) -> ImageLabels | None:
     return found
 
 
-def check_overwrite(target: Target, plan: Plan, *, force: bool) -> ImageLabels | None:
-    """Return what the tag carries; raise if that is anything but the plan's own repo.
+def look_at_tag(destination: Destination, plan: Plan, *, force: bool) -> TaggedImage | None:
+    """Return what the tag names; raise if that is anything but the plan's own repo.
 
     Args:
-        target: The store and the tag.
+        destination: The store and the tag.
         plan: Of the image that takes the tag.
         force: Whether another repo, or another image, may be overwritten.
 
     Raises:
         InputError: It is, and may not.
     """
-    raw = target.store.get_manifest(target.tag)
+    raw = destination.store.get_manifest(destination.tag)
     if raw is None:
         return None
-    labels = None
+    manifest = labels = None
     try:
-        if manifest := first_manifest(target.store, raw):
-            labels = labels_of(target.store, manifest)
+        if manifest := first_manifest(destination.store, raw):
+            labels = labels_of(destination.store, manifest)
     except HfModelsError as error:
         if not force and not isinstance(error, ProtocolError):
             raise
     if not force and (labels is None or labels.repo != plan.snapshot.repo):
         carries = f"{labels.repo.type} {labels.repo.id}" if labels else "another image"
         raise InputError(
-            f"{target.name}: want {plan.snapshot.repo.type} {plan.snapshot.repo.id},"
+            f"{destination.name}: want {plan.snapshot.repo.type} {plan.snapshot.repo.id},"
             f" got a tag that carries {carries}",
             hint="choose another --tag, or overwrite it with --force",
         )
-    return labels
+    return TaggedImage(raw, manifest, labels)

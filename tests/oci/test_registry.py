@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from urllib3.util import wait_for_read
 
 from downloader.environment import ProxySettings, Setting
 from downloader.errors import (
@@ -31,13 +30,11 @@ from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
 from downloader.net.trust import Trust
 from downloader.oci.digest import digest_of
-from downloader.oci.quirks import wants_stream
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
 from downloader.oci.responses import next_url, parse_errors, parse_next_link
-from downloader.oci.session import parse_offset
-from downloader.oci.upload import UploadLost, UploadMode
-from downloader.oci.window import Window
+from downloader.oci.upload import UploadInterrupted, UploadMode, parse_offset, takes_chunks
+from downloader.units import MIB
 from tests.support.faulty_proxy import Fault, FaultyProxy
 
 CHUNK_BYTES = 64 * 1024
@@ -88,28 +85,21 @@ def open_registry(proxy: FaultyProxy, pool: HttpPool, waits: list[float]) -> Ope
     return open_it
 
 
-def push(
-    registry: Registry, data: bytes = DATA, *, known: bool = True, promised: int | None = None
-) -> None:
-    with registry.create_blob((promised or len(data)) if known else None) as writer:
-        view = memoryview(data)
-        for start in range(0, len(data), 50_000):
-            writer.write(view[start : start + 50_000])
-        writer.commit(digest_of(data))
-
-
-def push_again(registry: Registry) -> int:
-    """Push as a publisher does: from the source again when told to; return how often."""
-    lost: list[int] = []
-    for times in range(1, 4):
-        try:
-            push(registry)
-        except UploadLost as error:
-            lost.append(error.offset)
-        else:
-            assert all(0 < offset <= SIZE_BYTES for offset in lost)
-            return times
-    raise AssertionError("lost every time")
+def push(registry: Registry, data: bytes = DATA, *, promised: int | None = None) -> int:
+    """Push as a publisher does; return how often it was interrupted."""
+    view, interruptions, offset = memoryview(data), 0, 0
+    with registry.create_blob(promised or len(data)) as writer:
+        while True:
+            try:
+                for start in range(offset, len(data), 50_000):
+                    writer.write(view[start : start + 50_000])
+                writer.commit(digest_of(data))
+            except UploadInterrupted:
+                interruptions += 1
+                offset = writer.resume()
+                assert 0 <= offset <= len(data)
+            else:
+                return interruptions
 
 
 def read(registry: Registry, byte_range: ByteRange | None = None, data: bytes = DATA) -> bytes:
@@ -129,13 +119,10 @@ def offsets(proxy: FaultyProxy) -> list[str | None]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, SIZE_BYTES])
-def test_pushes_and_reads_back(
-    open_registry: Opener, mode: UploadMode, known: bool, size: int
-) -> None:
+def test_pushes_and_reads_back(open_registry: Opener, mode: UploadMode, size: int) -> None:
     registry = open_registry(mode)
-    push(registry, DATA[:size], known=known)
+    push(registry, DATA[:size])
     assert registry.blob_size(digest_of(DATA[:size])) == size
     assert read(registry, data=DATA[:size]) == DATA[:size]
 
@@ -196,7 +183,7 @@ def test_cut_in_a_chunk(open_registry: Opener, proxy: FaultyProxy, at: int, skip
     """Distribution 2.8 gives up an upload that was cut in the middle of a request."""
     proxy.faults = [Fault("cut", **PATCH, skip=skip, cut_request_at=at)]
     registry = open_registry("chunked")
-    assert push_again(registry) <= 2
+    assert push(registry) <= 1
     assert read(registry) == DATA
 
 
@@ -214,25 +201,24 @@ def test_cut_in_a_chunk_continues_where_the_registry_kept_its_bytes(
     assert read(registry) == DATA
 
 
-def test_cut_in_a_stream_is_lost(open_registry: Opener, proxy: FaultyProxy) -> None:
+def test_cut_stream_begins_again_where_the_registry_gives_it_up(
+    open_registry: Opener, proxy: FaultyProxy
+) -> None:
     proxy.faults = [Fault("cut", **PATCH, cut_request_at=3 * CHUNK_BYTES)]
     registry = open_registry("stream")
-    assert push_again(registry) == 2
+    assert push(registry) == 1
+    assert len(proxy.of("POST")) == 2
     assert read(registry) == DATA
 
 
-def test_cut_in_the_first_chunk_of_a_stream_begins_again(
+def test_cut_stream_goes_on_where_the_registry_kept_its_bytes(
     open_registry: Opener, proxy: FaultyProxy
 ) -> None:
-    proxy.faults = [Fault("busy", **PATCH, status=503)]
+    proxy.faults = [Fault("cut", **PATCH, keep_bytes=3 * CHUNK_BYTES, lose_answer=True)]
     registry = open_registry("stream")
-    with registry.create_blob(SIZE_BYTES) as writer:
-        writer.write(memoryview(DATA)[:1000])
-        if len(proxy.of("POST")) == 1:  # else the answer was there even before the first byte
-            assert wait_for_read(writer._exchange._connection.sock, 10)  # type: ignore[attr-defined]
-        writer.write(memoryview(DATA)[1000:])
-        writer.commit(DIGEST)
-    assert len(proxy.of("POST")) == 2
+    assert push(registry) == 1
+    assert len(proxy.of("POST")) == 1
+    assert offsets(proxy) == [None, f"{3 * CHUNK_BYTES}-{SIZE_BYTES - 1}"]
     assert read(registry) == DATA
 
 
@@ -244,7 +230,7 @@ def test_errors_for_a_while(
 ) -> None:
     proxy.faults = [Fault("busy", method, times=2, status=status)]
     registry = open_registry(mode)
-    push_again(registry)
+    push(registry)
     assert registry.blob_size(DIGEST) == SIZE_BYTES
     assert read(registry) == DATA
 
@@ -283,7 +269,7 @@ def test_session_gone_in_the_middle_is_lost(
         Fault("gone", "GET", "/uploads/", status=404),
     ]
     registry = open_registry(mode)
-    assert push_again(registry) == 2 or mode == "stream"
+    assert push(registry) == 1
     assert read(registry) == DATA
 
 
@@ -296,7 +282,7 @@ def test_session_gone_at_the_commit(
         Fault("gone", "GET", "/uploads/", status=404),
     ]
     registry = open_registry(mode)
-    assert push_again(registry) == 2
+    assert push(registry) == 1
     assert read(registry) == DATA
 
 
@@ -326,24 +312,63 @@ def test_smaller_offset_is_continued_from(
     assert f"{CHUNK_BYTES + kept}-{2 * CHUNK_BYTES + kept - 1}" in offsets(proxy)
 
 
-def test_smaller_offset_than_memory_is_lost(open_registry: Opener, proxy: FaultyProxy) -> None:
-    proxy.faults = [Fault("short", **PATCH, skip=2, answer_headers={"Range": "0-9"})]
-    registry = open_registry("chunked")
-    assert push_again(registry) == 2
-    assert read(registry) == DATA
-
-
-def test_smaller_offset_of_a_stream_is_lost(open_registry: Opener, proxy: FaultyProxy) -> None:
+def test_smaller_offset_of_a_stream_is_sent_again(
+    open_registry: Opener, proxy: FaultyProxy
+) -> None:
     proxy.faults = [Fault("short", **PATCH, keep_bytes=CHUNK_BYTES)]
     registry = open_registry("stream")
-    assert push_again(registry) == 2
+    assert push(registry) == 1
     assert read(registry) == DATA
 
 
-def test_larger_offset_is_a_broken_registry(open_registry: Opener, proxy: FaultyProxy) -> None:
-    proxy.faults = [Fault("long", **PATCH, answer_headers={"Range": f"0-{SIZE_BYTES}"})]
-    with pytest.raises(ProtocolError, match="want at most"):
-        push(open_registry("chunked"))
+ODD_RANGES = {
+    "of this chunk": f"0-{CHUNK_BYTES - 1}",
+    "echoed": f"{CHUNK_BYTES}-{2 * CHUNK_BYTES - 1}",
+    "absent": "",
+    "off by one": f"0-{2 * CHUNK_BYTES}",
+    "of nothing": "0--1",
+    "beyond the blob": f"0-{SIZE_BYTES}",
+}
+
+
+@pytest.mark.parametrize("value", ODD_RANGES.values(), ids=list(ODD_RANGES))
+def test_odd_range_of_a_chunk_is_checked_by_the_upload_s_status(
+    open_registry: Opener, proxy: FaultyProxy, value: str
+) -> None:
+    proxy.faults = [Fault("odd", **PATCH, skip=1, answer_headers={"Range": value})]
+    registry = open_registry("chunked")
+    assert push(registry) == 0
+    assert len(proxy.of("GET", "/uploads/")) == 1
+    assert read(registry) == DATA
+
+
+def odd_everywhere(value: str) -> list[Fault]:
+    return [
+        Fault("odd", **PATCH, times=99, only_with="Content-Range", answer_headers={"Range": value}),
+        Fault("odd", "GET", "/uploads/", times=99, answer_headers={"Range": value}),
+    ]
+
+
+@pytest.mark.parametrize("value", ODD_RANGES.values(), ids=list(ODD_RANGES))
+def test_odd_range_and_odd_status_become_one_streamed_request(
+    open_registry: Opener, proxy: FaultyProxy, value: str
+) -> None:
+    proxy.faults = odd_everywhere(value)
+    registry = open_registry("auto")
+    registry._method.prefer_chunks()
+    assert push(registry) >= 1
+    assert offsets(proxy)[-1] is None
+    assert read(registry) == DATA
+
+
+@pytest.mark.parametrize("value", ODD_RANGES.values(), ids=list(ODD_RANGES))
+def test_odd_range_and_status_where_chunks_are_wanted_are_left_to_the_digest(
+    open_registry: Opener, proxy: FaultyProxy, value: str
+) -> None:
+    proxy.faults = odd_everywhere(value)
+    registry = open_registry("chunked")
+    push(registry)
+    assert read(registry) == DATA
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -352,41 +377,58 @@ def test_silence_ends_with_the_timeout(proxy: FaultyProxy, mode: UploadMode) -> 
     pool = HttpPool(HttpSettings(read_timeout_s=0.2))
     reference = Reference(proxy.host, f"tests/{uuid.uuid4().hex}")
     registry = Registry(reference, pool, upload=mode, chunk_bytes=CHUNK_BYTES, sleep=lambda _: None)
-    push_again(registry)
+    push(registry)
     assert read(registry) == DATA
     pool.close()
 
 
-@pytest.mark.parametrize("status", [400, 405, 416])
-def test_refused_chunks_are_learned(open_registry: Opener, proxy: FaultyProxy, status: int) -> None:
-    proxy.faults = [Fault("refuse", **PATCH, times=99, status=status, only_with="Content-Range")]
-    registry = open_registry("auto")
-    push(registry)
-    push(registry, DATA[:-1])
-    assert registry.is_streaming
-    assert offsets(proxy) == [f"0-{CHUNK_BYTES - 1}", None, None]
-    assert read(registry) == DATA
-
-
-def test_created_after_the_first_chunk_is_learned(
-    open_registry: Opener, proxy: FaultyProxy
+@pytest.mark.parametrize("status", [400, 405, 411, 413, 416, 501])
+def test_refused_stream_becomes_chunks(
+    open_registry: Opener, proxy: FaultyProxy, status: int
 ) -> None:
     proxy.faults = [
-        Fault("created", **PATCH, times=99, status_after=201, only_with="Content-Range")
+        Fault("refuse", **PATCH, times=99, status=status, only_with="Transfer-Encoding")
     ]
     registry = open_registry("auto")
     push(registry)
-    assert registry.is_streaming
+    push(registry, DATA[:-1])
+    starts = [
+        f"{s}-{min(s + CHUNK_BYTES, SIZE_BYTES) - 1}" for s in range(0, SIZE_BYTES, CHUNK_BYTES)
+    ]
+    assert offsets(proxy)[: len(starts) + 1] == [None, *starts]
+    assert offsets(proxy).count(None) == 1
     assert read(registry) == DATA
 
 
-def test_refused_chunks_are_an_error_where_they_were_asked_for(
+def test_too_long_chunks_become_shorter(open_registry: Opener, proxy: FaultyProxy) -> None:
+    data = bytes(9 * MIB)
+    proxy.faults = [Fault("long", **PATCH, times=3, status=413)]
+    registry = open_registry("auto", chunk_bytes=None)
+    push(registry, data)
+    assert f"0-{MIB - 1}" in offsets(proxy)
+    assert read(registry, data=data) == data
+
+
+def test_refused_ways_are_an_error_that_names_the_flag(
     open_registry: Opener, proxy: FaultyProxy
 ) -> None:
     proxy.faults = [Fault("refuse", **PATCH, times=99, status=405)]
-    with pytest.raises(RegistryError) as caught:
-        push(open_registry("chunked"))
-    assert caught.value.status == 405
+    for mode in ("chunked", "auto"):
+        with pytest.raises(RegistryError) as caught:
+            push(open_registry(mode))
+        assert caught.value.status == 405
+        assert "--upload" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("status", [200, 201, 204])
+@pytest.mark.parametrize("mode", MODES)
+def test_other_success_of_a_patch(
+    open_registry: Opener, proxy: FaultyProxy, mode: UploadMode, status: int
+) -> None:
+    proxy.faults = [Fault("other", **PATCH, times=99, status_after=status)]
+    registry = open_registry(mode)
+    push(registry)
+    assert read(registry) == DATA
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -396,7 +438,7 @@ def test_disk_full_of_the_registry(
 ) -> None:
     body = b'{"errors":[{"code":"UNKNOWN","message":"no space left on device"}]}'
     proxy.faults = [Fault("full", **PATCH, times=99, status=status, body=body)]
-    with pytest.raises((RegistryError, UploadLost), match="no space left on device"):
+    with pytest.raises(RegistryError, match="no space left on device"):
         push(open_registry(mode))
 
 
@@ -405,7 +447,7 @@ def test_request_too_large(open_registry: Opener, proxy: FaultyProxy, mode: Uplo
     proxy.faults = [Fault("large", **PATCH, times=99, status=413)]
     with pytest.raises(RegistryError) as caught:
         push(open_registry(mode))
-    assert "smaller upload chunks" in (caught.value.hint or "")
+    assert "a proxy before the registry limits one request" in (caught.value.hint or "")
 
 
 def test_upload_that_moves_to_http_from_https() -> None:
@@ -621,7 +663,6 @@ def test_through_a_proxy(proxy: FaultyProxy) -> None:
 
 def test_https_is_the_default_elsewhere(proxy: FaultyProxy) -> None:
     registry = Registry(parse_reference("ghcr.io/me/x"), HttpPool())
-    assert registry.is_streaming
     assert registry._client.base_url == "https://ghcr.io"
 
 
@@ -649,12 +690,8 @@ def test_error_documents_never_crash(body: bytes) -> None:
 
 @given(st.text(max_size=30))
 def test_offsets_never_crash(text: str) -> None:
-    try:
-        offset = parse_offset(text)
-    except ProtocolError:
-        return
-    assert offset is not None
-    assert offset >= 0
+    offset = parse_offset(text)
+    assert offset is None or offset >= 0
 
 
 @given(st.text(max_size=60))
@@ -666,20 +703,7 @@ def test_references_never_crash(text: str) -> None:
     assert parse_reference(str(reference)) == reference
 
 
-@given(st.lists(st.binary(max_size=40), max_size=20), st.integers(1, 30))
-def test_window_is_the_end_of_the_stream(pieces: list[bytes], capacity: int) -> None:
-    window, stream = Window(capacity), b""
-    for piece in pieces:
-        window.append(memoryview(piece))
-        stream += piece
-    for offset in range(window.start, window.end + 1):
-        assert b"".join(bytes(v) for v in window.views(offset)) == stream[offset:]
-    grown = window.grown(capacity + 5)
-    assert (grown.start, grown.end) == (window.start, window.end)
-    assert b"".join(bytes(v) for v in grown.views(grown.start)) == stream[window.start :]
-
-
-def test_hosts_that_want_a_stream() -> None:
+def test_hosts_that_take_no_chunks() -> None:
     hosts = ["ghcr.io", "eu.gcr.io", "x-docker.pkg.dev", "1.dkr.ecr.eu-west-1.amazonaws.com"]
-    assert all(map(wants_stream, hosts))
-    assert not any(map(wants_stream, ["registry-1.docker.io", "quay.io", "127.0.0.1:5000"]))
+    assert not any(map(takes_chunks, hosts))
+    assert all(map(takes_chunks, ["registry-1.docker.io", "quay.io", "127.0.0.1:5000"]))

@@ -8,7 +8,7 @@ import pytest
 
 from downloader.oci.digest import digest_of
 from downloader.oci.manifest import CONFIG, MANIFEST, Index, Manifest, describe, parse_manifest
-from downloader.publish.blobs import put_blob
+from downloader.publish.copy import put_blob
 from tests.support.fake_hub import HubServer, faults
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.publish import (
@@ -50,13 +50,22 @@ def test_an_unchanged_repo_moves_nothing(side: Side) -> None:
     assert side.sent_bytes() == 0
 
 
-def test_reuse_costs_one_question_for_each_layer(side: Side) -> None:
+def test_what_the_tag_names_is_not_asked_for(side: Side) -> None:
     side.publish()
     side.forget()
     side.publish()
-    asked = [seen.path for seen in side.proxy.of("HEAD", "/blobs/")]
-    layers = manifest_of(side.store(), "model").layers
-    assert [sum(layer.digest in path for path in asked) for layer in layers] == [1] * len(layers)
+    assert side.proxy.of("HEAD") == []
+
+
+def test_force_asks_for_every_blob_and_sends_what_is_lost(side: Side) -> None:
+    side.publish()
+    [lost, *_] = manifest_of(side.store(), "model").layers
+    path = f"/{side.repository}/blobs/{lost.digest}$"
+    side.proxy.faults.append(Fault("lost", "HEAD", path, status=404))
+    side.forget()
+    ran = side.publish("org/model", "--force", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["targets"][0]["moved_bytes"] == lost.size_bytes
 
 
 def test_a_new_readme_moves_the_readme_and_the_last_layer(side: Side, hub: HubServer) -> None:
@@ -370,7 +379,7 @@ def test_a_missing_shard_is_named(side: Side) -> None:
     side.publish("org/model", "--shard", "3/3")
     ran = side.assemble("model")
     assert ran.code == 2
-    assert "got none of 2/3" in ran.err
+    assert "shards missing: 2/3" in ran.err
     assert "--shard 2/3" in ran.err
     assert "model" not in side.store().list_tags()
 
@@ -420,7 +429,7 @@ def test_assemble_says_of_every_target_what_became_of_it(side: Side) -> None:
 
 
 def test_a_long_wait_is_no_silence(side: Side) -> None:
-    busy = Fault("busy", "HEAD", status=429, headers={"Retry-After": "2"})
+    busy = Fault("busy", "POST", status=429, headers={"Retry-After": "2"})
     side.proxy.faults.append(busy)
     ran = side.publish("org/other")
     assert ran.code == 0, ran.err
@@ -441,7 +450,7 @@ def test_a_file_that_is_no_plan_is_named(side: Side, tmp_path: Path, text: str) 
 def test_assemble_without_shards_says_so(side: Side) -> None:
     ran = side.assemble("model")
     assert ran.code == 2
-    assert "want shards, got none" in ran.err
+    assert "model: no shards" in ran.err
 
 
 def test_assemble_needs_no_listing_where_it_is_told_how_many(side: Side) -> None:

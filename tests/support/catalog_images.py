@@ -20,7 +20,7 @@ from downloader.oci.manifest import (
     describe,
 )
 from downloader.plan import Plan, make_plan
-from downloader.publish.blobs import put_blob
+from downloader.publish.copy import put_blob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

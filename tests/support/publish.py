@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tarfile
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,7 +145,11 @@ def new_side(
     hub.move(MODEL.key, "main", 1)
     hub.clear_log()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    with FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as proxy:
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as proxy,
+    ):
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)  # where killed uploads leave their journals
         yield Side(hub, proxy, capsys)
 
 

@@ -16,7 +16,7 @@ from downloader.oci.manifest import (
     parse_manifest,
 )
 from downloader.oci.store import Store
-from downloader.publish.blobs import read_blob
+from downloader.publish.copy import read_blob
 
 # A config holds labels, history and one digest per layer: some kB.
 CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
