@@ -8,6 +8,7 @@ registry has forgotten the upload, the layer begins again.
 
 import hashlib
 import json
+import os
 import threading
 import time
 from base64 import b64decode, b64encode
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from downloader.errors import StorageError, TransportError
-from downloader.fs import hold_lock, write_atomically
+from downloader.fs import hold_lock, open_own_file, storage_errors, write_at
 from downloader.oci.store import SavedUpload, Store
 from downloader.oci.upload import LONGEST_CHUNK_BYTES
 from downloader.plan import Layer
@@ -57,6 +58,7 @@ class UploadJournal:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._descriptor = -1
         self._session_url: str | None = None
         self.points: list[HashPoint] = []
         if path is not None:
@@ -82,21 +84,34 @@ class UploadJournal:
             "session": session_url,
             "points": [_to_json(item) for item in self.points],
         }
+        data = json.dumps(document).encode() + b"\n"
         try:
-            write_atomically(self._path, json.dumps(document).encode())
+            with storage_errors(self._path):
+                if self._descriptor < 0:
+                    self._descriptor = open_own_file(self._path)
+                # In place, one small write: a kill leaves the old line or the new one, and half
+                # of one is no JSON.
+                write_at(self._descriptor, memoryview(data), 0)
         except StorageError:
             self._path = None
+
+    def close(self) -> None:
+        """Close the file, which stays."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def remove(self) -> None:
         """Forget the upload."""
         self._session_url, self.points = None, []
+        self.close()  # Windows removes no open file
         if self._path is not None:
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> None:
         try:
-            document = json.loads(path.read_bytes()[:_FILE_LIMIT_BYTES])
+            document = json.loads(path.read_bytes()[:_FILE_LIMIT_BYTES].partition(b"\n")[0])
             if (document["format_version"], document["library"]) == (_FORMAT, LIBRARY):
                 self.points = [_from_json(item) for item in document["points"]]
                 self._session_url = str(document["session"])
@@ -132,7 +147,9 @@ class UploadJournals:
                     held.enter_context(hold_lock(path.with_suffix(".lock"), at_once))
                 except (StorageError, TransportError):
                     path = None
-            yield UploadJournal(path)
+            journal = UploadJournal(path)
+            held.callback(journal.close)
+            yield journal
 
 
 def _sweep(directory: Path) -> None:
