@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from downloader.document import Document
 from downloader.errors import InputError, ProtocolError
 from downloader.hub.cache import blob_path, part_path
-from downloader.hub.repo import Snapshot, is_oid
+from downloader.hub.repo import Snapshot
 from downloader.net.ranges import ByteRange
 from downloader.oci.tar_write import TarEntry, TarLayout, lay_out
 from downloader.units import GIB, MIB, parse_size
@@ -268,25 +269,27 @@ class Plan:
             ProtocolError: A key is missing or has a value that cannot be, or a layer carries
                 what no file needs.
         """
-        snapshot_json, root = document.get("snapshot"), document.get("cache_root")
-        limit = document.get("layer_limit")
-        if not isinstance(snapshot_json, Mapping) or not isinstance(limit, int):
-            raise ProtocolError("plan: want the keys snapshot and layer_limit")
-        snapshot = Snapshot.from_json(snapshot_json)
-        version = document.get("format_version")
-        if version not in range(1, FORMAT_VERSION + 1):
+        plan = Document(document, "plan")
+        if plan.integer("format_version", 1) > FORMAT_VERSION:
             raise ProtocolError(
-                f"plan.format_version: want 1 to {FORMAT_VERSION}, got {version!r}",
+                plan.failure("format_version", f"1 to {FORMAT_VERSION}").message,
                 hint="a newer hf-models made it: pip install --upgrade hf-models",
             )
-        shown = document.get("models_dir")
+        snapshot = Snapshot.from_json(plan.get("snapshot"), "plan.snapshot")
+        root, limit_bytes = plan.text("cache_root"), plan.integer("layer_limit", 1)
         folder = repo_folder(_parse_directory(root, "cache root", ProtocolError), snapshot)
-        models_dir = _parse_models_dir(shown, str(root), ProtocolError) if shown else None
-        layers = _parse_layers(document.get("layers"), folder, _contents(snapshot, models_dir))
-        compress = document.get("compress", "none")
+        models_dir = None
+        if plan.get("models_dir"):
+            models_dir = _parse_models_dir(plan.text("models_dir"), root, ProtocolError)
+        contents = _contents(snapshot, models_dir)
+        layers = tuple(_parse_layer(layer, folder, contents) for layer in plan.objects("layers"))
+        if len(layers) >= MAX_LAYERS:
+            raise ProtocolError(f"plan.layers: want fewer than {MAX_LAYERS}, got {len(layers)}")
+        _check_complete(layers, contents)
+        compress = plan.text("compress") if "compress" in plan else "none"
         if compress not in COMPRESS:
-            raise ProtocolError(f"plan.compress: want one of {', '.join(COMPRESS)}")
-        return cls(snapshot, layers, limit, str(root), models_dir, compress)
+            raise plan.failure("compress", f"one of {', '.join(COMPRESS)}")
+        return cls(snapshot, layers, limit_bytes, root, models_dir, compress)
 
 
 def make_plan(
@@ -593,58 +596,47 @@ def _content_json(content: Content) -> dict[str, Any]:
     return plain
 
 
-def _parse_layers(
-    document: object, folder: str, contents: Mapping[str, Content]
-) -> tuple[Layer, ...]:
-    if not isinstance(document, list) or len(document) >= MAX_LAYERS:
-        raise ProtocolError(f"plan.layers: want a list of fewer than {MAX_LAYERS}")
-    return tuple(
-        _parse_layer(layer, f"plan.layers[{i}]", folder, contents)
-        for i, layer in enumerate(document)
-    )
-
-
-def _parse_layer(
-    document: object, where: str, folder: str, contents: Mapping[str, Content]
-) -> Layer:
-    found = _sorted(_parse_contents(document, where, contents))
-    facts = document if isinstance(document, Mapping) else {}
-    if facts.get("compression") not in {None, "zstd"}:
-        raise ProtocolError(f"{where}.compression: want zstd, got {facts['compression']!r}")
-    sample = facts.get("sample")
-    if sample is None:
-        return Layer(folder, found, "compression" in facts)
+def _parse_layer(layer: Document, folder: str, contents: Mapping[str, Content]) -> Layer:
+    found = _sorted(_parse_content(item, contents) for item in layer.objects("contents"))
+    is_packed = "compression" in layer
+    if is_packed and layer.text("compression") != "zstd":
+        raise layer.failure("compression", "zstd")
+    if "sample" not in layer:
+        return Layer(folder, found, is_packed)
+    sample = layer.get("sample")
     if not isinstance(sample, list) or [type(size) for size in sample] != [int, int]:
-        raise ProtocolError(f"{where}.sample: want two sizes in bytes, got {sample!r}")
-    return Layer(folder, found, "compression" in facts, Sample(*sample))
+        raise layer.failure("sample", "two sizes in bytes")
+    return Layer(folder, found, is_packed, Sample(*sample))
 
 
-def _parse_contents(
-    document: object, where: str, contents: Mapping[str, Content]
-) -> tuple[Content, ...]:
-    items = document.get("contents") if isinstance(document, Mapping) else None
-    if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
-        raise ProtocolError(f"{where}.contents: want a list of objects")
-    return tuple(
-        _parse_content(item, f"{where}.contents[{i}]", contents) for i, item in enumerate(items)
-    )
-
-
-def _parse_content(
-    document: Mapping[str, Any], where: str, contents: Mapping[str, Content]
-) -> Content:
-    oid = document.get("oid")
-    if not isinstance(oid, str) or not is_oid(oid) or oid not in contents:
-        raise ProtocolError(f"{where}.oid: want the oid of a file of the snapshot, got {oid!r}")
-    whole = contents[oid]
-    if "part" not in document:
+def _parse_content(item: Document, contents: Mapping[str, Content]) -> Content:
+    whole = contents.get(item.text("oid"))
+    if whole is None:
+        raise item.failure("oid", "the oid of a file of the snapshot")
+    if "part" not in item:
         return whole
-    numbers = [document.get(key) for key in ("part", "parts", "start", "end")]
-    if not all(isinstance(number, int) for number in numbers):
-        raise ProtocolError(f"{where}: want part, parts, start and end as numbers, got {numbers!r}")
-    part, parts, start, end = (int(str(number)) for number in numbers)
-    if not (1 <= part <= parts and 0 <= start < end <= whole.blob_bytes):
+    start, end = item.integer("start"), item.integer("end", 1)
+    part, parts = item.integer("part", 1), item.integer("parts", 1)
+    if part > parts or not start < end <= whole.blob_bytes:
         raise ProtocolError(
-            f"{where}: want a part inside {whole.blob_bytes} bytes, got {numbers!r}"
+            f"{item.where}: want a part inside {whole.blob_bytes} bytes,"
+            f" got part {part} of {parts}, bytes {start} to {end}"
         )
     return replace(whole, byte_range=ByteRange(start, end), part=part, parts=parts, paths=())
+
+
+def _check_complete(layers: Iterable[Layer], contents: Mapping[str, Content]) -> None:
+    """Raise unless every byte of every content lies in exactly one layer."""
+    found: dict[str, list[Content]] = {}
+    for layer in layers:
+        for content in layer.contents:
+            found.setdefault(content.oid, []).append(content)
+    for oid, whole in contents.items():
+        parts = sorted(found.get(oid, []), key=lambda content: content.part)
+        numbers = [(content.part, content.parts) for content in parts]
+        edges = [0, *(content.byte_range.end for content in parts)]
+        starts = [content.byte_range.start for content in parts]
+        is_split = numbers == [(i, len(parts)) for i in range(1, len(parts) + 1)]
+        is_once = bool(parts) and (is_split or numbers == [(0, 0)])
+        if not is_once or [*starts, whole.blob_bytes] != edges:
+            raise ProtocolError(f"plan.layers: want each byte of the content {oid} in one layer")
