@@ -186,7 +186,7 @@ total_of() {
     printf '%s\n' "$sum"
 }
 
-# copy_small DIRECTORY: small files of the repo folder (refs, trees, plans), each written whole or not at all.
+# copy_small DIRECTORY: small files of the repo folder (trees, plans), each written whole or not at all.
 copy_small() {
     (cd "$source_dir/$folder" && find "$1" -type f) | while IFS= read -r path; do
         mkdir -p -- "${path%/*}"
@@ -194,6 +194,36 @@ copy_small() {
         cat -- "$source_dir/$folder/$path" > "$temporary" || no_room "$folder/$path" few
         mv -f -- "$temporary" "$path"
     done
+}
+
+# Refs: one of another commit is moved with a word, and main only by an image of main.
+copy_refs() {
+    (cd "$source_dir/$folder" && find refs -type f) | while IFS= read -r path; do
+        new=$(cat -- "$source_dir/$folder/$path") old=''
+        [ ! -f "$path" ] || old=$(cat -- "$path")
+        [ "$old" != "$new" ] || continue
+        if [ "$path" = refs/main ] && [ -n "$old" ] && ! is_of_main "$new"; then
+            continue
+        fi
+        if [ -d "$path" ] || ! mkdir -p -- "${path%/*}" 2> /dev/null; then
+            say "$folder: $path is not written: another ref is in the way; use revision=$new"
+            continue
+        fi
+        new_temporary "${path%/*}/small"
+        printf %s "$new" > "$temporary" || no_room "$folder/$path" few
+        mv -f -- "$temporary" "$path"
+        [ -z "$old" ] || say "$folder: $path moved from $old to $new"
+    done
+}
+
+# is_of_main COMMIT: whether main was asked for when the image was made; without a plan, it was.
+is_of_main() {
+    plan=$source_dir/$folder/plans/$1.json
+    [ -f "$plan" ] || return 0
+    case $(cat -- "$plan") in
+        *'"revision":"main"'* | *'"revision": "main"'*) return 0 ;;
+    esac
+    return 1
 }
 
 # The links of all snapshots; where links cannot be, the files themselves.
@@ -237,9 +267,10 @@ export_folder() {
     rm -f -- "$list"
     copy_links
     check_links
-    for name in trees plans refs; do
+    for name in trees plans; do
         [ ! -d "$source_dir/$folder/$name" ] || copy_small "$name"
     done
+    [ ! -d "$source_dir/$folder/refs" ] || copy_refs
     chown -Rh "$owner" "$target" 2> /dev/null \
         || say "cannot give $folder to $owner here: left as it is"
 }

@@ -101,6 +101,50 @@ def test_every_file_arrives(source: Path, target: Path) -> None:
     assert leftovers(target) == []
 
 
+def refs_of(target: Path) -> dict[str, str]:
+    refs = target / "hub" / FOLDER / "refs"
+    files = [path for path in refs.rglob("*") if path.is_file()]
+    return {path.relative_to(refs).as_posix(): path.read_text() for path in files}
+
+
+@pytest.mark.parametrize(
+    ("plan", "main"),
+    [
+        (None, COMMIT),
+        (b'{"snapshot":{"revision":"main"}}', COMMIT),
+        (b'{"snapshot": {"revision": "main"}}', COMMIT),
+        (b'{"snapshot":{"revision":"v1"}}', "d" * 40),
+    ],
+)
+def test_ref_of_another_commit_moves_with_a_word_and_main_only_by_an_image_of_main(
+    source: Path, target: Path, plan: bytes | None, main: str
+) -> None:
+    repo = add_repo(source, {"config.json": b"{}"})
+    write(repo / "refs/v1", COMMIT.encode())
+    if plan is not None:
+        write(repo / f"plans/{COMMIT}.json", plan)
+    for name in ("main", "v1"):
+        write(target / "hub" / FOLDER / "refs" / name, b"d" * 40)
+    said = export(source, target)
+    assert refs_of(target) == {"main": main, "v1": COMMIT}
+    assert f"refs/v1 moved from {'d' * 40} to {COMMIT}" in said
+    assert ("refs/main moved from" in said) == (main == COMMIT)
+    assert "moved" not in export(source, target)
+    assert leftovers(target) == []
+
+
+@pytest.mark.parametrize(("there", "new"), [("v1", "v1/x"), ("v1/x", "v1")])
+def test_ref_that_clashes_with_another_is_told_and_left_out(
+    source: Path, target: Path, there: str, new: str
+) -> None:
+    repo = add_repo(source, {"config.json": b"{}"})
+    write(repo / "refs" / new, COMMIT.encode())
+    write(target / "hub" / FOLDER / "refs" / there, b"d" * 40)
+    said = export(source, target)
+    assert f"refs/{new} is not written" in said
+    assert refs_of(target) == {"main": COMMIT, there: "d" * 40}
+
+
 def test_parts_become_one_file(source: Path, target: Path) -> None:
     data = os.urandom(100_003)
     repo = add_repo(source, {"model.bin": data, "config.json": b"{}"})
