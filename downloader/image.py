@@ -20,12 +20,17 @@ from downloader.oci.digest import Digest, parse_digest
 from downloader.oci.manifest import LAYER, Descriptor, Platform, to_json_bytes
 from downloader.oci.tar_write import TarEntry, iter_tar, lay_out
 from downloader.plan import FORMAT_VERSION, PACKED, PROGRAMS_DIR, Layer, Plan
+from downloader.receiver import receiver
+from downloader.sheet import sheet
 
 PREFIX = "io.github.alphahinex.hf-models"
 HUB_URL = "https://huggingface.co"
 PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 
 EXPORT_PATH = f"{PROGRAMS_DIR.strip('/')}/export"
+RECEIVER_PATH = f"{PROGRAMS_DIR.strip('/')}/hf-models.pyz"
+README_PATH = "README"
+SHEET_PATH = "SHEET"
 
 # The known pattern for an image in two forms: podman, skopeo and CRI-O take the annotated one.
 ZSTD_MANIFEST: Mapping[str, str] = {"io.github.containers.compression.zstd": "true"}
@@ -102,6 +107,12 @@ def environment(plan: Plan) -> list[str]:
 
 
 @cache
+def readme() -> bytes:
+    """Return what a person reads first, in both languages: the same in every image."""
+    return files("downloader").joinpath("image-readme.txt").read_bytes()
+
+
+@cache
 def export_script() -> bytes:
     """Return the shell script ``export``, which copies the cache out of a running image."""
     return files("downloader").joinpath("export.sh").read_bytes()
@@ -110,12 +121,18 @@ def export_script() -> bytes:
 def metadata_entries(plan: Plan) -> tuple[list[TarEntry], list[bytes]]:
     """Return the members of the metadata layer, and the contents of its files in tar order.
 
-    Refs, snapshot links, trees, the plan itself, the export script, and in the models
-    directory a note on the files that are not there because they are split.
+    Refs, snapshot links, trees, the plan itself, the export script and the receiver, what a
+    person reads first, and in the models directory a note on the files that are not there
+    because they are split.
     """
     extra = {plan_path(plan.snapshot.commit): plan_json(plan)}
-    entries = [TarEntry(EXPORT_PATH, size_bytes=len(export_script()), executable=True)]
     data = {EXPORT_PATH: export_script()}
+    if plan.has_receiver:
+        data[RECEIVER_PATH] = receiver()
+    entries = [TarEntry(path, size_bytes=len(data[path]), executable=True) for path in data]
+    for path, text in {README_PATH: readme(), SHEET_PATH: sheet(plan.snapshot)}.items():
+        data[path] = text
+        entries.append(TarEntry(path, size_bytes=len(text)))
     if plan.models_dir and plan.parts:
         path = _note_path(plan, plan.models_dir)
         data[path] = _split_note(plan, plan.models_dir)

@@ -207,6 +207,7 @@ class Plan:
         models_dir: Absolute path of the directory that shows the files under their names;
             None for none, as in images of format 1.
         compress: What was asked for; `layers` say what became of it.
+        has_receiver: Whether the image carries `hf-models.pyz`.
     """
 
     snapshot: Snapshot
@@ -215,6 +216,7 @@ class Plan:
     cache_root: str = DEFAULT_CACHE_ROOT
     models_dir: str | None = None
     compress: Compress = "none"
+    has_receiver: bool = False
 
     @property
     def stored(self) -> tuple[Layer, ...]:
@@ -256,6 +258,7 @@ class Plan:
             "cache_root": self.cache_root,
             "models_dir": self.models_dir,
             "compress": self.compress,
+            "receiver": self.has_receiver,
             "layer_limit": self.layer_limit_bytes,
             "snapshot": self.snapshot.to_json(),
             "layers": [_layer_json(layer) for layer in self.layers],
@@ -289,7 +292,8 @@ class Plan:
         compress = plan.text("compress") if "compress" in plan else "none"
         if compress not in COMPRESS:
             raise plan.failure("compress", f"one of {', '.join(COMPRESS)}")
-        return cls(snapshot, layers, limit_bytes, root, models_dir, compress)
+        has_receiver = plan.get("receiver") is True
+        return cls(snapshot, layers, limit_bytes, root, models_dir, compress, has_receiver)
 
 
 def make_plan(
@@ -298,6 +302,7 @@ def make_plan(
     layer_limit_bytes: int = LAYER_PROFILES["default"],
     cache_root: str = DEFAULT_CACHE_ROOT,
     models_dir: str | None = None,
+    has_receiver: bool = True,
 ) -> Plan:
     """Return the plan of a snapshot.
 
@@ -307,6 +312,7 @@ def make_plan(
         cache_root: Absolute path of ``HF_HOME`` in the image.
         models_dir: Absolute path of the directory that shows the files under their names;
             None for `default_models_dir`, ``none`` for no such directory.
+        has_receiver: Whether the image carries `hf-models.pyz`.
 
     Raises:
         InputError: The limit is too small for this many bytes in `MAX_LAYERS` layers, or a
@@ -324,7 +330,7 @@ def make_plan(
     contents = _contents(snapshot, shown)
     groups = _group(snapshot, contents, layer_limit_bytes - TAR_OVERHEAD_BYTES)
     layers = tuple(Layer(folder, _sorted(group)) for group in groups)
-    return Plan(snapshot, layers, layer_limit_bytes, cache_root, shown)
+    return Plan(snapshot, layers, layer_limit_bytes, cache_root, shown, has_receiver=has_receiver)
 
 
 def split_shards(layers: Sequence[Layer], count: int) -> list[list[Layer]]:

@@ -83,6 +83,11 @@ layer_options = compose(
         "  [default: /models, /datasets or /spaces]",
     ),
     click.option(
+        "--receiver/--no-receiver",
+        default=True,
+        help="Carry hf-models.pyz, which restores the image with Python alone.  [default: yes]",
+    ),
+    click.option(
         "--compress",
         type=click.Choice(COMPRESS),
         default="none",

@@ -62,6 +62,7 @@ def resolve_plan(options: dict[str, Any], note: Note = say) -> tuple[Hub, Plan]:
         layer_limit_bytes=limit_bytes,
         cache_root=options["cache_root"],
         models_dir=options["models_dir"],
+        has_receiver=options["receiver"],
     )
     with closing(http_pool(options)) as http:
         source_of = partial(hub.source_of, snapshot)

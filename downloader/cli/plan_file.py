@@ -22,6 +22,7 @@ _SETTLED = {
     "cache_root": "--cache-root",
     "models_dir": "--models-dir",
     "compress": "--compress",
+    "receiver": "--no-receiver",
 }
 
 

@@ -1,6 +1,5 @@
 """The Dockerfile of a plan, and the build context around it."""
 
-import ast
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +10,8 @@ from downloader.fs import storage_errors
 from downloader.image import plan_json
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan
+from downloader.receiver import ENTRY as RECEIVER_ENTRY
+from downloader.receiver import imported_files
 
 DEFAULT_BASE = "busybox:stable-musl"
 NO_BASE = "none"
@@ -21,8 +22,8 @@ _COPY_LINE = "COPY --from=builder /layers/all/ /\n"
 
 # What the builder stage starts: the command line's hidden command, and the script of its child.
 # All that these import is copied, and no more: a change in it makes the engine download again.
-_BUILDER_ENTRIES = ("__main__.py", "cli/stage.py", "hub/hf_transfer_child.py")
-_BUILDER_DATA = ("export.sh",)
+_BUILDER_ENTRIES = ("__main__.py", "cli/stage.py", "hub/hf_transfer_child.py", RECEIVER_ENTRY)
+_BUILDER_DATA = ("export.sh", "image-readme.txt")
 
 
 def docker_dir() -> Path:
@@ -98,29 +99,10 @@ def write_context(directory: Path, plan: Plan, base: str = DEFAULT_BASE) -> Path
 
 def _copy_package(target: Path) -> None:
     package = Path(str(files("downloader")))
-    for path in (*_imported_files(package), *(package / name for name in _BUILDER_DATA)):
+    for path in (
+        *imported_files(package, _BUILDER_ENTRIES),
+        *(package / name for name in _BUILDER_DATA),
+    ):
         copy = target / path.relative_to(package)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-
-
-def _imported_files(package: Path) -> set[Path]:
-    """Return the entries of the builder stage and every module of the package they import."""
-    found: set[Path] = set()
-    todo = [package / name for name in _BUILDER_ENTRIES]
-    while todo:
-        path = todo.pop()
-        if path in found:
-            continue
-        found.add(path)
-        todo += [
-            folder / "__init__.py" for folder in path.parents if folder.is_relative_to(package)
-        ]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("downloader"):
-                module = package.parent.joinpath(*(node.module or "").split("."))
-                names = [module, *(module / alias.name for alias in node.names)]
-                todo += [name.with_suffix(".py") for name in names]
-                todo += [name / "__init__.py" for name in names]
-        todo = [path for path in todo if path.is_file()]
-    return found

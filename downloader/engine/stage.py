@@ -114,6 +114,8 @@ def _copy_blob(
 def _write_metadata(plan: Plan, out_dir: Path) -> None:
     entries, contents = metadata_entries(plan)
     data = iter(contents)
+    with storage_errors(out_dir):
+        out_dir.mkdir(parents=True, exist_ok=True)
     for placed in lay_out(entries).entries:
         path = out_dir / placed.entry.path
         with storage_errors(path):

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from downloader.environment import Environment, read_environment
@@ -230,7 +230,7 @@ def _opened(
     """Yield what ``images`` name, and how it is reached; explain a name that leads nowhere."""
     sources = [find_source(image) for image in images]
     network = (connection or Connection()).open_network(environment, sources)
-    with closing(network.pool):
+    with closing(network.pool) if network.pool else nullcontext():
         try:
             yield sources, network
         except RegistryError as error:

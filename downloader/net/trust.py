@@ -8,6 +8,7 @@ OpenSSL 3, ``SSL_CTX_set_default_verify_paths``.
 """
 
 import contextlib
+import re
 import ssl
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ _SYSTEM_FILES = (
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
     "/etc/ssl/ca-bundle.pem",  # openSUSE
     "/etc/ssl/cert.pem",  # macOS, BSD, Alpine
+)
+_CERTIFICATE = re.compile(
+    rb"-----BEGIN (?:TRUSTED )?CERTIFICATE-----.+?-----END (?:TRUSTED )?CERTIFICATE-----", re.DOTALL
 )
 _SUFFIXES = {".pem", ".crt", ".cer"}
 
@@ -99,11 +103,15 @@ class Trust:
     def bundle(self) -> bytes:
         """Return all of them as one PEM file, for a program that takes only one.
 
+        Each certificate once: several variables often name the system's file, and BuildKit
+        takes a secret of at most 500 KiB.
+
         Raises:
             InputError: A file cannot be read.
         """
         parts = [_read(setting, path) for setting, path in self.certificate_files()]
-        return b"\n".join(parts)
+        found = dict.fromkeys(match for part in parts for match in _CERTIFICATE.findall(part))
+        return b"\n".join([*found, b""])
 
 
 def trust_of(environment: Environment) -> Trust:

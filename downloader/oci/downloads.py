@@ -8,13 +8,10 @@ from downloader.net.ranges import ByteRange, check_content_range, range_header
 from downloader.net.request import Exchange
 from downloader.oci.auth import Scopes
 from downloader.oci.client import Client, Request
+from downloader.oci.store import RangesIgnoredError
 
 # Answers to a Range of servers that know none, or refuse the header.
 _NO_RANGES = (400, 403, 416, 501)
-
-
-class RangesIgnoredError(ProtocolError):
-    """A server sends the whole blob where a range was asked for; reading from 0 on works."""
 
 
 class RegistryBlobReader:

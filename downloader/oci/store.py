@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
+from downloader.errors import ProtocolError
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
 
@@ -32,6 +33,10 @@ class SavedUpload:
 
     session_url: str = field(repr=False)
     sent_bytes: int
+
+
+class RangesIgnoredError(ProtocolError):
+    """A server sends the whole blob where a range was asked for; reading from 0 on works."""
 
 
 class BlobReader(Protocol):

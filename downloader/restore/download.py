@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from downloader.errors import IntegrityError, ProtocolError
 from downloader.net.ranges import ByteRange
 from downloader.net.throughput import Pace
-from downloader.oci.downloads import RangesIgnoredError
-from downloader.oci.store import BlobReader
+from downloader.oci.store import BlobReader, RangesIgnoredError
 from downloader.progress import Progress
 from downloader.restore.assembly import Assembly
 from downloader.restore.bounds import FIRST_CONNECTIONS, Counts, DownloadSettings

@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from downloader.errors import (
     HfModelsError,
@@ -23,11 +23,13 @@ from downloader.oci.manifest import (
     parse_json_object,
     parse_manifest,
 )
-from downloader.oci.registry import Registry
 from downloader.progress import Progress
 from downloader.restore.foreign.entries import MODELS_DIRS
 from downloader.restore.foreign.scan import read_all
 from downloader.restore.places import Places, Visit
+
+if TYPE_CHECKING:
+    from downloader.oci.registry import Registry
 
 _NESTING_LIMIT = 4  # an archive's index, an image's index, a manifest
 _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
@@ -140,7 +142,7 @@ def _by_preference(index: Index) -> list[Descriptor]:
 
 
 def open_registry_image(
-    name: str, target: str, registries: list[Registry], progress: Progress
+    name: str, target: str, registries: "list[Registry]", progress: Progress
 ) -> Image:
     """Return an image of a registry.
 
@@ -169,7 +171,7 @@ def open_registry_image(
     return Image(name, digest_of(raw), manifest, config, places)
 
 
-def _first(registries: list[Registry], target: str, name: str, progress: Progress) -> bytes:
+def _first(registries: "list[Registry]", target: str, name: str, progress: Progress) -> bytes:
     for registry in registries:
         is_own = registry is registries[-1]
         try:

@@ -1,17 +1,20 @@
 """Opening an image: registries and their mirrors, directories, archives."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from downloader.errors import InputError
-from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.credentials import Anonymous, Credentials
 from downloader.oci.image_archive import ArchiveFiles, DirectoryFiles, LocalBlobs
 from downloader.oci.reference import Reference, parse_reference
-from downloader.oci.registry import Registry
 from downloader.progress import Note, Progress
 from downloader.restore.image import Image, open_local_image, open_registry_image
 from downloader.restore.source import ArchiveSource, LayoutSource, RegistrySource
+
+if TYPE_CHECKING:
+    from downloader.net.http import HttpPool
+    from downloader.oci.registry import Registry
 
 # A mirror has the next place behind it, so nobody waits for it to get better.
 _MIRROR_RETRY = RetryPolicy(tries=1)
@@ -22,14 +25,15 @@ class Network:
     """How registries are reached.
 
     Args:
-        pool: Connections; its read timeout is how long a stalled one is waited for.
+        pool: Connections; its read timeout is how long a stalled one is waited for. None for
+            those of the library's own settings.
         credentials: For every registry and mirror.
         mirrors: Hosts, with a path before the repository if need be; in order.
         plain_http: As for `Registry`.
         retry: Of the image's own registry.
     """
 
-    pool: HttpPool = field(default_factory=HttpPool)
+    pool: "HttpPool | None" = None
     credentials: Credentials = field(default_factory=Anonymous)
     mirrors: tuple[str, ...] = ()
     plain_http: bool | None = None
@@ -54,8 +58,12 @@ def open_image(
     return open_local_image(str(source.path), LocalBlobs(ArchiveFiles(source.path)), source.tag)
 
 
-def open_registries(reference: Reference, network: Network, note: Note) -> list[Registry]:
-    """Return the same repository at each mirror, in order, and its own at last."""
+def open_registries(reference: Reference, network: Network, note: Note) -> "list[Registry]":
+    """Return the same repository at each mirror, in order, and its own at last.
+
+    Raises:
+        InputError: A mirror is none, or urllib3 is not installed here.
+    """
     mirrored = [_mirrored(reference, mirror) for mirror in network.mirrors]
     return [
         *(_registry(item, network, _MIRROR_RETRY, note) for item in mirrored),
@@ -74,10 +82,18 @@ def _mirrored(reference: Reference, mirror: str) -> Reference:
     return parse_reference(f"{host}/{reference.repository}")
 
 
-def _registry(reference: Reference, network: Network, retry: RetryPolicy, note: Note) -> Registry:
+def _registry(reference: Reference, network: Network, retry: RetryPolicy, note: Note) -> "Registry":
+    try:  # the receiver inside an image has no urllib3
+        from downloader.net.http import HttpPool  # noqa: PLC0415
+        from downloader.oci.registry import Registry  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{reference}: reading a registry needs {error.name}, which is not installed here",
+            hint="save the image to a file first (docker save -o FILE), or pip install hf-models",
+        ) from error
     return Registry(
         reference,
-        network.pool,
+        network.pool or HttpPool(),
         network.credentials,
         retry=retry,
         plain_http=network.plain_http,

@@ -12,10 +12,9 @@ from typing import Self
 from downloader.errors import HfModelsError, ProtocolError, RegistryError, TransportError
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
-from downloader.oci.downloads import RangesIgnoredError
 from downloader.oci.manifest import Descriptor
 from downloader.oci.seekable import FrameReader, SeekTable, read_table
-from downloader.oci.store import BlobReader
+from downloader.oci.store import BlobReader, RangesIgnoredError
 from downloader.progress import NoProgress, Progress
 from downloader.restore.values import Blobs
 

@@ -9,8 +9,7 @@ from downloader.fs import write_atomically
 from downloader.hub.cache import BlobHasher
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
-from downloader.oci.downloads import RangesIgnoredError
-from downloader.oci.store import BlobReader
+from downloader.oci.store import BlobReader, RangesIgnoredError
 from downloader.restore.places import Places, Visit
 from downloader.restore.values import BlobPlan
 

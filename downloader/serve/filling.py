@@ -17,7 +17,7 @@ from downloader.fs import read_at, storage_error, storage_errors, write_at
 from downloader.hub.cache import BlobHasher
 from downloader.net.ranges import ByteRange
 from downloader.net.throughput import Pace
-from downloader.oci.downloads import RangesIgnoredError
+from downloader.oci.store import RangesIgnoredError
 from downloader.restore.assembly import partial_paths
 from downloader.restore.places import Places, Visit
 from downloader.restore.target import CacheTarget

@@ -15,11 +15,10 @@ from downloader.net.retry import RetryPolicy
 from downloader.oci.auth import Credential
 from downloader.oci.credentials import ExplicitCredentials
 from downloader.oci.digest import Digest
-from downloader.oci.downloads import RangesIgnoredError
 from downloader.oci.manifest import INDEX, Index, parse_manifest
 from downloader.oci.reference import Reference
 from downloader.oci.registry import Registry
-from downloader.oci.store import BlobReader
+from downloader.oci.store import BlobReader, RangesIgnoredError
 from tests.support.odd_registry import Asked, OddRegistry, Reply
 
 DATA = bytes(range(256)) * 40

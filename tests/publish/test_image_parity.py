@@ -44,7 +44,7 @@ def build_without_engine(shelf: Shelf, tag: str, directory: Path) -> None:
 
 
 def files_of(image: str) -> dict[str, tuple[object, ...]]:
-    """Return what a container of the image would see below ``root`` and ``usr``."""
+    """Return what a container of the image would see of ours."""
     container = docker("create", image, "none").strip()
     try:
         done = subprocess.run(["docker", "export", container], capture_output=True, check=True)
@@ -54,7 +54,7 @@ def files_of(image: str) -> dict[str, tuple[object, ...]]:
         return {
             m.name: (m.type, oct(m.mode), m.uid, m.gid, m.mtime, m.size, m.linkname)
             for m in tar
-            if m.name.split("/")[0] in {"root", "usr"}
+            if m.name.split("/")[0] in {"root", "usr", "models", "README", "SHEET"}
         }
 
 

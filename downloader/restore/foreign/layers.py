@@ -13,9 +13,8 @@ from downloader.errors import IntegrityError, ProtocolError
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import HEAD_BYTES, PlainStream, detect_compression
 from downloader.oci.digest import Digest
-from downloader.oci.downloads import RangesIgnoredError
 from downloader.oci.manifest import Descriptor
-from downloader.oci.store import BlobReader
+from downloader.oci.store import BlobReader, RangesIgnoredError
 from downloader.restore.foreign.budget import Budget
 from downloader.restore.foreign.models import is_artifact, is_file, kind_of
 from downloader.restore.foreign.overlay import Tree

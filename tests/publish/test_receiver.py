@@ -1,0 +1,131 @@
+"""The receiver, the README and the sheet that every image carries, used without the package."""
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from downloader.receiver import receiver
+from tests.publish.test_compression import PACKS
+from tests.publish.test_image_conformance import call
+from tests.publish.test_models_dir import check_directory
+from tests.support.fake_hub import HubServer, HubSpec
+from tests.support.publish import MODEL, Side, files_of, manifest_of, new_side, read_blob
+
+pytestmark = pytest.mark.docker
+
+PYZ = "usr/local/bin/hf-models.pyz"
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer(HubSpec((MODEL, PACKS))) as server:
+        yield server
+
+
+@pytest.fixture
+def side(
+    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Side]:
+    with new_side(hub, capsys, monkeypatch) as made:
+        yield made
+
+
+def pulled(side: Side, directory: Path, *more: str) -> Path:
+    """Publish, pull into a tar as onto a stick, and take the receiver out of the image."""
+    ran = side.publish("org/packs", *more)
+    assert ran.code == 0, ran.err
+    image = f"{side.direct_name}:packs"
+    call("crane", "pull", "--insecure", "--platform=linux/amd64", image, f"{directory}/image.tar")
+    last = manifest_of(side.store(), "packs").layers[-1]
+    with tarfile.open(fileobj=io.BytesIO(read_blob(side.store(), last))) as tar:
+        file = tar.extractfile(PYZ)
+        assert file is not None
+        (directory / "hf-models.pyz").write_bytes(file.read())
+    return directory
+
+
+def receive(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the receiver with nothing but the standard library."""
+    command = [sys.executable, "-I", "-S", str(directory / "hf-models.pyz"), *arguments]
+    env = {"HOME": str(directory), "PATH": os.environ["PATH"]}
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=directory)
+
+
+def test_python_alone_restores_and_verifies_what_the_image_brought(
+    side: Side, tmp_path: Path
+) -> None:
+    pulled(side, tmp_path)
+    done = receive(tmp_path, "restore", "image.tar", "--cache-dir", "cache")
+    assert done.returncode == 0, done.stderr
+    check_directory(tmp_path / done.stdout.strip(), PACKS)
+    for source in ("image.tar", "cache"):
+        done = receive(tmp_path, "verify", source)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith(" 0 missing or wrong\n")
+    wrong = next((tmp_path / "cache").glob("*/blobs/*"))
+    wrong.write_bytes(b"x" * wrong.stat().st_size)
+    assert receive(tmp_path, "verify", "cache").returncode == 6
+
+
+def test_a_registry_needs_more_than_the_standard_library(tmp_path: Path) -> None:
+    (tmp_path / "hf-models.pyz").write_bytes(receiver())
+    done = receive(tmp_path, "restore", "ghcr.io/me/models:tag", "--cache-dir", "cache")
+    assert done.returncode == 2
+    assert "docker save" in done.stderr
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="this Python reads zstd by itself")
+def test_zstd_layers_without_zstd_are_named_before_the_first_byte(
+    side: Side, tmp_path: Path
+) -> None:
+    pulled(side, tmp_path, "--compress", "zstd")
+    done = receive(tmp_path, "restore", "image.tar", "--cache-dir", "cache")
+    assert done.returncode == 2
+    assert "pip install zstandard" in done.stderr
+    assert not list(tmp_path.glob("cache/**/blobs/*"))
+
+
+def test_every_image_of_a_version_brings_the_same_receiver(side: Side) -> None:
+    side.publish("org/packs")
+    side.publish("org/model")
+    found = [files_of(side.store(), tag)[PYZ] for tag in ("packs", "model")]
+    assert found[0] == found[1] == receiver()
+    assert len(receiver()) < 700_000
+    program = "import sys; from downloader.receiver import receiver; import hashlib; "
+    program += "print(hashlib.sha256(receiver()).hexdigest())"
+    again = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert again.stdout.strip() == hashlib.sha256(receiver()).hexdigest()
+
+
+def test_no_receiver_leaves_it_out(side: Side) -> None:
+    assert side.publish("org/packs", "--no-receiver").code == 0
+    files = files_of(side.store(), "packs")
+    assert PYZ not in files
+    assert "README" in files
+
+
+def test_readme_and_sheet_are_enough_to_check_by_hand(side: Side, tmp_path: Path) -> None:
+    assert side.publish("org/packs").code == 0
+    image = f"{side.direct_name}:packs"
+    archive = subprocess.run(
+        ["crane", "export", "--insecure", "--platform=linux/amd64", image, "-"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(tmp_path, filter="tar")
+    readme = (tmp_path / "README").read_text(encoding="utf-8")
+    assert "python hf-models.pyz restore image.tar" in readme
+    assert "恢复" in readme
+    said = call("sh", "-c", f"cd {tmp_path}/models && grep -E '^[0-9a-f]{{64}}  ' ../SHEET"
+                " | sha256sum --check")  # fmt: skip
+    assert said.splitlines() == ["half.safetensors: OK", "quantised.gguf: OK"]
+    oid = call("git", "hash-object", "--no-filters", f"{tmp_path}/models/config.json").strip()
+    assert f"{oid}  config.json" in (tmp_path / "SHEET").read_text()
