@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,16 +30,20 @@ from typing import Any, Literal
 
 from downloader.errors import IntegrityError, ProtocolError, StorageError
 from downloader.fs import (
+    NewFile,
     make_directory,
     read_small_file,
     storage_errors,
     temporary_name,
-    write_atomically,
 )
 from downloader.hub.repo import Repo, RepoFile, Snapshot, is_commit
 from downloader.progress import Note, ignore
 
 MAIN_REF = "refs/main"
+# Temporary files lie where the library expects them: in refs/ and snapshots/ it would take one
+# that a kill left behind for a branch, or for a file of the model.
+_SCRATCH = "blobs/metadata"
+_STALE_S = 3600.0  # each is there for milliseconds
 _TREE_FORMAT_VERSION = 1
 _REF_LIMIT_BYTES = 1024  # 40, and what an editor adds
 _FILE_LIMIT_BYTES = 256 * 1024**2  # a tree of a million files
@@ -279,17 +284,17 @@ def finish_snapshot(
         _check_blob(folder / blob_path(oid), size_bytes)
     links = [entry for entry in entries if entry.kind == "link"]
     _make_parents(folder, links)
+    _sweep(folder)
     for entry in links:
-        _make_link(folder / entry.path, entry.target)
+        _make_link(folder, entry)
     files = [entry for entry in entries if entry.kind == "file"]
     for entry in files:
         if not entry.path.startswith("refs/") and not _has_data(folder / entry.path, entry.data):
-            make_directory(folder, entry.path.rpartition("/")[0])
-            write_atomically(folder / entry.path, entry.data)
+            _write(folder, entry)
     # Refs come last: what a ref names is complete.
     for entry in files:
         if entry.path.startswith("refs/"):
-            _set_ref(folder, entry.path, snapshot, note)
+            _set_ref(folder, entry, snapshot, note)
     return folder / "snapshots" / snapshot.commit
 
 
@@ -314,9 +319,27 @@ def _has_data(path: Path, data: bytes) -> bool:
     return False
 
 
-def _set_ref(folder: Path, ref: str, snapshot: Snapshot, note: Note) -> None:
+def _write(folder: Path, entry: MetadataEntry) -> None:
+    make_directory(folder, entry.path.rpartition("/")[0])
+    with NewFile(folder / _SCRATCH) as file:
+        file.write(entry.data)
+        file.commit(folder / entry.path)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files of runs that were killed: those of living ones are younger."""
+    with suppress(OSError):
+        for path in (folder / _SCRATCH).parent.glob("metadata.*.incomplete"):
+            if path.lstat().st_mtime < time.time() - _STALE_S:
+                path.unlink(missing_ok=True)
+
+
+def _set_ref(folder: Path, entry: MetadataEntry, snapshot: Snapshot, note: Note) -> None:
+    ref = entry.path
     before = read_small_file(folder / ref, _REF_LIMIT_BYTES)
-    if before == snapshot.commit.encode():
+    if before is None and os.path.lexists(folder / ref):
+        before = b""
+    if before == entry.data:
         return
     if before is not None and ref == MAIN_REF != ref_path(snapshot.revision):
         return
@@ -324,11 +347,10 @@ def _set_ref(folder: Path, ref: str, snapshot: Snapshot, note: Note) -> None:
     if clash := _clash(folder, ref):
         note(f"{name} is not written: {clash} is in the way; use revision={snapshot.commit}")
         return
-    make_directory(folder, ref.rpartition("/")[0])
-    write_atomically(folder / ref, snapshot.commit.encode())
-    if before is not None:
-        old = before.decode("ascii", "replace").strip()
-        shown = old if is_commit(old) else "something that is no commit"
+    _write(folder, entry)
+    old = None if before is None else before.decode("ascii", "replace").strip()
+    if old not in {None, snapshot.commit}:
+        shown = old if is_commit(old or "") else "something that is no commit"
         note(f"{name} moved from {shown} to {snapshot.commit}")
 
 
@@ -352,8 +374,9 @@ def _make_parents(folder: Path, links: Iterable[MetadataEntry]) -> None:
         make_directory(folder, parent)
 
 
-def _make_link(path: Path, target: str) -> None:
-    """Make ``path`` show ``target``: Windows and some network file systems have no links."""
+def _make_link(folder: Path, entry: MetadataEntry) -> None:
+    """Make a path show a blob: Windows and some network file systems have no links."""
+    path, target = folder / entry.path, entry.target
     with storage_errors(path):
         if path.is_symlink() and path.readlink() == Path(target):
             return
@@ -364,7 +387,7 @@ def _make_link(path: Path, target: str) -> None:
         is_file = path.is_file() and not path.is_symlink()
         if is_file and path.samefile(source):
             return
-        temporary = temporary_name(path)
+        temporary = temporary_name(folder / _SCRATCH)
         try:
             if not _is_linked(temporary, target, source):
                 if is_file and filecmp.cmp(path, source, shallow=False):

@@ -170,6 +170,32 @@ def test_ref_that_clashes_with_another_is_told_and_left_out(
     assert verify_cache(folder).findings == ()
 
 
+def test_killed_finish_leaves_nothing_that_the_library_would_take_for_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+    really = os.replace
+
+    def replace_(source: Path, target: Path) -> None:
+        seen.append(Path(source))
+        really(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_)
+    finish_snapshot(folder.parent, replace(SNAPSHOT, revision="v2"))
+    (folder / "refs/main").write_text(OTHER)
+    finish_snapshot(folder.parent, SNAPSHOT)
+    assert {path.parent for path in seen} == {folder / "blobs"}
+
+
+def test_leftovers_of_killed_runs_are_swept(folder: Path) -> None:
+    old, young = (folder / "blobs" / f"metadata.{n}.incomplete" for n in "ab")
+    for path in (old, young):
+        path.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    finish_snapshot(folder.parent, SNAPSHOT)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
 def test_second_finish_writes_nothing(folder: Path) -> None:
     def seen() -> dict[Path, int]:
         return {path: path.lstat().st_ctime_ns for path in folder.rglob("*")}
