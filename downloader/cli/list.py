@@ -1,5 +1,6 @@
 """``hf-models list``: what a repository of a registry carries."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -9,9 +10,11 @@ from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result, print_table, say
 from downloader.cli.options import http_pool, json_option
 from downloader.cli.registries import make_registries, parse_target, registry_options
-from downloader.errors import HfModelsError, InputError
+from downloader.errors import HfModelsError, InputError, RegistryError
 from downloader.farm.catalog.catalog import REQUESTS_AT_ONCE
 from downloader.farm.catalog.published import Published, read_published
+from downloader.oci.reference import parse_reference
+from downloader.oci.registry import Registry
 from downloader.oci.store import Store
 from downloader.publish.checkpoint import is_image_tag
 from downloader.transfer.workers import map_all
@@ -23,14 +26,21 @@ _COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "d
 @click.command(
     "list", epilog=examples("list ghcr.io/me/hf-models", "list registry.example.com:5000 --json")
 )
-@click.argument("name", metavar="REGISTRY/NAME")
+@click.argument("name", metavar="REGISTRY[/NAME]")
 @registry_options
 @json_option
 def list_tags(name: str, as_json: bool, **options: Any) -> None:
-    """Print every image of a repository, like ghcr.io/me/hf-models, from its manifests alone."""
-    reference = parse_target(name)
+    """Print every image of a repository, like ghcr.io/me/hf-models, from its manifests alone.
+
+    Of a registry without NAME: its repositories, where it lists them.
+    """
+    is_host = "/" not in name and (":" in name or "." in name or name == "localhost")
+    reference = parse_reference(f"{name}/all") if is_host else parse_target(name)
     with closing(http_pool(options)) as http, ConsoleProgress("list") as progress:
         store = make_registries(options, http, [reference], progress=progress).open(reference)
+        if is_host:
+            _print_repositories(name, _list_repositories(store, name), as_json=as_json)
+            return
         found = read_all(store)
     if not found:
         raise InputError(f"{store.name} has no image", hint="check the name; it may be private")
@@ -39,6 +49,22 @@ def list_tags(name: str, as_json: bool, **options: Any) -> None:
     else:
         print_result(f"{store.name}: {format_count(len(found), 'image')}")
         print_table("", _COLUMNS, [_row(item) for item in found])
+
+
+def _list_repositories(store: Registry, host: str) -> list[str]:
+    try:
+        return store.list_repositories()
+    except RegistryError as error:
+        error.hint = f"many registries list none; name a repository: {host}/NAME"
+        raise
+
+
+def _print_repositories(host: str, names: Sequence[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"registry": host, "repositories": [f"{host}/{name}" for name in names]})
+        return
+    for name in names:
+        print_result(f"{host}/{name}")
 
 
 def read_all(store: Store) -> list[Published]:

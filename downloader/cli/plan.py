@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -28,8 +28,8 @@ from downloader.environment import (
     read_environment,
     read_hub_token,
 )
-from downloader.errors import InputError
-from downloader.hub.repo import Snapshot
+from downloader.errors import HfModelsError, HubError, InputError
+from downloader.hub.repo import Repo, RepoType, Snapshot
 from downloader.hub.snapshot import DEFAULT_ENDPOINT, Hub
 from downloader.oci.reference import check_tag, tag_from_name
 from downloader.plan import (
@@ -80,7 +80,23 @@ def resolve_snapshot(hub: Hub, options: dict[str, Any]) -> Snapshot:
             f"want one revision, got {name.revision} in {options['repo_id']!r} and"
             f" --revision {revision}"
         )
-    return hub.resolve(name.repo, revision, wanted)
+    try:
+        return hub.resolve(name.repo, revision, wanted)
+    except HubError as error:
+        if error.status in {401, 404}:  # 401: the Hub's answer for what does not exist
+            kinds = [kind for kind in get_args(RepoType) if kind != name.repo.type]
+            there = [kind for kind in kinds if _is_there(hub, replace(name.repo, type=kind))]
+            if there:
+                error.hint = f"{name.repo.id} is a {there[0]}: add --repo-type {there[0]}"
+        raise
+
+
+def _is_there(hub: Hub, repo: Repo) -> bool:
+    try:
+        hub.commit_of(repo)
+    except HfModelsError:
+        return False
+    return True
 
 
 def open_hub(options: Mapping[str, Any], note: Note = say) -> Hub:

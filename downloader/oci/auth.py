@@ -61,18 +61,26 @@ class Challenge:
 
 @dataclass(frozen=True)
 class Scope:
-    """What may be done to one repository; ``str`` of it is what token servers read."""
+    """What may be done to one repository; ``str`` of it is what token servers read.
+
+    Args:
+        repository: Its name; ``catalog`` for the list of all.
+        actions: ``pull``, ``push``, ``delete``, or ``*``.
+        kind: ``registry`` for the list of all repositories.
+    """
 
     repository: str
     actions: frozenset[str]
+    kind: str = "repository"
 
     def __str__(self) -> str:
         # pull before push, as every client writes it
-        return f"repository:{self.repository}:{','.join(sorted(self.actions))}"
+        return f"{self.kind}:{self.repository}:{','.join(sorted(self.actions))}"
 
     def covers(self, other: "Scope") -> bool:
         """Whether a token for this is good for ``other``."""
-        return self.repository == other.repository and self.actions >= other.actions
+        same = (self.kind, self.repository) == (other.kind, other.repository)
+        return same and self.actions >= other.actions
 
 
 Scopes = frozenset[Scope]

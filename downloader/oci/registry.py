@@ -12,7 +12,7 @@ from downloader.net.body import is_inflatable
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
-from downloader.oci.auth import Scopes, scopes_of
+from downloader.oci.auth import Scope, Scopes, scopes_of
 from downloader.oci.client import Client, Request
 from downloader.oci.credentials import Anonymous, Credentials
 from downloader.oci.digest import Digest, digest_of, parse_digest
@@ -260,20 +260,37 @@ class Registry:
 
     def list_tags(self) -> list[str]:
         """Return every tag, sorted; empty for a repository that does not exist yet."""
-        what = f"tags of {self.name}"
+        scopes = self._scopes("pull")
+        return self._list(f"{self._url}/tags/list", "tags", f"tags of {self.name}", scopes)
+
+    def list_repositories(self) -> list[str]:
+        """Return every repository of this registry, sorted.
+
+        Raises:
+            RegistryError: It does not list them, as most public ones.
+
+        Source: distribution, docs/content/spec/api.md, "Listing Repositories".
+        """
+        url, what = f"{self._client.base_url}/v2/_catalog", f"list of {self.reference.registry}"
+        scopes = frozenset({Scope("catalog", frozenset({"*"}), "registry")})
+        return self._list(url, "repositories", what, scopes)
+
+    def _list(self, base_url: str, key: str, what: str, scopes: Scopes) -> list[str]:
         queries, tags, left_bytes = [f"n={_TAGS_PER_PAGE}"], set[str](), _TAGS_LIMIT_BYTES
         for _ in range(_PAGES_LIMIT):
-            url = f"{self._url}/tags/list" + (f"?{queries[-1]}" if queries[-1] else "")
-            answer = self._fetch_tags(url, what, left_bytes)
-            if answer.status == 404:
+            url = base_url + (f"?{queries[-1]}" if queries[-1] else "")
+            answer = self._fetch_tags(url, what, left_bytes, scopes)
+            if answer.status == 404 and key == "tags":
                 break
+            if answer.status == 404:
+                raise RegistryError(f"{what}: not found", status=404)
             if answer.status == 400:  # it may allow fewer on a page than we asked for
                 queries[-1] = ""
-                answer = self._fetch_tags(url.partition("?")[0], what, left_bytes)
+                answer = self._fetch_tags(base_url, what, left_bytes, scopes)
             left_bytes -= len(answer.body)
             if left_bytes <= 0:
                 raise ProtocolError(f"{what}: want at most {_TAGS_LIMIT_BYTES} bytes, got more")
-            tags.update(_parse_tags(answer.body, what))
+            tags.update(_parse_tags(answer.body, key, what))
             link = parse_next_link(answer.headers.get("Link"))
             if link is None:
                 break
@@ -286,9 +303,9 @@ class Registry:
             raise ProtocolError(f"{what}: want at most {_PAGES_LIMIT} pages, got more")
         return sorted(tags)
 
-    def _fetch_tags(self, url: str, what: str, limit_bytes: int) -> Answer:
+    def _fetch_tags(self, url: str, what: str, limit_bytes: int, scopes: Scopes) -> Answer:
         expect = (200, 404, 400) if "?n=" in url else (200, 404)
-        request = Request("GET", url, what, self._scopes("pull"), expect, redirect=True)
+        request = Request("GET", url, what, scopes, expect, redirect=True)
         return self._client.call(request, limit_bytes=limit_bytes)
 
     @property
@@ -323,14 +340,14 @@ def _length(headers: Mapping[str, str]) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def _parse_tags(body: bytes, what: str) -> list[str]:
+def _parse_tags(body: bytes, key: str, what: str) -> list[str]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         document = None
-    tags = document.get("tags") if isinstance(document, dict) else ()
+    tags = document.get(key) if isinstance(document, dict) else ()
     if tags is None:
         return []  # a repository whose tags were all deleted
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise ProtocolError(f"{what}: want JSON with a list of tags, got {len(body)} bytes")
+        raise ProtocolError(f"{what}: want JSON with a list of {key}, got {len(body)} bytes")
     return tags

@@ -154,3 +154,10 @@ def test_a_mistyped_command_is_answered_with_the_one_that_is_meant(
     ran = run_here(*typed)
     assert ran.code == 2
     assert f"no such command '{typed[-1]}'; did you mean {meant}" in ran.err
+
+
+def test_a_wrong_repo_type_is_answered_with_the_right_one() -> None:
+    repo = make_repo("org/rows", FILES, type="dataset")
+    with HubServer(HubSpec((repo,))) as server:
+        done = hf_models("plan", "org/rows", code=3, HF_ENDPOINT=server.endpoint)
+    assert done.stderr.splitlines()[-1] == "hint: org/rows is a dataset: add --repo-type dataset"

@@ -184,3 +184,11 @@ def test_the_name_of_a_repo_is_answered_with_the_image_to_try() -> None:
     ran = hf_models("restore", "Salesforce/CodeT5-small")
     assert ran.code == 2
     assert ran.err.splitlines()[-1].endswith("like ghcr.io/OWNER/hf-models:codet5-small")
+
+
+def test_list_of_a_registry_names_its_repositories() -> None:
+    name, store = registry()
+    put_image(store, "t", make_image_plan())
+    host = name.partition("/")[0]
+    assert name in hf_models("list", host).out.splitlines()
+    assert name in hf_models("list", host, "--json").json["repositories"]
