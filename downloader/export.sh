@@ -14,6 +14,50 @@ usage_error=2 integrity_error=6 storage_error=7
 large_bytes=50000000 # worth a line of progress
 
 source_dir=${HF_HUB_CACHE:-/root/.cache/huggingface/hub}
+
+list_repos() {
+    for path in "$source_dir"/*--*; do
+        [ -d "$path/blobs" ] || continue
+        folder=${path##*/} kind=${path##*/}
+        kind=${kind%%s--*} id=${folder#*--}
+        commit=$(cat "$path"/refs/* 2> /dev/null | head -c 40 || true)
+        case $id in *--*) id=${id%%--*}/${id#*--} ;; esac
+        printf '  %s %s%s\n' "$kind" "$id" "${commit:+ at $commit}"
+    done
+}
+
+usage() {
+    printf 'This image carries files of the Hugging Face Hub, as the cache in %s:\n\n' "$source_dir"
+    list_repos
+    cat << 'USAGE'
+
+To copy them out, verified, where HF_HOME is ~/.cache/huggingface:
+
+  docker run --rm -v ~/.cache/huggingface:/export IMAGE export
+
+As an ordinary user, into a directory of your own:
+
+  docker run --rm --user $(id -u):$(id -g) -v DIR:/export IMAGE export
+
+To load them in a container, mount or copy the cache, and leave HF_HUB_OFFLINE=1 set:
+
+  COPY --from=IMAGE /root/.cache/huggingface /root/.cache/huggingface
+
+Without Docker: pip install hf-models; hf-models restore IMAGE
+Any other command runs in the image as it is: docker run --rm -it IMAGE sh
+USAGE
+}
+
+# As the image's entry point (`export --image ARGUMENTS`), any other command is just run.
+if [ "${1:-}" = --image ]; then
+    shift
+    case ${1:---help} in
+        export) shift ;;
+        -h | --help | help) usage && exit 0 ;;
+        *) exec "$@" ;;
+    esac
+fi
+case ${1:-} in -h | --help) usage && exit 0 ;; esac
 export_dir=${1:-/export}
 temporary='' list='' child='' batch_dir='' hub_is_new=''
 
@@ -53,10 +97,16 @@ hash_file() {
 run_id=$(head -c 4 /dev/urandom | od -An -tx1 | tr -d ' \n')
 new_temporary() { temporary=$1.$run_id.incomplete; }
 
-no_room() {
-    free=$(df -Pk "$export_dir" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
-    fail $storage_error "$1: want $2 bytes, cannot write them; $free KiB are free in $export_dir" \
+# not_written PATH BYTES: a write failed; say why. What the program said stands above it.
+not_written() {
+    directory=$PWD
+    [ -w "$directory" ] || fail $storage_error "$1: permission denied in $export_dir" \
+        "docker run --user \$(id -u):\$(id -g), or mount a directory that this user may write to"
+    free=$(df -Pk "$directory" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
+    [ "$free" -gt $(($2 / 1024 + 1)) ] || fail $storage_error \
+        "$1: want $2 bytes free, $export_dir has $free KiB" \
         "free some space and run it again: what is there already is kept"
+    fail $storage_error "$1: cannot be written"
 }
 
 # is_kept OID SIZE: whether the blob is there already, and right.
@@ -80,21 +130,21 @@ bring() {
         # In the background: a shell answers no signal while it waits in the foreground.
         cat -- "$@" > "$temporary" &
         child=$!
-        wait "$child" || no_room "$folder/$final" "$want_bytes"
+        wait "$child" || not_written "$folder/$final" "$want_bytes"
         child=''
     else
-        cat -- "$@" > "$temporary" || no_room "$folder/$final" "$want_bytes"
+        cat -- "$@" > "$temporary" || not_written "$folder/$final" "$want_bytes"
     fi
     hash_file "$temporary" "$oid" "$want_bytes" \
         || fail $storage_error "$folder/$final: cannot read it back"
     [ "$got" = "$oid" ] || wrong_bytes
-    mv -f -- "$temporary" "$final" || no_room "$folder/$final" "$want_bytes"
+    mv -f -- "$temporary" "$final" || not_written "$folder/$final" "$want_bytes"
     temporary=''
     written=$((written + 1)) written_bytes=$((written_bytes + want_bytes))
 }
 
 wrong_bytes() {
-    [ "$(stat -c %s -- "$temporary")" = "$want_bytes" ] || no_room "$folder/$final" "$want_bytes"
+    [ "$(stat -c %s -- "$temporary")" = "$want_bytes" ] || not_written "$folder/$final" "$want_bytes"
     fail $integrity_error "$folder/$final: want oid $oid, got $got" "pull the image again"
 }
 
@@ -105,7 +155,7 @@ bring_batch() {
     batch_dir=$temporary temporary=''
     mkdir -p -- "$batch_dir"
     # shellcheck disable=SC2086
-    cp -- $batch "$batch_dir/" || no_room "$folder" "some $batch_bytes"
+    cp -- $batch "$batch_dir/" || not_written "$folder" "$batch_bytes"
     # shellcheck disable=SC2086
     set -- $batch_sizes
     for path in $batch; do
@@ -117,7 +167,7 @@ bring_batch() {
         [ "$got" = "$oid" ] || wrong_bytes
     done
     temporary=''
-    mv -f -- "$batch_dir"/* blobs/ || no_room "$folder" "some $batch_bytes"
+    mv -f -- "$batch_dir"/* blobs/ || not_written "$folder" "$batch_bytes"
     rmdir -- "$batch_dir"
     batch_dir=''
     written=$((written + batch_count)) written_bytes=$((written_bytes + batch_bytes))
@@ -191,7 +241,7 @@ copy_small() {
     (cd "$source_dir/$folder" && find "$1" -type f) | while IFS= read -r path; do
         mkdir -p -- "${path%/*}"
         new_temporary "${path%/*}/small"
-        cat -- "$source_dir/$folder/$path" > "$temporary" || no_room "$folder/$path" few
+        cat -- "$source_dir/$folder/$path" > "$temporary" || not_written "$folder/$path" 4096
         mv -f -- "$temporary" "$path"
     done
 }
@@ -203,6 +253,7 @@ copy_refs() {
         [ ! -f "$path" ] || old=$(cat -- "$path")
         [ "$old" != "$new" ] || continue
         if [ "$path" = refs/main ] && [ -n "$old" ] && ! is_of_main "$new"; then
+            say "$folder: refs/main stays at $old: the image is of another revision"
             continue
         fi
         if [ -d "$path" ] || ! mkdir -p -- "${path%/*}" 2> /dev/null; then
@@ -210,7 +261,7 @@ copy_refs() {
             continue
         fi
         new_temporary "${path%/*}/small"
-        printf %s "$new" > "$temporary" || no_room "$folder/$path" few
+        printf %s "$new" > "$temporary" || not_written "$folder/$path" 4096
         mv -f -- "$temporary" "$path"
         [ -z "$old" ] || say "$folder: $path moved from $old to $new"
     done
@@ -240,7 +291,7 @@ copy_links() {
         link=$(readlink -- "$source_dir/$folder/$path")
         mkdir -p -- "${path%/*}"
         new_temporary "${path%/*}/file"
-        cat -- "blobs/${link##*/}" > "$temporary" || no_room "$folder/$path" its
+        cat -- "blobs/${link##*/}" > "$temporary" || not_written "$folder/$path" 4096
         mv -f -- "$temporary" "$path"
     done
 }
@@ -256,12 +307,13 @@ check_links() {
 export_folder() {
     folder=$1
     target=$export_dir/hub/$folder
-    mkdir -p -- "$target/blobs" || fail $storage_error "cannot write to $export_dir"
+    mkdir -p -- "$target/blobs" || fail $storage_error "permission denied in $export_dir" \
+        "docker run --user \$(id -u):\$(id -g), or mount a directory that this user may write to"
     cd "$target"
     new_temporary "$target/list"
     list=$temporary temporary=''
     find "$source_dir/$folder/blobs" -type f -exec stat -c '%s %n' {} + | sort -k 2 > "$list" \
-        || no_room "$folder" few
+        || not_written "$folder" 4096
     total_bytes=$(total_of < "$list")
     bring_all < "$list"
     rm -f -- "$list"

@@ -31,6 +31,8 @@ EXPORT_PATH = f"{PROGRAMS_DIR.strip('/')}/export"
 RECEIVER_PATH = f"{PROGRAMS_DIR.strip('/')}/hf-models.pyz"
 README_PATH = "README"
 SHEET_PATH = "SHEET"
+# Without a command, or with --help, it says what the image is; other commands it runs.
+ENTRYPOINT = [f"/{EXPORT_PATH}", "--image"]
 
 # The known pattern for an image in two forms: podman, skopeo and CRI-O take the annotated one.
 ZSTD_MANIFEST: Mapping[str, str] = {"io.github.containers.compression.zstd": "true"}
@@ -318,20 +320,42 @@ def config_json(
 
     Source: OCI image specification 1.1, config.md.
     """
-    inner = dict(base_config.get("config") or {})
-    rootfs = base_config.get("rootfs") or {}
+    inner = dict(_base_object(base_config, "config"))
+    rootfs = _base_object(base_config, "rootfs")
+    base_labels = _base_object(inner, "Labels")
     names = {line.partition("=")[0] for line in environment(plan)}
-    kept = [line for line in inner.get("Env") or [] if line.partition("=")[0] not in names]
+    lines = [str(line) for line in _base_list(inner, "Env")]
+    kept = [line for line in lines if line.partition("=")[0] not in names]
     inner["Env"] = (kept or [_DEFAULT_PATH]) + environment(plan)
-    inner["Labels"] = dict(inner.get("Labels") or {}) | labels(plan, base)
-    document = {
+    inner["Labels"] = dict(base_labels) | labels(plan, base)
+    inner["Entrypoint"] = ENTRYPOINT
+    inner.pop("Cmd", None)  # of the base; it would be the arguments of our entry point
+    document: dict[str, Any] = {
         "created": created(plan),
         **platform.to_json(),
         "config": inner,
-        "rootfs": {"type": "layers", "diff_ids": [*rootfs.get("diff_ids", []), *diff_ids]},
-        "history": [*base_config.get("history", []), *_history(plan, len(diff_ids))],
+        "rootfs": {
+            "type": "layers",
+            "diff_ids": [*_base_list(rootfs, "diff_ids"), *diff_ids],
+        },
+        "history": [*_base_list(base_config, "history"), *_history(plan, len(diff_ids))],
     }
     return to_json_bytes(document)
+
+
+def _base_object(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return an object of the base image's config; null is as good as missing."""
+    value = document.get(key)
+    if not isinstance(value, Mapping | None):
+        raise ProtocolError(f"base image config: {key}: want an object, got {value!r:.80}")
+    return value or {}
+
+
+def _base_list(document: Mapping[str, Any], key: str) -> list[Any]:
+    value = document.get(key)
+    if not isinstance(value, list | None):
+        raise ProtocolError(f"base image config: {key}: want a list, got {value!r:.80}")
+    return value or []
 
 
 # Docker's own default where a config names none.

@@ -219,6 +219,26 @@ def test_stale_ref_and_link_are_replaced(source: Path, target: Path) -> None:
     assert snapshot_of(target) == {"config.json": b"{}"}
 
 
+@pytest.mark.parametrize("arguments", [["--image"], ["--image", "--help"], ["--help"]])
+def test_image_without_a_command_says_what_it_is(source: Path, arguments: list[str]) -> None:
+    add_repo(source, {"a.txt": b"a\n"})
+    done = subprocess.run(
+        ["sh", str(SCRIPT), *arguments],
+        env={**os.environ, "HF_HUB_CACHE": str(source)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"model org/name at {COMMIT}" in done.stdout
+    assert "docker run --rm -v ~/.cache/huggingface:/export IMAGE export" in done.stdout
+
+
+def test_image_runs_other_commands_as_they_are(source: Path) -> None:
+    command = ["sh", str(SCRIPT), "--image", "printf", "%s-", "a b", "c"]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b"a b-c-"
+    assert subprocess.run(["sh", str(SCRIPT), "--image", "sh", "-c", "exit 9"]).returncode == 9
+
+
 def test_several_repos_in_one_image(source: Path, target: Path) -> None:
     for folder in (FOLDER, "datasets--org--data"):
         add_repo(source, {"a.txt": folder.encode()}, folder)
@@ -298,18 +318,27 @@ def test_container_keeps_what_is_right_and_replaces_what_is_wrong(image: str, ta
 
 
 @pytest.mark.docker
+def test_container_without_a_command_says_what_it_is(image: str) -> None:
+    for arguments in ([], ["--help"]):
+        said = docker("run", "--rm", image, *arguments)
+        assert "This image carries files of the Hugging Face Hub" in said
+        assert "IMAGE export" in said
+    assert docker("run", "--rm", image, "echo", "hello").strip() == "hello"
+
+
+@pytest.mark.docker
 def test_full_disk_fails_loudly(image: str) -> None:
     said = docker(
         *("run", "--rm", "--network=none", "--tmpfs", "/export:size=1m", image, "export"), code=7
     )
-    assert "want 3145745 bytes, cannot write them" in said
+    assert "want 3145745 bytes free" in said
 
 
 @pytest.mark.docker
 def test_user_without_rights_is_told(image: str, target: Path) -> None:
     target.chmod(0o755)
     said = run_export_as("65534:65534", image, target, code=7)
-    assert "cannot write to /export" in said
+    assert "permission denied in /export" in said
 
 
 def run_export_as(user: str, image: str, directory: Path, *, code: int = 0) -> str:

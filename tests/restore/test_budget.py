@@ -1,0 +1,154 @@
+"""What an image may cost: memory and CPU of the whole process, in proportion to its bytes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from downloader.oci.digest import digest_of
+from downloader.oci.manifest import LAYER
+from downloader.restore.foreign.budget import DOCUMENT_LIMIT_BYTES
+from tests.support.make_image import (
+    COMMIT,
+    HUB,
+    MIB,
+    Member,
+    RawLayer,
+    cache_members,
+    link,
+    put_image,
+    tar_of,
+)
+from tests.support.restore import FOLDER, check_cache, layout, restored
+
+ROOT = f"{HUB}/{FOLDER}"
+MEMORY_LIMIT_BYTES = 256 * MIB
+CPU_START_S = 8.0  # Python itself, and the first allowance; four times what a quiet machine needs
+CPU_PER_MIB_S = 4.0
+
+# A program that runs one command, and says what it took.
+# (`ru_maxrss` would be that of the process that it was forked from.)
+_MEASURE = """
+import re, sys, time
+from downloader.cli import run
+code = run(sys.argv[1:])
+peak_kib = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
+print(code, peak_kib, time.process_time(), file=open({path!r}, "w"))
+"""
+
+
+def measure(tmp_path: Path, *arguments: str | Path) -> tuple[int, int, float]:
+    """Run a command by itself; return its exit code, peak memory in bytes, and CPU seconds."""
+    path = tmp_path / "measured"
+    program = _MEASURE.format(path=str(path))
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    subprocess.run(command, capture_output=True, timeout=200, env={**os.environ, "NO_COLOR": "1"})
+    code, peak_kib, cpu_s = path.read_text().split()
+    return int(code), int(peak_kib) * 1024, float(cpu_s)
+
+
+def headers(members: Iterator[Member]) -> bytes:
+    return tar_of(list(members), tarfile.GNU_FORMAT)
+
+
+def deep_links() -> bytes:
+    """Links below thousands of directories, each with a path of its own."""
+    return headers(link(f"{i}/{'a/' * 1900}l", "x") for i in range(2000))
+
+
+def link_chains() -> bytes:
+    """Members whose path leads through 38 links, each of them through a long path."""
+    deep = "d/" * 900
+    chain = [link(f"k{i}", f"{deep}../" * 2 + "../" * 1798 + f"k{i + 1}") for i in range(38)]
+    inside = (link(f"k0/e{i}", "x") for i in range(10_000))
+    return headers(iter([link("k38", "d"), Member(f"{deep}z", b""), *chain, *inside]))
+
+
+def many_members() -> bytes:
+    return headers(Member(f"x{i}") for i in range(150_000))
+
+
+def long_whiteouts() -> bytes:
+    return headers(Member(f"w{i}/{'a' * 200}/{'b' * 200}/.wh.x") for i in range(30_000))
+
+
+def many_documents() -> bytes:
+    blanks = b" " * (DOCUMENT_LIMIT_BYTES // 2)
+    names = (f"{ROOT}/trees/{i:040x}.json" for i in range(6))
+    return headers(Member(name, blanks) for name in names)
+
+
+def nested_document() -> bytes:
+    """A list of files that takes thirty times its size when it is parsed."""
+    data = b'{"files": {"a": [' + b'{"":0},' * (DOCUMENT_LIMIT_BYTES // 8) + b"0]}}"
+    snapshot = Member(f"{ROOT}/snapshots/{COMMIT}/a", b"x")
+    return headers(iter([snapshot, Member(f"{ROOT}/trees/{COMMIT}.json", data)]))
+
+
+BOMBS = {
+    "deep-links": deep_links,
+    "link-chains": link_chains,
+    "many-members": many_members,
+    "long-whiteouts": long_whiteouts,
+    "many-documents": many_documents,
+    "nested-document": nested_document,
+}
+
+
+@pytest.mark.parametrize("command", ["restore", "verify"])
+@pytest.mark.parametrize("name", BOMBS)
+def test_bomb_stays_within_memory_and_cpu(tmp_path: Path, name: str, command: str) -> None:
+    bomb: Callable[[], bytes] = BOMBS[name]
+    data = bomb()
+    packed = zstandard.compress(data, 3) if command == "verify" else gzip.compress(data, 6)
+    kind = "zstd" if command == "verify" else "gzip"
+    layer = RawLayer(packed, f"{LAYER}+{kind}", diff_id=digest_of(data))
+    del data
+    put_image(layout(tmp_path / "image"), [layer])
+    target = ["--cache-dir", str(tmp_path / "cache")] if command == "restore" else []
+    code, peak_bytes, cpu_s = measure(tmp_path, command, tmp_path / "image", *target)
+    assert code in {2, 5}
+    assert peak_bytes < MEMORY_LIMIT_BYTES
+    assert cpu_s < CPU_START_S + CPU_PER_MIB_S * len(packed) / MIB
+    assert not list(tmp_path.glob("cache/models--*"))
+
+
+def test_many_layers_share_one_budget(tmp_path: Path) -> None:
+    """Each layer alone is allowed; together they are not."""
+    layers = []
+    for number in range(20):
+        data = headers(link(f"{number}/{i}/{'a/' * 400}l", "x") for i in range(90))
+        packed = gzip.compress(data, 6)
+        layers.append(RawLayer(packed, f"{LAYER}+gzip", diff_id=digest_of(data)))
+    put_image(layout(tmp_path / "one"), layers[:1])
+    put_image(layout(tmp_path / "all"), layers)
+    assert measure(tmp_path, "verify", tmp_path / "one")[0] == 5  # no cache in it
+    code, peak_bytes, _ = measure(tmp_path, "verify", tmp_path / "all")
+    assert code == 5
+    assert peak_bytes < MEMORY_LIMIT_BYTES
+
+
+def test_inspect_of_a_bomb_reads_no_layer(tmp_path: Path) -> None:
+    data = many_members()
+    layer = RawLayer(gzip.compress(data, 1), f"{LAYER}+gzip", diff_id=digest_of(data))
+    put_image(layout(tmp_path / "image"), [layer])
+    code, peak_bytes, cpu_s = measure(tmp_path, "inspect", tmp_path / "image")
+    assert (code, peak_bytes < MEMORY_LIMIT_BYTES, cpu_s < CPU_START_S) == (0, True, True)
+
+
+def test_ordinary_image_of_many_files_is_within_the_first_allowance(tmp_path: Path) -> None:
+    files = {f"data/{i % 50}/{i}.json": json.dumps({"n": i}).encode() for i in range(3000)}
+    data = tar_of(cache_members(files))
+    layer = RawLayer(gzip.compress(data, 6), f"{LAYER}+gzip", diff_id=digest_of(data))
+    put_image(layout(tmp_path / "image"), [layer])
+    restored(tmp_path / "image", tmp_path / "cache")
+    check_cache(tmp_path / "cache", files, has_tree=False)
