@@ -25,6 +25,7 @@ from downloader.errors import (
     InputError,
     StorageError,
     UnexpectedError,
+    install_hint,
     without_secrets,
 )
 
@@ -51,6 +52,7 @@ COMMANDS: Mapping[str, str] = {
 }
 
 HIDDEN = {"stage"}  # what the builder stage runs
+EXTRA_MODULES = {"huggingface_hub", "hf_transfer", "httpx2"}
 
 DEBUG_HINT = "this is a fault of hf-models; HF_MODELS_DEBUG=1 shows where, for a report"
 # What only this machine can be the cause of; another OSError is one that should be foreseen.
@@ -89,13 +91,18 @@ class LazyGroup(Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a line per command."""
+        """Write a line per command; a consumer's install lacks what publishing needs."""
         rows = [(name, self._short_help(ctx, name)) for name in COMMANDS if name not in HIDDEN]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
     def _short_help(self, ctx: click.Context, name: str) -> str:
-        command = self.get_command(ctx, name)
+        try:
+            command = self.get_command(ctx, name)
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRA_MODULES:
+                raise
+            return "(needs the extra hub: docs/install.md)"
         return command.get_short_help_str(limit=100) if command else ""
 
 
@@ -165,6 +172,8 @@ def _known(error: Exception) -> HfModelsError:
             return error
         case click.ClickException():
             return InputError(_one_sentence(error), hint=_help_hint(error))
+        case ModuleNotFoundError(name=str(name)) if name in EXTRA_MODULES:
+            return InputError(f"this command needs {name}", hint=install_hint("hub"))
         case MemoryError():
             return StorageError("out of memory", hint="lower --memory or --jobs, or free memory")
         case OSError(strerror=str(reason)) if error.errno in DISK_ERRORS:
