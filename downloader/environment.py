@@ -16,7 +16,6 @@ from downloader.errors import InputError
 _TRUE = {"1", "ON", "YES", "TRUE"}  # huggingface_hub 2.4, constants.py, ENV_VARS_TRUE_VALUES
 _CA_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # OpenSSL, requests, curl
 _HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-_HUB_NUMBERS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
 _TOKEN_FILE_LIMIT_BYTES = 64 * 1024  # a token has 40 characters
 
 
@@ -153,7 +152,8 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
 def read_hub_token(environment: Environment, given: Setting | None = None) -> Setting | None:
     """Return the Hub's token, None where there is none.
 
-    In huggingface_hub's order: what is given, the variables, the file of ``hf auth login``.
+    In huggingface_hub's order: what is given, the variables, the file of ``hf auth login``;
+    only what is given where ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` is set.
 
     Args:
         environment: Where to look.
@@ -162,7 +162,9 @@ def read_hub_token(environment: Environment, given: Setting | None = None) -> Se
     Raises:
         InputError: A token that no header can carry, or a file that cannot be read.
     """
-    found = given or next(iter(environment.hub_tokens), None) or _token_of_file(environment)
+    found = given
+    if found is None and environment.get("HF_HUB_DISABLE_IMPLICIT_TOKEN").upper() not in _TRUE:
+        found = next(iter(environment.hub_tokens), None) or _token_of_file(environment)
     if found is None or not found.value:
         return None
     if not (found.value.isascii() and found.value.isprintable() and " " not in found.value):
@@ -184,17 +186,6 @@ def _token_of_file(environment: Environment) -> Setting | None:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     return Setting(str(path), data.decode("utf-8-sig", "replace").strip())
-
-
-def check_hub_variables(environment: Environment) -> None:
-    """Raise for variables on which ``import huggingface_hub`` itself would fail.
-
-    Raises:
-        InputError: One of them is no number.
-    """
-    for setting in _settings(environment.variables, *_HUB_NUMBERS):
-        if not (setting.value.isascii() and setting.value.isdigit()):
-            raise InputError(f"{setting.name}: want whole seconds, got {setting.value[:100]!r}")
 
 
 def _settings(env: Mapping[str, str], *names: str) -> tuple[Setting, ...]:

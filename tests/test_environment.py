@@ -6,7 +6,6 @@ import pytest
 
 from downloader.environment import (
     Setting,
-    check_hub_variables,
     read_environment,
     read_hub_token,
 )
@@ -95,6 +94,8 @@ def test_given_empty_token_asks_without_one() -> None:
     assert read_hub_token(read_environment({"HF_TOKEN": "hf_x"}), Setting("--token", "")) is None
 
 
-def test_malformed_timeout_of_huggingface_hub_is_named() -> None:
-    with pytest.raises(InputError, match="HF_HUB_ETAG_TIMEOUT: want whole seconds, got '10s'"):
-        check_hub_variables(read_environment({"HF_HUB_ETAG_TIMEOUT": "10s"}))
+def test_token_is_not_sent_unasked_where_that_is_switched_off() -> None:
+    env = read_environment({"HF_TOKEN": "hf_a", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"})
+    assert read_hub_token(env) is None
+    given = Setting("--token", "hf_b")
+    assert read_hub_token(env, given) == given
