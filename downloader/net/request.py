@@ -106,8 +106,8 @@ class Exchange:
         self._address = parse_address(url)
         self._asked = f" ({headers['Range']})" if "Range" in headers else ""
         self._framed = "Transfer-Encoding" in headers
-        self._complete = "Content-Length" not in headers and not self._framed
         self._owed_bytes = int(headers.get("Content-Length", 0))
+        self._complete = not self._framed and self._owed_bytes == 0
         self._response: http.client.HTTPResponse | None = None
         self._body: Body | None = None
         self._is_closed = False

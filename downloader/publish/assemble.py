@@ -96,7 +96,7 @@ def assemble(
     options.base.load()
     put_common_blobs(destination, plan, options.base, tagged)
     digest = write_image(destination, plan, options.base, modelpack=options.modelpack)
-    replace_records(destination, progress)
+    replace_records(destination, shards, progress)
     return digest
 
 

@@ -15,7 +15,6 @@ from downloader.publish.checkpoint import (
     SHARD_TYPE,
     Record,
     Shard,
-    list_shards,
     plan_descriptor,
     record_manifest,
 )
@@ -36,6 +35,7 @@ class Destination:
         pending: Those of them that carry parts of a file whose oid is not verified yet.
         moved: Names of the layers whose bytes were sent in this run.
         tags: The repository's tags, where they were listed; None where they were not.
+        recorded: The shards whose records are there.
         mounts_from: Another destination of the run whose layers this one can take without
             their bytes being sent again, as `find_mounts` has tried.
         error: Why this destination was given up.
@@ -48,6 +48,7 @@ class Destination:
     pending: set[str] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)
     tags: Sequence[str] | None = None
+    recorded: set[Shard] = field(default_factory=set)
     mounts_from: "Destination | None" = None
     error: HfModelsError | None = None
 
@@ -55,8 +56,8 @@ class Destination:
         self._lock = threading.Lock()
         self._plan: Descriptor | None = None
         self._takes_records = True
-        self._is_recording = self._is_changed = False
-        self.has_record = False
+        self._recorded_bytes = 0
+        self._is_changed = False
 
     @property
     def name(self) -> str:
@@ -83,6 +84,7 @@ class Destination:
             (self.pending.add if is_pending else self.pending.discard)(layer.name)
             if moved:
                 self.moved.add(layer.name)
+            self._is_changed = True
 
     def mount(self, layer: Layer, *, is_pending: bool) -> bool:
         """Take a layer from the one that this one mounts from; False if it must be sent."""
@@ -102,47 +104,46 @@ class Destination:
         """Say that all files of these layers are what the Hub promised."""
         with self._lock:
             self.pending -= {layer.name for layer in layers}
+            self._is_changed = True
 
-    def forget(self, layers: Iterable[Layer]) -> bool:
-        """Say that these layers carry wrong bytes; return whether any of them was there."""
+    def forget(self, layers: Iterable[Layer]) -> None:
+        """Say that these layers carry wrong bytes."""
         with self._lock:
             gone = [layer.name for layer in layers if self.have.pop(layer.name, None)]
             self.pending -= set(gone)
             self.moved -= set(gone)
-            return bool(gone)
+            self._is_changed = True
 
-    def record(self, plan: Plan, shard: Shard, progress: Progress) -> None:
-        """Write down in the store what is finished.
+    def record(self, plan: Plan, shard: Shard, progress: Progress, *, least_bytes: int = 0) -> None:
+        """Write down in the store what is finished, if anything is since the last time.
 
-        One thread at a time writes; what the others finish meanwhile is in its next record.
+        Called by one thread at a time.
+
+        Args:
+            plan: Of the image.
+            shard: Whose layers these are.
+            progress: Told where the store takes no records.
+            least_bytes: Of layers that were sent since: less is not worth a request.
 
         Raises:
             HfModelsError: The store said no, and other jobs depend on the record.
         """
         with self._lock:
-            self._is_changed = True
-            if self._is_recording or not self._takes_records:
+            sent_bytes = sum(self.have[name].size_bytes for name in self.moved)
+            is_little = sent_bytes - self._recorded_bytes < least_bytes
+            if not self._is_changed or is_little or not self._takes_records:
                 return
-            self._is_recording = True
+            self._recorded_bytes = sent_bytes
+            self._is_changed = False
+            descriptor = self._plan or plan_descriptor(plan_json(plan))
+            record = Record(shard, descriptor, dict(self.have), frozenset(self.pending))
         try:
-            while (record := self._next_record(plan, shard)) is not None:
-                self._put(record, plan)
-        except BaseException as error:
-            with self._lock:
-                self._is_recording = False
-            if not isinstance(error, RegistryError) or shard.count > 1:
+            self._put(record, plan)
+        except RegistryError as error:
+            if shard.count > 1:
                 raise
             self._takes_records = False
             progress.note(f"{self.name}: cannot be continued if interrupted: {error.message}")
-
-    def _next_record(self, plan: Plan, shard: Shard) -> Record | None:
-        with self._lock:
-            if not self._is_changed:
-                self._is_recording = False  # here, so that no change falls in between
-                return None
-            self._is_changed = False
-            descriptor = self._plan or plan_descriptor(plan_json(plan))
-            return Record(shard, descriptor, dict(self.have), frozenset(self.pending))
 
     def _put(self, record: Record, plan: Plan) -> None:
         if self._plan is None:
@@ -150,7 +151,7 @@ class Destination:
             self._plan = record.plan
         tag = record.shard.tag(self.tag)
         self.store.put_manifest(tag, record_manifest(record), MANIFEST)
-        self.has_record = True
+        self.recorded.add(record.shard)
 
 
 def find_mounts(destinations: Sequence[Destination]) -> None:
@@ -174,20 +175,20 @@ def _can_mount(destination: Destination, source: Destination) -> bool:
         return False  # whatever is wrong with one of them shows when layers are sent
 
 
-def replace_records(destination: Destination, progress: Progress) -> None:
-    """Remove the records of the shards, which the image has taken the place of.
+def replace_records(destination: Destination, shards: Sequence[Shard], progress: Progress) -> None:
+    """Remove the records of shards, which the image has taken the place of.
 
     Docker Hub and GHCR let nobody delete a tag by this API; there the tags go on to name the
     finished image, so that no later run takes what is old for what is new.
     """
     store = destination.store
     try:
-        shards = list_shards(store, destination.tag)
-        image = store.get_manifest(destination.tag) if shards else None
         for shard in shards:
             tag = shard.tag(destination.tag)
-            if not _delete(store, tag) and image is not None:
-                store.put_manifest(tag, image.data, image.media_type)
+            if not _delete(store, tag):
+                image = store.get_manifest(destination.tag)
+                if image is not None:
+                    store.put_manifest(tag, image.data, image.media_type)
     except HfModelsError as error:
         # The image is complete; a tag that stays behind does no harm.
         progress.note(f"{destination.name}: tags of shards stay behind: {error.message}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from downloader.errors import HfModelsError, InputError
 from downloader.fs import check_space
 from downloader.hub.stream import StreamSettings
-from downloader.image import is_packed
+from downloader.image import is_packed, stored_layer
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.digest import Digest
@@ -18,7 +18,7 @@ from downloader.plan import Layer, Plan, Sample, group_by_file, split_shards
 from downloader.progress import NoProgress, Progress
 from downloader.publish.base import Base, no_base
 from downloader.publish.checkpoint import Shard
-from downloader.publish.copy import StoredImage
+from downloader.publish.copy import StoredImage, side_by_side
 from downloader.publish.destination import Destination, find_mounts, replace_records
 from downloader.publish.image_writer import find_current, put_common_blobs, write_image
 from downloader.publish.layer_cache import TaggedImage, find_layers, look_at_tag
@@ -147,6 +147,7 @@ class _Job:
         self._progress = progress
         self._destinations = [Destination(store, tag, is_only=len(stores) == 1) for store in stores]
         self._layers = split_shards(plan.stored, self._shard.count)[self._shard.index - 1]
+        self._journals = UploadJournals(options.journal_dir)
         self._tagged: dict[Destination, TaggedImage | None] = {}
         self._digests: dict[Destination, Digest] = {}
 
@@ -193,6 +194,7 @@ class _Job:
 
     def _find_layers_of(self, destination: Destination, others: Sequence[StoredImage]) -> None:
         options, tagged = self._options, self._tagged[destination]
+        self._find_finished(destination)
         find_layers(
             destination,
             self._layers,
@@ -211,6 +213,19 @@ class _Job:
             )
             if digest is not None:
                 self._digests[destination] = digest
+
+    def _find_finished(self, destination: Destination) -> None:
+        """Take what a run of this machine has brought, and no image names yet."""
+        store = destination.store
+        known = {layer: self._journals.find_finished(store, layer) for layer in self._layers}
+        calls = {
+            layer: partial(store.blob_size, found.digest) for layer, found in known.items() if found
+        }
+        for layer, size_bytes in side_by_side(calls).items():
+            found = known[layer]
+            if found and found.size_bytes == size_bytes:
+                is_pending = any(content.parts for content in layer.contents)
+                destination.add(layer, stored_layer(found), is_pending=is_pending, moved=False)
 
     def transfer(self, source_of: SourceOf, http: HttpPool) -> None:
         """Bring every layer of the shard that is missing to every destination that lacks it."""
@@ -237,23 +252,34 @@ class _Job:
         work = Work(
             self._plan,
             self._shard,
-            self._layers,
             contents,
             self._destinations,
-            UploadJournals(options.journal_dir),
+            self._journals,
             self._progress,
             group,
             line,
         )
         # The largest first, so that the last one to finish is a short one.
         units.sort(key=lambda unit: -sum(layer.size_bytes for layer in unit))
-        with group.interrupting(contents.close), group:
+        try:
+            self._run(units, jobs, work)
+        except HfModelsError:
+            for item in self.alive():  # so that any machine goes on from here
+                self._guarded(item, partial(item.record, self._plan, self._shard, self._progress))
+            raise
+
+    def _run(self, units: Sequence[Sequence[Layer]], jobs: int, work: Work) -> None:
+        group = work.group
+        with group.interrupting(work.contents.close), group:
+            group.start(work.record_now_and_then, name="record", is_service=True)
             if self._writes_image:
                 for item in self.alive():
                     if item not in self._digests:
                         put = partial(self._put_common_blobs, item)
                         group.start(partial(self._guarded, item, put), name="metadata")
-            run_ramped([partial(upload_layers, unit, work) for unit in units], jobs, group, line)
+            run_ramped(
+                [partial(upload_layers, unit, work) for unit in units], jobs, group, work.line
+            )
 
     def _put_common_blobs(self, destination: Destination) -> None:
         put_common_blobs(destination, self._plan, self._options.base, self._tagged[destination])
@@ -269,14 +295,15 @@ class _Job:
                 else:
                     call = partial(self._write_image, item)
                 group.start(partial(self._guarded, item, call), name="image")
+        if len(self.alive()) == len(self._destinations):
+            self._journals.forget_finished()
 
     def _write_image(self, destination: Destination) -> None:
         options = self._options
         self._digests[destination] = write_image(
             destination, self._plan, options.base, modelpack=options.modelpack
         )
-        if destination.has_record:
-            replace_records(destination, self._progress)
+        replace_records(destination, sorted(destination.recorded), self._progress)
 
     def outcomes(self) -> list[Outcome]:
         """Return what became of each destination, in the order of the stores."""

@@ -1,9 +1,10 @@
-"""What a killed upload leaves on this machine: its session, and the hashes along the way.
+"""What a killed run leaves on this machine: which layers are done, and how far others were.
 
 One small file for each layer on its way to a store, in a directory of the user's own. The next
 process asks the registry how much of the upload it has kept, goes on hashing from the last
-point before that, and reads and sends only what comes after. Without the file, or where the
-registry has forgotten the upload, the layer begins again.
+point before that, and reads and sends only what comes after. A layer that is done leaves its
+descriptor until the image names it. Without the file, or where the registry has forgotten the
+upload, the layer begins again.
 """
 
 import hashlib
@@ -12,13 +13,14 @@ import os
 import threading
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from downloader.errors import StorageError, TransportError
+from downloader.errors import ProtocolError, StorageError, TransportError
 from downloader.fs import hold_lock, open_own_file, storage_errors, write_at
+from downloader.oci.manifest import Descriptor, parse_descriptor
 from downloader.oci.store import SavedUpload, Store
 from downloader.oci.upload import LONGEST_CHUNK_BYTES
 from downloader.plan import Layer
@@ -61,6 +63,7 @@ class UploadJournal:
         self._descriptor = -1
         self._session_url: str | None = None
         self.points: list[HashPoint] = []
+        self.finished: Descriptor | None = None
         if path is not None:
             self._read(path)
 
@@ -78,12 +81,17 @@ class UploadJournal:
         self._session_url = session_url
         before = [item for item in self.points if item.offset < point.offset]
         self.points = [*before[-_POINTS + 1 :], point]
-        document = {
-            "format_version": _FORMAT,
-            "library": LIBRARY,
-            "session": session_url,
-            "points": [_to_json(item) for item in self.points],
-        }
+        self._write({"session": session_url, "points": [_to_json(item) for item in self.points]})
+
+    def finish(self, descriptor: Descriptor) -> None:
+        """Write down that the layer is done."""
+        self._session_url, self.points, self.finished = None, [], descriptor
+        self._write({"finished": descriptor.to_json()})
+
+    def _write(self, facts: dict[str, object]) -> None:
+        if self._path is None:
+            return
+        document = {"format_version": _FORMAT, "library": LIBRARY, **facts}
         data = json.dumps(document).encode() + b"\n"
         try:
             with storage_errors(self._path):
@@ -103,7 +111,7 @@ class UploadJournal:
 
     def remove(self) -> None:
         """Forget the upload."""
-        self._session_url, self.points = None, []
+        self._session_url, self.points, self.finished = None, [], None
         self.close()  # Windows removes no open file
         if self._path is not None:
             with suppress(OSError):
@@ -113,9 +121,11 @@ class UploadJournal:
         try:
             document = json.loads(path.read_bytes()[:_FILE_LIMIT_BYTES].partition(b"\n")[0])
             if (document["format_version"], document["library"]) == (_FORMAT, LIBRARY):
-                self.points = [_from_json(item) for item in document["points"]]
-                self._session_url = str(document["session"])
-        except (OSError, ValueError, LookupError, TypeError):
+                self.points = [_from_json(item) for item in document.get("points", ())]
+                self._session_url = document.get("session")
+            if "finished" in document:
+                self.finished = parse_descriptor(document["finished"], str(path))
+        except (OSError, ValueError, LookupError, TypeError, ProtocolError):
             self.points = []  # absent, or of no use
 
 
@@ -128,6 +138,7 @@ class UploadJournals:
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
+        self._finished: set[Path] = set()
         if directory is not None:
             with suppress(OSError):  # then no journal can be written, and none is
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -137,10 +148,8 @@ class UploadJournals:
     def opened(self, store: Store, layer: Layer) -> Iterator[UploadJournal]:
         """Yield a layer's journal; an empty one that keeps nothing where another process has it."""
         with ExitStack() as held:
-            path = None
-            if self._directory is not None:
-                name = hashlib.sha256(f"{store.name}\n{layer.name}".encode()).hexdigest()
-                path = self._directory / f"{name}.json"
+            path = self._path_of(store, layer)
+            if path is not None:
                 at_once = threading.Event()
                 at_once.set()  # two processes must not write into one session
                 try:
@@ -150,6 +159,35 @@ class UploadJournals:
             journal = UploadJournal(path)
             held.callback(journal.close)
             yield journal
+            if path is not None and journal.finished:
+                self._finished.add(path)
+            if path is not None and not path.exists():
+                path.with_suffix(".lock").unlink(missing_ok=True)  # while it is held
+
+    def find_finished(self, store: Store, layer: Layer) -> Descriptor | None:
+        """Return a layer that an earlier run has brought to a store, None if it is not known."""
+        path = self._path_of(store, layer)
+        if path is None or not path.exists():
+            return None
+        with self.opened(store, layer) as journal:
+            return journal.finished
+
+    def forget(self, store: Store, layers: Iterable[Layer]) -> None:
+        """Remove what says that layers are done: they carry wrong bytes."""
+        for layer in layers:
+            with self.opened(store, layer) as journal:
+                journal.remove()
+
+    def _path_of(self, store: Store, layer: Layer) -> Path | None:
+        name = hashlib.sha256(f"{store.name}\n{layer.name}".encode()).hexdigest()
+        return self._directory / f"{name}.json" if self._directory else None
+
+    def forget_finished(self) -> None:
+        """Remove what says that layers are done: the image names them now."""
+        for path in self._finished:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _sweep(directory: Path) -> None:

@@ -52,6 +52,10 @@ from downloader.units import MIB
 if TYPE_CHECKING:
     from downloader.oci.store import BlobWriter
 
+# Layers that another machine need not send again if this one dies. A record costs a request,
+# and a run that is over sooner has no use for one.
+RECORD_EVERY_S = 5.0
+RECORD_BYTES = 64 * MIB
 _READ_BACK_BYTES = 1 * MIB
 # Wrong bytes may come from one bad cache of a CDN; twice, and it is the file.
 _HUB_TRIES = 2
@@ -64,7 +68,6 @@ class Work:
     Args:
         plan: Of the image.
         shard: Whose layers these are.
-        layers: All of the shard.
         contents: Where their bytes come from.
         destinations: Where to.
         journals: What a killed upload leaves for the next run.
@@ -75,7 +78,6 @@ class Work:
 
     plan: Plan
     shard: Shard
-    layers: Sequence[Layer]
     contents: HubContents
     destinations: Sequence[Destination]
     journals: UploadJournals
@@ -97,15 +99,16 @@ class Work:
             raise next(item.error for item in self.destinations if item.error)
         return left
 
-    def record(self, destination: Destination) -> None:
-        """Write down in the store what is finished, unless the image itself comes next."""
-        if self.shard.count == 1 and all(destination.is_done(layer) for layer in self.layers):
-            return
-        try:
-            destination.record(self.plan, self.shard, self.progress)
-        except HfModelsError as error:
-            destination.give_up(error, self.progress)
-            self.alive()
+    def record_now_and_then(self) -> None:
+        """Write down in every store what is finished there, until the group ends."""
+        while not self.group.cancelled.wait(RECORD_EVERY_S):
+            for destination in self.alive():
+                try:
+                    destination.record(
+                        self.plan, self.shard, self.progress, least_bytes=RECORD_BYTES
+                    )
+                except HfModelsError as error:
+                    destination.give_up(error, self.progress)
 
 
 def upload_layers(unit: Sequence[Layer], work: Work) -> None:
@@ -125,8 +128,8 @@ def upload_layers(unit: Sequence[Layer], work: Work) -> None:
             _upload_once(unit, work)
         except IntegrityError as error:
             for destination in work.destinations:
-                if destination.forget(unit) and destination.error is None:
-                    work.record(destination)
+                destination.forget(unit)
+                work.journals.forget(destination.store, unit)
             if not left or work.group.cancelled.is_set():
                 raise
             work.progress.note(f"{error.message}; once more from the Hub")
@@ -146,7 +149,6 @@ def _upload_once(unit: Sequence[Layer], work: Work) -> None:
             _read_back(layer, verifier, work)
     for destination in work.alive():
         destination.verified(unit)
-        work.record(destination)
 
 
 def _bring_to_all(
@@ -168,8 +170,6 @@ def _bring_to_all(
             continue
         if not destination.mount(layer, is_pending=not is_last):
             rest.append(destination)
-        elif not is_last:
-            work.record(destination)
     if bool(rest) == bool(first):  # each layer counts once, however it came
         work.progress.advance(-layer.size_bytes if rest else layer.size_bytes)
     if rest:
@@ -347,13 +347,13 @@ class _Upload:
         if self.writer is not None:
             self.writer.commit(descriptor.digest)
             self.is_committed = True
-            self.journal.remove()
+            self.journal.finish(descriptor)
 
     def leave(self, *, keeps_session: bool) -> None:
         """End, with or without a commit."""
         if self.writer is not None:
             self.writer.keeps_session = keeps_session and self.journal.saved is not None
-            if not self.writer.keeps_session:
+            if not (self.writer.keeps_session or self.is_committed):
                 self.journal.remove()
             self.writer.__exit__(None, None, None)
 
@@ -431,7 +431,7 @@ def _run_passes(
             raise
         if blob.is_whole:
             ready = [item for item in waiting if item.offset == blob.end]
-            _commit(ready, layer, blob.descriptor, work, is_last=is_last)
+            _commit(ready, layer, blob.descriptor, is_last=is_last)
     meter.set(layer.size_bytes)
 
 
@@ -475,14 +475,12 @@ def _give(uploads: Sequence[_Upload], blob: PlainBlob, start: int, data: memoryv
 
 
 def _commit(
-    uploads: Sequence[_Upload], layer: Layer, descriptor: Descriptor, work: Work, *, is_last: bool
+    uploads: Sequence[_Upload], layer: Layer, descriptor: Descriptor, *, is_last: bool
 ) -> None:
     _side_by_side(uploads, lambda upload: upload.commit(descriptor))
     for upload in uploads:
         if upload.is_committed:
             upload.destination.add(layer, descriptor, is_pending=not is_last, moved=True)
-            if not is_last:  # else the unit is recorded, verified, in a moment
-                work.record(upload.destination)
 
 
 def _is_over(upload: _Upload, work: Work) -> bool:

@@ -1,0 +1,71 @@
+"""How many requests a command makes, of those that one far away would have to wait for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.faulty_proxy import Door
+from tests.support.publish import Side
+
+pytestmark = pytest.mark.docker
+
+
+def requests(side: Side) -> list[str]:
+    with side.proxy.lock:
+        seen = [f"{item.method} {item.path}" for item in side.proxy.seen]
+    tokens = [f"token {item.path}" for item in side.proxy.door.token_requests]
+    return seen + tokens + [f"hub {entry.path}" for entry in side.hub.log()]
+
+
+def test_publish_again_with_nothing_changed_makes_at_most_8_requests(side: Side) -> None:
+    assert side.publish("org/other").code == 0
+    side.forget()
+    ran = side.publish("org/other", "--json")
+    assert ran.code == 0, ran.err
+    assert len(requests(side)) <= 4, requests(side)
+
+
+def test_publish_again_behind_a_token_server_makes_at_most_8_requests(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side.proxy.door = Door("bearer")
+
+    def publish(*more: str) -> None:
+        monkeypatch.setattr("sys.stdin", _Line(f"{side.proxy.door.password}\n"))
+        me = ("--username", side.proxy.door.username, "--password-stdin")
+        ran = side.publish("org/other", *me, *more)
+        assert ran.code == 0, ran.err
+
+    publish()
+    side.forget()
+    side.proxy.door.token_requests.clear()
+    publish()
+    assert len(side.proxy.door.token_requests) == 1
+    assert len(requests(side)) <= 8, requests(side)
+
+
+def test_publish_again_over_a_base_asks_only_for_its_digest(side: Side) -> None:
+    base = ("--base", f"{side.name}:base")
+    assert side.publish("org/other", "--tag", "base").code == 0
+    assert side.publish("org/model", *base).code == 0
+    side.forget()
+    assert side.publish("org/model", *base).code == 0
+    assert len(requests(side)) <= 5, requests(side)
+
+
+def test_first_publish_of_a_small_repo_makes_at_most_25_requests(side: Side) -> None:
+    assert side.publish("org/other").code == 0
+    found = requests(side)
+    assert len(found) <= 25, found
+    assert not [line for line in found if line.startswith("HEAD")]
+    assert not [line for line in found if "PUT" in line and "shard-" in line]
+
+
+class _Line:
+    """A standard input of one line."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+
+    def readline(self) -> str:
+        return self._line
