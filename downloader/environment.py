@@ -16,6 +16,7 @@ from downloader.errors import InputError
 _TRUE = {"1", "ON", "YES", "TRUE"}  # huggingface_hub 2.4, constants.py, ENV_VARS_TRUE_VALUES
 _CA_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # OpenSSL, requests, curl
 _HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_HUB_NUMBERS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
 _TOKEN_FILE_LIMIT_BYTES = 64 * 1024  # a token has 40 characters
 
 
@@ -186,6 +187,17 @@ def _token_of_file(environment: Environment) -> Setting | None:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     return Setting(str(path), data.decode("utf-8-sig", "replace").strip())
+
+
+def check_hub_variables(environment: Environment) -> None:
+    """Raise for variables on which ``import huggingface_hub`` itself would fail.
+
+    Raises:
+        InputError: One of them is no number.
+    """
+    for setting in _settings(environment.variables, *_HUB_NUMBERS):
+        if not (setting.value.isascii() and setting.value.isdigit()):
+            raise InputError(f"{setting.name}: want whole seconds, got {setting.value[:100]!r}")
 
 
 def _settings(env: Mapping[str, str], *names: str) -> tuple[Setting, ...]:

@@ -6,6 +6,7 @@ import pytest
 
 from downloader.environment import (
     Setting,
+    check_hub_variables,
     read_environment,
     read_hub_token,
 )
@@ -99,3 +100,8 @@ def test_token_is_not_sent_unasked_where_that_is_switched_off() -> None:
     assert read_hub_token(env) is None
     given = Setting("--token", "hf_b")
     assert read_hub_token(env, given) == given
+
+
+def test_malformed_timeout_of_huggingface_hub_is_named() -> None:
+    with pytest.raises(InputError, match="HF_HUB_ETAG_TIMEOUT: want whole seconds, got '10s'"):
+        check_hub_variables(read_environment({"HF_HUB_ETAG_TIMEOUT": "10s"}))

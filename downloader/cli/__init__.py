@@ -19,7 +19,7 @@ import click
 from downloader import __version__
 from downloader.cli.command import VERBOSE, Group
 from downloader.cli.console import error_document, print_json, say, say_error, start_log, stop_log
-from downloader.environment import read_environment
+from downloader.environment import check_hub_variables, read_environment
 from downloader.errors import (
     HfModelsError,
     InputError,
@@ -79,7 +79,11 @@ class LazyGroup(Group):
         if cmd_name not in COMMANDS:
             return None
         name, _, attribute = COMMANDS[cmd_name].partition(":")
-        module = importlib.import_module(name)
+        try:
+            module = importlib.import_module(name)
+        except ValueError:  # huggingface_hub parses its variables when it is imported
+            check_hub_variables(read_environment())
+            raise
         command = getattr(module, attribute or cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)  # noqa: S101 - a table of our own
         if VERBOSE not in command.params:
