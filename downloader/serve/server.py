@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 import time
@@ -103,11 +104,23 @@ def serve(options: ServeOptions, network: Network, log: Note, started: Note) -> 
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        # Made by hand, because asyncio switches Nagle's algorithm off (40 ms an answer) only
+        # where the socket names its protocol, which those of socket.create_server do not.
+        listener = socket.socket(family, kind, protocol)
+        try:
+            if os.name != "nt":  # there it would let two servers share a port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(1024)
+        except BaseException:
+            listener.close()
+            raise
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no such address"
         raise InputError(f"cannot listen on {host}:{port}: {reason}") from error
+    return listener
 
 
 class Serving:

@@ -1,10 +1,10 @@
-"""``nox -s bench -- publish|restore|line [flags]``: one bench, or all without flags."""
+"""``nox -s bench -- publish|restore|serve|line [flags]``: one bench, or all without flags."""
 
 import sys
 
-from tests.bench import line, publish, restore
+from tests.bench import line, publish, restore, serve
 
-BENCHES = {"publish": publish.main, "restore": restore.main, "line": line.main}
+BENCHES = {"publish": publish.main, "restore": restore.main, "serve": serve.main, "line": line.main}
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ from xml.sax.saxutils import escape
 from downloader.units import MIB
 from tests.bench.world import Cost
 
-OURS = {"publish", "restore"}  # the bars with a colour
+FLOORS = ("curl", "straight from the Hub")
+OURS = {"publish", "restore", "serve, cold", "serve, warm"}  # the bars with a colour
 
 
 def summarize(runs: Mapping[str, Sequence[Cost]]) -> list[dict[str, Any]]:
@@ -25,7 +26,7 @@ def summarize(runs: Mapping[str, Sequence[Cost]]) -> list[dict[str, Any]]:
         }
         for name, costs in runs.items()
     }
-    floor = medians["curl"]["seconds"] if "curl" in medians else None
+    floor = next((medians[name]["seconds"] for name in FLOORS if name in medians), None)
     rows = [
         {"way": name, **values, "ratio": values["seconds"] / floor if floor else None}
         for name, values in medians.items()

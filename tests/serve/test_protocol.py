@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFolder
 
 from downloader.hub.repo import Repo
+from downloader.serve.server import _listen
 from tests.support.make_image import git_oid, lfs_oid, make_snapshot, put_ours, random_bytes
 from tests.support.restore import FILES, hf_models, layout, pack, registry, restore
 from tests.support.serve import Server, resolve_path, serving
@@ -352,3 +354,18 @@ def test_every_kind_of_source(tmp_path: Path) -> None:
             for path in ("vocab.txt", "a.safetensors"):
                 found = server.ask(resolve_path(path, repo))
                 assert found.body == FILES[path], (source, path, server.lines)
+
+
+def test_answers_are_sent_without_nagles_delay() -> None:
+    # asyncio switches it off only on sockets that name their protocol.
+    with _listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "127.0.0.1:x", "192.0.2.1:0", "nowhere.invalid:1"]
+)
+def test_address_that_cannot_be_listened_on(tmp_path: Path, address: str) -> None:
+    ran = hf_models("serve", tmp_path, "--listen", address, "--public", "--no-cache")
+    assert ran.code == 2
+    assert "listen" in ran.err

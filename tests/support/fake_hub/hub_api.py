@@ -67,6 +67,8 @@ class HubApi:
 
     def _route(self, request: Request, entry: Access, trusted: bool) -> Reply:
         segments = request.segments
+        if len(segments) > 4 and segments[-3] == "tree" and not segments[-1]:
+            segments = segments[:-1]  # a mirror that asks for the folder ""
         if "" in segments or {".", ".."} & set(segments):
             raise Refused(404, "", "Not found")
         caller = Caller(None, trusted=True) if trusted else find_caller(self._state, request)
