@@ -22,7 +22,6 @@ from downloader.cli.options import (
 from downloader.errors import InputError
 from downloader.library.consumer import restore_images
 from downloader.restore import DownloadSettings, Report, Restored
-from downloader.restore.bounds import FIRST_CONNECTIONS
 from downloader.restore.source import looks_like_source
 from downloader.units import MIB, format_bytes, format_count, parse_size
 
@@ -47,7 +46,7 @@ _SMALLEST_MEMORY_BYTES = 4 * MIB
     type=click.IntRange(1, 256),
     default=DownloadSettings.connections,
     show_default=True,
-    help=f"At most at once, over all files; over {FIRST_CONNECTIONS} only where one is slow.",
+    help="At most at once; there are as many as raise the throughput.",
 )
 @click.option(
     "--jobs",
@@ -97,7 +96,10 @@ def _bounds(options: dict[str, Any]) -> DownloadSettings:
             hint=f"raise --memory to {_SMALLEST_MEMORY_BYTES // MIB}MiB",
         )
     return DownloadSettings(
-        options["connections"], options["jobs"], memory_bytes, options["verify_existing"]
+        connections=options["connections"],
+        jobs=options["jobs"],
+        memory_bytes=memory_bytes,
+        verify_existing=options["verify_existing"],
     )
 
 

@@ -14,6 +14,7 @@ from downloader.hub.cache import BlobHasher
 from downloader.hub.hf_transfer import TransferSettings, UnfitError
 from downloader.hub.repo import RepoFile
 from downloader.hub.resolver import (
+    FileSource,
     Location,
     check_answer,
     check_end,
@@ -26,7 +27,6 @@ from downloader.net.ranges import ByteRange
 from downloader.net.retry import Retry, RetryPolicy, TransientError
 from downloader.progress import Meter, Note, ignore
 from downloader.transfer.ring import BufferPool
-from downloader.transfer.source import FileSource
 from downloader.units import MIB
 
 # hf_transfer loses up to 2 MiB a connection on a full disk, and says that all went well.

@@ -11,10 +11,10 @@ from downloader.hub import hf_transfer
 from downloader.hub.blob import BlobFetcher, FetchSettings
 from downloader.hub.cache import blob_path, check_folder, finish_snapshot, lock_path
 from downloader.hub.repo import RepoFile, Snapshot
+from downloader.hub.resolver import FileSource
 from downloader.hub.verify import VerifiedBlobs
 from downloader.net.http import HttpPool
 from downloader.progress import Meter, NoProgress, Progress
-from downloader.transfer.source import FileSource
 from downloader.transfer.workers import run_all
 
 __all__ = ["FetchReport", "FetchSettings", "fetch_snapshot"]

@@ -24,7 +24,6 @@ from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange, check_content_range, range_header
 from downloader.net.request import Exchange
 from downloader.net.retry import TransientError, is_passing, parse_retry_after
-from downloader.transfer.source import FileSource
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LONGEST_CHAIN = 6  # the Hub needs two: resolve-cache, then the CDN
@@ -37,6 +36,18 @@ _HINTS = {
     "RevisionNotFound": "check --revision",
     "EntryNotFound": "check the file name and the revision",
 }
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """The Hub's own address of a file at a commit, and the headers for that host only.
+
+    The Hub redirects large files to a CDN with a signed URL that expires, so ``url`` is
+    resolved again whenever a signed one is refused; ``headers`` (the token) stay with the Hub.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,12 @@ from downloader.hub.repo import (
     parse_gated,
     parse_repo,
 )
+from downloader.hub.resolver import FileSource
 from downloader.hub.selection import select
 from downloader.net.address import Address, parse_address
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.progress import Note, ignore
-from downloader.transfer.source import FileSource
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 

@@ -19,6 +19,7 @@ from typing import Self
 
 from downloader.errors import TransportError
 from downloader.hub.resolver import (
+    FileSource,
     Location,
     check_answer,
     check_end,
@@ -31,7 +32,6 @@ from downloader.net.retry import Retry, RetryPolicy, TransientError
 from downloader.net.throughput import Pace
 from downloader.progress import Note, ignore
 from downloader.transfer.ring import BufferPool, Ring, RingClosedError
-from downloader.transfer.source import FileSource
 from downloader.units import MIB
 
 _SCRATCH_BYTES = 256 * 1024

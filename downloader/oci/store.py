@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
-from downloader.errors import ProtocolError
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
+from downloader.transfer.source import RangesIgnoredError, Reader, TailReader
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,52 @@ class SavedUpload:
     sent_bytes: int
 
 
-class RangesIgnoredError(ProtocolError):
-    """A server sends the whole blob where a range was asked for; reading from 0 on works."""
+BlobReader = Reader
 
 
-class BlobReader(Protocol):
-    """A stream of a blob's bytes, or of a range of it. Short reads only at the end."""
+class Blobs(Protocol):
+    """A place that holds registry blobs: a registry, a mirror, a directory, an archive."""
 
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill ``buffer`` as far as bytes are at hand; return how many, 0 at the end."""
+    @property
+    def name(self) -> str:
+        """For messages: ``ghcr.io/me/hf-models`` or ``dist/codet5-small``."""
 
-    def __enter__(self) -> Self: ...
+    def open_blob(self, digest: Digest, byte_range: ByteRange | None = None) -> BlobReader:
+        """Open a blob, or exactly ``byte_range`` of it, for reading."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+
+class BlobSource:
+    """A registry blob as a `RangeSource`, named after the place that holds it.
+
+    Args:
+        blobs: The place.
+        digest: Of the blob.
+        size_bytes: Of the blob, or of as much of it as will be read.
+    """
+
+    def __init__(self, blobs: Blobs, digest: Digest, size_bytes: int) -> None:
+        self.name = blobs.name
+        self.size_bytes = size_bytes
+        self.has_ranges = True
+        self._blobs = blobs
+        self._digest = digest
+
+    def open(self, wanted: ByteRange) -> Reader:
+        """Open a range; without a ``Range`` header where it is all of the blob."""
+        if wanted == ByteRange(0, self.size_bytes):
+            return self._blobs.open_blob(self._digest)
+        if not self.has_ranges:
+            reader = self._blobs.open_blob(self._digest, ByteRange(0, wanted.end))
+            return TailReader(reader, wanted.start, f"{self.name}@{self._digest}")
+        try:
+            return self._blobs.open_blob(self._digest, wanted)
+        except RangesIgnoredError:
+            self.has_ranges = False
+            raise
+
+    def blame(self) -> bool:
+        """There is no other place to read it from."""
+        return False
 
 
 class BlobWriter(Protocol):
@@ -92,7 +120,7 @@ class BlobWriter(Protocol):
     ) -> None: ...
 
 
-class Store(Protocol):
+class Store(Blobs, Protocol):
     """Blobs and manifests of one repository (registry) or directory (layout).
 
     Every method raises `RegistryError`, `TransportError`, `ProtocolError` or `StorageError`;
@@ -100,15 +128,8 @@ class Store(Protocol):
     All methods may be called from several threads at once.
     """
 
-    @property
-    def name(self) -> str:
-        """For messages: ``ghcr.io/me/hf-models`` or ``dist/codet5-small``."""
-
     def blob_size(self, digest: Digest) -> int | None:
         """Return the blob's size in bytes, None if the store lacks it; moves no bytes."""
-
-    def open_blob(self, digest: Digest, byte_range: ByteRange | None = None) -> BlobReader:
-        """Open a blob, or exactly ``byte_range`` of it, for reading."""
 
     def create_blob(self, size_bytes: int | None, saved: SavedUpload | None = None) -> BlobWriter:
         """Begin a new blob, or go on with an upload that an earlier process began.

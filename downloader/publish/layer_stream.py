@@ -12,6 +12,7 @@ from functools import partial
 from downloader.errors import IntegrityError, TransportError
 from downloader.hub.cache import BlobHasher
 from downloader.hub.repo import RepoFile, Snapshot
+from downloader.hub.resolver import FileSource
 from downloader.hub.stream import FileStream, StreamSettings, open_file
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
@@ -19,7 +20,6 @@ from downloader.oci.tar_write import END_OF_ARCHIVE
 from downloader.plan import Content, Layer
 from downloader.publish.sha256 import Sha256
 from downloader.transfer.ring import BufferPool
-from downloader.transfer.source import FileSource
 from downloader.transfer.workers import WorkerGroup
 from downloader.units import MIB
 

@@ -9,7 +9,7 @@
 Nothing here imports huggingface_hub: the consumer's side needs no Hub.
 """
 
-from downloader.restore.bounds import DownloadSettings
+from downloader.restore.download import DownloadSettings
 from downloader.restore.inspect import InspectedLayer, Inspection, inspect
 from downloader.restore.job import Report, Restored, RestoreOptions, restore
 from downloader.restore.opening import Network, open_image

@@ -13,6 +13,7 @@ from downloader.errors import (
     RegistryError,
 )
 from downloader.image import PREFIX, ZSTD_MANIFEST, ImageLabels, parse_labels
+from downloader.net.ranges import ByteRange
 from downloader.oci.compression import has_zstd
 from downloader.oci.digest import Digest, digest_of
 from downloader.oci.image_archive import CONFIG_LIMIT_BYTES, LocalBlobs, NamedManifest
@@ -26,7 +27,7 @@ from downloader.oci.manifest import (
 from downloader.progress import Progress
 from downloader.restore.foreign.entries import MODELS_DIRS
 from downloader.restore.foreign.scan import read_all
-from downloader.restore.places import Places, Visit
+from downloader.restore.places import Places
 
 if TYPE_CHECKING:
     from downloader.oci.registry import Registry
@@ -155,7 +156,7 @@ def open_registry_image(
     Raises:
         RegistryError: Nobody has it.
     """
-    places = Places(registries, progress)
+    places = Places(registries, progress.note)
     raw = _first(registries, target, name, progress)
 
     def get(digest: Digest) -> bytes | None:
@@ -205,14 +206,14 @@ def read_verified(places: Places, descriptor: Descriptor) -> bytes:
         ProtocolError: It is shorter than promised in the image's own place.
         IntegrityError: Its bytes are others in the image's own place.
     """
-    visit = Visit()
+    source = places.source(descriptor.digest, descriptor.size_bytes)
     while True:
-        with places.open_blob(descriptor.digest, None, visit) as reader:
+        with source.open(ByteRange(0, descriptor.size_bytes)) as reader:
             data = read_all(reader, descriptor.size_bytes, str(descriptor.digest))
             is_longer = reader.readinto(memoryview(bytearray(1))) > 0
         if digest_of(data) == descriptor.digest and not is_longer:
             return data
-        if not places.blame(visit):
+        if not source.blame():
             raise IntegrityError(f"want {descriptor.digest}, got other bytes")
 
 

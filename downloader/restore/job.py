@@ -8,8 +8,7 @@ from downloader.errors import InputError
 from downloader.fs import check_space
 from downloader.hub.repo import DEFAULT_REVISION, Selection, Snapshot
 from downloader.progress import NoProgress, Progress
-from downloader.restore.bounds import Counts, DownloadSettings
-from downloader.restore.download import Download
+from downloader.restore.download import Counts, Download, DownloadSettings
 from downloader.restore.foreign.extract import Capture, Glance
 from downloader.restore.opening import Network
 from downloader.restore.reader import Found, read_source
@@ -123,7 +122,8 @@ class _Restore:
             ]
             wanted = narrow(found, options.selection)
             self._check_names(wanted)
-            download = Download(target, options.download, self._progress)
+            line = self._network.pool.line if self._network.pool else None
+            download = Download(target, options.download, self._progress, line)
             if options.dry_run:
                 count_needed(wanted, target, download.counts)
                 self._note_streams(wanted)

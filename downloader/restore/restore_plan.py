@@ -7,8 +7,7 @@ from downloader.fs import allocated_bytes
 from downloader.hub.repo import Repo, RepoFile, Selection
 from downloader.hub.selection import select
 from downloader.net.ranges import ByteRange
-from downloader.restore.assembly import partial_paths
-from downloader.restore.bounds import Counts
+from downloader.restore.download import Counts
 from downloader.restore.foreign.cache_scan import Extent
 from downloader.restore.foreign.entries import NO_OID, InLayer, InMemory, InStream
 from downloader.restore.foreign.extract import Capture, Key
@@ -16,6 +15,7 @@ from downloader.restore.places import Places
 from downloader.restore.reader import Found
 from downloader.restore.target import Target
 from downloader.restore.values import BlobPlan, Piece, plan_blob
+from downloader.transfer.partial_file import partial_paths
 
 # The Hub takes no file above 10 MB into git itself.
 _GIT_LIMIT_BYTES = 10 * 1024**2

@@ -1,24 +1,11 @@
 """What restoring is about: a cache blob, and where its bytes lie in an image."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from downloader.errors import ProtocolError
 from downloader.hub.repo import Repo
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
-from downloader.oci.store import BlobReader
-
-
-class Blobs(Protocol):
-    """A place that holds registry blobs: a registry, a mirror, a directory, an archive."""
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-
-    def open_blob(self, digest: Digest, byte_range: ByteRange | None = None) -> BlobReader:
-        """Open a blob, or exactly ``byte_range`` of it, for reading."""
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from downloader.hub.cache import BlobHasher
 from downloader.hub.repo import RepoFile
 from downloader.net.ranges import ByteRange
 from downloader.progress import Note
-from downloader.restore.places import Visit
 from downloader.serve.cache import Cache
 from downloader.serve.catalogue import Loaded, Location, Remote
 from downloader.serve.filling import BusyError, Filling, Stream, read_bytes
 from downloader.serve.metrics import Metrics
 from downloader.serve.threads import Threads
+from downloader.transfer.source import RangeSource
 from downloader.transfer.workers import WorkerGroup
 from downloader.units import MIB
 
@@ -87,7 +87,8 @@ class Contents:
         self._sources = Threads(group, bounds.connections, "source")
         self._disk = Threads(group, _DISK_THREADS, "disk")
         self._fillings: dict[tuple[str, str], _Shared] = {}
-        self._visits: dict[str, Visit] = {}  # of contents that were wrong, for the next attempt
+        # Of contents that were wrong, for the next attempt: they know the mirrors to avoid.
+        self._remembered: dict[str, RangeSource] = {}
         self._wrong_until: dict[str, float] = {}
         self._checked: OrderedDict[tuple[str, int, int], None] = OrderedDict()
         self._said: set[str] = set()
@@ -124,7 +125,7 @@ class Contents:
         self._metrics.add("misses")
         shared = await self._filling(location, loaded, file, wanted)
         if shared is not None:
-            return self._follow(shared, location, wanted)
+            return self._follow(shared, wanted)
         return self._pass_through(location, file, wanted)
 
     async def run(self, call: Callable[[], T]) -> T:
@@ -229,8 +230,7 @@ class Contents:
         cache = self._cache
         if cache is None or self._is_stopping or (is_peek and wanted.size_bytes < file.size_bytes):
             return None
-        visit = self._visits.get(plan.oid) or Visit()
-        filling = Filling(plan, location.places, cache.target, visit)
+        filling = Filling(plan, self._source(location), cache.target)
         shared = self._fillings[key] = _Shared(filling)
         self._metrics.add("filling")
         shared.task = asyncio.create_task(self._fill(shared, cache, loaded, file))
@@ -249,11 +249,11 @@ class Contents:
                 await self._advance(shared)
             commit = loaded.snapshot.commit
             await self._disk.run(lambda: cache.keep(plan.repo, commit, file))
-            self._visits.pop(plan.oid, None)
+            self._remembered.pop(plan.oid, None)
             self.suspect.discard(plan.oid)
         except IntegrityError as error:
             filling.error = error
-            self._visits[plan.oid] = filling.visit
+            self._remembered[plan.oid] = filling.source
             self._is_wrong(plan.oid, error.message, may_pass=filling.is_worth_another)
         except HfModelsError as error:
             if not filling.is_verified:
@@ -332,7 +332,7 @@ class Contents:
         self._metrics.add("wrong_bytes")
         self._note(f"wrong bytes, the answer was broken off: {text}")
 
-    async def _follow(self, shared: "_Shared", location: Remote, wanted: ByteRange) -> Pieces:
+    async def _follow(self, shared: "_Shared", wanted: ByteRange) -> Pieces:
         filling = shared.filling
         size_bytes = filling.plan.size_bytes
         shared.join()
@@ -342,7 +342,7 @@ class Contents:
             if at > filling.ready_bytes + _REACH_BYTES:
                 ahead = ByteRange(at, min(wanted.end, gate))
                 if ahead.size_bytes > 0:
-                    async for piece in self._read_source(location, ahead, filling.visit):
+                    async for piece in self._read_source(filling.source, ahead):
                         at += len(piece)
                         yield piece
             while at < wanted.end:
@@ -372,15 +372,15 @@ class Contents:
         if not is_whole:
             self._say_once("ranges of files that are not in a cache are sent unchecked")
         hasher = BlobHasher(file.oid, file.size_bytes) if is_whole else None
-        visit = self._visits.get(file.oid) or Visit()
-        pieces = self._read_source(location, wanted, visit, hasher)
+        source = self._source(location)
+        pieces = self._read_source(source, wanted, hasher)
         try:
             async with aclosing(pieces):
                 async for piece in _hold_back(pieces, hasher, file.path):
                     yield piece
         except IntegrityError as error:
-            blamed = location.places.blame(visit)
-            self._visits[file.oid] = visit
+            blamed = source.blame()
+            self._remembered[file.oid] = source
             self._is_wrong(file.oid, error.message, may_pass=blamed)
             raise
         except HfModelsError as error:
@@ -388,14 +388,14 @@ class Contents:
             self._note(f"{file.path}: {error.message}")
             raise
 
+    def _source(self, location: Remote) -> RangeSource:
+        """Return where a file comes from, which remembers mirrors that sent wrong bytes."""
+        return self._remembered.get(location.plan.oid) or location.places.join(location.plan)
+
     async def _read_source(
-        self,
-        location: Remote,
-        wanted: ByteRange,
-        visit: Visit,
-        hasher: BlobHasher | None = None,
+        self, source: RangeSource, wanted: ByteRange, hasher: BlobHasher | None = None
     ) -> Pieces:
-        stream = Stream(location.plan, location.places, wanted, visit)
+        stream = Stream(source, wanted)
 
         def read(_start: int, size_bytes: int) -> bytes:
             buffer = bytearray(size_bytes)

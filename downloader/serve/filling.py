@@ -10,24 +10,25 @@ import os
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from downloader.errors import HfModelsError, IntegrityError, ProtocolError, TransportError
 from downloader.fs import read_at, storage_error, storage_errors, write_at
 from downloader.hub.cache import BlobHasher
 from downloader.net.ranges import ByteRange
 from downloader.net.throughput import Pace
-from downloader.oci.store import RangesIgnoredError
-from downloader.restore.assembly import partial_paths
-from downloader.restore.places import Places, Visit
 from downloader.restore.target import CacheTarget
 from downloader.restore.values import BlobPlan
 from downloader.transfer.journal import Journal, boot_id
+from downloader.transfer.partial_file import partial_paths
 from downloader.transfer.rangeset import RangeSet
+from downloader.transfer.source import (
+    SEQUENTIAL_TRIES,
+    RangesIgnoredError,
+    RangeSource,
+    Reader,
+)
 from downloader.units import MIB
-
-if TYPE_CHECKING:
-    from downloader.oci.store import BlobReader
 
 BLOCK_BYTES = MIB  # one step; locks and calls cost nothing beside it
 # One request of a connection: long enough that its round trip costs little, short enough that a
@@ -36,25 +37,18 @@ _CLAIM_BYTES = 8 * MIB
 
 
 class Stream:
-    """Bytes of a cache blob in their order, across the layers that hold them.
+    """Bytes of a cache blob in their order; opened when the first are read.
 
     Args:
-        plan: Where they lie.
-        places: Where to read.
-        wanted: Which of them.
-        visit: What the cache blob has seen of the places.
+        source: The cache blob.
+        wanted: Which of its bytes.
     """
 
-    def __init__(
-        self, plan: BlobPlan, places: Places, wanted: ByteRange, visit: Visit | None = None
-    ) -> None:
-        self._plan = plan
-        self._places = places
+    def __init__(self, source: RangeSource, wanted: ByteRange) -> None:
+        self._source = source
         self._at = wanted.start
         self._end = wanted.end
-        self._visit = visit or Visit()
-        self._reader: BlobReader | None = None
-        self._piece_end = 0
+        self._reader: Reader | None = None
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill ``buffer`` as far as there are bytes.
@@ -62,35 +56,22 @@ class Stream:
         Raises:
             RegistryError, TransportError, ProtocolError: From the last place.
         """
-        filled = 0
-        want = min(len(buffer), self._end - self._at)
-        while filled < want:
-            if self._at >= self._piece_end:
-                self._open()
-            room = buffer[filled : min(want, filled + self._piece_end - self._at)]
-            assert self._reader is not None  # noqa: S101 - for the type checker
-            count = self._reader.readinto(room)
-            if not count:
-                raise ProtocolError(f"{self._plan.oid}: want bytes to {self._end}, got {self._at}")
-            filled += count
+        tries = SEQUENTIAL_TRIES
+        while True:
+            try:
+                if self._reader is None:
+                    self._reader = self._source.open(ByteRange(self._at, self._end))
+                count = self._reader.readinto(buffer[: self._end - self._at])
+            except RangesIgnoredError:
+                self.close()
+                tries -= 1
+                if not tries:
+                    raise
+                continue
+            if not count and buffer and self._at < self._end:
+                raise ProtocolError(f"{self._source.name}: ended at {self._at} of {self._end}")
             self._at += count
-        return filled
-
-    def _open(self) -> None:
-        self.close()
-        piece = next(p for p in self._plan.pieces if p.start <= self._at < p.end)
-        end = min(piece.end, self._end)
-        asked = piece.cut(ByteRange(self._at, end))
-        try:
-            self._reader = self._places.open_blob(piece.layer, asked, self._visit)
-        except RangesIgnoredError:
-            # A server without ranges sends the layer from its beginning.
-            self._reader = self._places.open_blob(piece.layer, ByteRange(0, asked.end), self._visit)
-            scratch = memoryview(bytearray(BLOCK_BYTES))
-            left = asked.start
-            while left and (count := self._reader.readinto(scratch[:left])):
-                left -= count
-        self._piece_end = end
+            return count
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -126,9 +107,8 @@ class Filling:
 
     Args:
         plan: What it is made of.
-        places: Where to read.
+        source: Where its bytes come from; remembers which mirrors sent wrong ones.
         target: The cache.
-        visit: What earlier attempts have seen of the places.
 
     Attributes:
         ready_bytes: From the beginning of the file, written and hashed.
@@ -137,14 +117,13 @@ class Filling:
         is_worth_another: Whether wrong bytes came from a mirror or an earlier attempt.
     """
 
-    def __init__(self, plan: BlobPlan, places: Places, target: CacheTarget, visit: Visit) -> None:
+    def __init__(self, plan: BlobPlan, source: RangeSource, target: CacheTarget) -> None:
         self.plan = plan
         self.ready_bytes = 0
         self.is_verified = False
         self.is_worth_another = False
         self.error: HfModelsError | None = None
-        self._places = places
-        self.visit = visit
+        self.source = source
         self._target = target
         self._final = target.blob(plan.repo, plan.oid)
         self._partial, journal = partial_paths(self._final)
@@ -265,7 +244,7 @@ class Filling:
         buffer = memoryview(bytearray(BLOCK_BYTES))
         at = claimed.start
         try:
-            with Stream(self.plan, self._places, claimed, self.visit) as stream:
+            with Stream(self.source, claimed) as stream:
                 while at < claimed.end:
                     count = stream.readinto(buffer[: claimed.end - at])
                     self._write(buffer[:count], at)
@@ -287,7 +266,7 @@ class Filling:
         with self._pace:
             if self._stream is None:
                 wanted = ByteRange(self.ready_bytes, self._next_end)
-                self._stream = Stream(self.plan, self._places, wanted, self.visit)
+                self._stream = Stream(self.source, wanted)
             count = self._stream.readinto(view)
         self._write(view[:count], self.ready_bytes)
         if self.ready_bytes + count == self._next_end:
@@ -314,7 +293,7 @@ class Filling:
             self._hasher.check(self.plan.oid)
         except IntegrityError:
             self.discard()
-            self.is_worth_another = self._places.blame(self.visit) or self._is_resumed
+            self.is_worth_another = self.source.blame() or self._is_resumed
             raise
         with storage_errors(self._final):
             self._partial.replace(self._final)

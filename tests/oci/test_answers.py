@@ -18,7 +18,8 @@ from downloader.oci.digest import Digest
 from downloader.oci.manifest import INDEX, Index, parse_manifest
 from downloader.oci.reference import Reference
 from downloader.oci.registry import Registry
-from downloader.oci.store import BlobReader, RangesIgnoredError
+from downloader.oci.store import BlobReader
+from downloader.transfer.source import RangesIgnoredError
 from tests.support.odd_registry import Asked, OddRegistry, Reply
 
 DATA = bytes(range(256)) * 40

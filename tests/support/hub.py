@@ -11,12 +11,12 @@ from typing import Any
 from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
 from downloader.hub.hf_transfer import TransferSettings
 from downloader.hub.repo import RepoFile, Snapshot, parse_repo
+from downloader.hub.resolver import FileSource
 from downloader.hub.snapshot import Hub
 from downloader.hub.stream import FileStream, StreamSettings, open_file
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy
 from downloader.transfer.ring import BufferPool
-from downloader.transfer.source import FileSource
 from downloader.units import MIB
 from tests.support.fake_hub import Accesses, HubServer
 

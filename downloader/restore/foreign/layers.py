@@ -14,7 +14,7 @@ from downloader.net.ranges import ByteRange
 from downloader.oci.compression import HEAD_BYTES, PlainStream, detect_compression
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor
-from downloader.oci.store import BlobReader, RangesIgnoredError
+from downloader.oci.store import BlobReader
 from downloader.restore.foreign.budget import Budget
 from downloader.restore.foreign.models import is_artifact, is_file, kind_of
 from downloader.restore.foreign.overlay import Tree
@@ -27,7 +27,8 @@ from downloader.restore.foreign.scan import (
     scan_layer,
 )
 from downloader.restore.image import Image
-from downloader.restore.places import Visit
+from downloader.transfer.mirrors import MirroredSource
+from downloader.transfer.source import RangesIgnoredError
 
 # A layer up to here is read as a whole, so that its digest proves every header in it.
 WHOLE_LAYER_BYTES = 32 * 1024**2
@@ -89,7 +90,7 @@ def _scan(
     locator = Locator(layer.digest)
     if layer.size_bytes <= WHOLE_LAYER_BYTES:
         return scan_stream(image, layer, taker, budget, locator)
-    with places.open_blob(layer.digest, ByteRange(0, HEAD_BYTES)) as reader:
+    with places.source(layer.digest, layer.size_bytes).open(ByteRange(0, HEAD_BYTES)) as reader:
         head = read_all(reader, HEAD_BYTES, what)
     compression = detect_compression(head)
     if compression is not None and not (compression == "zstd" and places.add_packed(layer)):
@@ -98,9 +99,10 @@ def _scan(
     def open_range(wanted: ByteRange) -> BlobReader:
         # Headers alone prove nothing, so they come from the image's own place, not a mirror.
         budget.receive(wanted.size_bytes)
-        return places.open_own(layer.digest, wanted)
+        return own.open(wanted)
 
-    source = RangedSource(open_range, places.tar_bytes(layer), what)
+    own = places.own_tar(layer)
+    source = RangedSource(open_range, own.size_bytes, what)
     try:
         return scan_layer(source, what, locator, budget, shown_dirs(image))
     except RangesIgnoredError:
@@ -150,25 +152,21 @@ def read_layer(
     Raises:
         IntegrityError: The layer is not the one that the manifest names.
     """
-    visit = Visit()
+    source = image.places.source(layer.digest, layer.size_bytes)
     while True:
         try:
-            return _read_once(image, layer, budget, read, visit)
+            return _read_once(source, layer, budget, read)
         except (IntegrityError, ProtocolError):
-            if not image.places.blame(visit):
+            if not source.blame():
                 raise
 
 
 def _read_once(
-    image: Image,
-    layer: Descriptor,
-    budget: Budget,
-    read: Callable[[PlainStream], T],
-    visit: Visit,
+    source: MirroredSource, layer: Descriptor, budget: Budget, read: Callable[[PlainStream], T]
 ) -> T:
     what = str(layer.digest)
     digest, count = hashlib.sha256(), 0
-    with image.places.open_blob(layer.digest, None, visit) as reader:
+    with source.open(ByteRange(0, layer.size_bytes)) as reader:
 
         def read_into(buffer: memoryview) -> int:
             nonlocal count

@@ -1,0 +1,387 @@
+"""A file being filled: ranges in any order, hashed from the front, resumed after a kill.
+
+::
+
+    partial file   [####......######....]   written in place from any side
+    journal        r 0 4, r 10 16           which ranges count after a kill
+    hash           ####                     up to the first gap
+
+The bytes arrive out of order from several connections; the hash needs them in order. The
+connection whose bytes come next hashes them while they are in the processor's cache. What
+came before its turn is read back, from the page cache as a rule. The file gets its final name
+once its hash is right.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol, Self
+
+from downloader.errors import HfModelsError, StorageError, TransportError
+from downloader.fs import open_own_file, read_at, storage_error, storage_errors, write_at
+from downloader.net.ranges import ByteRange
+from downloader.transfer.journal import Journal, boot_id
+from downloader.transfer.rangeset import RangeSet
+from downloader.units import MIB
+
+SMALLEST_RANGE_BYTES = 4 * MIB
+LARGEST_RANGE_BYTES = 128 * MIB  # of one request: long enough that its round trip does not show
+# So much a connection reads back for the hash to be its own from there on.
+_CATCH_UP_BYTES = 8 * MIB
+_SCRATCH_BYTES = 128 * 1024
+
+
+class Hasher(Protocol):
+    """Computes the name of a content from its bytes in order."""
+
+    seen_bytes: int
+
+    def update(self, data: memoryview) -> None:
+        """Append the next bytes."""
+
+    def check(self, name: str) -> None:
+        """Raise `IntegrityError` unless exactly the wanted bytes were seen."""
+
+
+def partial_paths(final: Path) -> tuple[Path, Path]:
+    """Return the names of an unfinished file and its journal, beside the finished one.
+
+    They do not change from run to run, or nothing could be resumed; and they look like
+    the library's own (``<etag>.<8 hex>.incomplete``), so that its clean-up knows them.
+    """
+    stem = f"{final.name}.{final.name[:8]}"
+    return final.with_name(f"{stem}.incomplete"), final.with_name(f"{stem}.journal.incomplete")
+
+
+class PartialFile:
+    """An unfinished file on disk, used under the lock of its final name.
+
+    Several threads `claim` ranges and write them, one calls `hash_to_gap`, and any number
+    `follow` the file as it grows.
+
+    Args:
+        final: The name that it gets when it is right.
+        size_bytes: Of the finished file.
+        new_hasher: Makes what knows whether the content is right.
+        changed: Notified whenever there is more to fetch, to hash or to follow; guards all
+            numbers here. Files that are filled by the same threads share one.
+
+    Attributes:
+        path: The partial file.
+        readers: How many threads hold a claim.
+        is_sequential: Set where the source has no ranges: one claim at a time, to the end.
+        sequential_tries: How often a source without ranges had to begin again from 0.
+        is_resumed: Whether bytes of an earlier run are in it.
+    """
+
+    def __init__(
+        self,
+        final: Path,
+        size_bytes: int,
+        new_hasher: Callable[[], Hasher],
+        changed: threading.Condition | None = None,
+    ) -> None:
+        self.final = final
+        self.size_bytes = size_bytes
+        self.path, journal = partial_paths(final)
+        self.readers = 0
+        self.is_sequential = False
+        self.sequential_tries = 0
+        self.is_resumed = False
+        self._new_hasher = new_hasher
+        self._hasher = new_hasher()
+        self._hashing = threading.Lock()
+        self._journal = Journal(journal, size_bytes, boot_id())
+        self._changed = changed or threading.Condition()
+        self._there = RangeSet()
+        self._claimed = RangeSet()
+        self._followers: list[_Follower] = []
+        self._error: HfModelsError | None = None
+        self._descriptor = -1
+        self._is_closing = False
+        # A file system lets one write at a time into a file; a thread that waits for its lock
+        # in the kernel spins, which cost a sixth of all CPU time (ext4, Linux 6).
+        self._writing = threading.Lock()
+
+    def open(self, there: RangeSet | None = None) -> int:
+        """Open the file, and return how many bytes an earlier run left in it.
+
+        Args:
+            there: Which bytes are in it, where something else than this class wrote them;
+                None for what the journal says.
+
+        Raises:
+            StorageError: The disk said no.
+        """
+        with storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = open_own_file(self.path)
+            if there is not None:
+                self._there = there
+            elif os.fstat(self._descriptor).st_size == self.size_bytes:
+                self._there = self._journal.read()
+            # Sparse: what it will need was compared with what is free before.
+            os.ftruncate(self._descriptor, self.size_bytes)
+        self._journal.begin(self._there)
+        for item in self._there:
+            self._claimed.add(item)
+        self.is_resumed = self._there.size_bytes > 0
+        return self._there.size_bytes
+
+    # Filling it
+
+    def claim(self, connections: int) -> ByteRange | None:
+        """Return bytes that no thread fetches yet, as one request's share; None if there are none.
+
+        Requires the lock. The caller is one of `readers` until it calls `release`.
+
+        Args:
+            connections: How many share the work, so that none waits for the last one's tail.
+        """
+        if self.is_sequential and self._claimed.size_bytes > self._there.size_bytes:
+            return None  # somebody reads already, and will read to the end
+        gap = self._next_gap()
+        if gap is None:
+            return None
+        end = gap.end
+        if not self.is_sequential:
+            left = self.size_bytes - self._claimed.size_bytes
+            share = max(SMALLEST_RANGE_BYTES, left // (2 * connections) // MIB * MIB)
+            end = min(end, gap.start + min(share, LARGEST_RANGE_BYTES))
+        claimed = ByteRange(gap.start, end)
+        self._claimed.add(claimed)
+        self.readers += 1
+        return claimed
+
+    def _next_gap(self) -> ByteRange | None:
+        for start in [*(follower.at for follower in self._followers), 0]:
+            gap = next(self._claimed.gaps(ByteRange(start, self.size_bytes)), None)
+            if gap is not None:
+                return gap
+        return None
+
+    def release(self, missing: ByteRange) -> None:
+        """Give a claim back, and let another thread fetch what did not come.
+
+        Keep hashed bytes even if they are not in the journal: rewriting them would bypass
+        the hash.
+
+        Args:
+            missing: What of the claim was not noted; may be empty.
+        """
+        with self._changed:
+            hashed_end = min(max(missing.start, self._hasher.seen_bytes), missing.end)
+            hashed = ByteRange(missing.start, hashed_end)
+        if hashed.size_bytes:
+            self.note(hashed)
+        with self._changed:
+            self.readers -= 1
+            if hashed_end < missing.end:
+                self._claimed.remove(ByteRange(hashed_end, missing.end))
+            self._changed.notify_all()
+            if self._is_closing and not self.readers:
+                self._close()
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write bytes where they belong.
+
+        Raises:
+            StorageError: The disk said no.
+        """
+        try:
+            with self._writing:
+                while data:
+                    count = write_at(self._descriptor, data, offset)
+                    data, offset = data[count:], offset + count
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def note(self, written: ByteRange) -> None:
+        """Record that bytes are there, for the next run, for the hash and for followers."""
+        self._journal.add(written)
+        with self._changed:
+            self._there.add(written)
+            if self.is_hash_behind() or self.is_whole() or self._followers:
+                self._changed.notify_all()
+
+    def is_whole(self) -> bool:
+        """Whether every byte is there; requires the lock."""
+        return self._there.prefix_end == self.size_bytes
+
+    # Hashing it
+
+    def is_hash_behind(self) -> bool:
+        """Whether bytes are there that the hash needs next; requires the lock."""
+        return self._there.prefix_end > self._hasher.seen_bytes
+
+    def hash_written(self, data: memoryview, offset: int, since: int) -> None:
+        """Hash bytes that were just written, if the hash needs them next.
+
+        Args:
+            data: The bytes.
+            offset: Where they are.
+            since: The caller has written everything from here to ``offset`` itself.
+        """
+        nearest = max(since, offset - _CATCH_UP_BYTES)
+        if not nearest <= self._hasher.seen_bytes <= offset:
+            return
+        if not self._hashing.acquire(blocking=False):
+            return  # it is being read back, until a connection can take over
+        try:
+            if self._hasher.seen_bytes < offset:
+                self._read_back(offset, memoryview(bytearray(_SCRATCH_BYTES)))
+            if self._hasher.seen_bytes == offset:
+                self._hasher.update(data)
+        finally:
+            self._hashing.release()
+
+    def hash_to_gap(self, buffer: memoryview) -> None:
+        """Read back and hash what is there up to the first gap."""
+        with self._changed:
+            end = self._there.prefix_end
+        while self._hasher.seen_bytes < end:
+            with self._hashing:
+                self._read_back(min(end, self._hasher.seen_bytes + len(buffer)), buffer)
+
+    def _read_back(self, end: int, buffer: memoryview) -> None:
+        while (at := self._hasher.seen_bytes) < end:
+            with storage_errors(self.path):
+                count = read_at(self._descriptor, buffer[: end - at], at)
+            if not count:
+                raise StorageError(f"{self.path}: was cut by another program")
+            self._hasher.update(buffer[:count])
+
+    def check(self, name: str) -> None:
+        """Raise unless the bytes, all hashed, are the right ones.
+
+        Raises:
+            IntegrityError: They are not.
+        """
+        with self._hashing:
+            self._hasher.check(name)
+
+    # Ending
+
+    def sync(self) -> None:
+        """Bring what was written to the disk itself, and record that."""
+        with self._changed:
+            if self._descriptor < 0:
+                return
+            descriptor = os.dup(self._descriptor)
+            there = list(self._there)
+        try:
+            os.fsync(descriptor)
+        except OSError:
+            return  # a file system without it; the next start of the machine begins anew
+        finally:
+            os.close(descriptor)
+        with self._changed:
+            is_current = self._descriptor >= 0 and not self._lacks(there)
+        if is_current:
+            self._journal.add_durable(there)
+
+    def _lacks(self, ranges: list[ByteRange]) -> bool:
+        return any(gap for item in ranges for gap in self._there.gaps(item))
+
+    def forget(self) -> int:
+        """Begin again from nothing; return how many bytes that gives up."""
+        self._journal.begin(RangeSet())
+        with self._changed:
+            lost_bytes = self._there.size_bytes
+            self._there, self._claimed = RangeSet(), RangeSet()
+            self._hasher = self._new_hasher()
+            self.is_resumed = False
+            self._changed.notify_all()
+        return lost_bytes
+
+    def finish(self) -> None:
+        """Give the file its name: every byte is there, and the hash is right."""
+        with self._changed:  # on Windows an open file cannot be renamed
+            self._changed.wait_for(lambda: not self.readers)
+        self.close()
+        with storage_errors(self.final):
+            self.path.replace(self.final)
+            self._journal.path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove the file, whose bytes are wrong."""
+        self.close()
+        for path in (self.path, self._journal.path):
+            with suppress(OSError):
+                path.unlink()
+
+    def close(self, error: HfModelsError | None = None) -> None:
+        """Close the file; what is in it stays for the next run.
+
+        Args:
+            error: Why it will not become whole, for those who follow it.
+        """
+        with self._changed:
+            self._error = error
+            self._is_closing = True
+            self._changed.notify_all()
+            if not self.readers:  # else the last `release` does it: its descriptor is in use
+                self._close()
+
+    def _close(self) -> None:
+        self._journal.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    # Following it
+
+    def follow(self, wanted: ByteRange) -> "_Follower":
+        """Return a `Reader` of a range, which waits for bytes that are not there yet.
+
+        The ranges that followers wait for are fetched first. The bytes are not verified: they
+        come from the same place as the file, whose hash is known only at its end. After the
+        file was closed unfinished, reading on raises.
+
+        Raises (from ``readinto``):
+            HfModelsError: Why the file was closed before the bytes came.
+        """
+        with storage_errors(self.path):
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        return _Follower(self, wanted, descriptor)
+
+    def _wait_for(self, follower: "_Follower") -> int:
+        """Wait for bytes at the follower's place; return the offset where they end."""
+        with self._changed:
+            while True:
+                at, end = follower.at, follower.end
+                gap = next(self._there.gaps(ByteRange(at, end)), ByteRange(end, end))
+                if gap.start > at:
+                    return gap.start
+                if self._is_closing:
+                    raise self._error or TransportError(f"{self.final.name}: closed unfinished")
+                self._changed.wait()
+
+
+class _Follower:
+    def __init__(self, file: PartialFile, wanted: ByteRange, descriptor: int) -> None:
+        self.at, self.end = wanted.start, wanted.end
+        self._file = file
+        self._descriptor = descriptor
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read the next bytes that are there, waiting for the first; 0 at the end."""
+        if self.at >= self.end or not buffer:
+            return 0
+        there_end = self._file._wait_for(self)  # noqa: SLF001 - one class in two parts
+        with storage_errors(self._file.path):
+            count = read_at(self._descriptor, buffer[: there_end - self.at], self.at)
+        self.at += count
+        return count
+
+    def __enter__(self) -> Self:
+        with self._file._changed:  # noqa: SLF001
+            self._file._followers.append(self)  # noqa: SLF001
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file._changed:  # noqa: SLF001
+            self._file._followers.remove(self)  # noqa: SLF001
+        os.close(self._descriptor)
