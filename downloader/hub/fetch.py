@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from downloader.fs import check_space, hold_lock, make_directory, storage_errors
+from downloader.fs import allocated_bytes, check_space, hold_lock, make_directory, storage_errors
 from downloader.hub import hf_transfer
 from downloader.hub.blob import BlobFetcher, FetchSettings
 from downloader.hub.cache import blob_path, check_folder, finish_snapshot, lock_path
@@ -125,7 +125,10 @@ class _Fetch:
         missing = [file for file in self._files.values() if not self._take_known(file)]
         make_directory(self._folder, "blobs")
         absent = [file for file in missing if not self._is_there(file)]
-        check_space(self._folder, sum(file.size_bytes for file in absent))
+        leftovers = [path for file in absent for path in self._leftovers.get(file.oid, [])]
+        freed_bytes = sum(allocated_bytes(path) for path in leftovers)
+        need_bytes = sum(file.size_bytes for file in absent)
+        check_space(self._folder, max(0, need_bytes - freed_bytes))
         is_small = self._settings.is_small
         # The largest first: the small ones fill what is left of the line beside them.
         large = sorted((f for f in missing if not is_small(f)), key=lambda f: -f.size_bytes)
