@@ -257,18 +257,13 @@ def _open_checked(path: Path, flags: int, accept: Callable[[os.stat_result], boo
     for _ in range(_OPEN_TRIES):
         with suppress(FileExistsError):
             return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            if not stat.S_ISLNK(path.lstat().st_mode):  # for systems without O_NOFOLLOW
+        with suppress(FileNotFoundError):  # removed meanwhile
+            if accept(path.lstat()):  # no link, for systems without O_NOFOLLOW
                 descriptor = os.open(path, flags)
                 if accept(os.fstat(descriptor)):
                     return descriptor
                 os.close(descriptor)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            if path.is_dir() or error.errno not in {errno.ELOOP, errno.ENXIO, *_DENIED}:
-                raise
-        path.unlink(missing_ok=True)
+            path.unlink()
     raise OSError(errno.EBUSY, "another process replaces it again and again", str(path))
 
 

@@ -1,5 +1,6 @@
 """Files in a directory that another user can write to as well."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -134,6 +135,22 @@ def test_lock_replaces_what_was_planted(kind: str, victim: Path) -> None:
         assert path.is_file()
         assert not path.is_symlink()
     assert victim.read_bytes() == b"precious"
+
+
+def test_lock_of_another_user_that_may_not_be_opened_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.lock"
+    path.touch()
+
+    def denied(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as other:
+        other.setattr(os, "open", denied)
+        with pytest.raises(StorageError, match="Permission denied"), hold_lock(path):
+            pass
+    assert path.exists()
 
 
 @pytest.mark.parametrize("is_directory", [True, False])

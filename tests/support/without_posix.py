@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 # Libraries choose by what they find when they are imported; they have their own tests.
+import httpx2  # noqa: F401
+import huggingface_hub.hf_api  # noqa: F401
 import rich.console  # noqa: F401
 import urllib3  # noqa: F401
 import uvicorn.server  # noqa: F401
