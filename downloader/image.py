@@ -34,8 +34,6 @@ SHEET_PATH = "SHEET"
 # Without a command, or with --help, it says what the image is; other commands it runs.
 ENTRYPOINT = [f"/{EXPORT_PATH}", "--image"]
 
-# The known pattern for an image in two forms: podman, skopeo and CRI-O take the annotated one.
-ZSTD_MANIFEST: Mapping[str, str] = {"io.github.containers.compression.zstd": "true"}
 
 # A member list of this size is worth carrying in the manifest (limit: 4 MiB in all);
 # a longer one is read from the tar headers.

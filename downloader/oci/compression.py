@@ -4,7 +4,9 @@ A bomb is a small file that becomes a large one. Memory is bounded, because outp
 only as it is asked for; time and disk are bounded by the ratio of output to input.
 """
 
+import bz2
 import importlib.util
+import lzma
 import sys
 import zlib
 from collections.abc import Callable
@@ -14,12 +16,16 @@ from downloader.errors import InputError, ProtocolError
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+XZ_MAGIC = b"\xfd7zXZ\x00"
+BZIP2_MAGIC = b"BZh"
 HEAD_BYTES = 512  # a tar header, or the magic number of a compression
 
 _INPUT_BYTES = 256 * 1024
 _OUTPUT_BYTES = 64 * 1024  # at once: zlib copies what is left of its input after each call
 # `zstd --long` needs 128 MiB; `--ultra --long=31` would need 2 GiB of memory to read.
 _WINDOW_LOG_LIMIT = 27
+_XZ_MEMORY_BYTES = 96 * 1024 * 1024  # `xz -9` needs 65 MiB to read
+_BZIP2_BLOCK = b"1AY&SY"  # a block's own magic; three letters alone begin many texts
 # Weights shrink by a fifth, text tenfold. Sparse files may shrink more, but not for long.
 RATIO_LIMIT = 100
 RATIO_GRACE_BYTES = 1024**3
@@ -34,7 +40,7 @@ class _Reader(Protocol):
 
 
 def detect_compression(first_bytes: bytes) -> Compression:
-    r"""Return ``gzip``, ``zstd``, or None for neither.
+    r"""Return ``gzip``, ``zstd``, ``xz``, ``bzip2``, or None for none of them.
 
     Media types are not asked: ``docker save`` and some registries get them wrong.
 
@@ -43,6 +49,10 @@ def detect_compression(first_bytes: bytes) -> Compression:
     """
     if first_bytes.startswith(GZIP_MAGIC):
         return "gzip"
+    if first_bytes.startswith(XZ_MAGIC):
+        return "xz"
+    if first_bytes.startswith(BZIP2_MAGIC) and first_bytes[4:10] == _BZIP2_BLOCK:
+        return "bzip2"
     return "zstd" if first_bytes.startswith(ZSTD_MAGIC) else None
 
 
@@ -76,6 +86,10 @@ class PlainStream:
                 return _Gzip(self._input, self._what)
             case "zstd":
                 return _open_zstd(self._input)
+            case "xz":
+                return _Frames(self._input, _new_xz)
+            case "bzip2":
+                return _Frames(self._input, bz2.BZ2Decompressor)
         return self._input
 
     def readinto(self, buffer: memoryview) -> int:
@@ -93,7 +107,7 @@ class PlainStream:
     def _read_some(self, buffer: memoryview) -> int:
         try:
             return self._reader.readinto(buffer)
-        except (zlib.error, EOFError, _zstd_error()) as error:
+        except _damage() as error:
             message = f"{self._what}: want {self.compression} data, got damage"
             raise ProtocolError(message) from error
 
@@ -196,6 +210,53 @@ class _Gzip:
             self._is_begun = False
         else:
             self._pending = self._member.unconsumed_tail
+
+
+def _new_xz() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)
+
+
+class _Frames:
+    """The streams of an xz or bzip2 file, one after the other."""
+
+    def __init__(
+        self, source: _Input, create: Callable[[], lzma.LZMADecompressor | bz2.BZ2Decompressor]
+    ) -> None:
+        self._source = source
+        self._create = create
+        self._frame: lzma.LZMADecompressor | bz2.BZ2Decompressor | None = None
+        self._next = b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        while True:
+            if self._frame is None:
+                # xz pads its streams with zero bytes, in fours
+                self._next = (self._next or self._source.read()).lstrip(b"\0")
+                if not self._next:
+                    return 0
+                self._frame = self._create()
+            data = self._next
+            if self._frame.needs_input and not data:
+                data = self._source.read()
+                if not data:
+                    raise EOFError
+            self._next = b""
+            try:
+                plain = self._frame.decompress(data, min(len(buffer), _OUTPUT_BYTES))
+            except OSError as error:  # what bz2 calls damage
+                raise EOFError from error
+            if self._frame.eof:
+                self._next, self._frame = self._frame.unused_data, None
+            if plain:
+                buffer[: len(plain)] = plain
+                return len(plain)
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    # zstandard is loaded only where a zstd layer was.
+    loaded = "zstandard" in sys.modules or sys.version_info >= (3, 14)
+    zstd = (_zstd_error(),) if loaded else ()
+    return (zlib.error, lzma.LZMAError, EOFError, *zstd)
 
 
 if sys.version_info >= (3, 14):

@@ -5,16 +5,19 @@ Source: OCI image specification 1.1, image-layout.md; moby 28, ``image/tarexport
 """
 
 import errno
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from downloader.errors import InputError, ProtocolError, StorageError
+from downloader.errors import InputError, IntegrityError, ProtocolError, StorageError
 from downloader.net.ranges import ByteRange
+from downloader.oci.compression import HEAD_BYTES, PlainStream, ReadInto, detect_compression
 from downloader.oci.digest import Digest, digest_of, hex_of, parse_digest
+from downloader.oci.image import CONFIG_LIMIT_BYTES, NamedManifest, pick_named
 from downloader.oci.manifest import (
     CONFIG,
     LAYER,
@@ -24,12 +27,20 @@ from downloader.oci.manifest import (
     Manifest,
     parse_json_object,
     parse_manifest,
+    to_json_bytes,
 )
 from downloader.oci.store import BlobReader
 from downloader.oci.tar_read import iter_members
 
-CONFIG_LIMIT_BYTES = 16 * 1024**2  # a history of many thousand lines
 _LINKS_LIMIT = 4  # docker save once linked a layer to its twin
+ROOT_PATH = "root.tar"  # what a blob that is the whole file is called
+_PIECE_BYTES = 256 * 1024
+# Filesystem Hierarchy Standard 3.0, section 3, and what Docker and modelcars add.
+_ROOT_NAMES = {
+    *(".dockerenv", "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32"),
+    *("media", "mnt", "models", "opt", "proc", "root", "run", "sbin", "srv", "sys", "tmp"),
+    *("usr", "var"),
+}
 REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_NAME = "io.containerd.image.name"
 
@@ -70,6 +81,26 @@ class FileRange:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+class MemoryRange:
+    """A `BlobReader` on bytes in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = memoryview(data)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill ``buffer``; fewer bytes at the end only, then 0."""
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
@@ -135,6 +166,48 @@ class ArchiveFiles:
         return None
 
 
+class RootArchive:
+    """One file that is a root file system as a tar, compressed or not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+
+    def find(self, path: str) -> tuple[Path, ByteRange] | None:
+        """Return the whole file for `ROOT_PATH`."""
+        if path != ROOT_PATH:
+            return None
+        return self.path, ByteRange(0, self.path.stat().st_size)
+
+
+def is_root_archive(path: Path) -> bool:
+    """Whether a tar, compressed or not, begins like a root file system and not like an image.
+
+    Raises:
+        ProtocolError: It is no tar, or damaged.
+        StorageError: It cannot be read.
+    """
+    with _FileSource(path) as file:
+        stream = PlainStream(file.readinto, str(path))
+        for member in iter_members(stream, str(path)):
+            parts = [part for part in member.path.split("/") if part not in {"", "."}]
+            if parts:
+                return parts[0] in _ROOT_NAMES
+    return False
+
+
+def open_files(path: Path) -> "LocalBlobs":
+    """Return the blobs of a directory or an archive.
+
+    Raises:
+        ProtocolError: It is neither an image nor a root file system.
+        StorageError: It cannot be read.
+    """
+    if path.is_dir():
+        return LocalBlobs(DirectoryFiles(path))
+    return LocalBlobs(RootArchive(path) if is_root_archive(path) else ArchiveFiles(path))
+
+
 def link_path(path: str, target: str, kind: str) -> str:
     """Return the path in the archive that a link of it leads to."""
     parent = path.rpartition("/")[0] if kind == "link" else ""
@@ -174,20 +247,13 @@ class _FileSource:
         self._file.close()
 
 
-@dataclass(frozen=True)
-class NamedManifest:
-    """A manifest or index that an image's files name, and the names that it has there."""
-
-    data: bytes
-    names: tuple[str, ...] = ()
-
-
 class LocalBlobs:
     """The registry blobs among an image's files, as `downloader.oci.store.Store` reads them."""
 
     def __init__(self, files: ImageFiles) -> None:
         self._files = files
         self._paths: dict[Digest, str] = {}
+        self._documents: dict[Digest, bytes] = {}  # that the files imply and do not hold
 
     @property
     def name(self) -> str:
@@ -200,6 +266,10 @@ class LocalBlobs:
         Raises:
             StorageError: It is missing.
         """
+        document = self._documents.get(digest)
+        if document is not None:
+            wanted = byte_range or ByteRange(0, len(document))
+            return MemoryRange(document[wanted.start : wanted.end])
         found = self._find(digest)
         if found is None:
             raise StorageError(f"{self.name}: lacks blob {digest}")
@@ -209,8 +279,15 @@ class LocalBlobs:
         return FileRange(path, ByteRange(place.start + wanted.start, end))
 
     def _find(self, digest: Digest) -> tuple[Path, ByteRange] | None:
-        path = self._paths.get(digest, f"blobs/sha256/{hex_of(digest)}")
-        return self._files.find(path)
+        return self._files.find(self._path_of(digest))
+
+    def _path_of(self, digest: Digest) -> str:
+        """Return where a blob lies: a layout's place, or that of skopeo's ``dir:``."""
+        if digest in self._paths:
+            return self._paths[digest]
+        hexadecimal = hex_of(digest)
+        names = (f"blobs/sha256/{hexadecimal}", hexadecimal, f"{hexadecimal}.manifest.json")
+        return next((name for name in names if self._files.find(name)), names[0])
 
     def get(self, digest: Digest) -> bytes | None:
         """Return a small blob whose digest is right, None if it is missing.
@@ -221,7 +298,7 @@ class LocalBlobs:
         found = self._find(digest)
         if found is None:
             return None
-        data = self.read(self._paths.get(digest, f"blobs/sha256/{hex_of(digest)}"))
+        data = self.read(self._path_of(digest))
         if data is None or digest_of(data) != digest:
             raise ProtocolError(f"{self.name}: want {digest}, got other bytes")
         return data
@@ -246,24 +323,53 @@ class LocalBlobs:
             count = reader.readinto(memoryview(data))
         return bytes(data[:count])
 
-    def manifests(self) -> list[NamedManifest]:
-        """Return every manifest or index that the files name at their top.
+    def choose(self, tag: str | None) -> NamedManifest:
+        """Return the manifest or index that ``tag`` names, or the only one.
 
         Raises:
-            InputError: These are no image.
+            InputError: These are no image, or several, and ``tag`` names none of them.
             ProtocolError: They are a malformed one.
         """
-        index = self.read("index.json")
+        if isinstance(self._files, RootArchive):
+            return NamedManifest(self._root(self._files).to_bytes())
+        index, saved = self.read("index.json"), self.read("manifest.json")
         if index is not None:
-            return list(self._indexed(parse_manifest(index)))
-        saved = self.read("manifest.json")
+            return pick_named(self._indexed(parse_manifest(index)), tag, self.name)
         if saved is None:
             raise InputError(
                 f"{self.name}: want an OCI image layout or what docker save writes,"
                 " got neither index.json nor manifest.json"
             )
+        if saved.lstrip().startswith(b"{"):  # skopeo's dir: holds one image
+            return NamedManifest(saved)
         entries = parse_saved(saved)
-        return [self._saved(entry) for entry in entries]
+        named = [NamedManifest(str(i).encode(), entry.names) for i, entry in enumerate(entries)]
+        return self._saved(entries[int(pick_named(named, tag, self.name).data)])
+
+    def manifests(self) -> list[NamedManifest]:
+        """Return every manifest or index that the files name at their top.
+
+        Raises:
+            InputError, ProtocolError: As `choose`.
+        """
+        saved = self.read("manifest.json") if self.read("index.json") is None else None
+        if saved is not None and not saved.lstrip().startswith(b"{"):
+            return [self._saved(entry) for entry in parse_saved(saved)]
+        index = self.read("index.json")
+        return [self.choose(None)] if index is None else list(self._indexed(parse_manifest(index)))
+
+    def _root(self, files: "RootArchive") -> Manifest:
+        """Return a manifest whose only layer is the whole file."""
+        size_bytes = files.path.stat().st_size
+        with FileRange(files.path, ByteRange(0, size_bytes)) as reader:
+            layer = measure_layer(reader.readinto, size_bytes, self.name)
+        assert layer.digest is not None  # noqa: S101 - for the type checker
+        rootfs = {"type": "layers", "diff_ids": [layer.plain_digest]}
+        config = to_json_bytes({"os": "linux", "architecture": "unknown", "rootfs": rootfs})
+        self._documents[digest_of(config)] = config
+        self._paths[layer.digest] = ROOT_PATH
+        described = Descriptor(layer.media_type, layer.digest, size_bytes)
+        return Manifest(Descriptor(CONFIG, digest_of(config), len(config)), (described,))
 
     def _indexed(self, index: Manifest | Index) -> Iterator[NamedManifest]:
         if isinstance(index, Manifest):
@@ -278,13 +384,13 @@ class LocalBlobs:
         config = self.read(entry.config)
         if config is None:
             raise ProtocolError(f"{self.name}: lacks {entry.config[:200]!r}")
-        sizes = []
+        layers = []
         for path in entry.layers:
             found = self._files.find(path)
             if found is None:
                 raise ProtocolError(f"{self.name}: lacks {path[:200]!r}")
-            sizes.append(found[1].size_bytes)
-        manifest = saved_manifest(entry, config, sizes)
+            layers.append(_stored_layer(*found, what=path))
+        manifest = saved_manifest(entry, config, layers)
         self._paths[manifest.config.digest] = entry.config
         for layer, path in zip(manifest.layers, entry.layers, strict=True):
             self._paths[layer.digest] = path
@@ -332,24 +438,90 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def saved_manifest(entry: SavedImage, config: bytes, sizes: list[int]) -> Manifest:
-    """Return the manifest that ``docker save`` does not write; its layers by their diff_ids.
+@dataclass(frozen=True)
+class StoredLayer:
+    """A layer as an archive holds it.
+
+    Args:
+        size_bytes: As it is stored.
+        compression: Of it.
+        digest: Of the stored bytes; None where nothing but a diff_id need name it.
+        plain_digest: Of the bytes without compression; None like ``digest``.
+    """
+
+    size_bytes: int
+    compression: str | None = None
+    digest: Digest | None = None
+    plain_digest: Digest | None = None
+
+    @property
+    def media_type(self) -> str:
+        """The media type; a reader looks at the first bytes all the same."""
+        return f"{LAYER}+{self.compression}" if self.compression else LAYER
+
+
+def measure_layer(read_into: ReadInto, size_bytes: int, what: str) -> StoredLayer:
+    """Read a layer to its end and return what it is, stored and plain.
+
+    Args:
+        read_into: Fills a buffer with its next bytes.
+        size_bytes: Of it, as it is stored.
+        what: It, for messages.
+
+    Raises:
+        ProtocolError: It is damaged or expands like a bomb.
+    """
+    stored, plain = hashlib.sha256(), hashlib.sha256()
+
+    def read(buffer: memoryview) -> int:
+        count = read_into(buffer)
+        stored.update(buffer[:count])
+        return count
+
+    stream = PlainStream(read, what)
+    buffer = memoryview(bytearray(_PIECE_BYTES))
+    while count := stream.readinto(buffer):
+        plain.update(buffer[:count])
+    while read(buffer):  # what follows the end of the compressed data
+        pass
+    names = [Digest(f"sha256:{hashed.hexdigest()}") for hashed in (stored, plain)]
+    return StoredLayer(size_bytes, stream.compression, names[0], names[1])
+
+
+def _stored_layer(path: Path, place: ByteRange, what: str) -> StoredLayer:
+    head = memoryview(bytearray(HEAD_BYTES))
+    with FileRange(path, place) as reader:
+        if detect_compression(bytes(head[: reader.readinto(head)])) is None:
+            return StoredLayer(place.size_bytes)
+    # Its config knows only the digest of the plain bytes, so both are computed.
+    with FileRange(path, place) as reader:
+        return measure_layer(reader.readinto, place.size_bytes, what)
+
+
+def saved_manifest(entry: SavedImage, config: bytes, stored: Sequence[StoredLayer]) -> Manifest:
+    """Return the manifest that ``docker save`` does not write.
+
+    A plain layer is named by its diff_id, a compressed one by the digest of its file, which
+    holds the bytes of that diff_id.
 
     Args:
         entry: The image.
         config: The image config.
-        sizes: Of the layers, in bytes.
+        stored: Its layers, bottom first.
 
     Raises:
         ProtocolError: The config names other layers.
+        IntegrityError: A compressed layer holds other bytes than its diff_id names.
     """
     document = parse_json_object(config, "config", CONFIG_LIMIT_BYTES)
     rootfs = document.get("rootfs")
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     if not isinstance(diff_ids, list) or len(diff_ids) != len(entry.layers):
         raise ProtocolError(f"config.rootfs.diff_ids: want {len(entry.layers)} layers")
-    layers = tuple(
-        Descriptor(LAYER, parse_digest(diff_id, f"config.rootfs.diff_ids[{i}]"), size_bytes)
-        for i, (diff_id, size_bytes) in enumerate(zip(diff_ids, sizes, strict=True))
-    )
-    return Manifest(Descriptor(CONFIG, digest_of(config), len(config)), layers)
+    layers = []
+    for i, (text, layer) in enumerate(zip(diff_ids, stored, strict=True)):
+        diff_id = parse_digest(text, f"config.rootfs.diff_ids[{i}]")
+        if layer.plain_digest not in {None, diff_id}:
+            raise IntegrityError(f"{entry.layers[i]}: want {diff_id}, got {layer.plain_digest}")
+        layers.append(Descriptor(layer.media_type, layer.digest or diff_id, layer.size_bytes))
+    return Manifest(Descriptor(CONFIG, digest_of(config), len(config)), tuple(layers))

@@ -25,6 +25,11 @@ MANIFEST_TYPES = (MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024
 LAYERS_LIMIT = 1000  # engines stop at 127; more is an attack, not an image
 
+# The known pattern for an image in two forms: podman, skopeo and CRI-O take the annotated one.
+ZSTD_MANIFEST: Mapping[str, str] = MappingProxyType(
+    {"io.github.containers.compression.zstd": "true"}
+)
+
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 
 

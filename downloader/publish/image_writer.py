@@ -8,7 +8,6 @@ from downloader.errors import InputError
 from downloader.image import (
     METADATA_ANNOTATIONS,
     PREFIX,
-    ZSTD_MANIFEST,
     config_json,
     diff_id_of,
     labels,
@@ -22,6 +21,7 @@ from downloader.oci.manifest import (
     INDEX,
     LAYER,
     MANIFEST,
+    ZSTD_MANIFEST,
     Descriptor,
     Index,
     Manifest,

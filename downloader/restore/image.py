@@ -1,28 +1,24 @@
 """The image of a source: its manifest for one platform, and the places of its blobs."""
 
-import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from downloader.errors import (
     HfModelsError,
-    InputError,
     IntegrityError,
     ProtocolError,
     RegistryError,
 )
-from downloader.image import PREFIX, ZSTD_MANIFEST, ImageLabels, parse_labels
+from downloader.image import PREFIX, ImageLabels, parse_labels
 from downloader.net.ranges import ByteRange
-from downloader.oci.compression import has_zstd
 from downloader.oci.digest import Digest, digest_of
-from downloader.oci.image_archive import CONFIG_LIMIT_BYTES, LocalBlobs, NamedManifest
+from downloader.oci.image import CONFIG_LIMIT_BYTES, all_labels, choose_manifest
+from downloader.oci.image_archive import LocalBlobs
 from downloader.oci.manifest import (
     Descriptor,
-    Index,
     Manifest,
     parse_json_object,
-    parse_manifest,
 )
 from downloader.progress import Progress
 from downloader.restore.foreign.entries import MODELS_DIRS
@@ -31,15 +27,6 @@ from downloader.restore.places import Places
 
 if TYPE_CHECKING:
     from downloader.oci.registry import Registry
-
-_NESTING_LIMIT = 4  # an archive's index, an image's index, a manifest
-_ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-_CONFIG_TYPES = {
-    "application/vnd.oci.image.config.v1+json",
-    "application/vnd.docker.container.image.v1+json",
-}
-
-GetBlob = Callable[[Digest], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -75,71 +62,6 @@ class Image:
     def ours(self) -> ImageLabels | None:
         """What it says of itself, where this project built it."""
         return parse_labels(self.labels)
-
-
-def all_labels(manifest: Manifest, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the labels of a config, and the annotations of a manifest over them."""
-    inner = config.get("config")
-    labels = inner.get("Labels") if isinstance(inner, Mapping) else None
-    found = labels if isinstance(labels, Mapping) else {}
-    texts = {str(key): value for key, value in found.items() if isinstance(value, str)}
-    return texts | dict(manifest.annotations)
-
-
-def choose_manifest(data: bytes, get: GetBlob) -> Manifest:
-    """Return the image manifest that ``data`` is or leads to.
-
-    The weights are the same for every platform; this machine's comes first, because its
-    blobs are the likeliest to be there.
-
-    Args:
-        data: A manifest or an index.
-        get: Returns a manifest by digest, None where it is missing.
-
-    Raises:
-        ProtocolError: It is malformed, or leads to no image.
-    """
-    return _choose(data, get, 0)
-
-
-def _choose(data: bytes, get: GetBlob, depth: int) -> Manifest:
-    document = parse_manifest(data)
-    if isinstance(document, Manifest):
-        return document
-    if depth >= _NESTING_LIMIT:
-        raise ProtocolError(f"want an index of images, got indexes {depth} deep")
-    reason: HfModelsError = ProtocolError("want an index that names an image, got none")
-    for descriptor in _by_preference(document):
-        below = get(descriptor.digest)
-        if below is None:
-            continue
-        try:
-            manifest = _choose(below, get, depth + 1)
-        except ProtocolError as error:
-            reason = error
-            continue
-        if manifest.config.media_type in _CONFIG_TYPES and not manifest.artifact_type:
-            return manifest
-    raise reason
-
-
-def _by_preference(index: Index) -> list[Descriptor]:
-    host = _ARCHITECTURES.get(platform.machine().lower(), "amd64")
-
-    def rank(descriptor: Descriptor) -> int:
-        built_for = descriptor.platform
-        if built_for is None:
-            return 2  # an archive's only entry, or another specification's manifest
-        if built_for.os != "linux":
-            return 9 if built_for.os == "unknown" else 4
-        return {host: 0, "amd64": 1}.get(built_for.architecture, 3)
-
-    def is_zstd(descriptor: Descriptor) -> bool:
-        return ZSTD_MANIFEST.items() <= descriptor.annotations.items()
-
-    images = [d for d in index.manifests if not d.artifact_type and rank(d) < 9]
-    # Of an image in two forms, the smaller one, if this Python can read it.
-    return sorted(images, key=lambda d: (rank(d), is_zstd(d) != has_zstd()))
 
 
 def open_registry_image(
@@ -223,30 +145,7 @@ def open_local_image(name: str, blobs: LocalBlobs, tag: str | None) -> Image:
     Raises:
         InputError: It holds several, and ``tag`` names none of them.
     """
-    named = pick_named(blobs.manifests(), tag, name)
+    named = blobs.choose(tag)
     manifest = choose_manifest(named.data, blobs.get)
     places = Places([blobs])
     return Image(name, digest_of(named.data), manifest, _read_config(places, manifest), places)
-
-
-def pick_named(manifests: Iterable[NamedManifest], tag: str | None, name: str) -> NamedManifest:
-    """Return the manifest that ``tag`` names, or the only one.
-
-    Raises:
-        InputError: There are several, or none.
-    """
-    found = list(manifests)
-    if tag is not None:
-        found = [item for item in found if any(_is_named(known, tag) for known in item.names)]
-    distinct = {item.data: item for item in found}
-    if len(distinct) == 1:
-        return next(iter(distinct.values()))
-    names = sorted({known for item in manifests for known in item.names})
-    raise InputError(
-        f"{name}: want one image, got {len(distinct)}",
-        hint=f"name one: {name}:TAG, of {', '.join(names)}" if names else None,
-    )
-
-
-def _is_named(known: str, tag: str) -> bool:
-    return known == tag or known.endswith(f":{tag}")

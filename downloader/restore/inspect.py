@@ -6,6 +6,7 @@ from typing import Any
 
 from downloader.hub.repo import RepoFile
 from downloader.image import PREFIX, parse_labels, parse_members
+from downloader.oci.image import all_labels
 from downloader.oci.manifest import Manifest
 from downloader.progress import NoProgress, Progress
 from downloader.restore.foreign.entries import NO_OID
@@ -17,7 +18,7 @@ from downloader.restore.foreign.stream import (
     look_at_stream,
     open_compressed,
 )
-from downloader.restore.image import Image, all_labels
+from downloader.restore.image import Image
 from downloader.restore.opening import Network, open_image
 from downloader.restore.reader import find_contents, read_plan
 from downloader.restore.source import ArchiveSource, EngineSource, Source

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from downloader.errors import InputError
 from downloader.net.retry import RetryPolicy
 from downloader.oci.credentials import Anonymous, Credentials
-from downloader.oci.image_archive import ArchiveFiles, DirectoryFiles, LocalBlobs
+from downloader.oci.image_archive import open_files
 from downloader.oci.reference import Reference, parse_reference
 from downloader.progress import Note, Progress
 from downloader.restore.image import Image, open_local_image, open_registry_image
@@ -52,10 +52,7 @@ def open_image(
         case RegistrySource(reference=reference):
             registries = open_registries(reference, network, progress.note)
             return open_registry_image(str(source), reference.target, registries, progress)
-        case LayoutSource():
-            blobs = LocalBlobs(DirectoryFiles(source.path))
-            return open_local_image(str(source.path), blobs, source.tag)
-    return open_local_image(str(source.path), LocalBlobs(ArchiveFiles(source.path)), source.tag)
+    return open_local_image(str(source.path), open_files(source.path), source.tag)
 
 
 def open_registries(reference: Reference, network: Network, note: Note) -> "list[Registry]":

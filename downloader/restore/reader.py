@@ -20,6 +20,7 @@ from downloader.image import (
 )
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import PlainStream
+from downloader.oci.image import all_labels
 from downloader.oci.manifest import Descriptor
 from downloader.oci.tar_read import iter_members, read_exactly
 from downloader.plan import Plan
@@ -37,7 +38,7 @@ from downloader.restore.foreign.stream import (
     open_compressed,
     open_saved,
 )
-from downloader.restore.image import Image, all_labels
+from downloader.restore.image import Image
 from downloader.restore.opening import Network, open_image
 from downloader.restore.places import Places
 from downloader.restore.source import ArchiveSource, EngineSource, Source

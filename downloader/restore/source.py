@@ -6,12 +6,17 @@ from pathlib import Path
 
 from downloader.errors import InputError
 from downloader.oci.compression import HEAD_BYTES, detect_compression
+from downloader.oci.image_archive import is_root_archive
 from downloader.oci.reference import Reference, parse_reference
 
 ENGINE_PREFIX = "docker-daemon:"
 _REGISTRY_PREFIXES = ("docker://", "oras://")
 _PATH_PREFIXES = ("./", "../", "/", "~")
-_ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".oci")
+_ARCHIVE_SUFFIXES = (
+    *(".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.xz", ".txz", ".tar.bz2", ".tbz2"),
+    ".oci",
+)
+_DOCUMENTS = ("index.json", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,14 @@ class LayoutSource:
 
 @dataclass(frozen=True)
 class ArchiveSource:
-    """A file, compressed or not; ``tag`` where it holds several images."""
+    """A file; ``tag`` where it holds several images.
+
+    Args:
+        path: The file.
+        compression: Of an image archive, which then is read once from its beginning; None for
+            one that is not compressed, and for a root file system.
+        tag: Which image.
+    """
 
     path: Path
     compression: str | None
@@ -78,7 +90,7 @@ def parse_source(text: str, engine_has: Callable[[str], bool]) -> Source:
     for prefix in _REGISTRY_PREFIXES:
         if text.startswith(prefix):
             return RegistrySource(parse_reference(text.removeprefix(prefix)))
-    for prefix in ("oci-archive:", "docker-archive:", "oci:"):
+    for prefix in ("oci-archive:", "docker-archive:", "oci:", "dir:"):
         if text.startswith(prefix) and is_local_image(text.removeprefix(prefix)):
             text = text.removeprefix(prefix)
     local = _local(text)
@@ -100,14 +112,17 @@ def _local(text: str) -> Source | None:
 
 
 def _local_path(text: str) -> Source | None:
-    path, tag = _expand(text), None
-    if not path.exists() and ":" in text:
-        head, _, tag = text.rpartition(":")
-        path = _expand(head)
-    if path.is_dir() and any((path / name).exists() for name in ("index.json", "manifest.json")):
-        return LayoutSource(path, tag)
-    if path.is_file():
-        return ArchiveSource(path, compression_of(path), tag)
+    # A tag may itself have colons: image.tar:localhost:5000/me/x:tag.
+    ends = [len(text), *(at for at, character in enumerate(text) if character == ":" and at)]
+    for end in sorted(ends, reverse=True):
+        path, tag = _expand(text[:end]), text[end + 1 :] or None
+        if path.is_dir() and any((path / name).exists() for name in _DOCUMENTS):
+            return LayoutSource(path, tag)
+        if path.is_file():
+            compression = compression_of(path)
+            if compression and is_root_archive(path):
+                compression = None  # its only layer, which is read like any compressed layer
+            return ArchiveSource(path, compression, tag)
     return None
 
 

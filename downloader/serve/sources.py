@@ -24,7 +24,7 @@ from downloader.errors import (
 from downloader.hub.cache import BlobHasher, tree_path
 from downloader.hub.repo import Repo, RepoFile, Snapshot, check_repo_path, is_commit, is_oid
 from downloader.oci.digest import Digest
-from downloader.oci.image_archive import ArchiveFiles, DirectoryFiles, LocalBlobs
+from downloader.oci.image_archive import open_files
 from downloader.oci.reference import Reference
 from downloader.oci.registry import Registry
 from downloader.progress import Progress
@@ -215,12 +215,7 @@ class LocalSource:
         if isinstance(source, ArchiveSource) and source.compression:
             yield from self._pass_through(source)
             return
-        files = (
-            ArchiveFiles(source.path)
-            if isinstance(source, ArchiveSource)
-            else DirectoryFiles(source.path)
-        )
-        blobs = LocalBlobs(files)
+        blobs = open_files(source.path)
         manifests = {item.data: item for item in blobs.manifests()}
         for item in manifests.values():
             tag = source.tag or (item.names[0] if item.names else None)

@@ -18,12 +18,13 @@ from downloader.errors import EngineError, ProtocolError
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import PlainStream
 from downloader.oci.digest import Digest, digest_of
+from downloader.oci.image import NamedManifest, choose_manifest, pick_named
 from downloader.oci.image_archive import (
     IMAGE_NAME,
     REF_NAME,
     FileRange,
-    NamedManifest,
     SavedImage,
+    StoredLayer,
     link_path,
     parse_saved,
     saved_manifest,
@@ -39,7 +40,6 @@ from downloader.oci.tar_read import ByteSource, TarMember, iter_members, read_ex
 from downloader.restore.foreign.budget import Budget
 from downloader.restore.foreign.overlay import Tree
 from downloader.restore.foreign.scan import LayerScan, Taker, scan_layer
-from downloader.restore.image import choose_manifest, pick_named
 
 _DOCUMENT_LIMIT_BYTES = 4 * 1024**2  # of a config or manifest; the budget limits their sum
 _USTAR = slice(257, 262)
@@ -58,14 +58,14 @@ class _Members:
         documents: Small files by path.
         scans: What the layers hold, by path.
         digests: Of the members as they were, by path.
-        sizes: Of the members in bytes, by path.
+        layers: The members that are layers, as they are stored, by path.
         links: Paths that stand for other paths.
     """
 
     documents: dict[str, bytes] = field(default_factory=dict)
     scans: dict[str, LayerScan] = field(default_factory=dict)
     digests: dict[str, Digest] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
+    layers: dict[str, StoredLayer] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
 
     def path_of(self, path: str) -> str:
@@ -136,16 +136,20 @@ def _look(
     content = _Hashed(stream, member.size_bytes)
     inner = PlainStream(content.readinto, member.path)
     if inner.compression is not None or inner.head[_USTAR] == b"ustar":
-        passed.scans[member.path] = scan_layer(inner, member.path, taker, budget)
+        plain = _Plain(inner)
+        passed.scans[member.path] = scan_layer(plain, member.path, taker, budget)
+        _drain(plain.readinto)
         _drain(content.readinto)
+        stored = (inner.compression, content.digest, plain.digest) if inner.compression else ()
+        passed.layers[member.path] = StoredLayer(member.size_bytes, *stored)
     elif _is_empty_tar(inner.head):
         passed.scans[member.path] = LayerScan()
         _drain(content.readinto)
+        passed.layers[member.path] = StoredLayer(member.size_bytes)
     elif member.size_bytes <= _DOCUMENT_LIMIT_BYTES:
         budget.keep(member.size_bytes)
         passed.documents[member.path] = read_exactly(inner, member.size_bytes, member.path)
     passed.digests[member.path] = content.digest
-    passed.sizes[member.path] = member.size_bytes
 
 
 def _is_empty_tar(head: bytes) -> bool:
@@ -169,6 +173,39 @@ class _Hashed:
     @property
     def digest(self) -> Digest:
         return Digest(f"sha256:{self._hash.hexdigest()}")
+
+
+class _Plain:
+    """A layer without its compression, hashed as it is read where it has one."""
+
+    def __init__(self, stream: PlainStream) -> None:
+        self._stream = stream
+        self._hash = hashlib.sha256() if stream.compression else None
+        self._scratch = memoryview(bytearray(_DRAIN_BYTES)) if self._hash else None
+
+    @property
+    def offset(self) -> int:
+        return self._stream.offset
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = self._stream.readinto(buffer)
+        if self._hash:
+            self._hash.update(buffer[:count])
+        return count
+
+    def skip(self, size_bytes: int) -> None:
+        if self._scratch is None:
+            self._stream.skip(size_bytes)
+            return
+        while size_bytes:
+            got = self.readinto(self._scratch[:size_bytes])
+            if not got:
+                raise ProtocolError(f"want {size_bytes} bytes more of a layer, got its end")
+            size_bytes -= got
+
+    @property
+    def digest(self) -> Digest | None:
+        return Digest(f"sha256:{self._hash.hexdigest()}") if self._hash else None
 
 
 def _find_image(
@@ -217,7 +254,7 @@ def _saved(entry: SavedImage, passed: _Members) -> tuple[Manifest, list[str]]:
     paths = [passed.path_of(path) for path in entry.layers]
     if config is None or not all(path in passed.scans for path in paths):
         raise ProtocolError("manifest.json: names a config or a layer that the archive lacks")
-    return saved_manifest(entry, config, [passed.sizes[path] for path in paths]), paths
+    return saved_manifest(entry, config, [passed.layers[path] for path in paths]), paths
 
 
 @contextmanager

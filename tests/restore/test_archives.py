@@ -1,0 +1,154 @@
+"""Archives and directories that others write: each restores to the same verified cache."""
+
+import bz2
+import gzip
+import json
+import lzma
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.make_image import (
+    Member,
+    RawLayer,
+    cache_members,
+    lfs_oid,
+    put_image,
+    put_ours,
+    tar_of,
+)
+from tests.support.restore import FILES, check_cache, layout, pack, restore, restored
+
+Pack = Callable[[bytes], bytes]
+
+
+Saved = tuple[dict[str, Any], list[Member]]
+
+
+def entry_of(layers: list[bytes], stored: list[bytes], tag: str) -> Saved:
+    """One image of a docker archive as crane, jib and kaniko write it, and its files."""
+    diff_ids = [f"sha256:{lfs_oid(layer)}" for layer in layers]
+    rootfs = {"type": "layers", "diff_ids": diff_ids}
+    config = json.dumps({"os": "linux", "rootfs": rootfs}).encode()
+    paths = [f"{lfs_oid(data)}.tar.gz" for data in stored]
+    name = f"sha256:{lfs_oid(config)}"
+    members = [Member(path, data) for path, data in zip(paths, stored, strict=True)]
+    entry = {"Config": name, "RepoTags": [tag], "Layers": paths}
+    return entry, [Member(name, config), *members]
+
+
+def write_archive(path: Path, *images: Saved) -> Path:
+    members = {member.path: member for _, found in images for member in found}
+    manifest = json.dumps([entry for entry, _ in images]).encode()
+    path.write_bytes(tar_of([*members.values(), Member("manifest.json", manifest)]))
+    return path
+
+
+def packed(data: bytes) -> bytes:
+    return gzip.compress(data, 1, mtime=0)
+
+
+LAYERS = [tar_of([Member("etc/hostname", b"x\n")]), tar_of(cache_members(FILES))]
+
+
+@pytest.mark.parametrize("outer", [bytes, packed], ids=["tar", "tar.gz"])
+def test_docker_archive_with_gzip_layers(tmp_path: Path, outer: Pack) -> None:
+    image = entry_of(LAYERS, [packed(layer) for layer in LAYERS], "me/x:t")
+    archive = write_archive(tmp_path / "image.tar", image)
+    archive.write_bytes(outer(archive.read_bytes()))
+    restored(archive, tmp_path / "cache")
+    check_cache(tmp_path / "cache", has_tree=False)
+
+
+@pytest.mark.parametrize("outer", [bytes, packed], ids=["tar", "tar.gz"])
+def test_gzip_layer_with_other_bytes_than_its_config_names(tmp_path: Path, outer: Pack) -> None:
+    other = tar_of([Member("etc/hostname", b"other\n")])
+    image = entry_of(LAYERS, [packed(other), packed(LAYERS[1])], "me/x:t")
+    archive = write_archive(tmp_path / "image.tar", image)
+    archive.write_bytes(outer(archive.read_bytes()))
+    ran = restore(archive, tmp_path / "cache")
+    assert ran.code == 6, ran.err
+    assert f"sha256:{lfs_oid(LAYERS[0])}" in ran.err
+
+
+def test_two_images_of_one_short_tag_are_named_whole(tmp_path: Path) -> None:
+    other = {"other.txt": b"other\n"}
+    more = [tar_of(cache_members(other, "org/other"))]
+    archive = write_archive(
+        tmp_path / "image.tar",
+        entry_of(LAYERS, LAYERS, "registry.example:5000/me/one:t"),
+        entry_of(more, more, "me/two:t"),
+    )
+    ran = restore(f"{archive}:t", tmp_path / "cache")
+    assert ran.code == 2
+    assert "me/two:t, registry.example:5000/me/one:t" in ran.err
+    restored(f"{archive}:registry.example:5000/me/one:t", tmp_path / "cache")
+    check_cache(tmp_path / "cache", has_tree=False)
+    restored(f"{archive}:me/two:t", tmp_path / "cache")
+    check_cache(tmp_path / "cache", other, folder="models--org--other", has_tree=False)
+
+
+def test_layout_that_lists_the_manifests_of_its_index_too(tmp_path: Path) -> None:
+    root = tmp_path / "image"
+    put_ours(layout(root), FILES, "one")
+    path = root / "index.json"
+    index = json.loads(path.read_text())
+    top = index["manifests"][0]
+    nested = json.loads((root / "blobs/sha256" / top["digest"][7:]).read_text())
+    inner = nested.get("manifests") or [{**top, "annotations": {}}]
+    path.write_text(json.dumps({**index, "manifests": [*inner, top]}))
+    restored(root, tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+
+
+def test_directory_of_skopeo(tmp_path: Path) -> None:
+    root, flat = tmp_path / "image", tmp_path / "flat"
+    put_image(layout(root), [RawLayer(layer) for layer in LAYERS])
+    flat.mkdir()
+    for blob in (root / "blobs/sha256").iterdir():
+        shutil.copy(blob, flat / blob.name)
+    index = json.loads((root / "index.json").read_text())
+    digest = index["manifests"][0]["digest"].removeprefix("sha256:")
+    (flat / digest).rename(flat / "manifest.json")
+    (flat / "version").write_text("Directory Transport Version: 1.1\n")
+    for source in (str(flat), f"dir:{flat}"):
+        restored(source, tmp_path / "cache")
+    check_cache(tmp_path / "cache", has_tree=False)
+
+
+@pytest.mark.parametrize("compress", [lzma.compress, bz2.compress], ids=["xz", "bz2"])
+def test_archive_compressed_with_xz_or_bzip2(tmp_path: Path, compress: Pack) -> None:
+    put_image(layout(tmp_path / "image"), [RawLayer(layer) for layer in LAYERS])
+    archive = pack(tmp_path / "image", tmp_path / "image.tar")
+    data = archive.read_bytes()
+    half = len(data) // 2
+    archive.write_bytes(compress(data[:half]) + compress(data[half:]))  # two streams, as pxz does
+    restored(archive, tmp_path / "cache")
+    check_cache(tmp_path / "cache", has_tree=False)
+    whole = compress(data)
+    archive.write_bytes(whole[: len(whole) // 2])
+    ran = restore(archive, tmp_path / "again")
+    assert ran.code == 5
+    assert "got damage" in ran.err
+
+
+@pytest.mark.parametrize(
+    "outer", [bytes, packed, lzma.compress, bz2.compress], ids=["tar", "gz", "xz", "bz2"]
+)
+def test_root_file_system_as_a_tar(tmp_path: Path, outer: Pack) -> None:
+    root = [Member("bin/sh", b"#!"), *cache_members(FILES)]
+    archive = tmp_path / "root.tar"
+    archive.write_bytes(outer(tar_of(root)))
+    restored(archive, tmp_path / "cache")
+    check_cache(tmp_path / "cache", has_tree=False)
+
+
+def test_tar_that_is_no_image_says_so(tmp_path: Path) -> None:
+    archive = tmp_path / "x.tar"
+    archive.write_bytes(tar_of([Member("readme.txt", b"x")]))
+    ran = restore(archive, tmp_path / "cache")
+    assert ran.code == 2
+    assert "want an OCI image layout or what docker save writes" in ran.err
