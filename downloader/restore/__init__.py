@@ -2,9 +2,11 @@
 
 ::
 
-    source ── image ──┬── plan (ours: says what lies where) ──┬── download ── target
-                      └── layers ── scan ── tree ── contents ─┘     │
-                            └── capture (what passes only once) ────┘
+    source ── opening ── image ── reader ──┬── its own list (an image of this project)
+                                           └── foreign: layers, scan, overlay, cache_scan, models
+                                     │
+    restore_plan: what is needed ────┴──┬── transfer (read by range) ──┬── target
+                                        └── foreign.extract (streams) ─┘
 
 Nothing here imports huggingface_hub: the consumer's side needs no Hub.
 """
