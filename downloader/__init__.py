@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from downloader.library.consumer import restore as restore
     from downloader.library.consumer import restore_images as restore_images
     from downloader.library.consumer import verify as verify
+    from downloader.library.publisher import PlanOptions as PlanOptions
+    from downloader.library.publisher import copy as copy
+    from downloader.library.publisher import login as login
+    from downloader.library.publisher import logout as logout
+    from downloader.library.publisher import plan as plan
+    from downloader.library.publisher import publish as publish
+    from downloader.library.publisher import remove as remove
     from downloader.progress import Progress as Progress
 
 __version__ = "0.1.0"
@@ -33,9 +40,16 @@ _HOME = {
     "Connection": "downloader.library.connection",
     "Environment": "downloader.environment",
     "HfModelsError": "downloader.errors",
+    "PlanOptions": "downloader.library.publisher",
     "Progress": "downloader.progress",
+    "copy": "downloader.library.publisher",
     "inspect": "downloader.library.consumer",
+    "login": "downloader.library.publisher",
+    "logout": "downloader.library.publisher",
+    "plan": "downloader.library.publisher",
+    "publish": "downloader.library.publisher",
     "read_environment": "downloader.environment",
+    "remove": "downloader.library.publisher",
     "restore": "downloader.library.consumer",
     "restore_images": "downloader.library.consumer",
     "verify": "downloader.library.consumer",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from downloader.cli.bases import base_option, find_base, modelpack_option
+from downloader.cli.bases import base_option, modelpack_option
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
 from downloader.cli.options import http_pool, json_option, quiet_option
@@ -18,8 +18,10 @@ from downloader.cli.registries import (
     to_option,
 )
 from downloader.cli.targets import at_each, describe_results, report_results
+from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.hub.repo import is_commit
+from downloader.library.publisher import find_base
 from downloader.oci.reference import check_tag, parse_reference
 from downloader.publish import AssembleOptions
 from downloader.publish import assemble as assemble_shards
@@ -53,7 +55,7 @@ def assemble(
     shards: int | None,
     revision: str | None,
     plan_file: str | None,
-    base: str,
+    base: str | None,
     modelpack: bool,
     force: bool,
     as_json: bool,
@@ -75,7 +77,12 @@ def assemble(
     ):
         registries = make_registries(options, http, references, progress=progress)
         how = AssembleOptions(
-            plan, revision, shards, find_base(base, registries), modelpack=modelpack, force=force
+            plan,
+            revision,
+            shards,
+            find_base(base, registries, read_environment(), asks=True),
+            modelpack=modelpack,
+            force=force,
         )
 
         def join(image: str) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from downloader.cli.bases import base_option
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result, say, teller
 from downloader.cli.layouts import DIST, LayoutRequest, build_layout, report_layout
@@ -22,7 +23,7 @@ from downloader.cli.options import (
     repo_options,
     tag_option,
 )
-from downloader.cli.plan import describe_plan, print_plan, resolve_plan, tag_of
+from downloader.cli.plan import describe_plan, print_plan, resolve_plan
 from downloader.engine.docker import BuildRequest, Engine, ImageInfo, check_disk
 from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE, check_base, write_context
 from downloader.environment import read_environment
@@ -30,6 +31,7 @@ from downloader.errors import EngineError, InputError
 from downloader.hub.snapshot import Hub
 from downloader.image import labels, parse_labels
 from downloader.library.connection import Connection
+from downloader.library.publisher import BASE_VARIABLE, tag_of
 from downloader.net.address import is_loopback
 from downloader.net.trust import Trust
 from downloader.oci.reference import parse_reference
@@ -65,13 +67,7 @@ _PROXY_ARGS = (*_PROXIES, "NO_PROXY")
     metavar="FILE",
     help="Write the layout as a tar that `docker load` takes, too.",
 )
-@click.option(
-    "--base",
-    default=DEFAULT_BASE,
-    show_default=True,
-    metavar="IMAGE",
-    help="Base image with sh and sha256sum, or none for an image of files only.",
-)
+@base_option
 @click.option("--force", is_flag=True, help="Overwrite an image of another repo.")
 @click.option("--dry-run", is_flag=True, help="Resolve and plan only.")
 @connection_options
@@ -82,7 +78,7 @@ def build(
     image: str,
     engine_name: str,
     archive: Path | None,
-    base: str,
+    base: str | None,
     force: bool,
     dry_run: bool,
     as_json: bool,
@@ -93,7 +89,9 @@ def build(
 
     FILE names single files, or folders by a trailing slash.
     """
-    check_base(base)
+    environment = read_environment()
+    base = base or environment.get(BASE_VARIABLE) or None
+    check_base(base or DEFAULT_BASE)
     if archive and engine_name == "docker":
         raise InputError("want --archive with --engine layout, got docker", hint="docker save")
     if archive and not (archive.parent.is_dir() or archive.parent == DIST):
@@ -106,7 +104,7 @@ def build(
     if dry_run:
         print_plan(plan, describe_plan(plan, tag_of(plan, tag), 1), as_json=as_json)
         return
-    engine = Engine(dict(read_environment().variables))
+    engine = Engine(dict(environment.variables))
     if archive or engine_name == "layout" or (engine_name == "auto" and not answers(engine)):
         request = LayoutRequest(image, tag_of(plan, tag), base, archive, force=force)
         _build_layout(hub, plan, request, connection_of(options), as_json=as_json, quiet=quiet)
@@ -116,6 +114,7 @@ def build(
             f"want --compress {plan.compress} with --engine layout, got docker",
             hint="Docker compresses by itself: docker buildx build --output compression=zstd",
         )
+    base = base or DEFAULT_BASE
     found = _build_with_docker(engine, hub, plan, name, base, force=force, quiet=quiet)
     _print_built(found, plan, name, as_json)
 

@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from downloader.cli.bases import find_base
 from downloader.cli.console import ConsoleProgress, teller
-from downloader.cli.registries import Registries
 from downloader.cli.targets import TargetResult, at_each
+from downloader.environment import read_environment
 from downloader.errors import InputError, StorageError
 from downloader.fs import hold_lock
 from downloader.hub.snapshot import Hub
+from downloader.library.connection import Registries
+from downloader.library.publisher import find_base
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.credentials import Credentials
@@ -45,7 +46,7 @@ class LayoutRequest:
 
     image: str
     tag: str
-    base: str
+    base: str | None
     archive: Path | None = None
     dist: Path = DIST
     force: bool = False
@@ -80,7 +81,7 @@ def build_layout(
             waiting = f"waiting for another build or push of {layout.name} to end"
             held.enter_context(hold_lock(lock, on_wait=partial(progress.note, waiting)))
             registries = Registries(http, credentials, "auto", RetryPolicy(), progress=progress)
-            base = find_base(request.base, registries)
+            base = find_base(request.base, registries, read_environment(), asks=True)
             outcome = _fill(layout, hub, plan, request, base, http, progress)
             prune(layout, request.tag)
         if request.archive:

@@ -10,7 +10,7 @@ from downloader.cli.console import print_json, print_result, print_table, say
 from downloader.cli.options import json_option, selected, selection_options
 from downloader.environment import read_environment
 from downloader.farm.models import ENGINES, MODELS_FILE, Model, Models, read_models
-from downloader.farm.models_edit import add_model
+from downloader.farm.models_edit import add_model, remove_model
 from downloader.oci.reference import tag_from_name
 from downloader.units import format_count
 
@@ -112,6 +112,23 @@ def add(repo_id: str, repo_type: str, tag: str | None, models_file: Path, **opti
     model = add_model(models_file, values)
     print_result(f"{models_file}:{model.line}: added {model.tag!r}, {model.repo.type} {repo.id}")
     say(f"commit {models_file} and push it: the build farm publishes what it names")
+
+
+@models.command(
+    epilog=examples("models remove codet5-small", "models remove data --file other.toml")
+)
+@click.argument("tag")
+@models_file_option
+@json_option
+def remove(tag: str, models_file: Path, as_json: bool) -> None:
+    """Remove an entry; what is published stays until `hf-models remove`."""
+    model = remove_model(models_file, tag)
+    if as_json:
+        print_json({"removed": model.to_json()})
+        return
+    print_result(f"{models_file}: removed {tag!r}, {model.repo.type} {model.repo.id}")
+    names = " ".join(f"{name}:{tag}" for name in model.registries)
+    say(f"what is published stays; remove it with: hf-models remove {names}")
 
 
 def _contents(model: Model) -> str:

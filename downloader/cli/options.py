@@ -130,16 +130,18 @@ http_options = compose(
     ),
 )
 
+plain_http_option = click.option(
+    "--plain-http",
+    multiple=True,
+    metavar="HOST",
+    help="A registry without TLS: HOST, HOST:PORT or a network; repeatable."
+    "  [env: HF_MODELS_PLAIN_HTTP]",
+)
+
 # How a registry is reached.
 connection_options = compose(
     http_options,
-    click.option(
-        "--plain-http",
-        multiple=True,
-        metavar="HOST",
-        help="A registry without TLS: HOST, HOST:PORT or a network; repeatable."
-        "  [env: HF_MODELS_PLAIN_HTTP]",
-    ),
+    plain_http_option,
     click.option("--username", metavar="USER", help="Instead of the stored credentials."),
     click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
 )

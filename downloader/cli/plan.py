@@ -3,9 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import replace
-from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import click
 
@@ -13,37 +11,34 @@ from downloader.cli.command import examples
 from downloader.cli.console import UNKNOWN, print_json, print_result, print_table, say
 from downloader.cli.github import check_outputs, write_outputs
 from downloader.cli.options import (
+    connection_of,
     http_options,
     http_pool,
     json_option,
     layer_options,
     repo_options,
-    retry_policy,
-    selected,
-    selection,
     tag_option,
 )
 from downloader.environment import (
-    Setting,
     read_environment,
-    read_hub_token,
 )
-from downloader.errors import HfModelsError, HubError, InputError
-from downloader.hub.repo import Repo, RepoType, Snapshot
-from downloader.hub.snapshot import DEFAULT_ENDPOINT, Hub
-from downloader.oci.reference import check_tag, tag_from_name
+from downloader.hub.repo import Snapshot
+from downloader.hub.snapshot import Hub
+from downloader.library.publisher import PlanOptions, plan_of, resolve, tag_of
+from downloader.library.publisher import open_hub as open_connection
 from downloader.plan import (
+    DEFAULT_CACHE_ROOT,
     Layer,
     Plan,
     disk_needed_bytes,
     group_by_file,
-    make_plan,
-    parse_layer_limit,
     split_shards,
 )
 from downloader.progress import Note
-from downloader.publish.samples import choose_compression
 from downloader.units import format_bytes, format_count
+
+# The Hub has a token; a user and a password are a registry's, and standard input is read once.
+_REGISTRY_ONLY = {"username", "password_stdin"}
 
 
 def resolve_plan(options: dict[str, Any], note: Note = say) -> tuple[Hub, Plan]:
@@ -54,49 +49,31 @@ def resolve_plan(options: dict[str, Any], note: Note = say) -> tuple[Hub, Plan]:
             `registry_options` where the command has them.
         note: Told before each new try.
     """
-    limit_bytes = parse_layer_limit(options["layer_size"])
     hub = open_hub(options, note)
-    snapshot = resolve_snapshot(hub, options)
-    plan = make_plan(
-        snapshot,
-        layer_limit_bytes=limit_bytes,
-        cache_root=options["cache_root"],
-        models_dir=options["models_dir"],
-        has_receiver=options["receiver"],
-    )
     with closing(http_pool(options)) as http:
-        source_of = partial(hub.source_of, snapshot)
-        return hub, choose_compression(plan, options["compress"], source_of, http)
+        wanted = plan_options(options)
+        return hub, plan_of(hub, options["repo_id"], wanted, http, read_environment())
+
+
+def plan_options(options: Mapping[str, Any]) -> PlanOptions:
+    """Return what the flags of `repo_options` and `layer_options` say."""
+    return PlanOptions(
+        options["repo_type"],
+        options["revision"],
+        options["filenames"],
+        options["include"],
+        options["exclude"],
+        options.get("layer_size", "default"),
+        options.get("cache_root", DEFAULT_CACHE_ROOT),
+        options.get("models_dir"),
+        options.get("receiver", True),
+        options.get("compress", "none"),
+    )
 
 
 def resolve_snapshot(hub: Hub, options: dict[str, Any]) -> Snapshot:
     """Resolve what `repo_options` name."""
-    name = selected(options["repo_id"], options["repo_type"])
-    filenames = (*options["filenames"], *([name.path] if name.path else []))
-    wanted = selection(filenames, options["include"], options["exclude"])
-    revision = options["revision"] or name.revision
-    if name.revision not in {None, revision}:
-        raise InputError(
-            f"want one revision, got {name.revision} in {options['repo_id']!r} and"
-            f" --revision {revision}"
-        )
-    try:
-        return hub.resolve(name.repo, revision, wanted)
-    except HubError as error:
-        if error.status in {401, 404}:  # 401: the Hub's answer for what does not exist
-            kinds = [kind for kind in get_args(RepoType) if kind != name.repo.type]
-            there = [kind for kind in kinds if _is_there(hub, replace(name.repo, type=kind))]
-            if there:
-                error.hint = f"{name.repo.id} is a {there[0]}: add --repo-type {there[0]}"
-        raise
-
-
-def _is_there(hub: Hub, repo: Repo) -> bool:
-    try:
-        hub.commit_of(repo)
-    except HfModelsError:
-        return False
-    return True
+    return resolve(hub, options["repo_id"], plan_options(options), read_environment())
 
 
 def open_hub(options: Mapping[str, Any], note: Note = say) -> Hub:
@@ -110,24 +87,9 @@ def open_hub(options: Mapping[str, Any], note: Note = say) -> Hub:
     Raises:
         InputError: A token that no header can carry, or a setting that names nothing.
     """
-    environment = read_environment()
-    flag = options.get("token")
-    given = None if flag is None else Setting("--token", flag.strip())
-    token = read_hub_token(environment, given)
-    hub = Hub(
-        environment.hub_endpoint.value if environment.hub_endpoint else DEFAULT_ENDPOINT,
-        token.value if token else None,
-        http_pool(options),
-        note=note,
-        offline=environment.hub_offline.name if environment.hub_offline else None,
-    )
-    retry = retry_policy(options)
-    return replace(hub, retry=retry) if retry else hub
-
-
-def tag_of(plan: Plan, tag: str | None) -> str:
-    """Return the tag that was given, else the repo's name as a tag."""
-    return check_tag(tag) if tag else tag_from_name(plan.snapshot.repo.name)
+    hub_options = {key: value for key, value in options.items() if key not in _REGISTRY_ONLY}
+    connection = connection_of(hub_options)
+    return open_connection(connection, read_environment(), http_pool(options), note)
 
 
 @click.command(

@@ -3,12 +3,11 @@
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from typing import Any
 
 import click
 
-from downloader.cli.bases import base_option, find_base, modelpack_option
+from downloader.cli.bases import base_option, modelpack_option
 from downloader.cli.command import examples
 from downloader.cli.console import (
     ConsoleProgress,
@@ -19,28 +18,22 @@ from downloader.cli.console import (
     say_error,
 )
 from downloader.cli.options import (
-    http_pool,
+    connection_of,
     json_option,
     layer_options,
     quiet_option,
     repo_options,
     tag_option,
 )
-from downloader.cli.plan import open_hub, resolve_plan, tag_of
+from downloader.cli.plan import plan_options
 from downloader.cli.plan_file import plan_instead, plan_option
-from downloader.cli.registries import (
-    make_registries,
-    parse_targets,
-    registry_options,
-    to_option,
-)
+from downloader.cli.registries import parse_targets, registry_options, to_option
 from downloader.cli.targets import exit_code_of
 from downloader.environment import read_environment
-from downloader.hub.snapshot import Hub
+from downloader.library.publisher import open_hub, plan_of, publish_plan, tag_of
 from downloader.oci.reference import parse_reference
 from downloader.plan import Layer, Plan
 from downloader.publish import Outcome, PublishOptions, Shard, StoredImage, parse_shard
-from downloader.publish import publish as publish_all
 from downloader.units import format_bytes, parse_size
 
 
@@ -88,7 +81,7 @@ def publish(
     shard: str | None,
     plan_file: str | None,
     reuse: tuple[str, ...],
-    base: str,
+    base: str | None,
     memory: str,
     dry_run: bool,
     as_json: bool,
@@ -104,30 +97,25 @@ def publish(
     references = parse_targets(targets)
     images = [parse_reference(image) for image in reuse]
     share = parse_shard(shard) if shard else Shard()
+    planned = plan_instead(plan_file, options) if plan_file else None
+    connection, environment = connection_of(options), read_environment()
     with (
-        closing(http_pool(options)) as http,
+        closing(connection.open_pool(environment)) as http,
         ConsoleProgress("publish", "layer", quiet=quiet) as progress,
     ):
-        registries = make_registries(options, http, references, progress)
+        registries = connection.open_registries(environment, http, references, progress)
         how = PublishOptions(
             shard=share,
             reuse=[StoredImage(registries.open(image), image.target) for image in images],
-            base=find_base(base, registries),
             memory_bytes=parse_size(memory),
             dry_run=dry_run,
-            retry=registries.retry,
-            journal_dir=read_environment().uploads_dir,
+            journal_dir=environment.uploads_dir,
             **{name: options[name] for name in ("jobs", "modelpack", "allow_gated", "force")},
         )
-        hub, plan = _plan(options, plan_file, progress)
-        outcomes = publish_all(
-            plan,
-            tag_of(plan, tag),
-            [registries.open(reference, for_writing=True) for reference in references],
-            source_of=partial(hub.source_of, plan.snapshot),
-            http=http,
-            options=how,
-            progress=progress,
+        hub = open_hub(connection, environment, http, progress.note)
+        plan = planned or plan_of(hub, options["repo_id"], plan_options(options), http, environment)
+        outcomes = publish_plan(
+            plan, registries, hub, references, tag, base=base, options=how, environment=environment
         )
     seconds = time.monotonic() - begun_at
     code = report(outcomes, plan, seconds, as_json=as_json, quiet=quiet)
@@ -135,15 +123,6 @@ def publish(
         to = " ".join(f"--to {reference}" for reference in references)
         say(f"once all {share.count} are there: hf-models assemble {tag_of(plan, tag)} {to}")
     return code
-
-
-def _plan(
-    options: dict[str, Any], plan_file: str | None, progress: ConsoleProgress
-) -> tuple[Hub, Plan]:
-    if plan_file:
-        hub = open_hub(options, progress.note)
-        return hub, plan_instead(plan_file, options)
-    return resolve_plan(options, progress.note)
 
 
 def report(

@@ -1,7 +1,6 @@
 """Flags about registries that several commands share, and what they mean."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -9,12 +8,9 @@ import click
 from downloader.cli.options import compose, connection_of, connection_options
 from downloader.environment import read_environment
 from downloader.errors import InputError
+from downloader.library.connection import Registries
 from downloader.net.http import HttpPool
-from downloader.net.retry import RetryPolicy
-from downloader.oci.credentials import Credentials
 from downloader.oci.reference import Reference, parse_reference
-from downloader.oci.registry import Registry
-from downloader.oci.upload import UploadMode
 from downloader.progress import NoProgress, Progress
 
 to_option = click.option(
@@ -38,37 +34,6 @@ registry_options = compose(
 )
 
 
-@dataclass(frozen=True)
-class Registries:
-    """How to reach any registry.
-
-    Args:
-        http: Connections.
-        credentials: Who asks.
-        upload: How blobs are sent.
-        retry: For whatever may pass by itself.
-        progress: Told of waits that a person would notice.
-    """
-
-    http: HttpPool
-    credentials: Credentials
-    upload: UploadMode
-    retry: RetryPolicy
-    progress: Progress = field(default_factory=NoProgress)
-
-    def open(self, reference: Reference, *, for_writing: bool = False) -> Registry:
-        """Return the repository that ``reference`` names; `Registry` says what writing needs."""
-        return Registry(
-            reference,
-            self.http,
-            self.credentials,
-            upload=self.upload,
-            for_writing=for_writing,
-            retry=self.retry,
-            note=self.progress.note,
-        )
-
-
 def make_registries(
     options: dict[str, Any],
     http: HttpPool,
@@ -86,13 +51,8 @@ def make_registries(
     Raises:
         InputError: A user without a password, or one for several registries.
     """
-    connection = connection_of(options)
-    return Registries(
-        http,
-        connection.find_credentials(read_environment(), targets),
-        connection.upload,
-        connection.retry,
-        progress or NoProgress(),
+    return connection_of(options).open_registries(
+        read_environment(), http, targets, progress or NoProgress()
     )
 
 

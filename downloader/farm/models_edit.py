@@ -1,4 +1,4 @@
-"""Adding to ``models.toml``: a table at the end; every comment and line before it stays."""
+"""Adding to ``models.toml`` and removing from it: every comment and line of the rest stays."""
 
 import json
 import os
@@ -34,6 +34,29 @@ def add_model(path: Path, values: Mapping[str, Value]) -> Model:
     model = models.entries[-1]
     _check_new(model, models.entries[:-1], path)
     _replace(path, added)
+    return model
+
+
+def remove_model(path: Path, tag: str) -> Model:
+    """Remove the entry of a tag, and return it as it was.
+
+    Raises:
+        InputError: The file is wrong, or has no such tag.
+        StorageError: It cannot be written.
+    """
+    text = read_text(path)
+    models = parse_models(text, str(path))
+    model = models.find(tag)
+    others = [other for other in models.entries if other is not model]
+    lines = text.splitlines(keepends=True)
+    end = min((o.line - 1 for o in others if o.line > model.line), default=len(lines))
+    while end < len(lines) and lines[end - 1].lstrip()[:1] in {"", "#"}:
+        end -= 1  # blank lines and comments before the next entry are the next one's
+    left = "".join([*lines[: model.line - 1], *lines[end:]])
+    kept = [other.to_json() | {"line": 0} for other in parse_models(left, str(path)).entries]
+    if kept != [other.to_json() | {"line": 0} for other in others]:
+        raise InputError(f"{path}:{model.line}: not removed: other entries would change with it")
+    _replace(path, left)
     return model
 
 

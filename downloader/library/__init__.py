@@ -4,7 +4,7 @@
 
     downloader/__init__  names, loaded on first use
       consumer           restore, verify, inspect
-      publisher          plan, and what needs the extra `hub`
+      publisher          plan, publish, copy, login, logout, remove
       connection         how registries and the Hub are reached
 
 The command line calls these functions and nothing below them.

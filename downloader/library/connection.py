@@ -10,7 +10,9 @@ from downloader.net.retry import RetryPolicy
 from downloader.oci.auth import Credential
 from downloader.oci.credentials import Credentials, ExplicitCredentials, StoredCredentials
 from downloader.oci.reference import Reference
+from downloader.oci.registry import Registry
 from downloader.oci.upload import UploadMode
+from downloader.progress import NoProgress, Progress
 from downloader.restore import Network
 from downloader.restore.source import RegistrySource, Source
 
@@ -78,6 +80,27 @@ class Connection:
             )
         return ExplicitCredentials(registries[0], Credential(self.username, self.password), stored)
 
+    def open_registries(
+        self,
+        environment: Environment,
+        http: HttpPool,
+        references: Iterable[Reference],
+        progress: Progress,
+    ) -> "Registries":
+        """Return how any registry is reached.
+
+        Args:
+            environment: Where credentials are stored.
+            http: Connections.
+            references: What the user that is named is for.
+            progress: Told of waits that a person would notice.
+
+        Raises:
+            InputError: As `find_credentials`.
+        """
+        credentials = self.find_credentials(environment, references)
+        return Registries(http, credentials, self.upload, self.retry, progress)
+
     def open_network(self, environment: Environment, sources: Iterable[Source]) -> Network:
         """Return how the registries of ``sources`` and their mirrors are reached.
 
@@ -90,4 +113,35 @@ class Connection:
             self.find_credentials(environment, references),
             self.mirrors or environment.mirrors,
             retry=self.retry,
+        )
+
+
+@dataclass(frozen=True)
+class Registries:
+    """How to reach any registry.
+
+    Args:
+        http: Connections.
+        credentials: Who asks.
+        upload: How blobs are sent.
+        retry: For whatever may pass by itself.
+        progress: Told of waits that a person would notice.
+    """
+
+    http: HttpPool
+    credentials: Credentials
+    upload: UploadMode
+    retry: RetryPolicy
+    progress: Progress = field(default_factory=NoProgress)
+
+    def open(self, reference: Reference, *, for_writing: bool = False) -> Registry:
+        """Return the repository that ``reference`` names; `Registry` says what writing needs."""
+        return Registry(
+            reference,
+            self.http,
+            self.credentials,
+            upload=self.upload,
+            for_writing=for_writing,
+            retry=self.retry,
+            note=self.progress.note,
         )

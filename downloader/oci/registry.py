@@ -263,6 +263,17 @@ class Registry:
         scopes = self._scopes("pull")
         return self._list(f"{self._url}/tags/list", "tags", f"tags of {self.name}", scopes)
 
+    def check_login(self) -> None:
+        """Raise unless the registry takes the credential.
+
+        Raises:
+            RegistryError: It refuses it.
+
+        Source: distribution specification 1.1, end-1.
+        """
+        url = f"{self._client.base_url}/v2/"
+        self._client.call(Request("GET", url, f"login to {self.reference.registry}", frozenset()))
+
     def list_repositories(self) -> list[str]:
         """Return every repository of this registry, sorted.
 

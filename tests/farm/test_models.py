@@ -373,3 +373,18 @@ def test_a_file_that_cannot_be_read(
     code, _, err = command(capsys, "check", "--file", str(path))
     assert code == 2
     assert str(path) in err
+
+
+def test_remove_takes_one_entry_and_leaves_the_comments_of_the_others(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = file.read_text()
+    command(capsys, "add", "org/second", "--file", str(file))
+    with file.open("a") as more:
+        more.write('\n# about the third\n[[model]]\ntag = "third"\nrepo = "org/third"\n')
+    code, out, _ = command(capsys, "remove", "second", "--file", str(file))
+    assert code == 0
+    assert "removed 'second', model org/second" in out
+    rest = '\n\n# about the third\n[[model]]\ntag = "third"\nrepo = "org/third"\n'
+    assert file.read_text() == before.rstrip("\n") + "\n" + rest
+    assert command(capsys, "remove", "second", "--file", str(file))[0] == 2

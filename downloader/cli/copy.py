@@ -1,0 +1,44 @@
+"""``hf-models copy``: images from registry to registry, or to and from layout directories."""
+
+from typing import Any
+
+import click
+
+from downloader.cli.command import examples
+from downloader.cli.console import ConsoleProgress
+from downloader.cli.options import connection_of, json_option, quiet_option
+from downloader.cli.registries import registry_options
+from downloader.cli.targets import TargetResult, describe_results, report_results
+from downloader.library.publisher import copy as copy_images
+
+
+@click.command(
+    epilog=examples(
+        "copy ghcr.io/me/hf-models:qwen2.5-0.5b --to registry.example.com/models",
+        "copy ghcr.io/me/hf-models:qwen2.5-0.5b --to /mnt/stick/images",
+    )
+)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option(
+    "--to",
+    "targets",
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    help="A repository, with another tag behind it or not, or a layout directory; repeatable.",
+)
+@registry_options
+@json_option
+@quiet_option
+def copy(
+    images: tuple[str, ...], targets: tuple[str, ...], as_json: bool, quiet: bool, **options: Any
+) -> int:
+    """Copy images with all that they name; what is there already stays, and is not sent.
+
+    IMAGE is in a registry, or in an OCI layout directory (with :TAG where it holds several).
+    Interrupted and run again, it continues.
+    """
+    with ConsoleProgress("copy", "blob", quiet=quiet) as progress:
+        copied = copy_images(images, targets, progress=progress, connection=connection_of(options))
+    done = [TargetResult(item.image.name, item.digest, item.error) for item in copied]
+    return report_results(done, {"targets": describe_results(done)} if as_json else None)

@@ -1,0 +1,56 @@
+"""``hf-models login`` and ``logout``: a registry's credential, where docker and podman look."""
+
+import sys
+from typing import Any
+
+import click
+
+from downloader.cli.command import examples
+from downloader.cli.console import print_json, print_result
+from downloader.cli.options import connection_of, http_options, json_option, plain_http_option
+from downloader.errors import InputError
+from downloader.library import publisher
+
+
+@click.command(
+    epilog=examples(
+        "login ghcr.io --username me",
+        "login registry.example.com:5000 --username me --password-stdin",
+    )
+)
+@click.argument("registry", metavar="REGISTRY")
+@click.option("--username", metavar="USER", prompt="User", help="Asked for where it is missing.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@http_options
+@plain_http_option
+@json_option
+def login(
+    registry: str, username: str, password_stdin: bool, as_json: bool, **options: Any
+) -> None:
+    """Check a registry's credential and store it where docker and podman look for it.
+
+    A helper of docker's config.json is used where that names one.
+    """
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = click.prompt("Password or token", hide_input=True, err=True)
+    if not password:
+        raise InputError("want a password on standard input, got none")
+    place = publisher.login(registry, username, password, connection=connection_of(options))
+    if as_json:
+        print_json({"registry": registry, "username": username, "stored_in": place})
+    else:
+        print_result(f"logged in to {registry} as {username}; stored in {place}")
+
+
+@click.command(epilog=examples("logout ghcr.io", "logout registry.example.com:5000"))
+@click.argument("registry", metavar="REGISTRY")
+@json_option
+def logout(registry: str, as_json: bool) -> None:
+    """Remove the stored credential of a registry."""
+    was_there = publisher.logout(registry)
+    if as_json:
+        print_json({"registry": registry, "removed": was_there})
+    else:
+        print_result(f"{registry}: {'credential removed' if was_there else 'none was stored'}")

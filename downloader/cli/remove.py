@@ -1,0 +1,38 @@
+"""``hf-models remove``: a published tag, from its registry."""
+
+import sys
+from typing import Any
+
+import click
+
+from downloader.cli.command import examples
+from downloader.cli.console import print_json, print_result
+from downloader.cli.options import connection_of, connection_options, json_option
+from downloader.errors import InputError
+from downloader.library.publisher import remove as remove_image
+
+
+@click.command(
+    epilog=examples(
+        "remove ghcr.io/me/hf-models:qwen2.5-0.5b",
+        "remove registry.example.com/models:old --yes",
+    )
+)
+@click.argument("image", metavar="IMAGE")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@connection_options
+@json_option
+def remove(image: str, yes: bool, as_json: bool, **options: Any) -> None:
+    """Remove a published tag; registries free its layers when they clean up.
+
+    Some registries remove the image itself, with every tag of it.
+    """
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(f"want --yes to remove {image} without a terminal", hint="add --yes")
+        click.confirm(f"Remove {image}?", abort=True, err=True)
+    remove_image(image, connection=connection_of(options))
+    if as_json:
+        print_json({"image": image, "removed": True})
+    else:
+        print_result(f"{image}: removed")

@@ -1,0 +1,449 @@
+"""From the Hub to images, and from registry to registry."""
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
+from downloader.environment import Environment, Setting, read_environment, read_hub_token
+from downloader.errors import HfModelsError, HubError, InputError, RegistryError, TransportError
+from downloader.hub.repo import HUB_HOSTS, Repo, RepoType, Snapshot, parse_repo_name
+from downloader.hub.snapshot import DEFAULT_ENDPOINT, Hub
+from downloader.library.connection import Connection, Registries
+from downloader.library.consumer import Image, find_source, select
+from downloader.net.http import HttpPool
+from downloader.oci.auth import Credential
+from downloader.oci.credentials import ExplicitCredentials, remove_login, store_login
+from downloader.oci.layout import Layout
+from downloader.oci.reference import Reference, check_tag, parse_reference, tag_from_name
+from downloader.oci.registry import Registry
+from downloader.plan import DEFAULT_CACHE_ROOT, Compress, Plan, make_plan, parse_layer_limit
+from downloader.progress import NoProgress, Note, Progress, ignore
+from downloader.publish import (
+    Base,
+    Copied,
+    CopyOptions,
+    Outcome,
+    PublishOptions,
+    StoredImage,
+    no_base,
+)
+from downloader.publish import copy as copy_image
+from downloader.publish import publish as publish_to_stores
+from downloader.publish.samples import choose_compression
+from downloader.restore.source import LayoutSource, RegistrySource
+
+BASE_VARIABLE = "HF_MODELS_BASE"
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Which files of a repo, and how they lie in the image.
+
+    Args:
+        repo_type: ``model``, ``dataset`` or ``space``.
+        revision: Branch, tag or commit; None for ``main``.
+        files: Only these files, or folders by a trailing slash; empty for all.
+        include: Only files that match one of these patterns.
+        exclude: Not files that match one of these patterns.
+        layer_size: The largest layer: ``default``, ``mirror``, or like ``2GB``.
+        cache_root: ``HF_HOME`` inside the image.
+        models_dir: Where the image shows the files under their names; None for the default.
+        has_receiver: Whether the image carries the program that restores it.
+        compress: Whether layers are compressed.
+    """
+
+    repo_type: str = "model"
+    revision: str | None = None
+    files: Sequence[str] = ()
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    layer_size: str = "default"
+    cache_root: str = DEFAULT_CACHE_ROOT
+    models_dir: str | None = None
+    has_receiver: bool = True
+    compress: Compress = "none"
+
+
+def plan(
+    repo_id: str,
+    options: PlanOptions | None = None,
+    environment: Environment | None = None,
+    *,
+    connection: Connection | None = None,
+    note: Note = ignore,
+) -> Plan:
+    """Resolve a repo at its commit, and return which files go into which layers.
+
+    Args:
+        repo_id: ``org/name``, or a form that people paste: ``hf://...``, the address of a page.
+        options: Which files, and how they lie in the image.
+        environment: None for the process's own.
+        connection: How the Hub is reached, beside what the environment says.
+        note: Told before each new try.
+
+    Raises:
+        InputError: A name or a pattern that names nothing.
+        HubError: The Hub said no; its ``status`` is the HTTP status.
+        TransportError: The Hub gave no usable answer, after the retries.
+    """
+    environment, connection = environment or read_environment(), connection or Connection()
+    with closing(connection.open_pool(environment)) as http:
+        hub = open_hub(connection, environment, http, note)
+        return plan_of(hub, repo_id, options or PlanOptions(), http, environment)
+
+
+def publish(
+    repo: str | Plan,
+    to: Sequence[str],
+    tag: str | None = None,
+    environment: Environment | None = None,
+    progress: Progress | None = None,
+    *,
+    plan_options: PlanOptions | None = None,
+    base: str | None = None,
+    options: PublishOptions | None = None,
+    connection: Connection | None = None,
+) -> list[Outcome]:
+    """Publish a repo to registries, streaming, and return what became of each.
+
+    Args:
+        repo: Its id, or a plan that was made before.
+        to: Repositories of registries, like ``ghcr.io/me/models``.
+        tag: The image's; None for the repo's name.
+        environment: None for the process's own.
+        progress: Told of every byte.
+        plan_options: Which files, where ``repo`` is an id.
+        base: The base image, or ``none``; None for the default one (see `find_base`).
+        options: How; its base is taken from ``base``.
+        connection: How servers are reached, beside what the environment says.
+
+    Raises:
+        HfModelsError: The Hub failed, or what was asked for is wrong. A registry that failed
+            has its error in its outcome.
+    """
+    environment, connection = environment or read_environment(), connection or Connection()
+    progress, options = progress or NoProgress(), options or PublishOptions()
+    references = [parse_reference(name) for name in to]
+    with closing(connection.open_pool(environment)) as http:
+        registries = connection.open_registries(environment, http, references, progress)
+        hub = open_hub(connection, environment, http, progress.note)
+        planned = repo
+        if not isinstance(planned, Plan):
+            planned = plan_of(hub, planned, plan_options or PlanOptions(), http, environment)
+        return publish_plan(
+            planned,
+            registries,
+            hub,
+            references,
+            tag,
+            base=base,
+            options=options,
+            environment=environment,
+        )
+
+
+def publish_plan(
+    plan: Plan,
+    registries: Registries,
+    hub: Hub,
+    to: Sequence[Reference],
+    tag: str | None,
+    *,
+    base: str | None,
+    options: PublishOptions,
+    environment: Environment,
+) -> list[Outcome]:
+    """Publish a plan over connections that are open.
+
+    Raises:
+        HfModelsError: As `publish`.
+    """
+    is_image = options.shard.count == 1 and not options.dry_run
+    return publish_to_stores(
+        plan,
+        tag_of(plan, tag),
+        [registries.open(reference, for_writing=True) for reference in to],
+        source_of=partial(hub.source_of, plan.snapshot),
+        http=registries.http,
+        options=replace(
+            options,
+            base=find_base(base, registries, environment, asks=is_image),
+            retry=registries.retry,
+        ),
+        progress=registries.progress,
+    )
+
+
+def copy(
+    images: Sequence[Image],
+    to: Sequence[Image],
+    environment: Environment | None = None,
+    progress: Progress | None = None,
+    *,
+    connection: Connection | None = None,
+) -> list[Copied]:
+    """Copy images between registries and OCI layout directories, with all that they name.
+
+    Args:
+        images: Like ``ghcr.io/me/models:tag``, or a layout directory, ``:tag`` behind it where
+            it holds several images.
+        to: Like ``quay.io/me/models`` (the tag stays) or with a tag, or a directory.
+        environment: None for the process's own.
+        progress: Told of every blob that is sent.
+        connection: How registries are reached, beside what the environment says.
+
+    Returns:
+        What became of each image at each destination; one that fails does not stop the others.
+
+    Raises:
+        HfModelsError: A source is not there, or cannot be read.
+    """
+    environment, connection = environment or read_environment(), connection or Connection()
+    progress = progress or NoProgress()
+    sources = [find_source(image) for image in images]
+    places = [_find_place(place) for place in to]
+    references = [item for item in places if isinstance(item, Reference)]
+    if not references:
+        references = [item.reference for item in sources if isinstance(item, RegistrySource)]
+    done: list[Copied] = []
+    with closing(connection.open_pool(environment)) as http:
+        registries = connection.open_registries(environment, http, references, progress)
+        for source in sources:
+            match source:
+                case RegistrySource(reference=reference):
+                    found = StoredImage(registries.open(reference), reference.target)
+                case LayoutSource(path=path, tag=tag):
+                    layout = Layout(path)
+                    found = StoredImage(layout, tag or _only_tag(layout))
+                case _:
+                    raise InputError(
+                        f"{source}: copy takes a registry's image or a layout directory",
+                        hint="unpack an archive into a directory first: tar -xf FILE -C DIR",
+                    )
+            targets = [_stored_at(place, found.reference, registries) for place in places]
+            done += copy_image(found, targets, CopyOptions(), progress)
+    return done
+
+
+def _find_place(place: Image) -> Reference | Path:
+    text = os.fspath(place)
+    if text.startswith(("./", "../", "/", "~")) or text.endswith("/") or Path(text).is_dir():
+        return Path(text).expanduser()
+    return parse_reference(text)
+
+
+def _stored_at(place: Reference | Path, tag: str, registries: Registries) -> StoredImage:
+    if isinstance(place, Path):
+        return StoredImage(Layout(place), tag)
+    return StoredImage(registries.open(place, for_writing=True), place.tag or tag)
+
+
+def _only_tag(layout: Layout) -> str:
+    tags = layout.list_tags()
+    if len(tags) != 1:
+        raise InputError(
+            f"{layout.name}: want one image, got {len(tags)}",
+            hint=f"name one of them: {layout.root}:{tags[0] if tags else 'TAG'}",
+        )
+    return tags[0]
+
+
+def remove(
+    image: str,
+    environment: Environment | None = None,
+    *,
+    connection: Connection | None = None,
+) -> None:
+    """Remove a tag from a registry; its layers go when the registry cleans up.
+
+    Args:
+        image: With a tag or digest.
+        environment: None for the process's own.
+        connection: How registries are reached, beside what the environment says.
+
+    Raises:
+        InputError: ``image`` has no tag and no digest, or there is no such image.
+        RegistryError: The registry does not let anybody remove one.
+    """
+    environment, connection = environment or read_environment(), connection or Connection()
+    reference = parse_reference(image)
+    if not (reference.tag or reference.digest):
+        raise InputError(f"want an image with its tag, got {image!r}")
+    with closing(connection.open_pool(environment)) as http:
+        registries = connection.open_registries(environment, http, [reference], NoProgress())
+        registry = registries.open(reference, for_writing=True)
+        found = registry.get_manifest(reference.target)
+        if found is None:
+            raise InputError(f"{reference}: not found", hint=f"hf-models list {reference.name}")
+        # Some registries remove a tag, others only a manifest and with it every tag of it.
+        for target in (reference.target, found.digest):
+            if registry.delete_manifest(target) and registry.get_manifest(reference.target) is None:
+                return
+        raise RegistryError(
+            f"{reference}: the registry does not remove images",
+            hint="remove it on the registry's own page",
+        )
+
+
+def login(
+    registry: str,
+    username: str,
+    password: str,
+    environment: Environment | None = None,
+    *,
+    connection: Connection | None = None,
+) -> str:
+    """Check a registry's credential, and store it where docker, podman and their kin look.
+
+    Args:
+        registry: Like ``ghcr.io``, or ``docker.io`` for Docker Hub.
+        username: Of the user.
+        password: Or a token.
+        environment: None for the process's own.
+        connection: How the registry is reached, beside what the environment says.
+
+    Returns:
+        Where it is stored: the file, or the name of the helper that the file names.
+
+    Raises:
+        RegistryError: The registry refuses it.
+        StorageError: It cannot be written.
+    """
+    environment, connection = environment or read_environment(), connection or Connection()
+    reference = parse_reference(f"{registry}/login/check")
+    credential = Credential(username, password)
+    with closing(connection.open_pool(environment)) as http:
+        stored = connection.find_credentials(environment, [])
+        given = ExplicitCredentials(reference.registry, credential, stored)
+        Registry(reference, http, given, retry=connection.retry).check_login()
+    return store_login(environment.login_file, reference.registry, credential)
+
+
+def logout(registry: str, environment: Environment | None = None) -> bool:
+    """Remove the stored credential of a registry; False where there was none.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    environment = environment or read_environment()
+    reference = parse_reference(f"{registry}/login/check")
+    return remove_login(environment.login_file, reference.registry)
+
+
+def open_hub(
+    connection: Connection, environment: Environment, http: HttpPool, note: Note = ignore
+) -> Hub:
+    """Return the Hub that the environment names.
+
+    Raises:
+        InputError: A token that no header can carry, or a setting that names nothing.
+    """
+    token = connection.hub_token
+    given = None if token is None else Setting("--token", token.strip())
+    found = read_hub_token(environment, given)
+    return Hub(
+        environment.hub_endpoint.value if environment.hub_endpoint else DEFAULT_ENDPOINT,
+        found.value if found else None,
+        http,
+        retry=connection.retry,
+        note=note,
+        offline=environment.hub_offline.name if environment.hub_offline else None,
+    )
+
+
+def resolve(hub: Hub, repo_id: str, options: PlanOptions, environment: Environment) -> Snapshot:
+    """Return the snapshot that an id and the options name.
+
+    Raises:
+        HubError: There is none; the hint says where the id is that of another type.
+    """
+    endpoint = environment.hub_endpoint
+    own = re.match(r"https?://([^/@]+)", endpoint.value.lower()) if endpoint else None
+    name = parse_repo_name(repo_id, options.repo_type, HUB_HOSTS | ({own[1]} if own else set()))
+    files = (*options.files, *([name.path] if name.path else []))
+    wanted = select(files, options.include, options.exclude)
+    revision = options.revision or name.revision
+    if name.revision not in {None, revision}:
+        raise InputError(
+            f"want one revision, got {name.revision} in {repo_id!r} and --revision {revision}"
+        )
+    try:
+        return hub.resolve(name.repo, revision, wanted)
+    except HubError as error:
+        if error.status in {401, 404}:  # 401: the Hub's answer for what does not exist
+            kinds = [kind for kind in get_args(RepoType) if kind != name.repo.type]
+            there = [kind for kind in kinds if _is_there(hub, replace(name.repo, type=kind))]
+            if there:
+                error.hint = f"{name.repo.id} is a {there[0]}: add --repo-type {there[0]}"
+        raise
+
+
+def _is_there(hub: Hub, repo: Repo) -> bool:
+    try:
+        hub.commit_of(repo)
+    except HfModelsError:
+        return False
+    return True
+
+
+def plan_of(
+    hub: Hub, repo_id: str, options: PlanOptions, http: HttpPool, environment: Environment
+) -> Plan:
+    """Resolve a repo and plan it, over connections that are open.
+
+    Raises:
+        HfModelsError: As `plan`.
+    """
+    limit_bytes = parse_layer_limit(options.layer_size)
+    snapshot = resolve(hub, repo_id, options, environment)
+    made = make_plan(
+        snapshot,
+        layer_limit_bytes=limit_bytes,
+        cache_root=options.cache_root,
+        models_dir=options.models_dir,
+        has_receiver=options.has_receiver,
+    )
+    return choose_compression(made, options.compress, partial(hub.source_of, snapshot), http)
+
+
+def tag_of(plan: Plan, tag: str | None) -> str:
+    """Return the tag that was given, else the repo's name as a tag."""
+    return check_tag(tag) if tag else tag_from_name(plan.snapshot.repo.name)
+
+
+def find_base(
+    name: str | None, registries: Registries, environment: Environment, *, asks: bool
+) -> Base:
+    """Return the base image; none, with a note, where the default one cannot be reached.
+
+    Docker Hub is no requirement: an image of files only restores as any other, and what it
+    lacks is `docker run IMAGE export`. A base that was named is not left out.
+
+    Args:
+        name: As the user named it, ``none`` for none; None for that of ``HF_MODELS_BASE``, else
+            the default one.
+        registries: How it is reached.
+        environment: Where the variable is.
+        asks: Whether to find out now if the default one can be reached.
+    """
+    name = name or environment.get(BASE_VARIABLE) or None
+    if name == NO_BASE:
+        return no_base()
+    reference = parse_reference(name or DEFAULT_BASE)
+    base = Base(registries.open(reference), reference.target, str(reference))
+    if name is None and asks:
+        try:
+            base.resolve()
+        except (TransportError, RegistryError) as error:
+            registries.progress.note(
+                f"{error.message}; going on without a base image: restore works, and `docker run"
+                f" IMAGE export` does not (name another base with --base or {BASE_VARIABLE})"
+            )
+            return no_base()
+    return base
