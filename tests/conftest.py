@@ -24,6 +24,7 @@ for _name in list(os.environ):  # before anything imports huggingface_hub, which
         del os.environ[_name]
 
 
+collect_ignore = ["recordings.py"]  # a program, with a dependency of its own
 pytest_plugins = ["tests.support.publish"]  # the fixtures of everything that publishes
 
 
