@@ -239,9 +239,11 @@ class ConsoleProgress:
     def start(self, total_bytes: int, total_files: int) -> None:
         """Show how much there is to do."""
         self._total_bytes, self._total_files = total_bytes, total_files
-        if self._quiet or not total_files:
+        if self._quiet:
             return
-        if self._stream.isatty():
+        if not total_files:
+            self._line(f"{self._verb}: up to date")
+        elif self._stream.isatty():
             with self._lock:
                 self._bars = self._bars or _new_bars(self._stream)
                 self._bars.start()
