@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
-from huggingface_hub import set_client_factory
-from huggingface_hub.utils._http import hf_request_event_hook
+from huggingface_hub import constants, set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 from urllib3 import HTTPHeaderDict
 
 from downloader.errors import HubError, ProtocolError, TransportError
@@ -133,20 +133,27 @@ _CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 class _Client(httpx2.Client):
-    """The library's client, but for the requests of a `Call`."""
+    """The library's client, but for the requests of a `Call`.
+
+    It reads no variables itself: a proxy or certificate file that cannot be used is reported
+    by our own connections, under its name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(trust_env=False)
+        self._other: httpx2.Client | None = None  # for a caller that uses the library as well
 
     def send(self, request: httpx2.Request, **flags: Any) -> httpx2.Response:  # noqa: ANN401
         call = _CURRENT.get()
-        return call.send(request) if call else super().send(request, **flags)
+        if call:
+            return call.send(request)
+        self._other = self._other or default_client_factory()
+        return self._other.send(request, **flags)
 
 
-def _new_client() -> httpx2.Client:
-    """Return a client as huggingface_hub's ``default_client_factory`` makes it."""
-    hooks = {"request": [hf_request_event_hook]}
-    return _Client(event_hooks=hooks, follow_redirects=True, timeout=None)
-
-
-set_client_factory(_new_client)
+# The library takes white space of its variable for a part of the address.
+constants.ENDPOINT = constants.ENDPOINT.strip()
+set_client_factory(_Client)
 
 
 @contextmanager

@@ -8,10 +8,6 @@ process and a stream all ask here for the address.
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urljoin, urlsplit
-
-from urllib3.exceptions import LocationParseError
-from urllib3.util import parse_url
 
 from downloader.errors import (
     HubError,
@@ -20,6 +16,7 @@ from downloader.errors import (
     TransportError,
     without_secrets,
 )
+from downloader.net.address import parse_address, resolve_address
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange, check_content_range, range_header
 from downloader.net.request import Exchange
@@ -128,27 +125,19 @@ class Location:
 
     def _follow(self, target: Target, response: Exchange) -> None:
         response.drain()
-        location = response.headers.get("Location")
-        if not location:
-            raise ProtocolError(
-                f"{without_secrets(target.url)}: want a Location with status "
-                f"{response.status}, got none"
-            )
-        try:  # encoded as a request needs it, however it was sent
-            url = parse_url(urljoin(target.url, location)).url
-        except (LocationParseError, ValueError) as error:
-            raise ProtocolError(f"want a URL, got {without_secrets(location)!r}") from error
-        if urlsplit(url).scheme not in {"http", "https"}:
-            raise ProtocolError(f"want a redirect to http or https, got {without_secrets(url)!r}")
-        is_home = _origin(url) == _origin(self._home.url)
-        self._target = Target(url, self._home.headers if is_home else {})
+        url = resolve_address(parse_address(target.url), response.headers.get("Location")).url
+        self._target = Target(url, self._home.headers if self._is_home(url) else {})
+
+    def _is_home(self, url: str) -> bool:
+        """Whether ``url`` is the Hub's own, so that it may see the token."""
+        return parse_address(url).origin == parse_address(self._home.url).origin
 
     def _forget(self, target: Target) -> None:
         if self._target is target:
             self._target, self._is_resolved = self._home, False
 
     def _refusal(self, target: Target, response: Exchange) -> Exception:
-        is_home = _origin(target.url) == _origin(self._home.url)
+        is_home = self._is_home(target.url)
         error = _hub_error(target.url, response, is_home)
         self._forget(target)
         if response.status in _SIGNATURE_OVER and not is_home:
@@ -159,12 +148,6 @@ class Location:
         if is_passing(response.status):
             return TransientError(error, parse_retry_after(response.headers))
         return error
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    default = 443 if parts.scheme == "https" else 80
-    return parts.scheme, parts.hostname, parts.port or default
 
 
 def _hub_error(url: str, response: Exchange, is_home: bool) -> HubError:
