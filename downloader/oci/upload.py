@@ -407,7 +407,7 @@ class RegistryBlobWriter:
         if kept is None or (most is not None and kept > most):
             self._session.cancel()
             kept = 0
-        elif self._offset - kept > LONGEST_CHUNK_BYTES:
+        elif self._offset - kept > _FIRST_CHUNK_BYTES:
             self._method.prefer_chunks()
         if kept > self._reached >= 0:
             self._retries.succeeded()

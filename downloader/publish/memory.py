@@ -14,6 +14,8 @@ PROCESS_BYTES = 88 * MIB
 # Small files fetched ahead, headers and padding on their way, stacks of threads.
 _JOB_BYTES = PREFETCH_BYTES // 2
 _SMALLEST_RING_BYTES = 8 * MIB
+# Enough for four connections with a range each; what a kill finds in it is read again.
+_LARGEST_RING_BYTES = 32 * MIB
 _UPLOAD_BYTES = SMALL_BLOB_BYTES // 4  # a thread, and a blob that is small enough for one request
 
 
@@ -41,7 +43,7 @@ def share_memory(total_bytes: int, jobs: int, destinations: int) -> Memory:
     Raises:
         InputError: Too little for so much at once.
 
-    >>> share_memory(256 * MIB, jobs=4, destinations=1).ring_bytes == 37 * MIB
+    >>> share_memory(256 * MIB, jobs=8, destinations=1).ring_bytes == 16 * MIB
     True
     >>> share_memory(100 * MIB, jobs=4, destinations=3)
     Traceback (most recent call last):
@@ -59,7 +61,7 @@ got 105 MB
             hint=f"raise --memory to {-(-least // MIB)}MiB{fewer}",
         )
     pool_bytes = total_bytes - least + jobs * _SMALLEST_RING_BYTES
-    return Memory(pool_bytes, pool_bytes // jobs)
+    return Memory(pool_bytes, min(pool_bytes // jobs, _LARGEST_RING_BYTES))
 
 
 def fitting_jobs(total_bytes: int, destinations: int) -> int:

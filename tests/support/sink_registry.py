@@ -23,23 +23,30 @@ PIECE_BYTES = 1 << 20
 
 @dataclass
 class Session:
-    """One upload under way."""
+    """One upload under way; its lock is held by the request that writes into it."""
 
     size_bytes: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass
 class World:
-    """What the registry remembers: sizes of blobs, manifests, what was sent."""
+    """What the registry remembers: sizes of blobs, manifests, what was sent.
+
+    Args:
+        is_hashing: Whether digests are checked.
+        keeps_cut: Whether what arrived of a request that was cut stays in the upload.
+    """
 
     is_hashing: bool = False
+    keeps_cut: bool = True
     blobs: dict[str, int] = field(default_factory=dict)
     kept: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
     taken_bytes: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Condition = field(default_factory=threading.Condition)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -67,6 +74,13 @@ class Handler(BaseHTTPRequestHandler):
         elif path.endswith("/tags/list"):
             tags = [name for name in self.world.manifests if not name.startswith("sha256:")]
             self.answer(200, json.dumps({"tags": tags}).encode())
+        elif "/blobs/uploads/" in path:
+            session = self.world.sessions.get(path.rpartition("/")[2])
+            if session is None:
+                self.answer(404)
+                return
+            with session.lock:
+                self.answer(204, Location=path, Range=f"0-{max(0, session.size_bytes - 1)}")
         elif (name := path.rpartition("/manifests/")[2]) in self.world.manifests:
             data, media_type = self.world.manifests[name]
             self.answer(200, data, Content_Type=media_type)
@@ -90,8 +104,21 @@ class Handler(BaseHTTPRequestHandler):
     def do_PATCH(self) -> None:
         path = urlsplit(self.path).path
         session = self.world.sessions[path.rpartition("/")[2]]
-        self.take(session)
-        self.answer(202, Location=path, Range=f"0-{session.size_bytes - 1}")
+        with session.lock:
+            start = self.headers.get("Content-Range", "").partition("-")[0]
+            if start and int(start) != session.size_bytes:
+                self.close_connection = True
+                self.answer(416)
+                return
+            before = session.size_bytes, session.digest.copy()
+            try:
+                self.take(session)
+            except ConnectionError:
+                if not self.world.keeps_cut:
+                    session.size_bytes, session.digest = before
+                raise
+            size_bytes = session.size_bytes
+        self.answer(202, Location=path, Range=f"0-{size_bytes - 1}")
 
     def do_PUT(self) -> None:
         parts = urlsplit(self.path)
@@ -130,10 +157,16 @@ class Handler(BaseHTTPRequestHandler):
         if "Content-Length" in self.headers:
             self.take_exactly(session, int(self.headers["Content-Length"]), view)
             return
-        while size := int(re.split(rb"[;\r]", self.rfile.readline())[0], 16):
+        while size := self.chunk_size():
             self.take_exactly(session, size, view)
             self.rfile.readline()
         self.rfile.readline()
+
+    def chunk_size(self) -> int:
+        line = self.rfile.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionError("cut")
+        return int(re.split(rb"[;\r]", line)[0], 16)
 
     def take_exactly(self, session: Session, left: int, view: memoryview) -> None:
         while left:
@@ -146,11 +179,15 @@ class Handler(BaseHTTPRequestHandler):
             session.size_bytes += count
             with self.world.lock:
                 self.world.taken_bytes += count
+                self.world.lock.notify_all()
 
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that is killed is what some tests are about."""
 
     def get_request(self) -> tuple[socket.socket, Any]:
         line, address = super().get_request()
