@@ -10,8 +10,8 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,6 +94,7 @@ class Contents:
         self._said: set[str] = set()
         self.suspect: set[str] = set()
         self._is_stopping = False
+        self._outstanding_bytes = 0
 
     # What the app calls
 
@@ -202,18 +203,26 @@ class Contents:
     ) -> Pieces:
         at = wanted.start
         while at < wanted.end:
-            size_bytes = min(self._piece_bytes, wanted.end - at)
-            data = await run(lambda at=at, size_bytes=size_bytes: read(at, size_bytes))  # type: ignore[misc]
-            if not data:
-                raise StorageError(f"want {wanted.end - at} bytes more of a file, got its end")
-            at += len(data)
-            yield data
+            with self._lending(wanted.end - at) as size_bytes:
+                data = await run(partial(read, at, size_bytes))
+                if not data:
+                    raise StorageError(f"want {wanted.end - at} bytes more of a file, got its end")
+                at += len(data)
+                yield data
 
-    @property
-    def _piece_bytes(self) -> int:
-        clients = max(1, self._metrics.counts["clients"])
-        share = self._bounds.memory_bytes // (4 * clients)
-        return max(_SMALLEST_PIECE_BYTES, min(_PIECE_BYTES, share))
+    @contextmanager
+    def _lending(self, most_bytes: int) -> Iterator[int]:
+        """Give the size of the next piece of a client, and count it as long as it has it.
+
+        What slow clients have taken and not received counts, so that many of them leave less.
+        """
+        left = self._bounds.memory_bytes // 4 - self._outstanding_bytes
+        size_bytes = min(max(_SMALLEST_PIECE_BYTES, min(_PIECE_BYTES, left // 4)), most_bytes)
+        self._outstanding_bytes += size_bytes
+        try:
+            yield size_bytes
+        finally:
+            self._outstanding_bytes -= size_bytes
 
     # Into the cache
 
@@ -358,10 +367,10 @@ class Contents:
                     finally:
                         self._metrics.add("waiting", -1)
                     continue
-                count = min(self._piece_bytes, limit - at, wanted.end - at)
-                data = await self._disk.run(lambda at=at, count=count: filling.read(at, count))  # type: ignore[misc]
-                at += len(data)
-                yield data
+                with self._lending(min(limit, wanted.end) - at) as count:
+                    data = await self._disk.run(partial(filling.read, at, count))
+                    at += len(data)
+                    yield data
         finally:
             shared.leave()
 
