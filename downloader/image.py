@@ -130,7 +130,8 @@ def metadata_entries(plan: Plan) -> tuple[list[TarEntry], list[bytes]]:
     if plan.has_receiver:
         data[RECEIVER_PATH] = receiver()
     entries = [TarEntry(path, size_bytes=len(data[path]), executable=True) for path in data]
-    for path, text in {README_PATH: readme(), SHEET_PATH: sheet(plan.snapshot)}.items():
+    facts = [("built by", f"hf-models {__version__}")]
+    for path, text in {README_PATH: readme(), SHEET_PATH: sheet(plan.snapshot, facts)}.items():
         data[path] = text
         entries.append(TarEntry(path, size_bytes=len(text)))
     if plan.models_dir and plan.parts:
@@ -258,6 +259,23 @@ def stored_layer(descriptor: Descriptor) -> Descriptor:
     if is_packed(descriptor):
         return packed_descriptor(descriptor.digest, descriptor.size_bytes, diff_id_of(descriptor))
     return Descriptor(LAYER, descriptor.digest, descriptor.size_bytes)
+
+
+def signature_path(commit: str) -> str:
+    """Return where the signed statement over a commit's files lies in the repo folder."""
+    return f"signatures/{commit}.json"
+
+
+def signature_tar(plan: Plan, bundle: bytes) -> tuple[bytes, dict[str, str]]:
+    """Return the layer that carries a signed statement, and the annotations of its descriptor."""
+    path = f"{plan.folder}/{signature_path(plan.snapshot.commit)}"
+    layout = lay_out([TarEntry(path, size_bytes=len(bundle))])
+    return b"".join(iter_tar(layout, [bundle])), {f"{PREFIX}.layer.signature": "true"}
+
+
+def is_signature_layer(descriptor: Descriptor) -> bool:
+    """Whether a descriptor says that it is the layer of the signed statement."""
+    return f"{PREFIX}.layer.signature" in descriptor.annotations
 
 
 def is_metadata_layer(descriptor: Descriptor) -> bool:

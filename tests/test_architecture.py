@@ -17,7 +17,7 @@ LAYERS = (
     {"net"},
     {"transfer"},
     {"hub", "oci"},
-    {"plan", "receiver", "sheet"},
+    {"plan", "receiver", "sheet", "signing"},
     {"image"},
     {"engine", "publish", "restore"},
     {"serve", "receive"},

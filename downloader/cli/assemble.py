@@ -9,7 +9,7 @@ import click
 from downloader.cli.bases import base_option, modelpack_option
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
-from downloader.cli.options import http_pool, json_option, quiet_option
+from downloader.cli.options import http_pool, json_option, quiet_option, sign_option
 from downloader.cli.plan_file import plan_option, read_plan
 from downloader.cli.registries import (
     make_registries,
@@ -25,6 +25,7 @@ from downloader.library.publisher import find_base
 from downloader.oci.reference import check_tag, parse_reference
 from downloader.publish import AssembleOptions
 from downloader.publish import assemble as assemble_shards
+from downloader.signing import Signer
 
 
 @click.command(
@@ -45,6 +46,7 @@ from downloader.publish import assemble as assemble_shards
 @plan_option("What was published.  [default: what the shards say]")
 @base_option
 @modelpack_option
+@sign_option
 @click.option("--force", is_flag=True, help="Overwrite a tag that carries another repo.")
 @registry_options
 @json_option
@@ -83,6 +85,7 @@ def assemble(
             find_base(base, registries, read_environment(), asks=True),
             modelpack=modelpack,
             force=force,
+            signer=Signer(options["sign_key"]) if options["sign_key"] else None,
         )
 
         def join(image: str) -> str:

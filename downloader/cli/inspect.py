@@ -15,6 +15,7 @@ from downloader.cli.console import (
 )
 from downloader.cli.options import connection_of, json_option, network_options, quiet_option
 from downloader.library.consumer import inspect as inspect_image
+from downloader.library.consumer import make_sheet
 from downloader.restore import InspectedLayer, Inspection
 from downloader.units import format_bytes, format_count
 
@@ -26,10 +27,13 @@ from downloader.units import format_bytes, format_count
 )
 @click.argument("source", metavar="SOURCE")
 @click.option("--files", "with_files", is_flag=True, help="List the files as well.")
+@click.option("--report", is_flag=True, help="The sheet for the approval desk, and nothing else.")
 @network_options
 @json_option
 @quiet_option
-def inspect(source: str, with_files: bool, as_json: bool, quiet: bool, **options: Any) -> None:
+def inspect(
+    source: str, with_files: bool, report: bool, as_json: bool, quiet: bool, **options: Any
+) -> None:
     """Show what an image holds: repo, commit, license, files, layers, bytes.
 
     SOURCE as for restore. Of the layers only the small one that lists the files is read; a
@@ -37,6 +41,10 @@ def inspect(source: str, with_files: bool, as_json: bool, quiet: bool, **options
     """
     with ConsoleProgress("inspect", quiet=quiet) as progress:
         connection = connection_of(options)
+        if report:
+            text = make_sheet(source, progress=progress, connection=connection)
+            print_result(text.rstrip("\n"))
+            return
         found = inspect_image(
             source, progress=progress, with_files=with_files, connection=connection
         )

@@ -18,6 +18,7 @@ from downloader.library.connection import Connection
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy
 from downloader.plan import COMPRESS, DEFAULT_CACHE_ROOT, parse_layer_limit
+from downloader.restore.trust import Policy, policy_of_keys, read_policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -157,6 +158,47 @@ network_options = compose(
         help="Ask this host first, for manifests too; repeatable.  [env: HF_MODELS_MIRRORS]",
     ),
 )
+
+trust_options = compose(
+    click.option(
+        "--key",
+        "keys",
+        multiple=True,
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Insist on a signature by this public key; repeatable.",
+    ),
+    click.option(
+        "--policy",
+        "policy_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Whose signatures are wanted of which repos.",
+    ),
+)
+
+
+def policy_of(options: Mapping[str, Any]) -> Policy | None:
+    """Return what ``--key`` or ``--policy`` wants; None for nothing.
+
+    Raises:
+        InputError: Both are given, or a file is neither a key nor a policy.
+    """
+    keys, policy_file = options["keys"], options["policy_file"]
+    if keys and policy_file:
+        raise InputError("want --key or --policy, got both")
+    if policy_file:
+        return read_policy(policy_file)
+    return policy_of_keys(keys) if keys else None
+
+
+sign_option = click.option(
+    "--sign-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Sign the files with this private key (PEM); needs hf-models[sign].",
+)
+
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
 json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")

@@ -23,6 +23,7 @@ from downloader.cli.options import (
     layer_options,
     quiet_option,
     repo_options,
+    sign_option,
     tag_option,
 )
 from downloader.cli.plan import plan_options
@@ -34,6 +35,7 @@ from downloader.library.publisher import open_hub, plan_of, publish_plan, tag_of
 from downloader.oci.reference import parse_reference
 from downloader.plan import Layer, Plan
 from downloader.publish import Outcome, PublishOptions, Shard, StoredImage, parse_shard
+from downloader.signing import Signer
 from downloader.units import format_bytes, parse_size
 
 
@@ -57,6 +59,7 @@ from downloader.units import format_bytes, parse_size
 )
 @base_option
 @modelpack_option
+@sign_option
 @click.option(
     "--jobs",
     type=click.IntRange(1, 16),
@@ -110,6 +113,7 @@ def publish(
             memory_bytes=parse_size(memory),
             dry_run=dry_run,
             journal_dir=environment.uploads_dir,
+            signer=Signer(options["sign_key"]) if options["sign_key"] else None,
             **{name: options[name] for name in ("jobs", "modelpack", "allow_gated", "force")},
         )
         hub = open_hub(connection, environment, http, progress.note)

@@ -16,8 +16,10 @@ from downloader.cli.options import (
     connection_of,
     json_option,
     network_options,
+    policy_of,
     quiet_option,
     selection_options,
+    trust_options,
 )
 from downloader.errors import InputError
 from downloader.library.consumer import restore_images
@@ -41,6 +43,7 @@ _SMALLEST_MEMORY_BYTES = 4 * MIB
 @click.option("--cache-dir", metavar="DIR", help="Where to.  [default: HF_HUB_CACHE]")
 @click.option("--local-dir", metavar="DIR", help="Plain files there instead of a cache.")
 @network_options
+@trust_options
 @click.option(
     "--connections",
     type=click.IntRange(1, 256),
@@ -82,6 +85,7 @@ def restore(source: str, arguments: tuple[str, ...], **options: Any) -> None:
             exclude=options["exclude"],
             connection=connection_of(options),
             download=_bounds(options),
+            policy=policy_of(options),
             dry_run=options["dry_run"],
         )
     _print_report(report, options)

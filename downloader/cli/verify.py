@@ -13,11 +13,19 @@ from downloader.cli.console import (
     print_result,
     say_error,
 )
-from downloader.cli.options import connection_of, json_option, network_options, quiet_option
+from downloader.cli.options import (
+    connection_of,
+    json_option,
+    network_options,
+    policy_of,
+    quiet_option,
+    trust_options,
+)
 from downloader.errors import IntegrityError
 from downloader.hub.verify import Report
-from downloader.library.consumer import is_image
+from downloader.library.consumer import is_image, verify_signatures
 from downloader.library.consumer import verify as verify_target
+from downloader.restore.trust import Signed
 from downloader.units import format_bytes, format_count
 
 FINDINGS_SHOWN = 100  # a screen or two; --json has them all
@@ -26,6 +34,7 @@ FINDINGS_SHOWN = 100  # a screen or two; --json has them all
 @click.command(epilog=examples("verify", "verify ghcr.io/me/hf-models:qwen2.5-0.5b"))
 @click.argument("target", required=False, metavar="[PATH_OR_IMAGE]")
 @network_options
+@trust_options
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @json_option
 @quiet_option
@@ -39,13 +48,25 @@ def verify(target: str | None, threads: int, as_json: bool, quiet: bool, **optio
     """
     noun = "layer" if target and is_image(target) else "file"
     with ConsoleProgress("verify", noun, quiet=quiet) as progress:
-        connection = connection_of(options)
+        connection, policy = connection_of(options), policy_of(options)
         report = verify_target(target, progress=progress, threads=threads, connection=connection)
-    return print_report(report, as_json=as_json, quiet=quiet)
+        signed = None
+        if policy and report.is_good:
+            signed = verify_signatures(target, policy, progress=progress, connection=connection)
+    return print_report(report, signed, as_json=as_json, quiet=quiet)
 
 
-def print_report(report: Report, *, as_json: bool, quiet: bool) -> int:
-    """Print what a verification saw; return its exit code."""
+def print_report(
+    report: Report, signed: list[Signed] | None = None, *, as_json: bool, quiet: bool
+) -> int:
+    """Print what a verification saw; return its exit code.
+
+    Args:
+        report: Of the bytes.
+        signed: The signatures that were checked; None where none were asked for.
+        as_json: Whether for programs.
+        quiet: Whether to say only what is wrong.
+    """
     bad = sum(finding.kind != "extra" for finding in report.findings)
     error = None
     if bad:
@@ -57,9 +78,12 @@ def print_report(report: Report, *, as_json: bool, quiet: bool) -> int:
         print_json(
             asdict(report)
             | {"good": report.is_good, "error": describe_error(error) if error else None}
+            | ({} if signed is None else {"signed": [asdict(item) for item in signed]})
         )
     else:
         _print_findings(report, quiet)
+        for item in signed or ():
+            print_result(str(item))
     if error:
         say_error(error.message, error.hint)
         return error.exit_code

@@ -281,6 +281,15 @@ def _find_folders(path: Path) -> tuple[Path, list[Path]]:
     raise InputError(f"want a Hugging Face cache with at least one repo, got {str(path)!r}")
 
 
+def find_folders(path: Path) -> list[Path]:
+    """Return the repo folders of a cache; ``path`` as for `verify_cache`.
+
+    Raises:
+        InputError: There is no cache at ``path``.
+    """
+    return _find_folders(path)[1]
+
+
 def _run_job(job: HashJob, progress: Progress, cancelled: threading.Event) -> Finding | None:
     hasher = BlobHasher(job.oid, job.size_bytes)
     try:

@@ -11,7 +11,7 @@ from downloader.environment import Environment, read_environment
 from downloader.errors import HfModelsError, InputError, RegistryError
 from downloader.hub.repo import Selection
 from downloader.hub.verify import Report as VerifyReport
-from downloader.hub.verify import verify_cache
+from downloader.hub.verify import find_folders, verify_cache
 from downloader.library.connection import Connection
 from downloader.oci.reference import tag_from_name
 from downloader.progress import NoProgress, Progress, ignore
@@ -29,9 +29,13 @@ from downloader.restore import (
 from downloader.restore import inspect as inspect_source
 from downloader.restore import restore as restore_sources
 from downloader.restore import verify as verify_source
+from downloader.restore.foreign.extract import Glance
 from downloader.restore.foreign.stream import engine_has
 from downloader.restore.opening import open_registries
+from downloader.restore.reader import read_source
 from downloader.restore.source import RegistrySource, Source
+from downloader.restore.trust import Gate, Policy, Signed, check_cache, check_image
+from downloader.sheet import sheet
 
 Image = str | os.PathLike[str]
 
@@ -105,6 +109,7 @@ def restore_images(
     exclude: Sequence[str] = (),
     connection: Connection | None = None,
     download: DownloadSettings | None = None,
+    policy: Policy | None = None,
     dry_run: bool = False,
 ) -> Report:
     """Restore several images in one go, and return what was done, byte by byte.
@@ -120,18 +125,23 @@ def restore_images(
         exclude: As for `restore`.
         connection: As for `restore`.
         download: As for `restore`.
+        policy: Whose signatures are wanted; None to look at none.
         dry_run: Only say what would be done.
 
     Raises:
         HfModelsError: As `restore`.
     """
     environment = environment or read_environment()
+    gate = Gate(policy, (progress or NoProgress()).note) if policy else None
     options = RestoreOptions(
-        select(files, include, exclude), download or DownloadSettings(), dry_run
+        select(files, include, exclude), download or DownloadSettings(), dry_run, gate
     )
     target = find_target(environment, cache_dir, local_dir)
     with _opened(images, connection, environment) as (sources, network):
-        return restore_sources(sources, target, options, network, progress)
+        report = restore_sources(sources, target, options, network, progress)
+    for signed in gate.signed if gate else ():
+        (progress or NoProgress()).note(str(signed))
+    return report
 
 
 def inspect(
@@ -157,6 +167,35 @@ def inspect(
     environment = environment or read_environment()
     with _opened([image], connection, environment) as ([source], network):
         return inspect_source(source, network, progress, with_files=with_files)
+
+
+def make_sheet(
+    image: Image,
+    environment: Environment | None = None,
+    progress: Progress | None = None,
+    *,
+    connection: Connection | None = None,
+) -> str:
+    """Return the sheet of an image for the approval desk: its files, and how to check them.
+
+    Args:
+        image: As for `restore`.
+        environment: None for the process's own.
+        progress: Told of the bytes of a compressed archive, which is read to its end.
+        connection: How registries are reached, beside what the environment says.
+
+    Raises:
+        HfModelsError: As `restore`.
+    """
+    environment, progress = environment or read_environment(), progress or NoProgress()
+    with _opened([image], connection, environment) as ([source], network):
+        said = inspect_source(source, network, progress)
+        sheets = []
+        for item in read_source(source, network, Glance(), progress):
+            more = [("image", f"{item.source}@{item.digest}"), ("kind", said.kind)]
+            more.append(("signed", "yes: hf-models verify --key FILE" if item.signature else "no"))
+            sheets.append(sheet(item.snapshot, more).decode("utf-8", "replace"))
+    return "\n".join(sheets)
 
 
 def verify(
@@ -189,6 +228,35 @@ def verify(
         return verify_cache(path, threads=threads, progress=progress or NoProgress())
     with _opened([target], connection, environment) as ([source], network):
         return verify_source(source, network, progress)
+
+
+def verify_signatures(
+    target: Image | None,
+    policy: Policy,
+    environment: Environment | None = None,
+    progress: Progress | None = None,
+    *,
+    connection: Connection | None = None,
+) -> list[Signed]:
+    """Check who signed the files of a target that `verify` found good, and return it.
+
+    Args:
+        target: As for `verify`.
+        policy: Whose signatures are wanted.
+        environment: None for the process's own.
+        progress: Told what is wrong where the policy only warns.
+        connection: How registries are reached, beside what the environment says.
+
+    Raises:
+        IntegrityError: A signature that the policy enforces is missing or wrong.
+        HfModelsError: As `restore`.
+    """
+    environment, progress = environment or read_environment(), progress or NoProgress()
+    if target is None or not is_image(target):
+        path = environment.hub_cache_dir if target is None else Path(target).expanduser()
+        return check_cache(find_folders(path), policy, progress.note)
+    with _opened([target], connection, environment) as ([source], network):
+        return check_image(source, policy, network, progress)
 
 
 def is_image(target: Image) -> bool:

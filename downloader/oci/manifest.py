@@ -86,6 +86,7 @@ class Manifest:
     annotations: Mapping[str, str] = field(default_factory=dict)
     media_type: str = MANIFEST
     artifact_type: str | None = None
+    subject: Descriptor | None = None  # of a referrer; not read back
 
     def to_bytes(self) -> bytes:
         """Return the manifest as JSON; equal manifests give equal bytes."""
@@ -96,6 +97,8 @@ class Manifest:
         document["layers"] = [layer.to_json() for layer in self.layers]
         if self.annotations:
             document["annotations"] = dict(sorted(self.annotations.items()))
+        if self.subject:
+            document["subject"] = self.subject.to_json()
         return to_json_bytes(document)
 
 

@@ -30,6 +30,8 @@ from downloader.publish.layer_cache import (
     look_at_tag,
     read_labels,
 )
+from downloader.publish.sign import sign_plan
+from downloader.signing import Signer
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class AssembleOptions:
         base: What lies under the image.
         modelpack: Whether the index carries a ModelPack manifest too.
         force: Whether a tag that carries another repo may be overwritten.
+        signer: Signs the files; None for no signature.
     """
 
     plan: Plan | None = None
@@ -51,6 +54,7 @@ class AssembleOptions:
     base: Base = field(default_factory=no_base)
     modelpack: bool = True
     force: bool = False
+    signer: Signer | None = None
 
 
 def assemble(
@@ -95,7 +99,10 @@ def assemble(
     _check_shards(destination, plan, records, options.count)
     options.base.load()
     put_common_blobs(destination, plan, options.base, tagged)
-    digest = write_image(destination, plan, options.base, modelpack=options.modelpack)
+    signature = sign_plan(options.signer, plan, destination, {}) if options.signer else None
+    digest = write_image(
+        destination, plan, options.base, modelpack=options.modelpack, signature=signature
+    )
     replace_records(destination, shards, progress)
     return digest
 

@@ -10,12 +10,14 @@ from downloader.image import (
     PREFIX,
     config_json,
     diff_id_of,
+    is_signature_layer,
     labels,
     layer_annotations,
     metadata_tar,
     stored_layer,
 )
 from downloader.oci.digest import Digest, digest_of
+from downloader.oci.layout import Layout
 from downloader.oci.manifest import (
     CONFIG,
     INDEX,
@@ -42,6 +44,7 @@ from downloader.publish.modelpack import (
     model_config,
     model_manifest,
 )
+from downloader.publish.sign import attach_signature, signature_layer
 from downloader.units import format_bytes
 
 # Docker stops at 125 layers, other engines at 127.
@@ -58,6 +61,7 @@ def find_current(
     tagged: TaggedImage | None,
     *,
     modelpack: bool,
+    signature: bytes | None = None,
 ) -> Digest | None:
     """Return the digest of the image that the tag names, if `write_image` would write it again.
 
@@ -67,6 +71,7 @@ def find_current(
         base: What lies under it; resolved, not loaded.
         tagged: What the tag names.
         modelpack: Whether the index carries a ModelPack manifest too.
+        signature: As for `write_image`.
     """
     if tagged is None or tagged.manifest is None:
         return None
@@ -75,13 +80,14 @@ def find_current(
     if not isinstance(index, Index) or index.annotations != notes:
         return None
     has_modelpack = any(item.platform == NO_PLATFORM for item in index.manifests)
-    forms = _forms(destination, plan)
+    forms = _forms(destination, plan, signature)
     layers = tuple(forms[0])
     is_same = (
         has_modelpack == modelpack
         and len(forms) == 1  # of two, the tag's first manifest shows only one
         and tagged.manifest.annotations == notes
         and tagged.manifest.layers[-len(layers) :] == layers
+        and any(map(is_signature_layer, tagged.manifest.layers)) == bool(signature)
         and (base.store is not None or len(tagged.manifest.layers) == len(layers))
     )
     return tagged.raw.digest if is_same else None
@@ -118,7 +124,14 @@ def _copy_missing(source: Store, target: Store, blob: Descriptor) -> None:
         copy_blob(source, target, blob)
 
 
-def write_image(destination: Destination, plan: Plan, base: Base, *, modelpack: bool) -> Digest:
+def write_image(
+    destination: Destination,
+    plan: Plan,
+    base: Base,
+    *,
+    modelpack: bool,
+    signature: bytes | None = None,
+) -> Digest:
     """Write configs, manifests and index, and move the tag.
 
     Args:
@@ -126,6 +139,7 @@ def write_image(destination: Destination, plan: Plan, base: Base, *, modelpack: 
         plan: What the image carries.
         base: What lies under it, loaded.
         modelpack: Whether the index carries a ModelPack manifest too.
+        signature: The bundle over the files; None for an image without one.
 
     Returns:
         The digest of the index, which the tag names now.
@@ -136,10 +150,13 @@ def write_image(destination: Destination, plan: Plan, base: Base, *, modelpack: 
     """
     check_complete(destination, plan.stored)
     for platform in base.platforms.values():
-        _check_count(len(platform.layers) + len(plan.layers) + 1)
+        _check_count(len(platform.layers) + len(plan.layers) + (2 if signature else 1))
     blobs: dict[Digest, bytes] = {}
+    if signature:
+        layer, data = signature_layer(plan, signature)
+        blobs[layer.digest] = data
     manifests: list[tuple[Descriptor, bytes]] = []
-    forms = _forms(destination, plan)
+    forms = _forms(destination, plan, signature)
     for at, layers in enumerate(forms):
         made = [_platform_manifest(plan, base, item, layers, blobs) for item in base.platforms]
         if at:
@@ -156,7 +173,10 @@ def write_image(destination: Destination, plan: Plan, base: Base, *, modelpack: 
         }
     )
     index = Index(tuple(item for item, _ in manifests), labels(plan, base.labels)).to_bytes()
-    return store.put_manifest(destination.tag, index, INDEX)
+    digest = store.put_manifest(destination.tag, index, INDEX)
+    if signature and not isinstance(store, Layout):  # which a second tag would make ambiguous
+        attach_signature(destination, digest, signature)
+    return digest
 
 
 def check_complete(destination: Destination, layers: Sequence[Layer]) -> None:
@@ -184,16 +204,18 @@ def missing_shards(destination: Destination, plan: Plan, count: int) -> list[Sha
     ]
 
 
-def _forms(destination: Destination, plan: Plan) -> list[list[Descriptor]]:
+def _forms(destination: Destination, plan: Plan, signature: bytes | None) -> list[list[Descriptor]]:
     """Return the layers of the image, and after them the compressed ones of ``both``.
 
     The plain form is first, which engines take that do not know the annotation.
     """
-    metadata = _describe_metadata(metadata_tar(plan))
-    shown = [[*_describe_layers(destination, plan.layers), metadata]]
+    last = [_describe_metadata(metadata_tar(plan))]
+    if signature:
+        last.insert(0, signature_layer(plan, signature)[0])
+    shown = [[*_describe_layers(destination, plan.layers), *last]]
     if plan.compress == "both" and any(layer.is_packed for layer in plan.layers):
         plain = plan.stored[: len(plan.layers)]
-        shown.insert(0, [*_describe_layers(destination, plain), metadata])
+        shown.insert(0, [*_describe_layers(destination, plain), *last])
     return shown
 
 

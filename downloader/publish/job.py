@@ -25,8 +25,10 @@ from downloader.publish.layer_cache import TaggedImage, find_layers, look_at_tag
 from downloader.publish.layer_stream import HubAccess, HubContents, SourceOf
 from downloader.publish.memory import DEFAULT_MEMORY_BYTES, fitting_jobs, share_memory
 from downloader.publish.ramp import Line, run_ramped
+from downloader.publish.sign import sign_plan
 from downloader.publish.upload_journal import UploadJournals
 from downloader.publish.upload_layers import Work, upload_layers
+from downloader.signing import Signer
 from downloader.transfer.ring import BufferPool
 from downloader.transfer.workers import WorkerGroup
 
@@ -48,6 +50,7 @@ class PublishOptions:
         dry_run: Whether to find out only what would be sent.
         retry: For transient errors of the Hub.
         journal_dir: Where a killed upload leaves how far it was; None for nowhere.
+        signer: Signs the files; None for no signature.
     """
 
     shard: Shard = field(default_factory=Shard)
@@ -61,6 +64,7 @@ class PublishOptions:
     dry_run: bool = False
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     journal_dir: Path | None = None
+    signer: Signer | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,7 @@ class _Job:
         self._journals = UploadJournals(options.journal_dir)
         self._tagged: dict[Destination, TaggedImage | None] = {}
         self._digests: dict[Destination, Digest] = {}
+        self._sha256s: dict[str, str] = {}
 
     @property
     def _writes_image(self) -> bool:
@@ -209,7 +214,12 @@ class _Job:
         is_complete = all(destination.is_done(layer) for layer in self._layers)
         if self._writes_image and is_complete:
             digest = find_current(
-                destination, self._plan, options.base, tagged, modelpack=options.modelpack
+                destination,
+                self._plan,
+                options.base,
+                tagged,
+                modelpack=options.modelpack,
+                signature=self._sign(destination),
             )
             if digest is not None:
                 self._digests[destination] = digest
@@ -280,6 +290,7 @@ class _Job:
             run_ramped(
                 [partial(upload_layers, unit, work) for unit in units], jobs, group, work.line
             )
+        self._sha256s = work.contents.sha256s
 
     def _put_common_blobs(self, destination: Destination) -> None:
         put_common_blobs(destination, self._plan, self._options.base, self._tagged[destination])
@@ -301,9 +312,17 @@ class _Job:
     def _write_image(self, destination: Destination) -> None:
         options = self._options
         self._digests[destination] = write_image(
-            destination, self._plan, options.base, modelpack=options.modelpack
+            destination,
+            self._plan,
+            options.base,
+            modelpack=options.modelpack,
+            signature=self._sign(destination),
         )
         replace_records(destination, sorted(destination.recorded), self._progress)
+
+    def _sign(self, destination: Destination) -> bytes | None:
+        signer = self._options.signer
+        return sign_plan(signer, self._plan, destination, self._sha256s) if signer else None
 
     def outcomes(self) -> list[Outcome]:
         """Return what became of each destination, in the order of the stores."""

@@ -3,6 +3,7 @@
 Large files come as streams, small ones are fetched ahead, and every file is verified.
 """
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,7 @@ class HubContents:
         self._files: dict[str, RepoFile] = {}
         for file in snapshot.files:  # one content at two paths is read from the first
             self._files.setdefault(file.oid, file)
+        self.sha256s: dict[str, str] = {}  # of small files outside LFS, which a signature names
         self._streams: set[FileStream] = set()
         self._is_closed = False
         self._lock = threading.Lock()
@@ -137,6 +139,7 @@ class HubContents:
                 data = b"".join(stream)
         hasher.update(data)
         hasher.check(self.path_of(content))
+        self.sha256s[content.oid] = hashlib.sha256(data).hexdigest()
         return data
 
 

@@ -61,8 +61,9 @@ def model_config(plan: Plan, layers: Sequence[Descriptor]) -> bytes:
 
 
 def model_manifest(plan: Plan, config: bytes, layers: Sequence[Descriptor]) -> bytes:
-    """Return the manifest over ``layers``: those of the plan, and the metadata layer last."""
-    kinds = [_kind(plan, layer) for layer in plan.layers] + ["weight.config"]
+    """Return the manifest over ``layers``: those of the plan, then links and lists."""
+    kinds = [_kind(plan, layer) for layer in plan.layers]
+    kinds += ["weight.config"] * (len(layers) - len(kinds))
     described = tuple(
         Descriptor(
             f"application/vnd.cncf.model.{kind}.v1.tar{PACKED if is_packed(layer) else ''}",

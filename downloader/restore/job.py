@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from downloader.errors import InputError
-from downloader.fs import check_space
-from downloader.hub.repo import DEFAULT_REVISION, Selection, Snapshot
+from downloader.fs import check_space, write_atomically
+from downloader.hub.repo import DEFAULT_REVISION, Repo, RepoFile, Selection, Snapshot
+from downloader.image import signature_path
 from downloader.progress import NoProgress, Progress
 from downloader.restore.download import Counts, Download, DownloadSettings
 from downloader.restore.foreign.extract import Capture, Glance
@@ -24,6 +27,9 @@ from downloader.restore.restore_plan import (
 from downloader.restore.source import Source
 from downloader.restore.target import CacheTarget, Target
 
+if TYPE_CHECKING:
+    from downloader.restore.trust import Gate
+
 
 @dataclass(frozen=True)
 class RestoreOptions:
@@ -33,11 +39,13 @@ class RestoreOptions:
         selection: Which files.
         download: Bounds.
         dry_run: Whether only to say what would be done.
+        gate: Checks signatures; None for no check.
     """
 
     selection: Selection = field(default_factory=Selection)
     download: DownloadSettings = field(default_factory=DownloadSettings)
     dry_run: bool = False
+    gate: "Gate | None" = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,9 @@ class _Restore:
                 for source in sources
                 for item in read_source(source, self._network, taker, self._progress)
             ]
+            if options.gate:
+                for item in found:
+                    options.gate.check_names(item)
             wanted = narrow(found, options.selection)
             self._check_names(wanted)
             line = self._network.pool.line if self._network.pool else None
@@ -132,6 +143,7 @@ class _Restore:
                 for item in wanted:
                     target.prepare(item.snapshot)
                 self._fetch(plan_work(wanted), download, capture)
+                self._check_contents(wanted)
         download.counts.kept_bytes += capture.kept_bytes
         download.counts.kept_blobs += capture.kept_blobs
         download.counts.fetched_bytes += capture.fetched_bytes
@@ -139,6 +151,15 @@ class _Restore:
         if not options.dry_run:
             target.clean()
         return Report(restored, download.counts)
+
+    def _check_contents(self, wanted: Sequence[Found]) -> None:
+        """Raise before anything gets its name if a file is not what was signed."""
+        for item in wanted:
+            if self._options.gate:
+                self._options.gate.check_contents(item, partial(self._path_of, item.snapshot.repo))
+
+    def _path_of(self, repo: Repo, file: RepoFile) -> Path | None:
+        return self._target.existing(repo, file.oid)
 
     def _check_names(self, wanted: list[Found]) -> None:
         """Raise what would stop the end, before the first byte."""
@@ -177,4 +198,7 @@ class _Restore:
             for revision in asked or item.revisions or (snapshot.revision,):
                 named = replace(snapshot, revision=revision)
                 path = self._target.finish(named, self._progress.note, may_move=item.is_labelled)
+            if item.signature is not None and isinstance(self._target, CacheTarget):
+                folder = self._target.root / snapshot.repo.folder_name
+                write_atomically(folder / signature_path(snapshot.commit), item.signature)
         return Restored(item.source, item.digest, snapshot, path, item.missing)

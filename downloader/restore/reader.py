@@ -13,10 +13,12 @@ from downloader.hub.repo import Snapshot
 from downloader.image import (
     is_metadata_layer,
     is_packed,
+    is_signature_layer,
     layer_key,
     parse_labels,
     parse_members,
     plan_path,
+    signature_path,
 )
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import PlainStream
@@ -63,6 +65,7 @@ class Found:
         missing: Paths that the image shows and has no content for.
         is_labelled: Whether the image's labels name this repo and commit.
         read_again: Lets the contents of some layers pass once more; None where none pass at all.
+        signature: The signed bundle over the files; None where there is none.
     """
 
     source: str
@@ -75,6 +78,7 @@ class Found:
     missing: tuple[str, ...] = ()
     is_labelled: bool = False
     read_again: Callable[[Collection[str], Taker], None] | None = None
+    signature: bytes | None = None
 
     @property
     def has_repo(self) -> bool:
@@ -175,6 +179,7 @@ def _found(
             missing=item.missing,
             is_labelled=ours is not None and item.commit == ours.commit,
             read_again=again,
+            signature=item.signature,
         )
         for item in snapshots
     ]
@@ -208,21 +213,7 @@ def read_plan(image: Image) -> Found | None:
             f"metadata layer: want at most {METADATA_LIMIT_BYTES} bytes,"
             f" got {layers[-1].size_bytes} bytes"
         )
-    budget = Budget(image.name)
-
-    def find(stream: PlainStream) -> bytes:
-        for member in iter_members(stream, "metadata layer"):
-            budget.member()
-            if member.kind == "file" and member.path.endswith(f"/{plan_path(ours.commit)}"):
-                if member.size_bytes > DOCUMENT_LIMIT_BYTES:
-                    raise ProtocolError(
-                        f"plan: want at most {DOCUMENT_LIMIT_BYTES} bytes,"
-                        f" got {member.size_bytes} bytes"
-                    )
-                return read_exactly(stream, member.size_bytes, member.path)
-        raise ProtocolError(f"metadata layer: lacks {plan_path(ours.commit)}")
-
-    data = read_layer(image, layers[-1], budget, find)
+    data = _read_document(image, layers[-1], plan_path(ours.commit))
     plan = Plan.from_json(parse_document(data, "plan"))
     if plan.snapshot.commit != ours.commit or plan.snapshot.repo != ours.repo:
         raise ProtocolError(
@@ -236,7 +227,32 @@ def read_plan(image: Image) -> Found | None:
         places=image.places,
         pieces=_pieces(plan, layers[:-1], image.places),
         is_labelled=True,
+        signature=_read_signature(image, ours.commit),
     )
+
+
+def _read_signature(image: Image, commit: str) -> bytes | None:
+    found = next(filter(is_signature_layer, image.manifest.layers), None)
+    return _read_document(image, found, signature_path(commit)) if found else None
+
+
+def _read_document(image: Image, layer: Descriptor, path: str) -> bytes:
+    """Return a file of the repo folder out of a small layer of ours."""
+    budget = Budget(image.name)
+
+    def find(stream: PlainStream) -> bytes:
+        for member in iter_members(stream, "metadata layer"):
+            budget.member()
+            if member.kind == "file" and member.path.endswith(f"/{path}"):
+                if member.size_bytes > DOCUMENT_LIMIT_BYTES:
+                    raise ProtocolError(
+                        f"{path}: want at most {DOCUMENT_LIMIT_BYTES} bytes,"
+                        f" got {member.size_bytes} bytes"
+                    )
+                return read_exactly(stream, member.size_bytes, member.path)
+        raise ProtocolError(f"metadata layer: lacks {path}")
+
+    return read_layer(image, layer, budget, find)
 
 
 def _is_plain(layers: Iterable[Descriptor]) -> bool:

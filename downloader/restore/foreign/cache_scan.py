@@ -60,6 +60,7 @@ class FoundSnapshot:
         listing: The whole commit as the library listed it; empty where it did not.
         missing: Paths whose content the image lacks.
         planned: What the plan that built the image says is in it; None where there is none.
+        signature: The bundle over the files; None where there is none.
     """
 
     repo: Repo
@@ -69,6 +70,7 @@ class FoundSnapshot:
     listing: Mapping[str, RepoFile] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     planned: Snapshot | None = None
+    signature: bytes | None = None
 
     @property
     def promised(self) -> dict[str, RepoFile]:
@@ -163,6 +165,7 @@ class _RepoFolder:
             listing,
             tuple(missing),
             planned,
+            self._document("signatures", commit),
         )
 
     def _revisions(self) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from downloader.oci.digest import Digest
 # The first one in a path counts: a repo may hold a file models--a--b/blobs/x of its own.
 _IN_REPO = re.compile(
     r"(?:^|/)((?P<type>model|dataset|space)s--(?P<id>[^/]+))/"
-    r"(?P<area>blobs|refs|snapshots|trees|plans)/(?P<rest>.+)\Z",
+    r"(?P<area>blobs|refs|snapshots|trees|plans|signatures)/(?P<rest>.+)\Z",
     re.DOTALL,
 )
 # huggingface_hub 2 keeps what came through Xet once for all repos; repos link to it.
@@ -26,7 +26,7 @@ MODELS_DIRS = ("models", "datasets", "spaces")
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 
-Area = Literal["blobs", "refs", "snapshots", "trees", "plans"]
+Area = Literal["blobs", "refs", "snapshots", "trees", "plans", "signatures"]
 
 
 @dataclass(frozen=True)

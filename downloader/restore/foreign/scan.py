@@ -98,7 +98,7 @@ def scan_layer(
                 continue
             if kind == "device":
                 raise ProtocolError(f"device in a cache: {path[:200]!r}")
-            if place is not None and place.area in {"refs", "trees", "plans"}:
+            if place is not None and place.area in {"refs", "trees", "plans", "signatures"}:
                 content: Content = InMemory(_read_document(member, place, source, budget))
             else:
                 content = taker.take(layer, member, place, source)

@@ -1,0 +1,125 @@
+"""Signing what was published: no large byte is read twice, for its oid is its sha256."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+from downloader.image import is_packed, signature_tar
+from downloader.net.ranges import ByteRange
+from downloader.oci.digest import Digest, digest_of, hex_of
+from downloader.oci.manifest import (
+    INDEX,
+    LAYER,
+    MANIFEST,
+    Descriptor,
+    Index,
+    Manifest,
+    describe,
+    parse_manifest,
+)
+from downloader.oci.seekable import FrameReader, read_table
+from downloader.oci.store import BlobReader
+from downloader.plan import Content, Layer, Plan
+from downloader.publish.copy import put_blob
+from downloader.publish.destination import Destination
+from downloader.signing import BUNDLE_TYPE, Signer, make_statement
+
+_BUFFER_BYTES = 1024 * 1024
+_EMPTY = b"{}"  # OCI image specification 1.1, manifest.md, "Guidance for an Empty Descriptor"
+_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+
+
+def sign_plan(
+    signer: Signer, plan: Plan, destination: Destination, sha256s: Mapping[str, str]
+) -> bytes:
+    """Return the bundle over the files of a plan.
+
+    Args:
+        signer: Of the publisher.
+        plan: What was published.
+        destination: Has every layer; the files that are in git alone are read from there, unless
+            this run has hashed them on their way.
+        sha256s: Of the contents that this run has hashed, by oid.
+
+    Raises:
+        HfModelsError: The store did not send them.
+    """
+    known = dict(sha256s)
+    for layer in plan.layers:
+        lacking = [
+            (content, offset)
+            for content, offset in layer.placed
+            if len(content.oid) != 64 and content.oid not in known and not content.parts
+        ]
+        if lacking:
+            known |= _hash(layer, lacking, destination)
+    return signer.sign(make_statement(plan.snapshot, known))
+
+
+def _hash(
+    layer: Layer, wanted: list[tuple[Content, int]], destination: Destination
+) -> dict[str, str]:
+    blob = destination.have[layer.name]
+
+    def open_range(byte_range: ByteRange) -> BlobReader:
+        return destination.store.open_blob(blob.digest, byte_range)
+
+    what = str(blob.digest)
+    table = read_table(open_range, blob.size_bytes, what) if is_packed(blob) else None
+    last, end = wanted[-1]
+    span = ByteRange(wanted[0][1], end + last.size_bytes)
+    found, at = {}, span.start
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    opened = FrameReader(open_range, table, span, what) if table else open_range(span)
+    with opened as reader:
+        for content, offset in wanted:
+            _read(reader, offset - at, buffer, None)
+            digest = hashlib.sha256()
+            _read(reader, content.size_bytes, buffer, digest)
+            found[content.oid] = digest.hexdigest()
+            at = offset + content.size_bytes
+    return found
+
+
+def _read(
+    reader: BlobReader, size_bytes: int, buffer: memoryview, digest: "hashlib._Hash | None"
+) -> None:
+    while size_bytes > 0:
+        count = reader.readinto(buffer[:size_bytes])
+        if not count:
+            return  # the digest will be wrong, and verification says so
+        if digest is not None:
+            digest.update(buffer[:count])
+        size_bytes -= count
+
+
+def signature_layer(plan: Plan, bundle: bytes) -> tuple[Descriptor, bytes]:
+    """Return the layer that carries a bundle, and its bytes."""
+    data, notes = signature_tar(plan, bundle)
+    return replace(describe(data, LAYER), annotations=notes), data
+
+
+def attach_signature(destination: Destination, image: Digest, bundle: bytes) -> None:
+    """Make a bundle a referrer of an image, found by the fallback tag where the API is missing.
+
+    Source: OCI distribution specification 1.1, "Listing Referrers" and "Referrers Tag Schema".
+    """
+    store = destination.store
+    raw = store.get_manifest(image)
+    assert raw is not None  # noqa: S101 - it was put a moment ago
+    put_blob(store, _EMPTY, digest_of(_EMPTY))
+    put_blob(store, bundle, digest_of(bundle))
+    data = Manifest(
+        describe(_EMPTY, _EMPTY_TYPE),
+        (describe(bundle, BUNDLE_TYPE),),
+        artifact_type=BUNDLE_TYPE,
+        subject=Descriptor(raw.media_type, image, len(raw.data)),
+    ).to_bytes()
+    entry = replace(describe(data, MANIFEST), artifact_type=BUNDLE_TYPE)
+    store.put_manifest(entry.digest, data, MANIFEST)
+    tag = f"sha256-{hex_of(image)}"
+    listed = store.get_manifest(tag)
+    known = parse_manifest(listed.data) if listed else None
+    others = known.manifests if isinstance(known, Index) else ()
+    if entry not in others:
+        store.put_manifest(tag, Index((*others, entry)).to_bytes(), INDEX)

@@ -1,0 +1,279 @@
+"""Who signed the files of an image or cache, and whether a site insists on it. Offline."""
+
+import hashlib
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from downloader.document import Document
+from downloader.errors import HfModelsError, InputError, IntegrityError
+from downloader.hub.repo import RepoFile, Selection, Snapshot, is_commit, is_oid
+from downloader.image import signature_path
+from downloader.progress import NoProgress, Note, Progress
+from downloader.restore.foreign.extract import Glance
+from downloader.restore.job import RestoreOptions, restore
+from downloader.restore.opening import Network
+from downloader.restore.reader import Found, read_source
+from downloader.restore.source import Source
+from downloader.restore.target import LocalTarget
+from downloader.signing import BUNDLE_LIMIT_BYTES, Statement, is_signed, load_keys, verify_bundle
+
+Mode = Literal["off", "warn", "enforce"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+_READ_BYTES = 1024 * 1024
+_SHOWN_ID = 16
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a site wants of some repos.
+
+    Args:
+        repo: A pattern of repo ids: ``org/*``; ``*`` for all.
+        mode: ``off`` looks at no signature, ``warn`` says what is wrong, ``enforce`` refuses.
+        keys: Public keys by their id; one of them has to have signed.
+    """
+
+    repo: str
+    mode: Mode
+    keys: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A signature that is right: whose key, over which files."""
+
+    repo_id: str
+    commit: str
+    key_id: str
+    files: int
+
+    def __str__(self) -> str:
+        return f"{self.repo_id}@{self.commit}: {self.files} files, signed by key {self.key_id}"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules of a site; the first one that fits a repo holds."""
+
+    rules: tuple[Rule, ...]
+
+    def rule_of(self, repo_id: str) -> Rule:
+        """Return what is wanted of a repo: nothing, where no rule fits."""
+        fitting = (rule for rule in self.rules if fnmatchcase(repo_id, rule.repo))
+        return next(fitting, Rule("*", "off", {}))
+
+
+def policy_of_keys(paths: Iterable[Path]) -> Policy:
+    """Return the policy that one of some keys must have signed everything.
+
+    Raises:
+        InputError: A file is no public key.
+    """
+    return Policy((Rule("*", "enforce", load_keys(list(paths))),))
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy file.
+
+    ::
+
+        [[rules]]
+        repo = "meta-llama/*"
+        mode = "enforce"
+        keys = ["publisher.pub"]        # beside the file
+
+    Raises:
+        InputError: It is no policy.
+    """
+    try:
+        parsed = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    rules = Document(parsed, str(path), InputError).objects("rules")
+    return Policy(tuple(_rule(rule, path.parent) for rule in rules))
+
+
+def _rule(document: Document, directory: Path) -> Rule:
+    mode = next((mode for mode in MODES if mode == document.text("mode")), None)
+    if mode is None:
+        raise document.failure("mode", "off, warn or enforce")
+    names = document.get("keys") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise document.failure("keys", "a list of files")
+    keys = load_keys([directory / name for name in names]) if mode != "off" else {}
+    if mode != "off" and not keys:
+        raise document.failure("keys", "at least one public key")
+    return Rule(document.text("repo"), mode, keys)
+
+
+class Gate:
+    """Checks signatures while a restore runs: names first, contents outside LFS at the end.
+
+    Args:
+        policy: What is wanted.
+        note: Told who signed, and what is wrong where that is no error.
+    """
+
+    def __init__(self, policy: Policy, note: Note) -> None:
+        self.signed: list[Signed] = []
+        self._policy = policy
+        self._note = note
+
+    def check_names(self, item: Found) -> None:
+        """Raise before the first byte if the names are not what was signed.
+
+        Raises:
+            IntegrityError: The rule enforces a signature, and none is right.
+            ProtocolError: The signature is malformed.
+        """
+        self._guarded(item, lambda statement: check_snapshot(item.snapshot, statement))
+
+    def check_contents(self, item: Found, path_of: Callable[[RepoFile], Path | None]) -> None:
+        """Raise if a file outside LFS, whose oid is no sha256, is not what was signed.
+
+        Args:
+            item: Whose files are there now.
+            path_of: Where a file is.
+        """
+
+        def check(statement: Statement) -> None:
+            for file in item.snapshot.files:
+                path = path_of(file)
+                if file.sha256 is None and is_signed(file.path) and path is not None:
+                    _check_file(file.path, path, statement)
+            repo = item.snapshot.repo
+            self.signed.append(
+                Signed(repo.id, item.snapshot.commit, statement.key_id, len(statement.files))
+            )
+
+        self._guarded(item, check)
+
+    def _guarded(self, item: Found, check: Callable[[Statement], None]) -> None:
+        rule = self._policy.rule_of(item.snapshot.repo.id)
+        if rule.mode == "off":
+            return
+        try:
+            if item.signature is None:
+                raise IntegrityError(
+                    f"{item.source}: {item.snapshot.repo.id} is not signed",
+                    hint="publish it with --sign-key, or leave out --key",
+                )
+            check(verify_bundle(item.signature, rule.keys))
+        except HfModelsError as error:
+            if rule.mode == "enforce":
+                raise
+            self._note(f"{item.source}: {error.message} (the policy only warns)")
+
+
+def check_snapshot(snapshot: Snapshot, statement: Statement) -> None:
+    """Raise unless a statement names exactly the files of a snapshot, and their sha256s.
+
+    Raises:
+        IntegrityError: It names others.
+    """
+    shown = {file.path: file.sha256 for file in snapshot.files if is_signed(file.path)}
+    if odd := sorted(shown.keys() ^ statement.files.keys()):
+        what = "not signed" if odd[0] in shown else "signed, and missing"
+        raise IntegrityError(f"signature: {odd[0]!r} is {what}; {len(odd)} such files")
+    for path, sha256 in shown.items():
+        if sha256 is not None and sha256 != statement.files[path]:
+            raise IntegrityError(f"{path}: signed as {statement.files[path]}, got {sha256}")
+
+
+def _check_file(name: str, path: Path, statement: Statement) -> None:
+    got = _sha256_of(path)
+    if got != statement.files.get(name):
+        raise IntegrityError(f"{name}: signed as {statement.files.get(name)}, got {got}")
+
+
+def _sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(_READ_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def check_image(
+    source: Source, policy: Policy, network: Network, progress: Progress
+) -> list[Signed]:
+    """Check the signatures of an image, whose blobs are checked already.
+
+    Files outside LFS, a few megabytes, are read for it; the others are named by their sha256.
+
+    Raises:
+        IntegrityError: A signature that is wanted is missing or wrong.
+    """
+    gate = Gate(policy, progress.note)
+    for item in read_source(source, network, Glance(), NoProgress()):
+        gate.check_names(item)
+        names = [file.path for file in item.snapshot.files if file.sha256 is None]
+        with tempfile.TemporaryDirectory(prefix="hf-models-") as directory:
+            if names:
+                options = RestoreOptions(Selection(names=tuple(names)))
+                restore([source], LocalTarget(Path(directory)), options, network)
+            gate.check_contents(item, partial(_path_in, Path(directory)))
+    return gate.signed
+
+
+def _path_in(directory: Path, file: RepoFile) -> Path:
+    return directory / file.path
+
+
+def check_cache(folders: Iterable[Path], policy: Policy, note: Note) -> list[Signed]:
+    """Check the signatures in repo folders of a cache, whose blobs are checked already.
+
+    Raises:
+        IntegrityError: A signature that is wanted is missing or wrong.
+    """
+    found: list[Signed] = []
+    for folder in folders:
+        kind, _, name = folder.name.partition("--")
+        repo_id = name.replace("--", "/", 1)
+        rule = policy.rule_of(repo_id)
+        if not kind or rule.mode == "off":
+            continue
+        for snapshot in sorted((folder / "snapshots").iterdir()):
+            if not is_commit(snapshot.name):
+                continue
+            try:
+                found.append(_check_directory(folder, snapshot, repo_id, rule))
+            except HfModelsError as error:
+                if rule.mode == "enforce":
+                    raise
+                note(f"{folder.name}: {error.message} (the policy only warns)")
+    return found
+
+
+def _check_directory(folder: Path, snapshot: Path, repo_id: str, rule: Rule) -> Signed:
+    path = folder / signature_path(snapshot.name)
+    if not path.is_file():
+        raise IntegrityError(f"{repo_id}@{snapshot.name} is not signed")
+    if path.stat().st_size > BUNDLE_LIMIT_BYTES:
+        raise IntegrityError(f"{path}: want at most {BUNDLE_LIMIT_BYTES} bytes")
+    statement = verify_bundle(path.read_bytes(), rule.keys)
+    files = {str(at.relative_to(snapshot)): at for at in _files(snapshot)}
+    signed = {name for name in files if is_signed(name)}
+    if odd := sorted(signed ^ statement.files.keys()):
+        what = "not signed" if odd[0] in signed else "signed, and missing"
+        raise IntegrityError(f"signature: {odd[0]!r} is {what}; {len(odd)} such files")
+    for name in sorted(signed):
+        blob = files[name].resolve().name
+        if len(blob) == 64 and is_oid(blob):  # its hash was checked before
+            if blob != statement.files[name]:
+                raise IntegrityError(f"{name}: signed as {statement.files[name]}, got {blob}")
+        else:
+            _check_file(name, files[name], statement)
+    return Signed(repo_id, snapshot.name, statement.key_id, len(statement.files))
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (path for path in sorted(directory.rglob("*")) if path.is_file())

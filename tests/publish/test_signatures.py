@@ -1,0 +1,224 @@
+"""Signed content: written by publish, checked offline wherever the image goes, and by others."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from downloader.signing import load_keys, verify_bundle
+from tests.publish.test_image_conformance import call
+from tests.support.docker import docker
+from tests.support.fake_hub import Generated, HubServer, HubSpec, make_repo
+from tests.support.publish import MIB, MODEL, Side, manifest_of, new_side
+from tests.support.restore import hf_models, restore, restored
+
+pytestmark = pytest.mark.docker
+
+SIGNED = make_repo(
+    "org/signed",
+    {
+        ".gitattributes": b"*.bin filter=lfs\n",
+        "README.md": b"# A model\n",
+        "config.json": b"{}",
+        "sub/vocab.txt": b"words\n",
+        "model.safetensors": Generated(2 * MIB, seed=6),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer(HubSpec((MODEL, SIGNED))) as server:
+        yield server
+
+
+@pytest.fixture
+def side(
+    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Side]:
+    with new_side(hub, capsys, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a directory with two pairs of keys: ours and another's."""
+    directory = tmp_path_factory.mktemp("keys")
+    for name in ("our", "other"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        (directory / f"{name}.key").write_bytes(private)
+        (directory / f"{name}.pub").write_bytes(public)
+    return directory
+
+
+def published(side: Side, keys: Path, *more: str) -> Any:
+    ran = side.publish("org/signed", "--sign-key", str(keys / "our.key"), "--json", *more)
+    assert ran.code == 0, ran.err
+    return ran.json["targets"][0]
+
+
+def model_signing(*arguments: str | Path, code: int = 0) -> None:
+    command = [sys.executable, "-m", "model_signing", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+
+
+def signature_in(cache: Path) -> Path:
+    [path] = cache.glob("models--org--signed/signatures/*.json")
+    return path
+
+
+def test_the_official_tool_accepts_what_was_restored(
+    side: Side, keys: Path, tmp_path: Path
+) -> None:
+    published(side, keys)
+    report = restored(f"{side.name}:signed", tmp_path, "--key", keys / "our.pub")
+    snapshot, signature = report["snapshots"][0]["path"], signature_in(tmp_path)
+    flags = ("--allow_symlinks", "--signature", signature)
+    model_signing("verify", "key", snapshot, *flags, "--public_key", keys / "our.pub")
+    model_signing("verify", "key", snapshot, *flags, "--public_key", keys / "other.pub", code=1)
+    (Path(snapshot) / "config.json").resolve().write_bytes(b"[]")
+    model_signing("verify", "key", snapshot, *flags, "--public_key", keys / "our.pub", code=1)
+
+
+def test_we_accept_what_the_official_tool_signed(side: Side, keys: Path, tmp_path: Path) -> None:
+    published(side, keys)
+    [snapshot] = restored(f"{side.name}:signed", tmp_path / "cache")["snapshots"]
+    signature = signature_in(tmp_path / "cache")
+    signature.unlink()
+    flags = ("--allow_symlinks", "--signature", signature, "--private_key", keys / "other.key")
+    model_signing("sign", "key", snapshot["path"], *flags)
+    ran = hf_models("verify", tmp_path / "cache", "--key", keys / "other.pub")
+    assert ran.code == 0, ran.err
+    assert f"org/signed@{SIGNED.sha}: 4 files, signed by key" in ran.out
+    assert hf_models("verify", tmp_path / "cache", "--key", keys / "our.pub").code == 6
+
+
+@pytest.mark.parametrize("kind", ["registry", "layout", "archive", "gzip", "engine", "cache"])
+def test_a_signature_is_checked_offline_wherever_the_image_is(
+    side: Side, keys: Path, tmp_path: Path, kind: str
+) -> None:
+    published(side, keys)
+    image, source = f"{side.direct_name}:signed", tmp_path / "image"
+    name = str(source)
+    match kind:
+        case "registry":
+            name = image
+        case "layout":
+            flags = ["copy", "-q", "--src-tls-verify=false"]
+            call("skopeo", *flags, f"docker://{image}", f"oci:{source}:signed")
+        case "archive" | "gzip":
+            name = f"{source}.tar"
+            call("crane", "pull", "--insecure", "--platform=linux/amd64", image, name)
+            if kind == "gzip":
+                call("gzip", "-1", name)
+                name += ".gz"
+        case "engine":
+            docker("pull", "-q", image)
+            name = f"docker-daemon:{image}"
+        case "cache":
+            restored(image, source)
+    try:
+        ran = hf_models("verify", name, "--key", keys / "our.pub", "--json")
+        assert ran.code == 0, ran.err
+        assert [(item["repo_id"], item["files"]) for item in ran.json["signed"]] == [
+            ("org/signed", 4)
+        ]
+        wrong = hf_models("verify", name, "--key", keys / "other.pub")
+        assert (wrong.code, "none of the trusted keys" in wrong.err) == (6, True)
+    finally:
+        if kind == "engine":
+            docker("rmi", image)
+
+
+def test_restore_refuses_before_the_first_byte(side: Side, keys: Path, tmp_path: Path) -> None:
+    published(side, keys)
+    ran = restore(f"{side.name}:signed", tmp_path / "c", "--key", keys / "other.pub")
+    assert ran.code == 6
+    side.publish("org/model")
+    ran = restore(f"{side.name}:model", tmp_path / "c", "--key", keys / "our.pub")
+    assert (ran.code, "is not signed" in ran.err) == (6, True)
+    assert not list((tmp_path / "c").glob("*/blobs/*"))
+
+
+def test_a_policy_insists_by_repo(side: Side, keys: Path, tmp_path: Path) -> None:
+    published(side, keys)
+    side.publish("org/model")
+    policy = keys / "policy.toml"
+    rule = '[[rules]]\nrepo = "{}"\nmode = "{}"\nkeys = ["our.pub"]\n'
+    policy.write_text(rule.format("org/signed", "enforce") + rule.format("org/*", "warn"))
+    cache = tmp_path / "c"
+    assert restore(f"{side.name}:signed", cache, "--policy", policy).code == 0
+    ran = restore(f"{side.name}:model", cache, "--policy", policy)
+    assert (ran.code, "the policy only warns" in ran.err) == (0, True)
+    policy.write_text(rule.format("org/*", "off"))
+    assert restore(f"{side.name}:model", cache, "--policy", policy).code == 0
+    policy.write_text(rule.format("org/*", "always"))
+    ran = restore(f"{side.name}:model", cache, "--policy", policy)
+    assert (ran.code, "off, warn or enforce" in ran.err) == (2, True)
+
+
+def test_signing_again_changes_nothing_and_reads_no_large_file(side: Side, keys: Path) -> None:
+    first = published(side, keys)
+    side.hub.clear_log()
+    again = published(side, keys)
+    assert again["digest"] == first["digest"]
+    assert again["moved_bytes"] == 0
+    assert side.read_bytes() == 0
+    assert side.publish("org/signed").code == 0  # without a key: the image has no signature
+    layers = manifest_of(side.store(), "signed").layers
+    assert not any("signature" in key for layer in layers for key in layer.annotations)
+
+
+def test_shards_are_signed_when_they_are_assembled(side: Side, keys: Path, tmp_path: Path) -> None:
+    for index in (1, 2):
+        assert side.publish("org/signed", "--shard", f"{index}/2").code == 0
+    ran = side.assemble("signed", "--sign-key", str(keys / "our.key"))
+    assert ran.code == 0, ran.err
+    restored(f"{side.name}:signed", tmp_path, "--key", keys / "our.pub")
+
+
+def test_a_bundle_is_a_referrer_under_the_fallback_tag(side: Side, keys: Path) -> None:
+    digest = published(side, keys)["digest"]
+    tag = f"{side.direct_name}:sha256-{digest.removeprefix('sha256:')}"
+    index = json.loads(call("oras", "manifest", "fetch", "--plain-http", tag))
+    [entry] = index["manifests"]
+    manifest = json.loads(
+        call("oras", "manifest", "fetch", "--plain-http", f"{side.direct_name}@{entry['digest']}")
+    )
+    assert manifest["subject"]["digest"] == digest
+    found = call("oras", "discover", "--plain-http", "--format=json", f"{side.direct_name}:signed")
+    assert entry["digest"] in found
+    blob = f"{side.direct_name}@{manifest['layers'][0]['digest']}"
+    bundle = call("oras", "blob", "fetch", "--plain-http", "--output=-", blob).encode()
+    assert len(verify_bundle(bundle, load_keys([keys / "our.pub"])).files) == 4
+
+
+def test_inspect_prints_the_sheet(side: Side, keys: Path) -> None:
+    published(side, keys)
+    ran = hf_models("inspect", f"{side.name}:signed", "--report")
+    assert ran.code == 0, ran.err
+    assert f"commit:     {SIGNED.sha}" in ran.out
+    assert "signed:     yes" in ran.out
+    assert f"{SIGNED.files()['model.safetensors'].oid}  model.safetensors" in ran.out
+
+
+def test_a_key_that_is_none_is_refused(side: Side, keys: Path, tmp_path: Path) -> None:
+    (tmp_path / "k").write_text("no key")
+    assert side.publish("org/signed", "--sign-key", str(tmp_path / "k")).code == 2
+    assert side.publish("org/signed", "--sign-key", str(keys / "our.pub")).code == 2
+    assert restore(f"{side.name}:signed", tmp_path / "c", "--key", tmp_path / "k").code == 2
