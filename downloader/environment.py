@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from downloader.errors import InputError
+from downloader.errors import InputError, without_secrets
 
 _TRUE = {"1", "ON", "YES", "TRUE"}  # huggingface_hub 2.4, constants.py, ENV_VARS_TRUE_VALUES
 _CA_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # OpenSSL, requests, curl
@@ -193,8 +193,13 @@ def check_hub_variables(environment: Environment) -> None:
     """Raise for variables on which ``import huggingface_hub`` itself would fail.
 
     Raises:
-        InputError: One of them is no number.
+        InputError: One of them is no number, or the Hub's address has white space around it.
     """
+    endpoint = environment.variables.get("HF_ENDPOINT", "")
+    if endpoint != endpoint.strip():
+        raise InputError(
+            f"HF_ENDPOINT: want an address without white space, got {without_secrets(endpoint)!r}"
+        )
     for setting in _settings(environment.variables, *_HUB_NUMBERS):
         if not (setting.value.isascii() and setting.value.isdigit()):
             raise InputError(f"{setting.name}: want whole seconds, got {setting.value[:100]!r}")

@@ -105,3 +105,8 @@ def test_token_is_not_sent_unasked_where_that_is_switched_off() -> None:
 def test_malformed_timeout_of_huggingface_hub_is_named() -> None:
     with pytest.raises(InputError, match="HF_HUB_ETAG_TIMEOUT: want whole seconds, got '10s'"):
         check_hub_variables(read_environment({"HF_HUB_ETAG_TIMEOUT": "10s"}))
+
+
+def test_address_of_the_hub_with_white_space_is_named() -> None:
+    with pytest.raises(InputError, match="HF_ENDPOINT: want an address without white space"):
+        check_hub_variables(read_environment({"HF_ENDPOINT": "http://127.0.0.1:9 "}))

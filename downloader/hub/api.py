@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
-from huggingface_hub import constants, set_client_factory
+from huggingface_hub import set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 from urllib3 import HTTPHeaderDict
 
@@ -151,8 +151,6 @@ class _Client(httpx2.Client):
         return self._other.send(request, **flags)
 
 
-# The library takes white space of its variable for a part of the address.
-constants.ENDPOINT = constants.ENDPOINT.strip()
 set_client_factory(_Client)
 
 
