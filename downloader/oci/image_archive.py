@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ from downloader.oci.manifest import (
 from downloader.oci.store import BlobReader
 from downloader.oci.tar_read import iter_members
 
+# An image in an archive has some thousand members; a tar of anything else may have millions.
+_NAMES_LIMIT_BYTES = 64 * 1024**2
+_ENTRY_BYTES = 300  # of the table below, for each member
 _LINKS_LIMIT = 4  # docker save once linked a layer to its twin
 ROOT_PATH = "root.tar"  # what a blob that is the whole file is called
 _PIECE_BYTES = 256 * 1024
@@ -149,8 +153,13 @@ class ArchiveFiles:
         self.name = str(path)
         self._files: dict[str, ByteRange] = {}
         self._links: dict[str, str] = {}
+        names_bytes = 0
         with _FileSource(path) as source:
             for member in iter_members(source, self.name):
+                names_bytes += _ENTRY_BYTES + sys.getsizeof(member.path)
+                names_bytes += sys.getsizeof(member.target)
+                if names_bytes > _NAMES_LIMIT_BYTES:
+                    raise ProtocolError(f"{path}: too many members for an archive of an image")
                 if member.kind == "file":
                     end = member.content_offset + member.size_bytes
                     self._files[member.path] = ByteRange(member.content_offset, end)

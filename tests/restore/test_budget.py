@@ -138,6 +138,22 @@ def test_many_layers_share_one_budget(tmp_path: Path) -> None:
     assert peak_bytes < MEMORY_LIMIT_BYTES
 
 
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_archive_of_many_long_names_stays_within_memory(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "image.tar"
+    data = headers(Member("blobs/" + f"{'n' * 90}/" * 40 + "x") for i in range(1))
+    header, end = data[:-1024].rstrip(b"\0"), bytes(1024)
+    header += bytes(-len(header) % 512)
+    with path.open("wb") as file:
+        for _ in range(40):
+            file.write(header * 500)
+        file.write(end)
+    code, peak_bytes, cpu_s = measure(tmp_path, command, path)
+    assert code == 5
+    assert peak_bytes < MEMORY_LIMIT_BYTES
+    assert cpu_s < CPU_START_S + CPU_PER_MIB_S * path.stat().st_size / MIB
+
+
 def test_inspect_of_a_bomb_reads_no_layer(tmp_path: Path) -> None:
     data = many_members()
     layer = RawLayer(gzip.compress(data, 1), f"{LAYER}+gzip", diff_id=digest_of(data))
