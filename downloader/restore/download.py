@@ -14,9 +14,8 @@ from downloader.progress import Progress
 from downloader.restore.places import Places
 from downloader.restore.target import Target
 from downloader.restore.values import BlobPlan
-from downloader.transfer.mirrors import MirroredSource
 from downloader.transfer.scheduler import FileTask, Scheduler, TransferSettings
-from downloader.transfer.source import SEQUENTIAL_TRIES, RangesIgnoredError
+from downloader.transfer.source import SEQUENTIAL_TRIES, RangesIgnoredError, RangeSource
 from downloader.units import MIB
 
 _SPAN_LIMIT_BYTES = 4 * MIB
@@ -151,7 +150,7 @@ class Span:
         plans: In the order of the layer.
     """
 
-    source: MirroredSource
+    source: RangeSource
     byte_range: ByteRange
     plans: list[BlobPlan]
 
@@ -222,7 +221,7 @@ def iter_spans(plans: Iterable[tuple[BlobPlan, Places]], limit_bytes: int) -> It
         if span is not None:
             yield span
         span_places = places
-        source = places.source(piece.layer, piece.byte_range.end)
+        source = places.tar(piece.layer, piece.byte_range.end)
         span = Span(source, piece.byte_range, [plan])
     if span is not None:
         yield span
