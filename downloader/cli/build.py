@@ -1,7 +1,7 @@
 """``hf-models build``: plan on the host, then docker/Dockerfile in the engine."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,24 @@ from downloader.cli.options import (
 )
 from downloader.cli.plan import describe_plan, print_plan, resolve_plan
 from downloader.engine.docker import BuildRequest, Engine, ImageInfo, check_disk
-from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE, check_base, write_context
+from downloader.engine.dockerfile import (
+    DEFAULT_BASE,
+    NO_BASE,
+    check_base,
+    images_of,
+    write_context,
+)
 from downloader.environment import read_environment
-from downloader.errors import EngineError, InputError
+from downloader.errors import EngineError, HfModelsError, InputError
 from downloader.hub.snapshot import Hub
 from downloader.image import labels, parse_labels
 from downloader.library.connection import Connection
 from downloader.library.publisher import BASE_VARIABLE, tag_of
 from downloader.net.address import is_loopback
+from downloader.net.retry import RetryPolicy
 from downloader.net.trust import Trust
 from downloader.oci.reference import parse_reference
+from downloader.oci.registry import Registry
 from downloader.plan import Plan, disk_needed_bytes
 from downloader.units import format_bytes
 
@@ -115,7 +123,8 @@ def build(
             hint="Docker compresses by itself: docker buildx build --output compression=zstd",
         )
     base = base or DEFAULT_BASE
-    found = _build_with_docker(engine, hub, plan, name, base, force=force, quiet=quiet)
+    pins = _find_pins(engine, connection_of(options), base, teller(quiet=quiet))
+    found = _build_with_docker(engine, hub, plan, name, base, pins, force=force, quiet=quiet)
     _print_built(found, plan, name, as_json)
 
 
@@ -162,21 +171,68 @@ def image_name(image: str, tag: str) -> str:
     return f"{image}:{tag}"
 
 
+def _find_pins(
+    engine: Engine, connection: Connection, base: str, note: Callable[[str], None]
+) -> dict[str, str]:
+    """Return ``name@digest`` for the images that the build starts from, asked once.
+
+    What the engine has it would use anyway; of the others the registry says the digest. An
+    image of neither is left to the engine, by its name.
+    """
+    environment = read_environment()
+    pins: dict[str, str] = {}
+    with closing(connection.open_pool(environment)) as http:
+        credentials = connection.find_credentials(environment, [])
+        for name in images_of(base):
+            reference = parse_reference(name)
+            local = engine.inspect(name)
+            found = [
+                digest
+                for known in (local.repo_digests if local else ())
+                if parse_reference(known).name == reference.name and (digest := _digest_of(known))
+            ]
+            if reference.digest or (local and not found):
+                continue
+            if not found:
+                try:
+                    store = Registry(reference, http, credentials, retry=RetryPolicy(tries=2))
+                    raw = store.get_manifest(reference.target)
+                    found = [raw.digest] if raw else []
+                except HfModelsError as error:
+                    note(f"{name}: digest not known here: {error.message}")
+            if found:
+                pins[name] = f"{name}@{found[0]}"
+    return pins
+
+
+def _digest_of(name: str) -> str:
+    return name.partition("@")[2]
+
+
 def _build_with_docker(
-    engine: Engine, hub: Hub, plan: Plan, name: str, base: str, *, force: bool, quiet: bool
+    engine: Engine,
+    hub: Hub,
+    plan: Plan,
+    name: str,
+    base: str,
+    pins: Mapping[str, str],
+    *,
+    force: bool,
+    quiet: bool,
 ) -> ImageInfo | None:
     info = engine.info()
     existing = engine.inspect(name)
     if existing and not force:
         _check_same_repo(existing, plan, name)
-    wanted = labels(plan, None if base == NO_BASE else {"name": str(parse_reference(base))})
+    named = {"name": str(parse_reference(base))} if base != NO_BASE else {}
+    wanted = labels(plan, named | ({"digest": _digest_of(pins[base])} if base in pins else {}))
     with ConsoleProgress("build", quiet=quiet) as progress:
         # An image that says all the same is the engine's cache, which needs no room.
         if not existing or dict(existing.labels) != wanted:
             _check_disk(engine, plan, base, progress)
         with tempfile.TemporaryDirectory(prefix="hf-models-") as directory:
             context = Path(directory)
-            dockerfile = write_context(context, plan, base)
+            dockerfile = write_context(context, plan, base, pins)
             request = _request(context, dockerfile, name, wanted, hub, plan)
             engine.build(request, progress)
     built = engine.inspect(name)

@@ -1,6 +1,8 @@
 """The Dockerfile of a plan, and the build context around it."""
 
+import re
 import shutil
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,6 +20,7 @@ NO_BASE = "none"
 
 # The two lines of docker/Dockerfile that a plan replaces; each is there exactly once.
 _BASE_LINE = f"FROM {DEFAULT_BASE} AS base\n"
+_FROM = re.compile(r"^FROM (\S+) AS", re.MULTILINE)
 _COPY_LINE = "COPY --from=builder /layers/all/ /\n"
 
 # What the builder stage starts: the command line's hidden command, and the script of its child.
@@ -50,13 +53,28 @@ def check_base(base: str) -> str:
     return base
 
 
-def render(template: str, plan: Plan, base: str = DEFAULT_BASE) -> str:
+def images_of(base: str = DEFAULT_BASE) -> list[str]:
+    """Return the images that a build starts from: the builder's, and the base if there is one."""
+    text = (docker_dir() / "Dockerfile").read_text(encoding="utf-8")
+    found = [match[1] for match in _FROM.finditer(text) if ":" in match[1]]
+    return list(dict.fromkeys([*(name for name in found if name != DEFAULT_BASE), *_bases(base)]))
+
+
+def _bases(base: str) -> list[str]:
+    return [] if base == NO_BASE else [base]
+
+
+def render(
+    template: str, plan: Plan, base: str = DEFAULT_BASE, pins: Mapping[str, str] | None = None
+) -> str:
     r"""Return the Dockerfile with one COPY line per layer of the plan, the metadata last.
 
     Args:
         template: The text of ``docker/Dockerfile``.
         plan: What is built.
         base: An image reference, or ``none``.
+        pins: What to write instead of an image's name, so that one build sees one image:
+            ``python:3.13-slim@sha256:...``.
 
     Raises:
         StorageError: The template lacks a line that is to be replaced.
@@ -65,6 +83,7 @@ def render(template: str, plan: Plan, base: str = DEFAULT_BASE) -> str:
     copies = "".join(_COPY_LINE.replace("/all/", f"/{name}/") for name in names)
     image = "scratch" if base == NO_BASE else base
     text = _replace_once(template, _BASE_LINE, f"FROM {image} AS base\n")
+    text = _FROM.sub(lambda line: f"FROM {(pins or {}).get(line[1], line[1])} AS", text)
     return _replace_once(text, _COPY_LINE, copies)
 
 
@@ -74,13 +93,16 @@ def _replace_once(text: str, line: str, by: str) -> str:
     return text.replace(line, by)
 
 
-def write_context(directory: Path, plan: Plan, base: str = DEFAULT_BASE) -> Path:
+def write_context(
+    directory: Path, plan: Plan, base: str = DEFAULT_BASE, pins: Mapping[str, str] | None = None
+) -> Path:
     """Write all that the build needs into an empty directory, and return its Dockerfile.
 
     Args:
         directory: Becomes the build context.
         plan: What is built.
         base: An image reference, or ``none``.
+        pins: As `render` takes them.
 
     Raises:
         StorageError: The disk said no.
@@ -93,7 +115,7 @@ def write_context(directory: Path, plan: Plan, base: str = DEFAULT_BASE) -> Path
         (directory / "plan.json").write_bytes(plan_json(plan))
         dockerfile = directory / "docker/Dockerfile"
         text = (source / "Dockerfile").read_text(encoding="utf-8")
-        dockerfile.write_text(render(text, plan, base), encoding="utf-8")
+        dockerfile.write_text(render(text, plan, base, pins), encoding="utf-8")
     return dockerfile
 
 

@@ -1,6 +1,7 @@
 """The Dockerfile of a plan and its context; no engine needed."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from downloader.cli.build import image_name
-from downloader.engine.dockerfile import docker_dir, render, write_context
+from downloader.engine.dockerfile import docker_dir, images_of, render, write_context
 from downloader.engine.log import BuildLog
 from downloader.engine.push import push_error
 from downloader.errors import EngineError, InputError, IntegrityError, StorageError
@@ -46,6 +47,17 @@ def test_one_copy_line_for_each_layer_and_the_metadata_last(plan: Plan) -> None:
 )
 def test_base_replaces_its_line(plan: Plan, base: str, image: str) -> None:
     assert render(template(), plan, base).count(f"FROM {image} AS base\n") == 1
+
+
+@pytest.mark.parametrize("base", ["busybox:stable-musl", "alpine:3", "none"])
+def test_every_image_of_the_build_is_named_by_the_digest_it_was_resolved_to(
+    plan: Plan, base: str
+) -> None:
+    pins = {name: f"{name}@sha256:{'d' * 64}" for name in images_of(base)}
+    text = render(template(), plan, base, pins)
+    external = re.findall(r"^FROM (\S+:\S+) AS", text, re.MULTILINE)
+    assert external
+    assert set(external) <= set(pins.values())
 
 
 def test_changed_template_is_an_error(plan: Plan) -> None:
