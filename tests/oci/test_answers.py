@@ -8,8 +8,9 @@ from urllib.parse import urlencode
 
 import pytest
 
+from downloader.environment import read_environment
 from downloader.errors import HfModelsError, ProtocolError, RegistryError
-from downloader.net.http import HttpPool, HttpSettings
+from downloader.net.http import HttpPool, HttpSettings, http_settings_of
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
 from downloader.oci.auth import Credential
@@ -396,3 +397,24 @@ def test_index_entry_with_an_empty_platform_is_one_without() -> None:
     index = parse_manifest(json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
     assert isinstance(index, Index)
     assert index.manifests[0].platform is None
+
+
+# Plain http
+
+
+@pytest.mark.parametrize(
+    ("host", "scheme"),
+    [
+        ("registry.lan:5000", "http"),
+        ("registry.lan:5001", "https"),
+        ("10.1.2.3", "http"),
+        ("11.1.2.3", "https"),
+        ("ghcr.io", "https"),
+    ],
+)
+def test_registry_without_tls_is_named_by_host_port_or_network(host: str, scheme: str) -> None:
+    variables = {"HF_MODELS_PLAIN_HTTP": "10.0.0.0/8"}
+    settings = http_settings_of(read_environment(variables), plain_http=["registry.lan:5000"])
+    registry = Registry(Reference(host, "me/x"), HttpPool(settings))
+    base = registry._client.base_url
+    assert base.startswith(f"{scheme}://")
