@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.fake_hub import HubProcess, minilm_repo
+from tests.support.serve import serving
 
 REPO = "sentence-transformers/all-MiniLM-L6-v2"
 FOLDER = "models--sentence-transformers--all-MiniLM-L6-v2"
@@ -79,6 +80,11 @@ class Demo:
         offline = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         commit = (home / "hub" / FOLDER / "refs" / "main").read_text()
         self.run(sys.executable, "-c", LOAD, REPO, commit, **offline)
+
+    def load_by_id(self, url: str) -> None:
+        """Load the model online, by its id, from an endpoint."""
+        online = {"HF_ENDPOINT": url, "HF_HOME": str(self.directory / "client")}
+        self.run(sys.executable, "-c", LOAD, REPO, minilm_repo().sha, **online)
 
     def print_table(self) -> None:
         """Print what was done, how long it took and how much it moved."""
@@ -145,6 +151,9 @@ def registry_way(demo: Demo, host: str) -> None:
     name = f"{host}/hf-models-demo/stream"
     demo.step("publish", lambda: demo.hf_models("publish", REPO, "--to", name, *NO_BASE))
     restore_and_load(demo, f"{name}:{TAG}", "registry")
+    print(f"\n$ hf-models serve {name}", flush=True)
+    with serving(name, "--cache-dir", demo.directory / "served") as server:
+        demo.step("load by id from serve", lambda: demo.load_by_id(server.url))
 
 
 def layout_way(demo: Demo) -> None:
