@@ -20,6 +20,7 @@ from downloader.oci.image_archive import parse_saved
 from downloader.oci.manifest import LAYER, Index, Manifest, describe, parse_manifest
 from downloader.oci.reference import parse_reference
 from downloader.oci.responses import next_url, parse_errors, parse_next_link
+from downloader.oci.seekable import parse_table, table_bytes
 from downloader.oci.tar_read import iter_members, parse_records
 from downloader.plan import Plan
 from downloader.restore.foreign.budget import Budget
@@ -27,6 +28,7 @@ from downloader.restore.foreign.cache_scan import find_snapshots, parse_listing
 from downloader.restore.foreign.overlay import Tree
 from downloader.restore.foreign.scan import Locator, scan_layer
 from downloader.restore.source import parse_source
+from downloader.signing import verify_bundle
 from downloader.transfer.journal import Journal
 
 Target = Callable[[bytes], None]
@@ -91,6 +93,20 @@ def compressed(data: bytes) -> None:
     buffer = memoryview(bytearray(1024 * 1024))
     while stream.offset < _READ_LIMIT_BYTES and stream.readinto(buffer):
         pass
+
+
+def seek_table(data: bytes) -> None:
+    need = table_bytes(data, len(data) + 1000, "fuzz")
+    if need is not None and need <= len(data):
+        table = parse_table(data[-need:], len(data) + 1000, "fuzz")
+        assert table.packed[-1] + need == len(data) + 1000
+        assert list(table.plain) == sorted(set(table.plain))
+        frames = table.frames_of(ByteRange(0, table.size_bytes), "fuzz")
+        assert len(frames) == len(table.plain) - 1
+
+
+def bundle(data: bytes) -> None:
+    verify_bundle(data, {})
 
 
 def records(data: bytes) -> None:
@@ -171,7 +187,7 @@ TARGETS: Mapping[str, Target] = {
     target.__name__: target
     for target in (
         manifest, reference, source, tar, layer, compressed, records, challenge, content_range,
-        link, location, errors, members, labels, plan, listing, saved, journal,
+        seek_table, bundle, link, location, errors, members, labels, plan, listing, saved, journal,
     )
 }  # fmt: skip
 

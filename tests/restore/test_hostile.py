@@ -17,7 +17,13 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from downloader.image import METADATA_ANNOTATIONS, PREFIX, labels, layer_annotations
+from downloader.image import (
+    METADATA_ANNOTATIONS,
+    PREFIX,
+    labels,
+    layer_annotations,
+    packed_descriptor,
+)
 from downloader.oci.digest import digest_of
 from downloader.oci.manifest import CONFIG, INDEX, LAYER, MANIFEST, Manifest, describe
 from downloader.oci.tar_write import TarEntry, iter_tar, lay_out
@@ -345,6 +351,64 @@ def test_a_bomb_that_says_it_is_a_blob_needs_free_disk_first(attack: Callable[..
     head = raw_header(BLOB, b"\x80" + struct.pack(">3xQ", 2**61))
     ran = attack(RawLayer(gzip.compress(head), f"{LAYER}+gzip"))
     refused(ran, 7, " TB free, got ")
+
+
+ENTRY, HEADER, FOOTER = struct.Struct("<II"), struct.Struct("<II"), struct.Struct("<IBI")
+
+
+def packed_image(image: Path, frames: list[bytes], entries: list[tuple[int, int]]) -> None:
+    """Make an image of ours whose first layer is these frames, and a table that says so much."""
+    body = b"".join(ENTRY.pack(*entry) for entry in entries)
+    body += FOOTER.pack(len(entries), 0, 0x8F92EAB1)
+    data = b"".join(frames) + HEADER.pack(0x184D2A5E, len(body)) + body
+    first, *others = our_layers(make_plan(make_snapshot(GOOD)), GOOD)
+    notes = dict(first.annotations) | dict(
+        packed_descriptor(digest_of(data), len(data), digest_of(first.data)).annotations
+    )
+    layers = [RawLayer(data, f"{LAYER}+zstd", notes, digest_of(first.data)), *others]
+    put_image(layout(image), layers, annotations=labels(make_plan(make_snapshot(GOOD))))
+
+
+TAR = our_layers(make_plan(make_snapshot(GOOD)), GOOD)[0].data
+HALVES = [zstandard.compress(TAR[:100_000], 1), zstandard.compress(TAR[100_000:], 1)]
+SIZES = [(len(HALVES[0]), 100_000), (len(HALVES[1]), len(TAR) - 100_000)]
+HUGE_CLAIM = b"\x28\xb5\x2f\xfd\xe0" + (1 << 50).to_bytes(8, "little") + b"\1\0\0"
+
+
+def test_frames_that_are_right_are_restored(tmp_path: Path, cache: Path) -> None:
+    packed_image(tmp_path / "image", HALVES, SIZES)
+    assert restore(tmp_path / "image", cache).code == 0
+
+
+@pytest.mark.parametrize(
+    ("frames", "entries", "text"),
+    [
+        (HALVES, [SIZES[0], (SIZES[1][0], 2**31)], "frames of 1 to"),
+        (HALVES, [SIZES[0], (SIZES[1][0] - 1, SIZES[1][1])], "seek table of"),
+        (HALVES, [SIZES[0], (2**32 - 1, SIZES[1][1])], "seek table of"),
+        (HALVES, [(SIZES[0][0], 99_999), (SIZES[1][0], SIZES[1][1] + 1)], "zstd frame of 99999"),
+        (HALVES, [(SIZES[0][0], 0), SIZES[1]], "frames of 1 to"),
+        (HALVES, [(SIZES[0][0] - 1, 100_000), (SIZES[1][0] + 1, SIZES[1][1])], "zstd frame"),
+        (HALVES, [SIZES[0], (SIZES[1][0], SIZES[1][1] - 4096)], "zstd frame of"),
+        ([HUGE_CLAIM, HALVES[1]], [(len(HUGE_CLAIM), 100_000), SIZES[1]], "zstd frame of 100000"),
+    ],
+    ids=["huge", "gap", "beyond", "shifted", "empty", "overlap", "short", "bomb"],
+)
+def test_a_seek_table_or_frame_that_lies(
+    tmp_path: Path,
+    cache: Path,
+    frames: list[bytes],
+    entries: list[tuple[int, int]],
+    text: str,
+) -> None:
+    packed_image(tmp_path / "image", frames, entries)
+    refused(restore(tmp_path / "image", cache), PROTOCOL, text)
+
+
+def test_a_frame_of_other_bytes_is_no_file(tmp_path: Path, cache: Path) -> None:
+    wrong = zstandard.compress(bytes(100_000), 1)
+    packed_image(tmp_path / "image", [wrong, HALVES[1]], [(len(wrong), 100_000), SIZES[1]])
+    refused(restore(tmp_path / "image", cache), INTEGRITY, "want oid")
 
 
 def test_zstd_with_a_window_of_two_gigabytes(attack: Callable[..., Ran]) -> None:
