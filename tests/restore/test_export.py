@@ -284,7 +284,7 @@ def shelf(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def image(shelf: Shelf) -> str:
     """Give an image of org/tiny at tag v1.0, the weights in four parts, at an unusual root."""
-    arguments = ("--revision", "v1.0", "--layer-size", "1MiB", "--cache-root", "/models/cache")
+    arguments = ("--revision", "v1.0", "--layer-size", "1MiB", "--cache-root", "/data/cache")
     shelf.build("org/tiny", *arguments)
     return shelf.image("tiny")
 
