@@ -27,8 +27,8 @@ class Progress(Protocol):
             path: Of the file that they belong to, as `start_file` had it; "" for none.
         """
 
-    def skip(self, size_bytes: int) -> None:
-        """Say that so many bytes were there already: done, but not moved."""
+    def skip(self, size_bytes: int, path: str = "") -> None:
+        """Say that so many bytes were there already: done, but not moved; as `advance`."""
 
     def finish_file(self, path: str) -> None:
         """Say that a file (or layer) is complete and verified."""
@@ -49,7 +49,7 @@ class NoProgress:
     def advance(self, size_bytes: int, path: str = "") -> None:
         """Ignore it."""
 
-    def skip(self, size_bytes: int) -> None:
+    def skip(self, size_bytes: int, path: str = "") -> None:
         """Ignore it."""
 
     def finish_file(self, path: str) -> None:

@@ -266,10 +266,12 @@ class ConsoleProgress:
             if path in self._files:
                 self._files[path][0] += size_bytes
 
-    def skip(self, size_bytes: int) -> None:
+    def skip(self, size_bytes: int, path: str = "") -> None:
         """Count bytes that were there already; they make no transfer fast."""
         with self._lock:
             self._done_bytes += size_bytes
+            if path in self._files:
+                self._files[path][0] += size_bytes
 
     def finish_file(self, path: str) -> None:
         """Count a finished file."""
@@ -328,14 +330,15 @@ class ConsoleProgress:
         for path in self._tasks.keys() - rows.keys():
             bars.remove_task(self._tasks.pop(path))
         for path, (name, done_bytes, size_bytes) in rows.items():
+            shown_name, total = shorten(name, columns), max(size_bytes, 1)
             if path not in self._tasks:
-                self._tasks[path] = bars.add_task("", total=None, start=False)
+                self._tasks[path] = bars.add_task(shown_name, total=total, completed=done_bytes)
             rate = self._rate() if path == "" else ""
             bars.update(
                 self._tasks[path],
-                description=shorten(name, columns),
+                description=shown_name,
                 completed=done_bytes,
-                total=max(size_bytes, 1),
+                total=total,
                 rate=rate,
             )
         bars.refresh()

@@ -105,7 +105,7 @@ class MachineProgress:
         """Tell it together with what else comes soon."""
         self._add(size_bytes, 0)
 
-    def skip(self, size_bytes: int) -> None:
+    def skip(self, size_bytes: int, path: str = "") -> None:  # noqa: ARG002
         """Count it as `advance` does."""
         self._add(size_bytes, 0)
 

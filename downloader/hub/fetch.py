@@ -184,7 +184,9 @@ class _Fetch:
                 self._settings.note(f"{final}: not what its name says; fetching it again")
             for leftover in self._leftovers.get(file.oid, []):
                 leftover.unlink(missing_ok=True)
-            meter = Meter(self._progress, file.size_bytes)
+            path = self._paths[file.oid][0]
+            self._progress.start_file(path, file.size_bytes)
+            meter = Meter(self._progress, file.size_bytes, path)
             way = self._fetcher.fetch(file, self._source_of(file), final, meter)
             self._verified.add(file.oid)
         with self._lock:
@@ -208,7 +210,7 @@ class _Fetch:
             return False
         with self._lock:
             self._reused.add(file.oid)
-        self._progress.advance(file.size_bytes)
+        self._progress.skip(file.size_bytes)
         self._finish(file)
         return True
 

@@ -413,7 +413,8 @@ def _run_passes(
     if all(upload.offset for upload in uploads):
         most = min(upload.offset for upload in uploads)
         blob.go_to(uploads[0].journal.points, most)
-    meter = Meter(work.progress, layer.size_bytes)
+    work.progress.start_file(_title(layer, work), layer.size_bytes)
+    meter = Meter(work.progress, layer.size_bytes, _title(layer, work))
     waiting = list(uploads)
     while True:
         waiting = [upload for upload in waiting if not _is_over(upload, work)]

@@ -1,7 +1,7 @@
 """Cache blobs out of images: large ones as file tasks, small neighbours by one request each."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -59,6 +59,7 @@ class Download:
         settings: Bounds.
         progress: Told of every byte.
         line: What requests have measured so far.
+        names: Paths in the repo by oid, for people.
     """
 
     def __init__(
@@ -67,12 +68,17 @@ class Download:
         settings: DownloadSettings,
         progress: Progress,
         line: Line | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         self.counts = Counts()
         self._target = target
         self._settings = settings
         self._progress = progress
         self._line = line
+        self._names = names or {}
+
+    def _name(self, plan: BlobPlan) -> str:
+        return self._names.get(plan.oid, plan.oid[:12])
 
     def run(self, plans: Sequence[tuple[BlobPlan, Places]]) -> None:
         """Fetch every cache blob that is not there yet.
@@ -100,7 +106,7 @@ class Download:
 
     def _task(self, plan: BlobPlan, places: Places) -> FileTask:
         return FileTask(
-            name=plan.oid[:12],
+            name=self._name(plan),
             size_bytes=plan.size_bytes,
             final=self._target.blob(plan.repo, plan.oid),
             source=places.join(plan),
@@ -121,8 +127,8 @@ class Download:
             with self.counts.lock:
                 self.counts.kept_bytes += plan.size_bytes
                 self.counts.kept_blobs += 1
-            self._progress.advance(plan.size_bytes)
-            self._progress.finish_file(plan.oid)
+            self._progress.skip(plan.size_bytes)
+            self._progress.finish_file(self._name(plan))
             return True
         self._progress.note(f"{path}: not what its name says; fetching it again")
         return False
@@ -130,7 +136,7 @@ class Download:
     def _finished(self, plan: BlobPlan) -> None:
         with self.counts.lock:
             self.counts.blobs += 1
-        self._progress.finish_file(plan.oid)
+        self._progress.finish_file(self._name(plan))
 
     def _fetch_span(self, span: "Span", _buffer: memoryview) -> int:
         for plan, data in span.fetch():

@@ -134,7 +134,8 @@ class _Restore:
             wanted = narrow(found, options.selection)
             self._check_names(wanted)
             line = self._network.pool.line if self._network.pool else None
-            download = Download(target, options.download, self._progress, line)
+            names = {file.oid: file.path for item in wanted for file in item.snapshot.files}
+            download = Download(target, options.download, self._progress, line, names)
             if options.dry_run:
                 count_needed(wanted, target, download.counts)
                 self._note_streams(wanted)

@@ -33,7 +33,7 @@ from downloader.transfer.source import (
     interrupt_of,
 )
 from downloader.transfer.workers import WorkerGroup
-from downloader.units import MIB
+from downloader.units import MIB, format_bytes
 
 _SYNC_EVERY_S = 15.0  # what a power cut costs at most, in time
 # Most bytes not yet in the journal, over all connections; lost if the process is killed.
@@ -82,7 +82,7 @@ class FileTask:
     """One file to be filled and verified.
 
     Args:
-        name: For notes.
+        name: For people: its path in the repo.
         size_bytes: Of the file.
         final: Its name once it is right; the partial file lies beside it.
         source: Where its bytes come from.
@@ -111,7 +111,7 @@ class _Claim:
     """Bytes of a file that one connection fetches."""
 
     file: PartialFile
-    source: RangeSource
+    task: FileTask
     wanted: ByteRange
 
 
@@ -142,7 +142,7 @@ class Scheduler:
         self._progress = progress
         self._connections = Connections(settings.connections, line)
         self._changed = threading.Condition()
-        self._open: list[tuple[PartialFile, RangeSource]] = []
+        self._open: list[tuple[PartialFile, FileTask]] = []
         self._large: deque[FileTask] = deque()
         self._requests: deque[Request] = deque()
         self._file_threads = 0
@@ -214,13 +214,14 @@ class Scheduler:
                 file.close()
 
     def _fill(self, task: FileTask, file: PartialFile, buffer: memoryview) -> None:
+        self._progress.start_file(task.name, task.size_bytes)
         resumed_bytes = task.prefill(file)
         if resumed_bytes:
-            self._progress.note(f"{task.name}: continuing after {resumed_bytes} bytes")
-            self._progress.advance(resumed_bytes)
+            self._progress.note(f"{task.name}: continuing after {format_bytes(resumed_bytes)}")
+            self._progress.skip(resumed_bytes, task.name)
             self.resumed_bytes += resumed_bytes
         with self._changed:
-            self._open.append((file, task.source))
+            self._open.append((file, task))
             self._changed.notify_all()
         while self._hash(file, buffer):
             if self._is_right(task, file):
@@ -250,7 +251,7 @@ class Scheduler:
                 file.discard()
                 raise
             self._progress.note(f"{task.name}: wrong bytes; fetching it again")
-            self._progress.advance(-file.forget())
+            self._progress.advance(-file.forget(), task.name)
             return False
         return True
 
@@ -290,10 +291,10 @@ class Scheduler:
                 if self._requests:
                     return self._requests.popleft()
                 share = -(-self._connections.active // max(1, len(self._open)))
-                for file, source in sorted(self._open, key=lambda item: item[0].readers):
+                for file, task in sorted(self._open, key=lambda item: item[0].readers):
                     claimed = file.claim(share)
                     if claimed is not None:
-                        return _Claim(file, source, claimed)
+                        return _Claim(file, task, claimed)
                 if not self._file_threads:
                     return None
                 self._changed.wait()
@@ -312,6 +313,7 @@ class Scheduler:
         with task.lock(self.group.cancelled):
             if task.is_there():
                 return 0
+            self._progress.start_file(task.name, task.size_bytes)
             while not self._write_small(task, buffer):
                 self._progress.note(f"{task.name}: wrong bytes; fetching it again")
         task.done()
@@ -331,11 +333,11 @@ class Scheduler:
                 while count := reader.readinto(buffer[: task.size_bytes - hasher.seen_bytes]):
                     file.write(buffer[:count])
                     hasher.update(buffer[:count])
-                    self._progress.advance(count)
+                    self._progress.advance(count, task.name)
                 hasher.check(task.name)
                 file.commit()
         except (IntegrityError, RangesIgnoredError):
-            self._progress.advance(-hasher.seen_bytes)
+            self._progress.advance(-hasher.seen_bytes, task.name)
             if not task.source.blame():
                 raise
             return False
@@ -364,20 +366,20 @@ class Scheduler:
         at = noted = wanted.start
         room = min(_FIRST_READ_BYTES, len(buffer))
         with (
-            claim.source.open(wanted) as reader,
+            claim.task.source.open(wanted) as reader,
             self.group.interrupting(interrupt_of(reader)),
         ):
             while at < wanted.end and not self.group.cancelled.is_set():
                 begun_s = time.monotonic()
                 count = reader.readinto(buffer[: min(room, wanted.end - at)])
                 if not count:
-                    raise ProtocolError(f"{claim.source.name}: ended at {at} of {wanted.end}")
+                    raise ProtocolError(f"{claim.task.source.name}: ended at {at} of {wanted.end}")
                 if time.monotonic() - begun_s < _QUICK_READ_S:
                     room = min(2 * room, len(buffer))
                 file.write(buffer[:count], at)
                 file.hash_written(buffer[:count], at, since=wanted.start)
                 at += count
-                self._progress.advance(count)
+                self._progress.advance(count, claim.task.name)
                 self._count(count)
                 if at - noted >= self._settings.note_bytes or at == wanted.end:
                     yield at

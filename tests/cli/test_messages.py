@@ -318,3 +318,36 @@ def test_an_upload_that_is_always_gone_has_a_hint(side: Side, method: str) -> No
     flags = ("--layer-size", "20MiB", "--jobs", "1", "--memory", "106MiB")
     said = hint_of(side, *flags, repo="org/split", code=3)
     assert said.startswith("hint: the registry forgets uploads that are under way")
+
+
+def test_a_terminal_of_60_columns_shows_the_whole_and_each_file_in_flight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    ours, theirs = pty.openpty()
+    name = "weights/model-00001-of-00002.safetensors"
+    with os.fdopen(theirs, "w") as stream, ConsoleProgress("restore", stream=stream) as progress:
+        progress.start(9_000_000_000, 3)
+        progress.start_file(name, 4_000_000_000)
+        progress.advance(1_000_000_000, name)
+        drawn = ""
+        while "1.0/4.0 GB" not in drawn or "GB/s" not in drawn:
+            drawn += os.read(ours, 4096).decode()
+        progress.finish_file(name)
+    os.close(ours)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn).replace("\r", "\n").split("\n")
+    assert max(map(len, lines)) <= 60
+    [whole] = {line.partition(" ━")[0] for line in lines if line.startswith("restore 0")}
+    assert whole.strip() == "restore 0/3 files"
+    assert any(re.match(r"  weight\S*…\S*tensors ", line) for line in lines)
+
+
+def test_nothing_to_do_is_said_instead_of_a_rate() -> None:
+    stream = io.StringIO()
+    with ConsoleProgress("restore", stream=stream) as progress:
+        progress.start(25_000_000_000, 2)
+        progress.skip(25_000_000_000)
+        progress.finish_file("a")
+        progress.finish_file("b")
+    assert stream.getvalue().splitlines()[-1] == "restore: up to date, 2 files, 25.0 GB"
