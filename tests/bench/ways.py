@@ -54,6 +54,27 @@ def curl(stage: Stage, host: str) -> Cost:
     return measure(*(["sh", "-c", script, host, str(w.path), w.sha256] for w in stage.weights))
 
 
+def pipes(stage: Stage, host: str) -> Cost:
+    """Do the same work with the system's tools, all files at once: the honest floor.
+
+    Each file comes from the Hub, is hashed twice (its own digest and the layer's), and goes to
+    the registry, without a disk between.
+    """
+    script = (
+        'url=$(curl -sf -D - -o /dev/null -X POST "http://$0/v2/bench/x/blobs/uploads/"'
+        " | tr -d '\\r' | sed -n 's/^Location: //p');"
+        ' next=$(curl -sfL "$1" | tee >(openssl sha256 >/dev/null) >(openssl sha256 >/dev/null)'
+        " | curl -sf -D - -o /dev/null -X PATCH -H Expect: -T - "
+        ' -H "Content-Type: application/octet-stream" "$url"'
+        " | tr -d '\\r' | sed -n 's/^Location: //p');"
+        ' curl -sf -o /dev/null -X PUT -H "Content-Length: 0" "$next&digest=sha256:$2"'
+    )
+    hub = f"{stage.hub.endpoint}/{REPO_ID}/resolve/main"
+    return measure(
+        *(["bash", "-c", script, host, f"{hub}/{w.path.name}", w.sha256] for w in stage.weights)
+    )
+
+
 def publish(stage: Stage, host: str) -> Cost:
     """Publish as a user does, with the defaults."""
     return measure([*_PUBLISH, "--to", f"{host}/bench/x"], env=stage.environment)
@@ -111,6 +132,7 @@ def skopeo(stage: Stage, host: str) -> Cost:
 
 WAYS: dict[str, Way] = {
     "curl": curl,
+    "curl, tee, openssl, curl": pipes,
     "publish": publish,
     "oci-modelcar, 1 worker": modelcar(1),
     "oci-modelcar, 4 workers": modelcar(4),
