@@ -30,6 +30,7 @@ _PENDING = f"{PREFIX}.layer.pending"
 PLAN_LIMIT_BYTES = 256 * 1024 * 1024  # a million files
 # What cosign and BuildKit attach to a digest (.sig, .att, .sbom).
 _ATTACHED = re.compile(r"sha256-[0-9a-f]{64}(?:\.[a-z]+)?")
+MODELPACK_TAG = ".modelpack"  # of the manifest for readers of that specification
 _SUFFIX = re.compile(r"\.shard-([1-9]\d{0,3})-of-([1-9]\d{0,3})\Z")
 
 
@@ -83,7 +84,8 @@ def is_image_tag(tag: str) -> bool:
     >>> [is_image_tag(tag) for tag in ("starcoder", "starcoder.shard-1-of-8", "sha256-" + "0" * 64)]
     [True, False, False]
     """
-    return not (_SUFFIX.search(tag) or _ATTACHED.fullmatch(tag))
+    is_ours = tag.endswith(MODELPACK_TAG) or _SUFFIX.search(tag)
+    return not (is_ours or _ATTACHED.fullmatch(tag))
 
 
 def shard_of_tag(tag: str, name: str) -> Shard | None:

@@ -31,10 +31,11 @@ from downloader.oci.manifest import (
     describe,
     parse_manifest,
 )
+from downloader.oci.reference import TAG_LIMIT
 from downloader.oci.store import Store
 from downloader.plan import Layer, Plan, split_shards
 from downloader.publish.base import Base
-from downloader.publish.checkpoint import Shard
+from downloader.publish.checkpoint import MODELPACK_TAG, Shard
 from downloader.publish.copy import copy_blob, lacks, put_blob, side_by_side
 from downloader.publish.destination import Destination
 from downloader.publish.layer_cache import TaggedImage
@@ -174,6 +175,8 @@ def write_image(
     )
     index = Index(tuple(item for item, _ in manifests), labels(plan, base.labels)).to_bytes()
     digest = store.put_manifest(destination.tag, index, INDEX)
+    if modelpack:
+        _put_modelpack_tag(destination, manifests[-1][1])
     if signature and not isinstance(store, Layout):  # which a second tag would make ambiguous
         attach_signature(destination, digest, signature)
     return digest
@@ -266,6 +269,14 @@ def _platform_manifest(
     notes = labels(plan, base.labels)
     data = Manifest(describe(config, CONFIG), (*found.layers, *layers), notes).to_bytes()
     return replace(describe(data, MANIFEST), platform=platform), data
+
+
+def _put_modelpack_tag(destination: Destination, data: bytes) -> None:
+    """Give the ModelPack manifest a tag: its readers take a tag for a manifest, not an index."""
+    tag = f"{destination.tag}{MODELPACK_TAG}"
+    # A second tag would make a directory ambiguous.
+    if len(tag) <= TAG_LIMIT and not isinstance(destination.store, Layout):
+        destination.store.put_manifest(tag, data, MANIFEST)
 
 
 def _modelpack_manifest(

@@ -64,18 +64,27 @@ def model_manifest(plan: Plan, config: bytes, layers: Sequence[Descriptor]) -> b
     """Return the manifest over ``layers``: those of the plan, then links and lists."""
     kinds = [_kind(plan, layer) for layer in plan.layers]
     kinds += ["weight.config"] * (len(layers) - len(kinds))
+    names = [_name(plan, layer) for layer in plan.layers]
+    names += [f"hf-models-{at}" for at in range(len(layers) - len(names))]
     described = tuple(
         Descriptor(
             f"application/vnd.cncf.model.{kind}.v1.tar{PACKED if is_packed(layer) else ''}",
             layer.digest,
             layer.size_bytes,
-            {_FILEPATH: plan.folder},
+            {_FILEPATH: name},
         )
-        for kind, layer in zip(kinds, layers, strict=True)
+        for kind, name, layer in zip(kinds, names, layers, strict=True)
     )
     return Manifest(
         describe(config, CONFIG_TYPE), described, artifact_type=MANIFEST_TYPE
     ).to_bytes()
+
+
+def _name(plan: Plan, layer: Layer) -> str:
+    """Return the path of a layer's first file, by which readers tell layers apart."""
+    first = layer.contents[0]
+    path = next(file.path for file in plan.snapshot.files if file.oid == first.oid)
+    return f"{path}.part-{first.part:05d}" if first.parts else path
 
 
 def _kind(plan: Plan, layer: Layer) -> str:

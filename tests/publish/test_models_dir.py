@@ -19,7 +19,7 @@ from tests.publish.test_image_conformance import call
 from tests.support.docker import Shelf, docker
 from tests.support.docker import shelf as new_shelf
 from tests.support.fake_hub import Generated, HubServer, HubSpec, Repo, make_repo, read_all
-from tests.support.publish import MIB, MODEL, Side, files_of, new_side
+from tests.support.publish import MIB, MODEL, Side, files_of, manifest_of, new_side
 from tests.support.restore import restored
 
 pytestmark = pytest.mark.docker
@@ -262,3 +262,26 @@ def test_the_engine_builds_the_same_inodes_and_we_restore_them(
     for source in (f"docker-daemon:{built['image']}",):
         [snapshot] = restored(source, tmp_path / "cache")["snapshots"]
         check_directory(Path(snapshot["path"]))
+
+
+def test_modelpack_readers_find_a_manifest_by_its_own_tag(
+    image: str, side: Side, tmp_path: Path
+) -> None:
+    """They take what a tag names for a manifest; links keep modelpack-client from unpacking."""
+    from modelpack_client import (  # noqa: PLC0415 - not in every environment
+        ModelPackClient,
+        UnsafePathError,
+    )
+
+    manifest = json.loads(call("oras", "manifest", "fetch", "--plain-http", f"{image}.modelpack"))
+    assert manifest["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
+    layers = manifest_of(side.store(), "shown").layers
+    assert [layer["digest"] for layer in manifest["layers"]] == [item.digest for item in layers]
+    client = ModelPackClient(insecure=True)
+    client.pull(f"{image}.modelpack", tmp_path / "tars", unpack=False)
+    for path in sorted((tmp_path / "tars").rglob("*.tar")):
+        with tarfile.open(path) as tar:
+            tar.extractall(tmp_path / "root", filter="tar")
+    check_root(tmp_path / "root")
+    with pytest.raises(UnsafePathError):
+        client.pull(f"{image}.modelpack", tmp_path / "files")
