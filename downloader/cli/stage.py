@@ -17,7 +17,7 @@ from downloader.engine.log import PROGRESS_MARK
 from downloader.engine.stage import stage_layers
 from downloader.errors import InputError
 from downloader.fs import storage_errors
-from downloader.hub.fetch import fetch_snapshot
+from downloader.hub.fetch import FetchSettings, fetch_snapshot
 from downloader.hub.repo import is_commit, parse_repo
 from downloader.hub.snapshot import Hub
 from downloader.plan import DEFAULT_CACHE_ROOT, Plan, make_plan
@@ -72,6 +72,8 @@ def _stage(hub: Hub, plan: Plan, downloads: Path, out: Path, *, one_layer: bool)
             lambda file: hub.source_of(snapshot, file),
             downloads,
             http=hub.http,
+            # The accelerator that the project was given; what it cannot do comes without it.
+            settings=FetchSettings(use_transfer=True),
             progress=progress,
         )
     with ConsoleProgress("layers") as progress:

@@ -1,23 +1,73 @@
 """A snapshot into the cache on disk: side by side, verified, with nothing twice."""
 
+import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from downloader.errors import TransportError
 from downloader.fs import allocated_bytes, check_space, hold_lock, make_directory, storage_errors
 from downloader.hub import hf_transfer
-from downloader.hub.blob import BlobFetcher, FetchSettings
-from downloader.hub.cache import blob_path, check_folder, finish_snapshot, lock_path
+from downloader.hub.cache import (
+    BlobHasher,
+    blob_path,
+    check_folder,
+    finish_snapshot,
+    lock_path,
+)
+from downloader.hub.hf_transfer import TransferSettings, UnfitError
 from downloader.hub.repo import RepoFile, Snapshot
-from downloader.hub.resolver import FileSource
+from downloader.hub.resolver import FileSource, HubFile
 from downloader.hub.verify import VerifiedBlobs
 from downloader.net.http import HttpPool
+from downloader.net.ranges import ByteRange
+from downloader.net.retry import RetryPolicy, TransientError
 from downloader.progress import Meter, NoProgress, Progress
-from downloader.transfer.workers import run_all
+from downloader.transfer.partial_file import PartialFile, partial_paths
+from downloader.transfer.rangeset import RangeSet
+from downloader.transfer.scheduler import SMALL_FILE_BYTES, Bounds, FileTask, Scheduler
+from downloader.units import MIB
 
 __all__ = ["FetchReport", "FetchSettings", "fetch_snapshot"]
+
+
+# hf_transfer loses up to 2 MiB a connection on a full disk, and says that all went well.
+_FULL_DISK_BYTES = 32 * MIB
+_BLOCK_BYTES = 4096  # of a file system; its holes are whole ones
+
+
+@dataclass(frozen=True)
+class FetchSettings:
+    """Bounds and patience of a fetch.
+
+    Args:
+        bounds: Of connections, files at once and memory.
+        use_transfer: Whether large files come through hf_transfer first.
+        transfer: For hf_transfer.
+        small_bytes: Files below it never do: a child process costs a tenth of a second, and
+            16 MiB is less than two of hf_transfer's chunks.
+        verify_existing: Whether blobs that are there are hashed.
+        policy: For each file, range and address.
+    """
+
+    bounds: Bounds = field(default_factory=Bounds)
+    use_transfer: bool = False
+    transfer: TransferSettings = field(default_factory=TransferSettings)
+    small_bytes: int = 16 * MIB
+    verify_existing: bool = False
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def wants_transfer(self, file: RepoFile) -> bool:
+        """Whether a file should come through hf_transfer."""
+        return (
+            self.use_transfer
+            and file.size_bytes >= max(self.small_bytes, SMALL_FILE_BYTES)
+            and hf_transfer.is_installed()
+        )
 
 
 @dataclass(frozen=True)
@@ -75,16 +125,11 @@ def fetch_snapshot(
         StorageError: Too little space, or the disk said no.
     """
     progress = progress or NoProgress()
-    settings = _noted(settings or FetchSettings(), progress)
+    settings = settings or FetchSettings()
     job = _Fetch(snapshot, source_of, cache_dir, http=http, settings=settings, progress=progress)
     job.run()
-    folder = finish_snapshot(cache_dir, snapshot, extra_files=extra_files, note=settings.note)
+    folder = finish_snapshot(cache_dir, snapshot, extra_files=extra_files, note=progress.note)
     return job.report(folder)
-
-
-def _noted(settings: FetchSettings, progress: Progress) -> FetchSettings:
-    stream = replace(settings.stream, note=progress.note)
-    return replace(settings, note=progress.note, stream=stream)
 
 
 class _Fetch:
@@ -103,20 +148,20 @@ class _Fetch:
         self._snapshot = snapshot
         self._source_of = source_of
         self._cache_dir = cache_dir
+        self._http = http
         self._settings = settings
         self._progress = progress
         self._folder = cache_dir / snapshot.repo.folder_name
-        self._cancelled = threading.Event()
-        self._fetcher = BlobFetcher(http, self._settings, self._cancelled)
         self._files = {file.oid: file for file in snapshot.files}
         self._paths: dict[str, list[str]] = {}
         for file in snapshot.files:
             self._paths.setdefault(file.oid, []).append(file.path)
         self._leftovers = _find_leftovers(self._folder / "blobs")
         self._verified = VerifiedBlobs(cache_dir, snapshot.repo)
-        self._ways: Counter[str] = Counter()
+        self._ways: dict[str, str] = {}
         self._reused: set[str] = set()
-        self._lock = threading.Lock()
+        self._wrong: set[str] = set()
+        self._scheduler = Scheduler(settings.bounds, progress, http.line)
 
     def run(self) -> None:
         """Fetch what is missing."""
@@ -129,19 +174,8 @@ class _Fetch:
         freed_bytes = sum(allocated_bytes(path) for path in leftovers)
         need_bytes = sum(file.size_bytes for file in absent)
         check_space(self._folder, max(0, need_bytes - freed_bytes))
-        is_small = self._settings.is_small
-        # The largest first: the small ones fill what is left of the line beside them.
-        large = sorted((f for f in missing if not is_small(f)), key=lambda f: -f.size_bytes)
-        small = [file for file in missing if is_small(file)]
         try:
-            run_all(
-                [
-                    (self._settings.large_at_once, [self._task(file) for file in large]),
-                    (self._settings.small_at_once, [self._task(file) for file in small]),
-                ],
-                self._cancelled,
-                self._fetcher.interrupt,
-            )
+            self._scheduler.run([self._task(file) for file in missing])
         finally:
             self._verified.save()
 
@@ -155,12 +189,12 @@ class _Fetch:
             fetched_bytes=sum(fetched),
             reused_files=len(reused),
             reused_bytes=sum(reused),
-            ways=dict(self._ways),
+            ways=dict(Counter(self._ways.values())),
             notes=tuple(self._notes()),
         )
 
     def _notes(self) -> Iterable[str]:
-        streamed = self._ways["stream"]
+        streamed = list(self._ways.values()).count("stream")
         if not streamed or not self._settings.use_transfer:
             return
         if hf_transfer.is_installed():
@@ -168,29 +202,95 @@ class _Fetch:
         else:
             yield "hf_transfer is not installed: large files came through our own stream"
 
-    def _task(self, file: RepoFile) -> Callable[[], None]:
-        return lambda: self._fetch(file)
+    def _task(self, file: RepoFile) -> FileTask:
+        source = HubFile(
+            self._http,
+            self._source_of(file),
+            file.size_bytes,
+            policy=self._settings.policy,
+            note=self._progress.note,
+        )
+        return FileTask(
+            name=self._paths[file.oid][0],
+            size_bytes=file.size_bytes,
+            final=self._folder / blob_path(file.oid),
+            source=source,
+            new_hasher=partial(BlobHasher, file.oid, file.size_bytes),
+            is_there=partial(self._take_existing, file),
+            done=partial(self._fetched, file),
+            lock=partial(self._lock, file),
+            prefill=partial(self._prefill, file, source),
+        )
 
-    def _fetch(self, file: RepoFile) -> None:
-        if self._take_existing(file):  # which needs no lock: the cache may be read-only
-            return
-        lock = self._cache_dir / lock_path(self._snapshot.repo, file.oid)
-        with hold_lock(lock, self._cancelled):
-            # Another process may have fetched it while we waited.
-            if self._take_existing(file):
-                return
-            final = self._folder / blob_path(file.oid)
-            if final.exists():
-                self._settings.note(f"{final}: not what its name says; fetching it again")
+    @contextmanager
+    def _lock(self, file: RepoFile, cancelled: threading.Event) -> Iterator[None]:
+        final = self._folder / blob_path(file.oid)
+        with hold_lock(self._cache_dir / lock_path(self._snapshot.repo, file.oid), cancelled):
             for leftover in self._leftovers.get(file.oid, []):
-                leftover.unlink(missing_ok=True)
-            path = self._paths[file.oid][0]
-            self._progress.start_file(path, file.size_bytes)
-            meter = Meter(self._progress, file.size_bytes, path)
-            way = self._fetcher.fetch(file, self._source_of(file), final, meter)
-            self._verified.add(file.oid)
-        with self._lock:
-            self._ways[way] += 1
+                if leftover not in {*partial_paths(final), _transfer_path(final)}:
+                    leftover.unlink(missing_ok=True)
+            yield
+
+    def _prefill(self, file: RepoFile, source: HubFile, partial_file: PartialFile) -> int:
+        """Fill a file with hf_transfer where that is wanted; return what an earlier run left.
+
+        hf_transfer writes chunks in any order and keeps no journal. So it works on a file of
+        its own, and what a killed run left there is found by its holes.
+        """
+        path = _transfer_path(partial_file.final)
+        is_begun = partial_file.path.exists()
+        left = RangeSet()
+        if path.exists() and not is_begun:
+            left = find_written(path, file.size_bytes)
+        elif self._settings.wants_transfer(file) and not is_begun:
+            meter = Meter(self._progress, file.size_bytes, self._paths[file.oid][0])
+            if self._transfer(file, source, path, meter):
+                path.replace(partial_file.path)
+                meter.set(file.size_bytes)
+                self._ways[file.oid] = "hf_transfer"
+                whole = RangeSet()
+                whole.add(ByteRange(0, file.size_bytes))
+                partial_file.open(whole)
+                return 0
+            meter.set(0)
+        if left.size_bytes:
+            path.replace(partial_file.path)
+            return partial_file.open(left)
+        path.unlink(missing_ok=True)
+        return partial_file.open()
+
+    def _transfer(self, file: RepoFile, source: HubFile, path: Path, meter: Meter) -> bool:
+        """Run hf_transfer; return whether the file has its size now."""
+        for _ in range(self._settings.transfer.tries):
+            path.unlink(missing_ok=True)
+            try:
+                hf_transfer.transfer_file(
+                    source.location,
+                    path,
+                    file.size_bytes,
+                    http=self._http.settings,
+                    settings=self._settings.transfer,
+                    on_growth=meter.set,
+                    cancelled=self._scheduler.group.cancelled,
+                )
+            except UnfitError:
+                return False
+            except TransientError as failure:
+                if self._scheduler.group.cancelled.is_set():
+                    raise TransportError(f"{file.path}: cancelled") from failure
+                check_space(path.parent, _FULL_DISK_BYTES)
+                meter.set(0)
+                if failure.asked_s:
+                    return False  # the scheduler's own requests know how to wait
+                continue
+            check_space(path.parent, _FULL_DISK_BYTES)
+            return path.stat().st_size == file.size_bytes
+        return False
+
+    def _fetched(self, file: RepoFile) -> None:
+        self._verified.add(file.oid)
+        way = "plain" if file.size_bytes <= SMALL_FILE_BYTES else "stream"
+        self._ways.setdefault(file.oid, way if file.size_bytes else "empty")
         self._finish(file)
 
     def _take_known(self, file: RepoFile) -> bool:
@@ -205,11 +305,14 @@ class _Fetch:
             file.oid,
             file.size_bytes,
             always=self._settings.verify_existing,
-            cancelled=self._cancelled,
+            cancelled=self._scheduler.group.cancelled,
         ):
+            path = self._folder / blob_path(file.oid)
+            if path.exists() and file.oid not in self._wrong:
+                self._wrong.add(file.oid)
+                self._progress.note(f"{path}: not what its name says; fetching it again")
             return False
-        with self._lock:
-            self._reused.add(file.oid)
+        self._reused.add(file.oid)
         self._progress.skip(file.size_bytes)
         self._finish(file)
         return True
@@ -231,3 +334,29 @@ def _find_leftovers(blobs: Path) -> dict[str, list[Path]]:
         for path in blobs.glob("*.incomplete"):
             found.setdefault(path.name.partition(".")[0], []).append(path)
     return found
+
+
+def _transfer_path(final: Path) -> Path:
+    """Return the name of the file that hf_transfer fills, beside the finished one."""
+    return final.with_name(f"{final.name}.{final.name[:8]}.transfer.incomplete")
+
+
+def find_written(path: Path, size_bytes: int) -> RangeSet:
+    """Return what a killed hf_transfer has written of a file, found by the holes it left.
+
+    The last block of each piece may be incomplete, so it is left out. Nothing here has to be
+    believed in the end: the whole file is hashed before it gets its name.
+    """
+    written = RangeSet()
+    if not hasattr(os, "SEEK_DATA") or path.stat().st_size > size_bytes:
+        return written
+    with storage_errors(path), path.open("rb") as file:
+        descriptor, at = file.fileno(), 0
+        with suppress(OSError):  # ENXIO: no data behind this
+            while True:
+                start = os.lseek(descriptor, at, os.SEEK_DATA)
+                at = os.lseek(descriptor, start, os.SEEK_HOLE)
+                end = (at - 1) // _BLOCK_BYTES * _BLOCK_BYTES
+                if start < end:
+                    written.add(ByteRange(start, end))
+    return written

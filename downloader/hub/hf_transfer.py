@@ -28,6 +28,8 @@ from downloader.units import MIB
 
 _CHUNK_BYTES = 10 * MIB  # what the library itself used it with
 _POLL_S = 0.1
+# What an interpreter needs to start.
+_CHILD_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TMPDIR", "LANG")
 _CHILD = Path(__file__).with_name("hf_transfer_child.py")
 
 
@@ -96,6 +98,8 @@ def transfer_file(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a panic may print the signed URL
+            # No token of the user's; proxies and certificates come with the job.
+            env={name: os.environ[name] for name in _CHILD_VARIABLES if name in os.environ},
         ) as child,
     ):
         environment = _environment(http, target.url, Path(directory, "ca.pem"))

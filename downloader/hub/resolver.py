@@ -6,7 +6,7 @@ process and a stream all ask here for the address.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from downloader.errors import (
@@ -20,7 +20,20 @@ from downloader.net.address import parse_address, resolve_address
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange, check_content_range, range_header
 from downloader.net.request import Exchange
-from downloader.net.retry import TransientError, is_passing, parse_retry_after
+from downloader.net.retry import (
+    Retry,
+    RetryPolicy,
+    TransientError,
+    is_passing,
+    parse_retry_after,
+)
+from downloader.progress import Note, ignore
+from downloader.transfer.source import (
+    RangesIgnoredError,
+    Reader,
+    ResumingReader,
+    TailReader,
+)
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LONGEST_CHAIN = 6  # the Hub needs two: resolve-cache, then the CDN
@@ -61,14 +74,26 @@ class Location:
     Args:
         http: Connections.
         source: The Hub's address of the file, and the headers for that origin only.
+        pause: Waits so many seconds, or returns true to give up waiting.
+        note: Told of a wait for the Hub's rate limit.
     """
 
-    def __init__(self, http: HttpPool, source: FileSource) -> None:
+    def __init__(
+        self,
+        http: HttpPool,
+        source: FileSource,
+        pause: Callable[[float], object] | None = None,
+        note: Note = ignore,
+    ) -> None:
+        self._pause = pause or threading.Event().wait
+        self._note = note
         self._http = http
         self._home = Target(source.url, source.headers)
         self._target = self._home
         self._is_resolved = False
-        self._lock = threading.Lock()
+        self._limit = http.rate_limit(parse_address(source.url).root)
+        self._is_asking = False
+        self._changed = threading.Condition()
 
     @property
     def name(self) -> str:
@@ -84,10 +109,16 @@ class Location:
             HubError: The Hub said no.
         """
         headers = {"Range": range_header(want)} if want else {}
-        if self._is_resolved:
+        with self._changed:  # one asks the Hub, the others wait for what it learns
+            self._changed.wait_for(lambda: self._is_resolved or not self._is_asking)
+            is_asking = self._is_asking = not self._is_resolved
+        try:
             return self._open(headers)
-        with self._lock:  # one asks the Hub, the others wait for what it learns
-            return self._open(headers)
+        finally:
+            if is_asking:
+                with self._changed:
+                    self._is_asking = False
+                    self._changed.notify_all()
 
     def resolve(self) -> tuple[Target, bool]:
         """Return the address that answers without a redirect, and whether it honours ranges.
@@ -114,13 +145,20 @@ class Location:
         raise ProtocolError(f"{without_secrets(self._home.url)}: more than 5 redirects")
 
     def _request(self, target: Target, headers: Mapping[str, str]) -> Exchange:
+        is_home = target is self._home
+        if is_home:
+            self._limit.take(self._pause, self._note)
+        said: Mapping[str, str] = {}
         try:
             response = Exchange(self._http, "GET", target.url, {**target.headers, **headers})
-            response.wait()
+            said = response.headers
         except TransportError as error:
             # The CDN's host may be gone; the Hub may name another.
             self._forget(target)
             raise TransientError(error) from error
+        finally:
+            if is_home:
+                self._limit.learn(said)
         return response
 
     def _follow(self, target: Target, response: Exchange) -> None:
@@ -226,3 +264,68 @@ def _read_some(response: Exchange, view: memoryview) -> int:
         return response.read_some(view)
     except TransportError as error:
         raise TransientError(error) from error
+
+
+class HubFile:
+    """A file of the Hub at a commit, as a `RangeSource`.
+
+    Args:
+        http: Connections.
+        source: The Hub's address of the file.
+        size_bytes: As the Hub's list has it.
+        policy: For each range; bytes that arrive reset its count of failures.
+        note: Told before a long wait.
+    """
+
+    def __init__(
+        self,
+        http: HttpPool,
+        source: FileSource,
+        size_bytes: int,
+        *,
+        policy: RetryPolicy | None = None,
+        note: Note = ignore,
+    ) -> None:
+        self.location = Location(http, source, note=note)
+        self.name = self.location.name
+        self.size_bytes = size_bytes
+        self.has_ranges = True
+        self.policy = policy or RetryPolicy()
+        self.note = note
+        self._is_blamed = False
+
+    def open(self, wanted: ByteRange) -> Reader:
+        """Open a range; without a ``Range`` header where it is the whole file."""
+        if self.has_ranges:
+            return _HubReader(self, wanted)
+        inner = _HubReader(self, ByteRange(0, wanted.end))
+        return TailReader(inner, wanted.start, self.name)
+
+    def blame(self) -> bool:
+        """Return true once: the cache of a CDN may hold a damaged copy."""
+        was_blamed, self._is_blamed = self._is_blamed, True
+        return not was_blamed
+
+
+class _HubReader(ResumingReader):
+    def __init__(self, file: HubFile, wanted: ByteRange) -> None:
+        super().__init__(file.name, wanted.start, wanted.end)
+        self._file = file
+        self.retry = Retry(file.policy, self.interrupted.wait, note=file.note, name=file.name)
+
+    def connect(self) -> Exchange:
+        size_bytes = self._file.size_bytes
+        want = ByteRange(self.at, self.end or 0)
+        is_whole = want == ByteRange(0, size_bytes) or not self._file.has_ranges
+        response = self._file.location.open(None if is_whole else want)
+        if not check_answer(response, want, size_bytes, self.name) and want.start:
+            response.close()
+            self._file.has_ranges = False
+            raise RangesIgnoredError(f"{self.name}: the server sends the whole file, not a range")
+        return response
+
+    def read_body(self, exchange: Exchange, buffer: memoryview) -> int:
+        count = super().read_body(exchange, buffer)
+        if self.at + count == self._file.size_bytes and exchange.status == 200:
+            check_end(exchange, self.name)
+        return count

@@ -21,6 +21,7 @@ from downloader.environment import Environment
 from downloader.errors import InputError, TransportError, install_hint
 from downloader.net.address import Address, parse_address
 from downloader.net.proxies import HostList, Proxies, Proxy
+from downloader.net.rate_limit import RateLimit
 from downloader.net.throughput import Line, SlowServerError
 from downloader.net.trust import Trust, trust_of
 
@@ -82,6 +83,7 @@ class HttpPool:
     def __init__(self, settings: HttpSettings | None = None) -> None:
         self.settings = settings or HttpSettings()
         self.line = Line()
+        self._rate_limits: dict[str, RateLimit] = {}
         self._managers: dict[Proxy | None, urllib3.PoolManager] = {}
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._lock = threading.Lock()
@@ -99,6 +101,10 @@ class HttpPool:
         host = f"[{address.host}]" if ":" in address.host else address.host
         manager = self._manager(self.settings.proxies.find(address))
         return manager.connection_from_host(host, address.port, address.scheme, options)
+
+    def rate_limit(self, root: str) -> RateLimit:
+        """Return what the server at ``root`` has told of its rate limit for files."""
+        return self._rate_limits.setdefault(root, RateLimit())
 
     def close(self) -> None:
         """Close every idle connection."""

@@ -14,7 +14,7 @@ from downloader.progress import Progress
 from downloader.restore.places import Places
 from downloader.restore.target import Target
 from downloader.restore.values import BlobPlan
-from downloader.transfer.scheduler import FileTask, Scheduler, TransferSettings
+from downloader.transfer.scheduler import Bounds, FileTask, Scheduler
 from downloader.transfer.source import SEQUENTIAL_TRIES, RangesIgnoredError, RangeSource
 from downloader.units import MIB
 
@@ -24,7 +24,7 @@ _GAP_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class DownloadSettings(TransferSettings):
+class DownloadSettings(Bounds):
     """Bounds.
 
     Args:

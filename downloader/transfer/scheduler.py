@@ -52,7 +52,7 @@ Request = Callable[[memoryview], int]
 
 
 @dataclass(frozen=True)
-class TransferSettings:
+class Bounds:
     """Bounds.
 
     Args:
@@ -131,7 +131,7 @@ class Scheduler:
 
     def __init__(
         self,
-        settings: TransferSettings,
+        settings: Bounds,
         progress: Progress,
         line: Line | None = None,
         group: WorkerGroup | None = None,
@@ -345,12 +345,13 @@ class Scheduler:
 
     def _fetch_range(self, claim: _Claim, buffer: memoryview) -> None:
         file, at = claim.file, claim.wanted.start
+        was_sequential = file.is_sequential
         try:
             for end in self._iter_written(claim, buffer):
                 file.note(ByteRange(at, end))
                 at = end
         except RangesIgnoredError:
-            file.sequential_tries += file.is_sequential
+            file.sequential_tries += was_sequential  # others may see it at the same time
             if file.sequential_tries >= SEQUENTIAL_TRIES:
                 raise
             file.is_sequential = True

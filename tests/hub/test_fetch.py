@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from tests.support.fake_hub import (
     make_files,
     make_repo,
     many_files_repo,
+    read_all,
     tiny_repo,
 )
 from tests.support.fake_hub.fault import Fault
@@ -348,8 +350,8 @@ def test_fault_that_stays(
         side.fetch(snapshot, tmp_path)
     assert caught.value.exit_code == code
     assert "sig=" not in str(caught.value)
-    assert leftovers(tmp_path) == []
-    for blob in (tmp_path / "models--org--big" / "blobs").iterdir():
+    blobs = set((tmp_path / "models--org--big" / "blobs").iterdir())
+    for blob in blobs - set(blobs.pop().parent.glob("*.incomplete")):
         data = blob.read_bytes()
         git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         assert blob.name in {git, hashlib.sha256(data).hexdigest()}
@@ -423,7 +425,8 @@ def test_disk_that_fills_up_on_the_way(
     with pytest.raises(StorageError) as caught:
         side.fetch(side.snapshot("org/big"), small_disk, use_transfer=use_transfer)
     assert "space" in (caught.value.hint or "")
-    assert leftovers(small_disk) == []
+    big = file_of(side.snapshot("org/big"), "big.bin").oid
+    assert not (small_disk / "models--org--big" / "blobs" / big).exists()
 
 
 @pytest.fixture
@@ -522,42 +525,90 @@ def wait_for(is_so: Callable[[], bool], timeout_s: float = 30) -> None:
         time.sleep(0.02)
 
 
-def children_of(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    texts = [text, *((thread / "children").read_text(encoding="ascii") for thread in threads)]
-    return sorted({int(child) for text in texts for child in text.split()})
+def environment_of(script: str) -> bytes:
+    """Return the environment of a process of ours that runs a script; empty if there is none."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            mine = f"PPid:\t{os.getpid()}\n" in (process / "status").read_text()
+            if mine and script.encode() in (process / "cmdline").read_bytes():
+                return (process / "environ").read_bytes()
+    return b""
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
+def test_process_of_hf_transfer_gets_no_token(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("REGISTRY_PASSWORD", "another-secret")
+    side.hub.add_fault(faults.BandwidthCap(path=FILE, bytes_per_s=4 * MIB))
+    seen: list[bytes] = []
+
+    def look() -> None:
+        wait_for(lambda: bool(environment_of("hf_transfer_child")))
+        seen.append(environment_of("hf_transfer_child"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    side.fetch(side.snapshot("org/big"), tmp_path, use_transfer=True)
+    thread.join(10)
+    assert seen
+    assert b"secret" not in seen[0]
+
+
+def partial_bytes(cache_dir: Path, oid: str) -> int:
+    """Return how many bytes of a cache blob are in its journal."""
+    journal = cache_dir / "models--org--big" / "blobs" / f"{oid}.{oid[:8]}.journal.incomplete"
+    lines = journal.read_text().splitlines()[1:] if journal.exists() else []
+    return sum(int(end) - int(start) for _, start, end in map(str.split, lines))
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
-def test_interrupted_and_run_again(side: Side, tmp_path: Path, how: signal.Signals) -> None:
-    side.hub.add_fault(faults.BandwidthCap(path=FILE, bytes_per_s=MIB))
+def test_fetch_after_a_kill_continues(side: Side, tmp_path: Path, how: signal.Signals) -> None:
+    side.hub.add_fault(faults.BandwidthCap(path=FILE, bytes_per_s=2 * MIB))
     snapshot = side.snapshot("org/big")
-    small = tmp_path / "models--org--big" / "blobs" / file_of(snapshot, "config.json").oid
+    oid = file_of(snapshot, "big.bin").oid
     with start_cli(side, tmp_path) as first:
-        wait_for(lambda: small.exists() and bool(children_of(first.pid)))
-        children = children_of(first.pid)
+        wait_for(lambda: partial_bytes(tmp_path, oid) >= 4 * MIB)
         first.send_signal(how)
         assert first.wait(20) != 0
-    wait_for(lambda: not any(is_alive(child) for child in children))
-    if how is signal.SIGINT:
-        assert leftovers(tmp_path) == []
     assert not (tmp_path / "models--org--big" / "refs").exists()
+    kept = partial_bytes(tmp_path, oid)
 
     side.hub.clear_faults()
     side.hub.clear_log()
     with start_cli(side, tmp_path) as second:
         _, said = second.communicate(timeout=60)
     assert second.returncode == 0, said.decode()
+    assert "continuing after" in said.decode()
     assert not side.log().of(file="config.json")
+    assert side.log().of(origin="cdn", file="big.bin").bytes_sent <= BIG_BYTES - kept + MIB
+    check_whole(tmp_path)
+
+
+def test_what_a_killed_hf_transfer_wrote_is_kept(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/big")
+    file = file_of(snapshot, "big.bin")
+    blobs = tmp_path / "models--org--big" / "blobs"
+    blobs.mkdir(parents=True)
+    with (blobs / f"{file.oid}.{file.oid[:8]}.transfer.incomplete").open("wb") as left:
+        for start, end in [(0, 3 * MIB), (10 * MIB, 17 * MIB + 5)]:  # the last block is not whole
+            left.seek(start)
+            left.write(read_all(BIG, start, end))
+    side.hub.clear_log()
+    side.fetch(snapshot, tmp_path, use_transfer=True)
+    sent = side.log().of(origin="cdn", file="big.bin").bytes_sent
+    assert sent < BIG_BYTES - 9 * MIB
+    check_whole(tmp_path)
+
+
+def test_damaged_leftover_of_hf_transfer_is_fetched_again(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/big")
+    file = file_of(snapshot, "big.bin")
+    blobs = tmp_path / "models--org--big" / "blobs"
+    blobs.mkdir(parents=True)
+    left = blobs / f"{file.oid}.{file.oid[:8]}.transfer.incomplete"
+    left.write_bytes(b"x" * 9 * MIB)
+    side.fetch(snapshot, tmp_path, use_transfer=True)
     check_whole(tmp_path)
 
 

@@ -17,6 +17,7 @@ from downloader.hub.stream import FileStream, StreamSettings, open_file
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy
 from downloader.transfer.ring import BufferPool
+from downloader.transfer.scheduler import Bounds
 from downloader.units import MIB
 from tests.support.fake_hub import Accesses, HubServer
 
@@ -44,8 +45,7 @@ class Side:
     def fetch(self, snapshot: Snapshot, cache_dir: Path, **options: Any) -> FetchReport:
         settings = FetchSettings(
             policy=QUICK,
-            stream=STREAM,
-            memory_bytes=16 * MIB,
+            bounds=Bounds(memory_bytes=16 * MIB),
             small_bytes=options.pop("small_bytes", 4 * MIB),
             transfer=TransferSettings(stall_s=2.0),
             use_transfer=options.pop("use_transfer", True),
