@@ -52,7 +52,7 @@ def plan_summary(
 
     Args:
         document: What `hf-models plan --json` prints.
-        layers: Number, bytes and contents of each.
+        layers: Number, bytes, form and contents of each.
         reason: Why this engine was chosen.
         images: Where to, without tag.
         notes: What was left out, and why.
@@ -76,7 +76,7 @@ def plan_summary(
         ),
         folded(
             _counted(len(layers), "layer"),
-            table(["#", ">bytes", "carries"], [_layer_row(*layer) for layer in layers]),
+            table(["#", ">bytes", "form", "carries"], [_layer_row(*layer) for layer in layers]),
         ),
     ]
     return "\n\n".join(parts) + "\n"
@@ -157,8 +157,8 @@ def _counted(count: int, name: str) -> str:
     return f"{count} {name}" if count == 1 else f"{count} {name}s"
 
 
-def _layer_row(number: str, size_bytes: str, carries: str) -> tuple[str, str, str]:
-    return number, f"{int(size_bytes):,}" if size_bytes else "", carries
+def _layer_row(number: str, size_bytes: str, form: str, carries: str) -> tuple[str, str, str, str]:
+    return number, f"{int(size_bytes):,}" if size_bytes else "", form, carries
 
 
 def _rate(size_bytes: int, seconds: float) -> str:
