@@ -28,8 +28,6 @@ from downloader.units import MIB
 
 _CHUNK_BYTES = 10 * MIB  # what the library itself used it with
 _POLL_S = 0.1
-# What an interpreter needs to start.
-_CHILD_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TMPDIR", "LANG")
 _CHILD = Path(__file__).with_name("hf_transfer_child.py")
 
 
@@ -98,8 +96,9 @@ def transfer_file(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a panic may print the signed URL
-            # No token of the user's; proxies and certificates come with the job.
-            env={name: os.environ[name] for name in _CHILD_VARIABLES if name in os.environ},
+            # No token of the user's; proxies and certificates come with the job. Where an
+            # interpreter needs more to start, the fetch goes on without hf_transfer.
+            env={"PATH": os.defpath},
         ) as child,
     ):
         environment = _environment(http, target.url, Path(directory, "ca.pem"))
