@@ -223,6 +223,17 @@ def test_a_base_image_that_cannot_be_reached_is_no_dead_end(side: Side) -> None:
     assert "--base none" in ran.err.splitlines()[-1]
 
 
+def test_a_default_base_image_that_cannot_be_reached_is_left_out(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("downloader.library.publisher.DEFAULT_BASE", f"{NOWHERE}/busybox:x")
+    ran = side.run("publish", "org/other", "--to", side.name, *ONCE)
+    assert ran.code == 0, ran.err
+    assert "going on without a base image" in ran.err
+    monkeypatch.setenv("HF_MODELS_BASE", f"{NOWHERE}/busybox:x")
+    assert side.run("publish", "org/other", "--to", side.name, "--force", *ONCE).code == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [

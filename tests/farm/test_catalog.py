@@ -254,8 +254,8 @@ def test_catalog_writes_page_and_json(
     assert (tiny["size_bytes"], tiny["files"], tiny["layers"]) == (12345, 2, 2)
     assert tiny["behind"] is None
     assert (later["published"], later["digest"], later["registries"]) == (False, None, [])
-    assert f"docker pull {name}:tiny" in page
-    assert f"docker pull {name}:later" not in page
+    assert f"hf-models restore {name}:tiny" in page
+    assert f"hf-models restore {name}:later" not in page
 
 
 @pytest.mark.docker

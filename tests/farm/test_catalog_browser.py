@@ -249,7 +249,7 @@ def test_one_column_is_sorted_at_a_time(browser: Browser) -> None:
 
 def test_commands(browser: Browser) -> None:
     page = browser.open()
-    assert commands(page)["middle"] == f"docker pull {GHCR}:middle"
+    assert commands(page)["middle"] == f"hf-models restore {GHCR}:middle"
     page.get_by_label("docker run … export").check()
     run = f"docker run --rm -v ~/.cache/huggingface:/export {GHCR}:middle export"
     assert commands(page)["middle"] == run
@@ -274,15 +274,15 @@ def test_copy_where_the_clipboard_is_not_allowed(browser: Browser) -> None:
     page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
     page.get_by_role("button", name="Copy the command for middle").click()
     expect(page.locator("#said")).not_to_be_empty()
-    assert page.evaluate("getSelection().toString()") == f"docker pull {GHCR}:middle"
+    assert page.evaluate("getSelection().toString()") == f"hf-models restore {GHCR}:middle"
 
 
 def test_another_registry_rewrites_the_commands(browser: Browser) -> None:
     page = browser.open()
     page.get_by_label("Registry").select_option(HUB)
     found = commands(page)
-    assert found["middle"] == f"docker pull {HUB}:middle"
-    assert found["largest"] == f"docker pull {GHCR}:largest"
+    assert found["middle"] == f"hf-models restore {HUB}:middle"
+    assert found["largest"] == f"hf-models restore {GHCR}:largest"
     note = page.locator("tbody:has-text('largest') .elsewhere")
     expect(note).to_have_text(f"{HUB}: not in the chosen registry; shown for {GHCR}")
 
@@ -298,9 +298,9 @@ def test_a_mirror_rewrites_the_commands(browser: Browser) -> None:
     page = browser.open()
     for typed, host in MIRRORS.items():
         page.get_by_label("Mirror").fill(typed)
-        assert commands(page)["middle"] == f"docker pull {host}/me/hf-models:middle"
+        assert commands(page)["middle"] == f"hf-models restore {host}/me/hf-models:middle"
     page.get_by_label("Mirror").fill("")
-    assert commands(page)["middle"] == f"docker pull {GHCR}:middle"
+    assert commands(page)["middle"] == f"hf-models restore {GHCR}:middle"
 
 
 def test_a_mirror_of_one_registry_says_nothing_of_what_is_in_another(browser: Browser) -> None:
@@ -308,8 +308,8 @@ def test_a_mirror_of_one_registry_says_nothing_of_what_is_in_another(browser: Br
     page.get_by_label("Registry").select_option(HUB)
     page.get_by_label("Mirror").fill("mirror.example")
     found = commands(page)
-    assert found["middle"] == "docker pull mirror.example/me/hf-models:middle"
-    assert found["largest"] == f"docker pull {GHCR}:largest"
+    assert found["middle"] == "hf-models restore mirror.example/me/hf-models:middle"
+    assert found["largest"] == f"hf-models restore {GHCR}:largest"
 
 
 def test_a_mirror_that_is_none_changes_no_command(browser: Browser) -> None:
@@ -317,7 +317,7 @@ def test_a_mirror_that_is_none_changes_no_command(browser: Browser) -> None:
     field = page.get_by_label("Mirror")
     for typed in ("a b", "x; rm -rf ~", "$(id)", "-x", "a/../b"):
         field.fill(typed)
-        assert commands(page)["middle"] == f"docker pull {GHCR}:middle"
+        assert commands(page)["middle"] == f"hf-models restore {GHCR}:middle"
         assert field.get_attribute("aria-invalid") == "true"
         expect(page.get_by_role("alert")).to_contain_text("Want a host")
 
@@ -498,7 +498,7 @@ def test_a_phone_can_sort_and_copy(browser: Browser) -> None:
 def test_without_javascript_it_is_a_plain_table(browser: Browser) -> None:
     page = browser.open(java_script_enabled=False)
     assert shown(page) == ORDER
-    expect(page.get_by_text(f"docker pull {GHCR}:middle")).to_be_visible()
+    expect(page.get_by_text(f"hf-models restore {GHCR}:middle")).to_be_visible()
     expect(page.locator(".notice")).to_be_visible()
     for gone in ("#search", "#theme", "#language", ".copy >> nth=0"):
         expect(page.locator(gone)).to_be_hidden()

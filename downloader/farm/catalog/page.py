@@ -13,9 +13,9 @@ from downloader.units import format_bytes
 
 # What a row offers, by the word that names it; the page fills in the image.
 COMMANDS = {
-    "pull": "docker pull {image}",
-    "export": "docker run --rm -v ~/.cache/huggingface:/export {image} export",
     "restore": "hf-models restore {image}",
+    "export": "docker run --rm -v ~/.cache/huggingface:/export {image} export",
+    "pull": "docker pull {image}",
 }
 SOURCE_URL = "https://github.com/AlphaHinex/hf-models"
 LANGUAGE = "en"  # of the page as it is served; the script changes it
@@ -178,7 +178,7 @@ def _command_cell(model: dict[str, Any]) -> Markup:
     if not model["published"]:
         return element("td", role="cell", colspan=str(_COLUMNS))
     image = f"{model['registries'][0]}:{model['tag']}"
-    code = element("code", COMMANDS["pull"].format(image=image), tabindex="0")
+    code = element("code", COMMANDS["restore"].format(image=image), tabindex="0")
     copy = element("button", _word("copy"), type="button", class_="copy", hidden=True)
     line = element("div", code, copy, class_="line")
     return element(
