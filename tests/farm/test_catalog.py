@@ -187,7 +187,7 @@ def test_list_after_a_real_publication(name: str, capsys: pytest.CaptureFixture[
         assert command(capsys, "list", name)[0] == 2  # a shard is no image
         publish(hub, name)
     _, out, _ = command(capsys, "list", name, "--json")
-    (image,) = json.loads(out)
+    (image,) = json.loads(out)["images"]
     assert (image["tag"], image["repo_id"], image["commit"]) == ("tiny", "org/tiny", repo.sha)
     assert (image["files"], image["size_bytes"]) == (
         4,
@@ -199,7 +199,7 @@ def test_list_after_a_real_publication(name: str, capsys: pytest.CaptureFixture[
 def test_list_as_json(store: Registry, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     digest = put_image(store, "tiny", make_image_plan())
     _, out, _ = command(capsys, "list", name, "--json")
-    (image,) = json.loads(out)
+    (image,) = json.loads(out)["images"]
     assert image == {
         "tag": "tiny",
         "digest": digest,

@@ -359,7 +359,7 @@ def test_everything_by_keyboard(browser: Browser) -> None:
     page.locator("[name=command]").first.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    assert commands(page)["middle"] == f"hf-models restore {GHCR}:middle"
+    assert commands(page)["middle"] == f"docker pull {GHCR}:middle"
     page.locator("tbody").first.locator("code").focus()
     page.keyboard.press("Tab")
     assert focused(page) == "copy"
