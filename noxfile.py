@@ -104,6 +104,8 @@ command("publish", "Hub to registry, streaming: `nox -s publish -- org/name --to
 command("assemble", "One image from published shards: `nox -s assemble -- TAG --to NAME`.")
 command("restore", "An image back into the cache: `nox -s restore -- IMAGE`.")
 command("serve", "A Hub out of images: `nox -s serve -- REGISTRY/NAME`.")
+command("copy", "Images from registry to registry, or to a layout directory.")
+command("bundle", "A stick: images and the program that restores them.")
 command("inspect", "What an image carries: `nox -s inspect -- IMAGE`.")
 command("list", "The images of a registry: `nox -s list -- NAME`.")
 command("models", "The entries of models.toml: `nox -s models -- add org/name`.")

@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "downloader.cli.serve",
     "inspect": "downloader.cli.inspect",
     "copy": "downloader.cli.copy",
+    "bundle": "downloader.cli.bundle:bundle_command",
     "login": "downloader.cli.login",
     "logout": "downloader.cli.login",
     "remove": "downloader.cli.remove",

@@ -5,12 +5,14 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from downloader.errors import HfModelsError, ProtocolError, TransportError
 from downloader.net.ranges import ByteRange
-from downloader.net.request import Exchange
 from downloader.net.retry import Retry, TransientError
+
+if TYPE_CHECKING:  # the receiver inside an image has no urllib3
+    from downloader.net.request import Exchange
 
 _SCRATCH_BYTES = 128 * 1024
 # Of a server without ranges: each try reads the file again from its first byte.
@@ -104,7 +106,7 @@ class ResumingReader(io.RawIOBase):
         self._error: HfModelsError | None = None
 
     @abstractmethod
-    def connect(self) -> Exchange:
+    def connect(self) -> "Exchange":
         """Ask once for the bytes from `at` to `end`; return the answer with its body unread.
 
         Raises:
@@ -112,7 +114,7 @@ class ResumingReader(io.RawIOBase):
             HfModelsError: No use to try again.
         """
 
-    def read_body(self, exchange: Exchange, buffer: memoryview) -> int:
+    def read_body(self, exchange: "Exchange", buffer: memoryview) -> int:
         """Read some of the body of an answer; 0 at its end.
 
         Raises:
