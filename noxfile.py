@@ -138,7 +138,7 @@ def lock(session: nox.Session) -> None:
     flags = ["--universal", "--python-version=3.11", "--generate-hashes", "--no-annotate"]
     flags += ["--custom-compile-command=nox -s lock", *session.posargs]
     for source, target in (
-        (("pyproject.toml", "--extra=hub"), REQUIREMENTS),
+        (("pyproject.toml", "--extra=hub", "--extra=sign"), REQUIREMENTS),
         (("--group=nox", "--group=release"), NOX_REQUIREMENTS),
     ):
         session.run("uv", "pip", "compile", *source, *flags, "--output-file", target, silent=True)
@@ -183,7 +183,7 @@ def recordings(session: nox.Session) -> None:
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """A parser against a coverage-guided fuzzer: `nox -s fuzz -- tar -max_total_time=60`."""
-    install(session, "-e", ".[hub]", *groups("fuzz", "test"))
+    install(session, "-e", ".[hub,sign]", *groups("fuzz", "test"))
     session.run("python", "-m", "tests.fuzz", *session.posargs)
 
 
@@ -197,7 +197,7 @@ def peers(session: nox.Session) -> None:
 @nox.session(tags=["check"])
 def tests(session: nox.Session) -> None:
     """The tests, on all cores: `nox -s tests -- -k name`."""
-    install(session, "-e", ".[hub]", *groups("test", "demo"))
+    install(session, "-e", ".[hub,sign,socks]", *groups("test", "demo"))
     install(session, "--no-deps", *groups("model", "readers"))
     selected = ("-m", "not clients", *session.posargs)  # a later -m replaces it
     session.run("pytest", "-n", "auto", "--dist", "worksteal", *selected)
@@ -235,5 +235,5 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["check"])
 def typecheck(session: nox.Session) -> None:
     """Types, as strictly as mypy can."""
-    install(session, "-e", ".[hub]", *groups("typecheck"))
+    install(session, "-e", ".[hub,sign,socks]", *groups("typecheck"))
     session.run("mypy")

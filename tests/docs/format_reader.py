@@ -15,7 +15,9 @@ KEY = "io.github.alphahinex.hf-models.layer."
 
 
 def read(layout: Path, out: Path) -> None:
-    blob = lambda digest: layout / "blobs" / digest.replace(":", "/")  # noqa: E731
+    def blob(digest: str) -> Path:
+        return layout / "blobs" / digest.replace(":", "/")
+
     index = json.loads((layout / "index.json").read_bytes())
     while "manifests" in index:  # the layout's, then the image's: the first is plain
         index = json.loads(blob(index["manifests"][0]["digest"]).read_bytes())
