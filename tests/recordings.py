@@ -87,6 +87,12 @@ class Terminal:
         return Text("\n").join(lines)
 
 
+def is_halfway(screen: str) -> bool:
+    """Whether the bar of a running command shows a third or more of its bytes."""
+    bar = re.search(r"([\d.]+)/([\d.]+) MB .*MB/s", screen)
+    return bar is not None and float(bar[1]) >= float(bar[2]) / 3
+
+
 def write_svg(name: str, text: Text) -> None:
     """Write one picture; its title is its name."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
@@ -126,7 +132,7 @@ def main() -> None:
         write_svg("publish", publish.text())
         restore = Terminal()
         halfway = restore.run(
-            [*command, "restore", f"{name}:{TAG}"], environment, snap=lambda text: "MB/s" in text
+            [*command, "restore", f"{name}:{TAG}"], environment, snap=is_halfway
         )
         if halfway is not None:
             write_svg("restoring", halfway)

@@ -41,12 +41,13 @@ def test_a_dry_run_of_build_prints_the_plan(hub: HubServer) -> None:
         assert built.stdout == planned
 
 
-def examples(readme: str) -> list[str]:
-    return re.findall(r"^nox -s (build -- [^#\n]+)", (ROOT / readme).read_text(), re.MULTILINE)
+def examples(page: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text()
+    return re.findall(r"^nox -s (build -- [^#\n]+)", text, re.MULTILINE)
 
 
 def test_examples_are_the_same_in_both_languages() -> None:
-    assert examples("README.md") == examples("README.zh-CN.md")
+    assert examples("publish.md") == examples("publish.zh-CN.md")
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,8 @@ def test_examples_are_the_same_in_both_languages() -> None:
         (3, {"config.json", "merges.txt"}),
     ],
 )
-def test_an_example_of_readme(hub: HubServer, number: int, files: set[str]) -> None:
-    command, _, *arguments = shlex.split(examples("README.md")[number])
+def test_an_example_of_the_publish_page(hub: HubServer, number: int, files: set[str]) -> None:
+    command, _, *arguments = shlex.split(examples("publish.md")[number])
     said = hf_models("fetch", *arguments, "--dry-run", HF_ENDPOINT=hub.endpoint).stdout
     assert {line.split()[-1] for line in said.splitlines()} == files
     hf_models(command, *arguments, "--dry-run", HF_ENDPOINT=hub.endpoint)

@@ -164,13 +164,13 @@ def _is_of_parts(path: str) -> bool:
     return ".part-" in path or path.startswith("./plans/")
 
 
-def command_of_readme(**build_args: str) -> list[str]:
-    """Return README's `docker build` as it stands, for other values, without tag and context."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", "")
+def command_of_page(**build_args: str) -> list[str]:
+    """Return the `docker build` of docs/publish.md, for other values, without tag and context."""
+    text = (ROOT / "docs/publish.md").read_text().replace("\\\n", "")
     found = re.search(
         r"^docker (build -f docker/Dockerfile .*) -t hf-models:\S+ \.$", text, re.MULTILINE
     )
-    assert found, "README has no docker build"
+    assert found, "docs/publish.md has no docker build"
     words = re.sub(r"(\w+)=\S+", r"\1", found[1]).split()
     assert set(words) >= set(build_args)
     given = {name: f"{name}={value}" for name, value in build_args.items()}
@@ -179,7 +179,7 @@ def command_of_readme(**build_args: str) -> list[str]:
 
 def test_committed_dockerfile_alone(shelf: Shelf, hub: HubServer, tiny: str, plan: Plan) -> None:
     image = shelf.image("alone")
-    command = command_of_readme(REPO_ID="org/tiny", COMMIT=plan.snapshot.commit)
+    command = command_of_page(REPO_ID="org/tiny", COMMIT=plan.snapshot.commit)
     ca_bundle = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
     docker(
         *(*command, "-t", image, "--network=host", "--build-arg", f"HF_ENDPOINT={hub.endpoint}"),
