@@ -119,7 +119,7 @@ command("verify", "Check a cache or an image offline: `nox -s verify -- PATH_OR_
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """The whole way on this machine with a real model: plan, build, push, pull, load."""
-    install(session, "-e", ".[hub]", *groups("demo"))
+    install(session, "-e", ".[hub,sign]", *groups("demo"))
     install(session, "--no-deps", *groups("model"))
     session.run("python", "-m", "tests.demo", *session.posargs, log=False, stderr=None)
 

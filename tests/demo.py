@@ -41,6 +41,31 @@ tokens = tokenizer.encode("containers carry models").tokens
 print(f"{len(names)} tensors, {words.shape[0]} words, tokens {tokens}")
 """
 
+MAKE_KEYS = """
+import sys
+from pathlib import Path
+from cryptography.hazmat.primitives import serialization as s
+from cryptography.hazmat.primitives.asymmetric import ec
+key = ec.generate_private_key(ec.SECP256R1())
+pem = s.Encoding.PEM
+private = key.private_bytes(pem, s.PrivateFormat.PKCS8, s.NoEncryption())
+public = key.public_key().public_bytes(pem, s.PublicFormat.SubjectPublicKeyInfo)
+for path, data in zip(sys.argv[1:], (private, public)):
+    Path(path).write_bytes(data)
+"""
+# As `docker cp` would, where there is no docker.
+TAKE_RECEIVER = """
+import json, sys, tarfile
+from pathlib import Path
+layout, target = map(Path, sys.argv[1:])
+document = json.loads((layout / "index.json").read_bytes())
+while "manifests" in document:
+    digest = document["manifests"][0]["digest"].replace(":", "/")
+    document = json.loads((layout / "blobs" / digest).read_bytes())
+with tarfile.open(layout / "blobs" / document["layers"][-1]["digest"].replace(":", "/")) as tar:
+    target.write_bytes(tar.extractfile("usr/local/bin/hf-models.pyz").read())
+"""
+
 
 @dataclass
 class Demo:
@@ -163,6 +188,28 @@ def layout_way(demo: Demo) -> None:
     restore_and_load(demo, f"dist/{TAG}", "layout")
 
 
+def format_way(demo: Demo) -> None:
+    """Compress, sign, and restore with nothing but the program that came out of the image."""
+    keys = ("signer.key", "signer.pub")
+    demo.run(sys.executable, "-c", MAKE_KEYS, *keys)
+    demo.step(
+        "plan --compress", lambda: demo.hf_models("plan", REPO, "--compress", "auto"), moves=False
+    )
+    build = ["build", REPO, "--engine", "layout", "--tag", "stick", "--archive", "stick.tar"]
+    build += ["--compress", "zstd", "--sign-key", keys[0], *NO_BASE]
+    demo.step("build, signed, onto a stick", lambda: demo.hf_models(*build))
+    verify = ["verify", "stick.tar", "--key", keys[1]]
+    demo.step("verify the signature", lambda: demo.hf_models(*verify))
+    demo.run(sys.executable, "-c", TAKE_RECEIVER, "dist/stick", "hf-models.pyz")
+    home = demo.directory / "restored-by-pyz"
+    receive = [sys.executable, "hf-models.pyz", "restore", "stick.tar"]
+    demo.step(
+        "python hf-models.pyz restore",
+        lambda: demo.run(*receive, "--cache-dir", str(home / "hub")),
+    )
+    demo.step("load offline", lambda: demo.load(home))
+
+
 def restore_and_load(demo: Demo, source: str, word: str) -> None:
     """Restore into a fresh cache, verify it, and load the model from it offline."""
     home = demo.directory / f"restored-from-{word}"
@@ -182,6 +229,7 @@ def main() -> None:
         demo = Demo(Path(directory), environment)
         demo.step("plan", lambda: demo.hf_models("plan", REPO), moves=False)
         layout_way(demo)
+        format_way(demo)
         missing = docker_missing()
         if missing:
             print(f"\nno Docker here ({missing}): build, push, pull and export are left out")

@@ -21,6 +21,7 @@ from downloader.cli.options import (
     layer_options,
     quiet_option,
     repo_options,
+    sign_option,
     tag_option,
 )
 from downloader.cli.plan import describe_plan, print_plan, resolve_plan
@@ -44,6 +45,7 @@ from downloader.net.trust import Trust
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
 from downloader.plan import Plan, disk_needed_bytes
+from downloader.signing import Signer
 from downloader.units import format_bytes
 
 # BuildKit's own names: it records none of their values, and they are in no cache key.
@@ -76,6 +78,7 @@ _PROXY_ARGS = (*_PROXIES, "NO_PROXY")
     help="Write the layout as a tar that `docker load` takes, too.",
 )
 @base_option
+@sign_option
 @click.option("--force", is_flag=True, help="Overwrite an image of another repo.")
 @click.option("--dry-run", is_flag=True, help="Resolve and plan only.")
 @connection_options
@@ -114,7 +117,8 @@ def build(
         return
     engine = Engine(dict(environment.variables))
     if archive or engine_name == "layout" or (engine_name == "auto" and not answers(engine)):
-        request = LayoutRequest(image, tag_of(plan, tag), base, archive, force=force)
+        signer = Signer(options["sign_key"]) if options["sign_key"] else None
+        request = LayoutRequest(image, tag_of(plan, tag), base, archive, force=force, signer=signer)
         _build_layout(hub, plan, request, connection_of(options), as_json=as_json, quiet=quiet)
         return
     if plan.compress != "none":
@@ -122,6 +126,8 @@ def build(
             f"want --compress {plan.compress} with --engine layout, got docker",
             hint="Docker compresses by itself: docker buildx build --output compression=zstd",
         )
+    if options["sign_key"]:
+        raise InputError("want --sign-key with --engine layout, got docker")
     base = base or DEFAULT_BASE
     pins = _find_pins(engine, connection_of(options), base, teller(quiet=quiet))
     found = _build_with_docker(engine, hub, plan, name, base, pins, force=force, quiet=quiet)

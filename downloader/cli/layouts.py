@@ -26,6 +26,7 @@ from downloader.progress import Progress
 from downloader.publish import Base, Outcome, PublishOptions, publish, read_labels
 from downloader.publish.archive import write_archive
 from downloader.publish.copy import copy_image, reachable
+from downloader.signing import Signer
 
 DIST = Path("dist")
 _JOBS = 2
@@ -42,6 +43,7 @@ class LayoutRequest:
         archive: Where to write a tar for ``docker load``; None for no tar.
         dist: The directory of all layouts.
         force: Whether a layout of another repo is overwritten.
+        signer: Signs the files; None for no signature.
     """
 
     image: str
@@ -50,6 +52,7 @@ class LayoutRequest:
     archive: Path | None = None
     dist: Path = DIST
     force: bool = False
+    signer: Signer | None = None
 
 
 def build_layout(
@@ -106,7 +109,9 @@ def _fill(
     progress: Progress,
 ) -> Outcome:
     # A directory of one's own is no publication: gated repos may lie in it.
-    options = PublishOptions(base=base, allow_gated=True, force=request.force)
+    options = PublishOptions(
+        base=base, allow_gated=True, force=request.force, signer=request.signer
+    )
     [outcome] = publish(
         plan,
         request.tag,
