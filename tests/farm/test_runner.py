@@ -220,7 +220,7 @@ def test_the_page_of_a_plan_says_what_where_and_why() -> None:
         "plan": plan.to_json(),
     }
     images = ["ghcr.io/me/hf-models"]
-    layers = [("1", "2002048", "000.bin")]
+    layers = [("1", "2002048", "", "000.bin")]
     notes = ["docker.io: left out", "quay.io: left out"]
     page = plan_summary(document, layers, "because", images, notes)
     assert "### org/some → some" in page
@@ -229,7 +229,7 @@ def test_the_page_of_a_plan_says_what_where_and_why() -> None:
     assert "\n\n- docker.io: left out\n- quay.io: left out\n\n" in page
     assert "2 files, 4.0 MB, license unknown." in page
     assert "| 1/1 | 2 | 4,004,096 |" in page
-    assert "| 1 | 2,002,048 | 000.bin |" in page
+    assert "| 1 | 2,002,048 |  | 000.bin |" in page
     assert "<summary>1 layer</summary>" in page
 
 
