@@ -11,7 +11,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ _REACH_BYTES = 64 * MIB  # behind what is there: soon enough to wait for
 _PIECE_BYTES = 256 * 1024  # of one client at a time; less when there are many
 _SMALLEST_PIECE_BYTES = 16 * 1024
 _ABANDONED_AFTER_S = 30.0  # a filling without clients; the partial file waits for the next one
+_LOOK_AGAIN_S = 1.0
 _WRONG_FOR_S = 60.0  # until a source that has no other place is read again
 _CHECKED_LIMIT = 10_000  # files of this process's life whose hash is known to be right
 _DISK_THREADS = 8
@@ -234,7 +235,8 @@ class Contents:
         key = (plan.repo.folder_name, plan.oid)
         shared = self._fillings.get(key)
         if shared is not None:
-            return shared
+            await shared.opened.wait()
+            return shared if shared.is_open else None
         is_peek = wanted.size_bytes <= PEEK_BYTES < file.size_bytes
         cache = self._cache
         if cache is None or self._is_stopping or (is_peek and wanted.size_bytes < file.size_bytes):
@@ -253,7 +255,6 @@ class Contents:
                 return
             while not filling.is_verified:
                 if self._is_stopping or shared.idle_s > _ABANDONED_AFTER_S:
-                    filling.error = TransportError("the server is being stopped")
                     return
                 await self._advance(shared)
             commit = loaded.snapshot.commit
@@ -274,38 +275,59 @@ class Contents:
         finally:
             self._fillings.pop((plan.repo.folder_name, plan.oid), None)
             self._metrics.add("filling", -1)
+            shared.is_ending = True
+            if not (filling.is_verified or filling.error):
+                filling.error = TransportError("nobody asks for the file any more")
             if not self._is_stopping:  # else a thread may still read into it
-                shared.is_filled = True
-                await asyncio.gather(*shared.helpers)
+                await asyncio.gather(*shared.connections)
                 await self._disk.run(filling.end)
             shared.end()
 
     async def _advance(self, shared: "_Shared") -> None:
+        """Do what a filling needs next, or wait for its connections."""
         filling, changed = shared.filling, shared.changed
-        fetched = await self.run(filling.step)
-        if fetched < 0:
-            await changed.wait()
+        if filling.is_behind():
+            await self.run(filling.catch_up)
+        elif filling.is_whole():
+            await self.run(filling.finish)
+        elif shared.connections:
+            await _wait_for(changed)
             return
-        self._metrics.add("fetched_bytes", fetched)
+        elif shared.error is not None:
+            raise shared.error
+        else:
+            self._connect(shared)
         shared.notify()
-        if filling.is_slow(fetched) and len(shared.helpers) + 1 < self._bounds.connections:
-            shared.helpers.add(asyncio.create_task(self._help(shared)))
 
-    async def _help(self, shared: "_Shared") -> None:
-        """Fetch blocks ahead of a slow connection, until none are left."""
+    def _connect(self, shared: "_Shared") -> None:
+        task = asyncio.create_task(self._fetch(shared))
+        shared.connections.add(task)
+        task.add_done_callback(shared.connections.discard)
+
+    async def _fetch(self, shared: "_Shared") -> None:
+        """Fetch what no other connection fetches, until nothing is left."""
         filling = shared.filling
         try:
-            while not (shared.is_filled or self._is_stopping):
-                claimed = filling.claim_ahead()
-                if claimed is None:
+            while fetch := filling.claim(max(1, len(shared.connections))):
+                try:
+                    while not (fetch.is_over or shared.is_ending or self._is_stopping):
+                        count = await self.run(partial(filling.step, fetch))
+                        self._metrics.add("fetched_bytes", count)
+                        shared.notify()
+                        if fetch.pace.is_slow(count):
+                            self._help(shared)
+                finally:
+                    filling.give_back(fetch)
+                if shared.is_ending or self._is_stopping:
                     return
-                fetched = await self.run(partial(filling.fetch_ahead, claimed))
-                self._metrics.add("fetched_bytes", fetched)
-                shared.notify()
-        except HfModelsError as error:  # what it has claimed is claimed again by the first one
-            self._note(f"{filling.plan.oid[:12]}: {error.message}")
+        except HfModelsError as error:  # raised where no other connection goes on
+            shared.error = error
         finally:
-            shared.notify()
+            asyncio.get_running_loop().call_soon(shared.notify)
+
+    def _help(self, shared: "_Shared") -> None:
+        if len(shared.connections) < self._bounds.connections:
+            self._connect(shared)
 
     async def _open_filling(self, shared: "_Shared", cache: Cache) -> bool:
         filling = shared.filling
@@ -363,7 +385,7 @@ class Contents:
                         raise filling.error
                     self._metrics.add("waiting")
                     try:
-                        await shared.changed.wait()
+                        await _wait_for(shared.changed)
                     finally:
                         self._metrics.add("waiting", -1)
                     continue
@@ -435,8 +457,9 @@ class _Shared:
         self.is_open = False
         self.changed = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
-        self.helpers: set[asyncio.Task[None]] = set()
-        self.is_filled = False
+        self.connections: set[asyncio.Task[None]] = set()
+        self.error: HfModelsError | None = None
+        self.is_ending = False
         self._readers = 0
         self._unused_since = time.monotonic()
         self._is_over = False
@@ -471,6 +494,13 @@ class _Shared:
     def _close_unused(self) -> None:
         if self._is_over and not self._readers:
             self.filling.close()
+
+
+async def _wait_for(changed: asyncio.Event) -> None:
+    """Wait for an event, or for a moment: a long hash of bytes that were there tells nobody."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LOOK_AGAIN_S):
+            await changed.wait()
 
 
 async def _hold_back(pieces: Pieces, hasher: BlobHasher | None, name: str) -> Pieces:

@@ -212,6 +212,11 @@ class PartialFile:
 
     # Hashing it
 
+    @property
+    def hashed_bytes(self) -> int:
+        """How many bytes from the beginning are written and hashed."""
+        return self._hasher.seen_bytes
+
     def is_hash_behind(self) -> bool:
         """Whether bytes are there that the hash needs next; requires the lock."""
         return self._there.prefix_end > self._hasher.seen_bytes

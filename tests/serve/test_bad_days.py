@@ -116,7 +116,9 @@ def test_registry_gone_for_good_breaks_the_answer_and_the_next_one_continues(
             rest = server.ask(PATH, Range=f"bytes={len(broken.body)}-")
             assert broken.body + rest.body == WEIGHTS
             asked = [seen.headers.get("Range", "") for seen in proxy.of("GET", "/blobs/")]
-            assert all(int(re.findall(r"\d+", text)[0]) >= 16 * MIB for text in asked), asked
+            starts = [int(re.findall(r"\d+", text)[0]) for text in asked]
+            assert starts
+            assert min(starts) >= len(broken.body)
 
 
 def test_mirror_that_lies_costs_one_attempt_and_never_a_wrong_file(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def test_fifty_clients_at_once_cost_the_registry_one_read(tmp_path: Path) -> Non
                 assert set(pool.map(digest, range(50))) == {OID}
             assert server.metric("fetched_bytes_total") == len(WEIGHTS)
             ranges = [seen.headers.get("Range") for seen in proxy.of("GET", "/blobs/")]
-            assert len(ranges) == len(set(ranges)) == 4  # 8 MiB each
+            assert len(ranges) == len(set(ranges))
             peak = Path(f"/proc/{server.process.pid}/status").read_text()
             assert int(re.findall(r"VmHWM:\s+(\d+) kB", peak)[0]) < 256 * 1024
 
