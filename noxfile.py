@@ -219,11 +219,12 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("hadolint", "docker/Dockerfile")
     session.run("shellcheck", *SHELL_SCRIPTS)
-    session.run("zizmor", "--offline", "--persona", "pedantic", ".github")
+    session.run("zizmor", "--offline", "--persona", "pedantic", ".github", "action.yml")
     workflows = [str(path) for path in sorted(Path(".github/workflows").glob("*.yml"))]
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
     forms = (".github/ISSUE_TEMPLATE/bug.yml", ".github/ISSUE_TEMPLATE/idea.yml")
     for schema, *files in (
+        ("vendor.github-actions", "action.yml"),
         ("vendor.dependabot", ".github/dependabot.yml"),
         ("vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
         ("vendor.github-issue-forms", *forms),

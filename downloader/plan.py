@@ -399,6 +399,17 @@ def _parts_before(layer: Layer) -> set[tuple[str, int]]:
     return {(content.oid, part) for content in split for part in range(1, content.part)} - own
 
 
+def layer_title(layer: Layer, plan: Plan) -> str:
+    """Return what a layer carries, for people."""
+    first = layer.contents[0]
+    path = next(file.path for file in plan.snapshot.files if file.oid == first.oid)
+    packed = " (zstd)" if layer.is_packed else ""
+    if len(layer.contents) > 1:
+        return f"{path} and {len(layer.contents) - 1} more{packed}"
+    part = f" part {first.part} of {first.parts}" if first.parts else ""
+    return path + part + packed
+
+
 def disk_needed_bytes(plan: Plan) -> int:
     """Return the free disk that `build` needs where the engine keeps its data, in bytes."""
     return BUILD_DISK_FACTOR * plan.size_bytes + BUILD_DISK_EXTRA_BYTES

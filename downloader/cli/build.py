@@ -129,8 +129,8 @@ def build(
     if options["sign_key"]:
         raise InputError("want --sign-key with --engine layout, got docker")
     base = base or DEFAULT_BASE
-    pins = _find_pins(engine, connection_of(options), base, teller(quiet=quiet))
-    found = _build_with_docker(engine, hub, plan, name, base, pins, force=force, quiet=quiet)
+    pins = find_pins(engine, connection_of(options), base, teller(quiet=quiet))
+    found = build_with_docker(engine, hub, plan, name, base, pins, force=force, quiet=quiet)
     _print_built(found, plan, name, as_json)
 
 
@@ -177,7 +177,7 @@ def image_name(image: str, tag: str) -> str:
     return f"{image}:{tag}"
 
 
-def _find_pins(
+def find_pins(
     engine: Engine, connection: Connection, base: str, note: Callable[[str], None]
 ) -> dict[str, str]:
     """Return ``name@digest`` for the images that the build starts from, asked once.
@@ -215,7 +215,7 @@ def _digest_of(name: str) -> str:
     return name.partition("@")[2]
 
 
-def _build_with_docker(
+def build_with_docker(
     engine: Engine,
     hub: Hub,
     plan: Plan,
@@ -226,6 +226,12 @@ def _build_with_docker(
     force: bool,
     quiet: bool,
 ) -> ImageInfo | None:
+    """Build a plan's image in the engine, under ``name``.
+
+    Raises:
+        InputError: There is an image of that name that carries another repo.
+        EngineError: The engine is not there, or the build failed.
+    """
     info = engine.info()
     existing = engine.inspect(name)
     if existing and not force:

@@ -1,44 +1,35 @@
 """``hf-models farm``: the steps of the publishing workflow, one subcommand each.
 
 Everything comes from variables, never from a command line that a shell would read: what
-people type into a form may hold any character. Each step that publishes runs an ordinary
-command of ``hf-models``, and prints it, so that anybody can run the same elsewhere.
+people type into a form may hold any character. Each step that publishes prints the command
+that does the same, so that anybody can run it elsewhere.
 """
 
 import json
+import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
+from downloader.cli.build import build_with_docker, find_pins, image_name
 from downloader.cli.command import Group, examples
-from downloader.cli.console import print_result, say
-from downloader.cli.farm_step import (
-    PLAN_FILE,
-    Ran,
-    base_flags,
-    current_job,
-    docker_login,
-    docker_logout,
-    gated_flags,
-    json_variable,
-    read_plan,
-    read_plan_document,
-    repo_flags,
-    run_command,
-    to_flags,
-    variable,
-    write_digests,
-)
+from downloader.cli.console import ConsoleProgress, print_result, say, say_error
 from downloader.cli.github import write_environment, write_outputs, write_summary
 from downloader.cli.models import read_models_file
-from downloader.cli.options import http_pool
-from downloader.cli.plan import describe_plan, layer_rows
+from downloader.cli.options import image_option
+from downloader.cli.publish import report
+from downloader.cli.push import push_from_engine
+from downloader.cli.targets import exit_code_of, report_results
+from downloader.engine.docker import Engine
+from downloader.engine.dockerfile import DEFAULT_BASE
 from downloader.environment import read_environment
 from downloader.errors import InputError
-from downloader.farm.check import check_image
+from downloader.farm.action import parse_action_inputs
 from downloader.farm.cleanup import reclaimable_bytes
 from downloader.farm.destinations import (
     Destinations,
@@ -56,17 +47,34 @@ from downloader.farm.jobs import (
     jobs_of_inputs,
     jobs_of_tag,
     models_matrix,
-    shard_count,
+    parse_job,
+    shards_matrix,
 )
 from downloader.farm.models import MODELS_FILE, Models, parse_models
+from downloader.farm.steps import (
+    Network,
+    PlannedJob,
+    assemble_command,
+    assemble_shards,
+    build_command,
+    check_images,
+    choose_shards,
+    digest_outputs,
+    docker_login,
+    docker_logout,
+    plan_command,
+    plan_job,
+    publish_command,
+    publish_shard,
+    push_command,
+    read_planned_job,
+)
 from downloader.farm.summary import image_summary, plan_summary, shard_summary, table
 from downloader.hub.repo import is_commit
-from downloader.oci.credentials import StoredCredentials
+from downloader.library.connection import Connection
 from downloader.oci.digest import parse_digest
-from downloader.oci.reference import parse_reference
-from downloader.oci.registry import Registry
 from downloader.plan import Plan, disk_needed_bytes
-from downloader.publish import check_gated
+from downloader.publish import Outcome, Shard, parse_shard
 from downloader.units import parse_size
 
 
@@ -97,13 +105,13 @@ def write_jobs(jobs: Sequence[Job]) -> None:
 
 
 def _chosen_jobs(models: Models) -> list[Job]:
-    inputs = json_variable("INPUTS")
+    inputs = _json_variable("INPUTS")
     # Only publish.yml says what was before a push; another repository's push is not about ours.
     is_ours = read_environment().get("GITHUB_EVENT_NAME") == "push" and inputs.get("before")
     if inputs.get("repo_id") or inputs.get("tag") or not is_ours:
         return jobs_of_inputs(inputs, models)
     if read_environment().get("GITHUB_REF_TYPE") == "tag":
-        return jobs_of_tag(variable("GITHUB_REF_NAME"), models)
+        return jobs_of_tag(_variable("GITHUB_REF_NAME"), models)
     return jobs_of_change(models, _models_before(inputs["before"]))
 
 
@@ -135,7 +143,7 @@ def login() -> None:
     )
     kept = {"NAMED_IMAGES": " ".join(named)}
     if read_environment().get("JOB"):
-        job, hosts = current_job(), {item.registry for item in logins}
+        job, hosts = _current_job(), {item.registry for item in logins}
         found = choose_destinations(job.model.registries, hosts, named, is_exact=job.is_exact)
         for note in found.notes:
             say(note)
@@ -164,117 +172,175 @@ def logout() -> None:
 
 
 @farm.command()
-def plan() -> int:
+def plan() -> None:
     """Resolve JOB at a commit, choose engine and number of jobs, write the plan for them."""
-    job = current_job()
-    ran = run_command(["plan", *repo_flags(job), "--json", "--", job.model.repo.id])
-    if ran.exit_code:
-        return ran.exit_code
-    planned = Plan.from_json(ran.document["plan"])
-    _check_access(job, planned)
+    job, environment = _current_job(), read_environment()
+    _say_command(plan_command(job))
+    with ConsoleProgress("plan") as progress:
+        found = plan_job(job, Network(environment, progress))
     free_bytes = shutil.disk_usage("/").free + reclaimable_bytes()
-    choice = choose_engine(disk_needed_bytes(planned), free_bytes, job.model.engine)
-    shard_bytes = parse_size(read_environment().get("SHARD_SIZE") or str(SHARD_BYTES))
-    count = shard_count(planned, shard_bytes) if choice.engine == "publish" else 1
-    document = describe_plan(planned, job.model.tag, count)
-    PLAN_FILE.parent.mkdir(parents=True, exist_ok=True)
-    PLAN_FILE.write_text(json.dumps(document), encoding="utf-8")
-    count, matrix = len(document["matrix"]["include"]), json.dumps(document["matrix"])
-    commit = planned.snapshot.commit
+    shard_bytes = parse_size(environment.get("SHARD_SIZE") or str(SHARD_BYTES))
+    choice, planned = choose_shards(job, found, free_bytes, shard_bytes)
+    planned.write()
+    matrix = json.dumps(shards_matrix(found, planned.shards))
+    commit = found.snapshot.commit
     write_outputs({"matrix": matrix, "engine": choice.engine, "commit": commit})
     print_result(f"engine: {choice.engine}: {choice.reason}")
-    print_result(f"jobs: {count} for {planned.size_bytes} bytes in {len(planned.layers)} layers")
-    images, notes = (
-        variable("IMAGES").split(),
-        read_environment().get("NOTES", "").splitlines(),
-    )
-    write_summary(plan_summary(document, layer_rows(planned), choice.reason, images, notes))
-    return 0
+    layers = f"{found.size_bytes} bytes in {len(found.layers)} layers"
+    print_result(f"jobs: {planned.shards} for {layers}")
+    notes = environment.get("NOTES").splitlines()
+    write_summary(plan_summary(job, planned, choice.reason, _images(), notes))
 
 
 @farm.command()
 def shard() -> int:
     """Publish the share SHARD (I/N) of JOB's plan."""
-    return _publish(current_job(), variable("SHARD")).exit_code
+    job, share = _current_job(), parse_shard(_variable("SHARD"))
+    _, code = _publish(job, read_planned_job().plan, share, _images(), Network(read_environment()))
+    return code
 
 
 @farm.command()
 def assemble() -> int:
     """Make one image of the shards of JOB, in every registry."""
-    job = current_job()
-    count = len(read_plan_document()["matrix"]["include"])
-    arguments = [f"--plan={PLAN_FILE}", f"--shards={count}", *base_flags(), *to_flags()]
-    ran = run_command(["assemble", *arguments, "--json", "--", job.model.tag])
-    write_digests(ran.document["targets"] if ran.document else [])
-    return ran.exit_code
+    job, planned, images, base = _current_job(), read_planned_job(), _images(), _base()
+    _say_command(assemble_command(job, planned.shards, images, base))
+    with ConsoleProgress("assemble") as progress:
+        network = Network(read_environment(), progress)
+        outcomes = assemble_shards(job, planned, images, base, network)
+    for outcome in outcomes:
+        if outcome.error:
+            say_error(outcome.error.message, outcome.error.hint)
+        else:
+            print_result(f"{outcome.name}@{outcome.digest}")
+    _write_digests(outcomes)
+    return exit_code_of(outcome.error for outcome in outcomes)
 
 
 @farm.command()
-def build() -> int:
+@image_option
+def build(image: str) -> int:
     """Build JOB with Docker; where it does not fit this runner after all, stream it."""
-    job = current_job()
+    job, found, environment = _current_job(), read_planned_job().plan, read_environment()
     free_bytes = shutil.disk_usage("/").free
-    choice = choose_engine(disk_needed_bytes(read_plan()), free_bytes, job.model.engine)
+    choice = choose_engine(disk_needed_bytes(found), free_bytes, job.model.engine)
     print_result(f"engine: {choice.engine}: {choice.reason}")
     write_summary(f"Engine: {choice.reason}.")
     write_outputs({"engine": choice.engine})
+    network = Network(environment)
     if choice.engine == "docker":
-        flags = ["--engine=docker", *repo_flags(job), *base_flags(), "--json"]
-        return run_command(["build", *flags, "--", job.model.repo.id]).exit_code
-    ran = _publish(job, "1/1")
-    write_digests(ran.document["targets"] if ran.document else [])
-    return ran.exit_code
+        _say_command(build_command(job, _base()))
+        name = image_name(image, job.model.tag)
+        engine, base = Engine(dict(environment.variables)), _base() or DEFAULT_BASE
+        with network.open() as (hub, _):
+            pins = find_pins(engine, Connection(), base, say)
+            build_with_docker(engine, hub, found, name, base, pins, force=False, quiet=False)
+        print_result(name)
+        return 0
+    outcomes, code = _publish(job, found, Shard(), _images(), network)
+    _write_digests(outcomes)
+    return code
 
 
 @farm.command()
-def push() -> int:
+@image_option
+def push(image: str) -> int:
     """Push what `build` made, to every registry."""
-    job = current_job()
-    flags = ["--engine=docker", *to_flags(), *gated_flags(job), "--json"]
-    ran = run_command(["push", *flags, "--", job.model.tag])
-    write_digests(ran.document["targets"] if ran.document else [])
-    return ran.exit_code
+    job, images = _current_job(), _images()
+    _say_command(push_command(job, images))
+    engine, tag = Engine(dict(read_environment().variables)), job.model.tag
+    names = [f"{name}:{tag}" for name in images]
+    allow_gated = job.model.allow_gated
+    done = push_from_engine(engine, image_name(image, tag), names, allow_gated=allow_gated)
+    write_outputs(digest_outputs([(item.image, item.digest) for item in done if item.digest]))
+    return report_results(done)
 
 
 @farm.command()
 def check() -> None:
     """Ask every registry for every part of JOB's image, and say how to pull it."""
-    job, digest, images = current_job(), variable("DIGEST"), variable("IMAGES").split()
-    pool, credentials = http_pool(), StoredCredentials(read_environment().auth_files)
-    for name in images:
-        # What is streamed is the same everywhere; Docker compresses anew for each registry.
-        is_same = variable("ENGINE") == "publish" or name == read_environment().get("IMAGE")
-        store = Registry(parse_reference(name), pool, credentials)
-        found = check_image(store, job.model.tag, parse_digest(digest) if is_same else None)
+    job, digest, images = _current_job(), parse_digest(_variable("DIGEST")), _images()
+    environment = read_environment()
+    first = environment.get("IMAGE")
+    # What is streamed is the same everywhere; Docker compresses anew for each registry.
+    is_same = _variable("ENGINE") == "publish"
+    expected = {name: digest if is_same or name == first else None for name in images}
+    for name, found in check_images(job, expected, Network(environment)):
         print_result(f"{name}@{found.digest}: {found.blobs} blobs, {found.size_bytes} bytes")
-    signed = read_environment().get("IMAGE") or images[0]
+    signed = first or images[0]
     write_outputs({"subject": subject_name(signed), "digest": digest})
-    repository = read_environment().get("GITHUB_REPOSITORY", "OWNER/NAME")
-    is_bare = read_environment().get("BASE_IMAGE") == "none"
+    repository = environment.get("GITHUB_REPOSITORY", "OWNER/NAME")
+    is_bare = environment.get("BASE_IMAGE") == "none"
     page = image_summary(job.model, images, f"{signed}@{digest}", repository, is_bare=is_bare)
     write_summary(page)
 
 
-def _publish(job: Job, share: str) -> Ran:
-    base = base_flags() if share.endswith("/1") else []
-    flags = [f"--plan={PLAN_FILE}", f"--shard={share}", f"--tag={job.model.tag}"]
-    flags += [*base, *to_flags(), *gated_flags(job), "--json"]
-    ran = run_command(["publish", *flags, "--", job.model.repo.id])
-    if ran.document:
-        write_summary(shard_summary(share, ran.document))
-    return ran
+@farm.command()
+def action() -> int:
+    """Publish what the inputs of action.yml say; their passwords are stored nowhere."""
+    environment = read_environment()
+    wanted = parse_action_inputs(_json_variable("INPUTS"), environment.variables)
+    if wanted.hub_token:
+        environment = read_environment({**environment.variables, "HF_TOKEN": wanted.hub_token})
+    job, network = wanted.job, Network(environment, logins=wanted.logins)
+    images = job.model.registries
+    _say_command(plan_command(job))
+    planned = PlannedJob(plan_job(job, network, wanted.compress), 1)
+    planned.write()
+    write_summary(plan_summary(job, planned, "action.yml streams", images, ()))
+    outcomes, code = _publish(job, planned.plan, Shard(), images, network)
+    _write_digests(outcomes)
+    return code
 
 
-def _check_access(job: Job, planned: Plan) -> None:
-    """Raise before any other job starts if the repo is not for everybody.
+def _publish(
+    job: Job, found: Plan, share: Shard, images: Sequence[str], network: Network
+) -> tuple[list[Outcome], int]:
+    begun_at = time.monotonic()
+    _say_command(publish_command(job, share, images, _base()))
+    with ConsoleProgress("publish", "layer") as progress:
+        network = Network(network.environment, progress, network.logins)
+        outcomes = publish_shard(job, found, share, images, base=_base(), network=network)
+    seconds = time.monotonic() - begun_at
+    write_summary(shard_summary(share, found, outcomes, seconds))
+    return outcomes, report(outcomes, found, seconds, as_json=False, quiet=False)
 
-    Raises:
-        InputError: It is gated or private, and the switch or the token is missing.
-    """
-    check_gated(planned, allow=job.model.allow_gated)
-    snapshot = planned.snapshot
-    if (snapshot.gated or snapshot.private) and not read_environment().get("HF_TOKEN"):
-        raise InputError(
-            f"want the secret HF_TOKEN for {snapshot.repo.id}, which is not public, got none",
-            hint="make a read token on the Hub and save it as the repository's secret HF_TOKEN",
-        )
+
+def _write_digests(outcomes: Sequence[Outcome]) -> None:
+    done = [(outcome.name, outcome.digest) for outcome in outcomes if outcome.digest]
+    write_outputs(digest_outputs(done))
+
+
+def _say_command(arguments: Sequence[str]) -> None:
+    say(f"+ hf-models {shlex.join(arguments)}")
+
+
+def _current_job() -> Job:
+    return parse_job(_variable("JOB"))
+
+
+def _images() -> list[str]:
+    """Return where to, as the step `login` found it."""
+    return _variable("IMAGES").split()
+
+
+def _base() -> str | None:
+    """Return the base image, where the repository's variables name one."""
+    return read_environment().get("BASE_IMAGE") or None
+
+
+def _variable(name: str) -> str:
+    value = read_environment().get(name)
+    if not value:
+        raise InputError(f"want the variable {name}, got none")
+    return value
+
+
+def _json_variable(name: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(_variable(name))
+    except ValueError as error:
+        raise InputError(f"${name}: want JSON, got {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"${name}: want a JSON object, got {type(found).__name__}")
+    return found

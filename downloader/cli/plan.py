@@ -22,6 +22,7 @@ from downloader.cli.options import (
 from downloader.environment import (
     read_environment,
 )
+from downloader.farm.jobs import shards_matrix
 from downloader.hub.repo import Snapshot
 from downloader.hub.snapshot import Hub
 from downloader.library.publisher import PlanOptions, plan_of, resolve, tag_of
@@ -31,8 +32,7 @@ from downloader.plan import (
     Layer,
     Plan,
     disk_needed_bytes,
-    group_by_file,
-    split_shards,
+    layer_title,
 )
 from downloader.progress import Note
 from downloader.units import format_bytes, format_count
@@ -142,23 +142,15 @@ def describe_plan(plan: Plan, tag: str, shards: int) -> dict[str, Any]:
         tag: Of the image.
         shards: The most that there are to be; none of them is without a layer.
     """
-    snapshot = plan.snapshot
-    shards = max(1, min(shards, len(group_by_file(plan.layers))))
-    shared = split_shards(plan.layers, shards)
     return {
         "tag": tag,
         "disk_bytes": disk_needed_bytes(plan),
-        "download_bytes": sum(snapshot.blobs.values()),
+        "download_bytes": sum(plan.snapshot.blobs.values()),
         "layer_bytes": plan.size_bytes,
         "wire_bytes": plan.wire_bytes,
-        "matrix": {"include": [_job(i, shards, layers) for i, layers in enumerate(shared, 1)]},
+        "matrix": shards_matrix(plan, shards),
         "plan": plan.to_json(),
     }
-
-
-def _job(index: int, count: int, layers: list[Layer]) -> dict[str, Any]:
-    size_bytes = sum(layer.size_bytes for layer in layers)
-    return {"shard": f"{index}/{count}", "layers": len(layers), "size_bytes": size_bytes}
 
 
 def print_plan(plan: Plan, document: dict[str, Any], *, as_json: bool) -> None:
@@ -222,22 +214,11 @@ def _compression(layer: Layer) -> str:
 
 def layer_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
     """Return number, bytes, form and contents of every layer, for a table."""
-    paths: dict[str, str] = {}
-    for file in plan.snapshot.files:
-        paths.setdefault(file.oid, file.path)
     rows = [
-        (str(number), str(layer.size_bytes), _compression(layer), _carries(layer, paths))
+        (str(number), str(layer.size_bytes), _compression(layer), layer_title(layer, plan))
         for number, layer in enumerate(plan.layers, 1)
     ]
     return [*rows, (str(len(rows) + 1), "", "", "refs, links, plan, export script")]
-
-
-def _carries(layer: Layer, paths: dict[str, str]) -> str:
-    first = layer.contents[0]
-    if len(layer.contents) > 1:
-        return f"{len(layer.contents)} files, {paths[first.oid]} ..."
-    part = f" part {first.part} of {first.parts}" if first.parts else ""
-    return paths[first.oid] + part
 
 
 def _write_outputs(document: dict[str, Any]) -> None:

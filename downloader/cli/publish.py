@@ -33,7 +33,7 @@ from downloader.cli.targets import exit_code_of
 from downloader.environment import read_environment
 from downloader.library.publisher import open_hub, plan_of, publish_plan, tag_of
 from downloader.oci.reference import parse_reference
-from downloader.plan import Layer, Plan
+from downloader.plan import Layer, Plan, layer_title
 from downloader.publish import Outcome, PublishOptions, Shard, StoredImage, parse_shard
 from downloader.signing import Signer
 from downloader.units import format_bytes, parse_size
@@ -157,7 +157,7 @@ def _print(outcome: Outcome, plan: Plan, *, quiet: bool) -> None:
         verbs = ("moved", "reused") if outcome.error else ("moved", "reused", "missing")
         for verb in verbs:
             for layer in getattr(outcome, verb):
-                print_result(f"{verb:8}{layer.wire_bytes:>14}  {title_of(layer, plan)}")
+                print_result(f"{verb:8}{layer.wire_bytes:>14}  {layer_title(layer, plan)}")
         say(f"{outcome.name}: {_summary(outcome, verbs)}")
     if outcome.error is None and not outcome.missing:
         digest = f"@{outcome.digest}" if outcome.digest else ""
@@ -172,7 +172,7 @@ def _summary(outcome: Outcome, verbs: Sequence[str]) -> str:
 
 def _to_json(outcome: Outcome, plan: Plan) -> dict[str, Any]:
     layers = [
-        {"status": verb, "size_bytes": layer.wire_bytes, "carries": title_of(layer, plan)}
+        {"status": verb, "size_bytes": layer.wire_bytes, "carries": layer_title(layer, plan)}
         for verb in ("moved", "reused", "missing")
         for layer in getattr(outcome, verb)
     ]
@@ -185,17 +185,6 @@ def _to_json(outcome: Outcome, plan: Plan) -> dict[str, Any]:
         "layers": layers,
         "error": describe_error(outcome.error) if outcome.error else None,
     }
-
-
-def title_of(layer: Layer, plan: Plan) -> str:
-    """Return what a layer carries, for people."""
-    first = layer.contents[0]
-    path = next(file.path for file in plan.snapshot.files if file.oid == first.oid)
-    if len(layer.contents) > 1:
-        packed = " (zstd)" if layer.is_packed else ""
-        return f"{path} and {len(layer.contents) - 1} more{packed}"
-    part = f" part {first.part} of {first.parts}" if first.parts else ""
-    return path + part + (" (zstd)" if layer.is_packed else "")
 
 
 def _bytes(layers: Sequence[Layer]) -> int:

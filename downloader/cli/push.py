@@ -1,5 +1,6 @@
 """``hf-models push``: an image of the engine to one or several registries."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -69,6 +70,19 @@ def push(
             registries = make_registries(options, http, [parse_reference(name) for name in names])
             pushed = push_layout(tag, names, registries, allow_gated=allow_gated, quiet=quiet)
         return _report(pushed, as_json=as_json)
+    pushed = push_from_engine(engine, source, names, allow_gated=allow_gated, quiet=quiet)
+    return _report(pushed, as_json=as_json)
+
+
+def push_from_engine(
+    engine: Engine, source: str, names: Sequence[str], *, allow_gated: bool, quiet: bool = False
+) -> list[TargetResult]:
+    """Push an image of the engine under every name; one that fails does not stop the others.
+
+    Raises:
+        InputError: There is no such image, or not everybody may have what it carries.
+        EngineError: The engine is not there.
+    """
     info = engine.info()
     found = engine.inspect(source)
     if found is None:
@@ -78,8 +92,7 @@ def push(
     if not info.has_containerd_store and not quiet:
         say(f"the classic image store compresses on push: {push_seconds(found.size_bytes)}")
     with ConsoleProgress("push", quiet=quiet) as progress:
-        pushed = at_each(names, lambda name: _push_as(engine, source, name, progress))
-    return _report(pushed, as_json=as_json)
+        return at_each(names, lambda name: _push_as(engine, source, name, progress))
 
 
 def _is_layout(engine_name: str, engine: Engine, source: str, tag: str) -> bool:

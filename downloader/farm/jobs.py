@@ -10,7 +10,7 @@ from downloader.errors import InputError
 from downloader.farm.models import ENGINES, Engine, Model, Models
 from downloader.hub.repo import Repo, Selection, parse_repo, parse_repo_name, parse_revision
 from downloader.oci.reference import check_tag, parse_reference, tag_from_name
-from downloader.plan import Plan, parse_layer_limit
+from downloader.plan import Plan, group_by_file, parse_layer_limit, split_shards
 
 # A job of this size takes some minutes at the 100 MB/s that hosted runners reach, and every
 # job costs half a minute before its first byte.
@@ -131,6 +131,27 @@ def models_matrix(jobs: Sequence[Job]) -> dict[str, Any]:
         "include": [
             {"tag": job.model.tag, "job": json.dumps(job.to_json(), ensure_ascii=False)}
             for job in jobs
+        ]
+    }
+
+
+def shards_matrix(plan: Plan, count: int) -> dict[str, Any]:
+    """Return a job matrix with one job for each shard, and what it carries.
+
+    Args:
+        plan: What is shared.
+        count: The most shards that there are to be; none of them is without a layer.
+    """
+    count = max(1, min(count, len(group_by_file(plan.layers))))
+    shards = enumerate(split_shards(plan.layers, count), 1)
+    return {
+        "include": [
+            {
+                "shard": f"{index}/{count}",
+                "layers": len(layers),
+                "size_bytes": sum(layer.size_bytes for layer in layers),
+            }
+            for index, layers in shards
         ]
     }
 

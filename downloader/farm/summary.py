@@ -5,13 +5,16 @@ Source: https://docs.github.com/actions/reference/workflows-and-actions/workflow
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from downloader.farm.catalog.page import COMMANDS
+from downloader.farm.jobs import Job, shards_matrix
 from downloader.farm.models import Model
-from downloader.text import markdown
-from downloader.units import format_bytes
+from downloader.farm.steps import PlannedJob
+from downloader.plan import Plan, layer_title
+from downloader.publish import Outcome, Shard
+from downloader.text import markdown, markdown_code
+from downloader.units import format_bytes, format_count
 
 OIDC_ISSUER = "https://token.actions.githubusercontent.com"
 # The predicate that GitHub's attestation actions write, as cosign names it.
@@ -42,68 +45,72 @@ def folded(title: str, body: str) -> str:
 
 
 def plan_summary(
-    document: Mapping[str, Any],
-    layers: Sequence[Sequence[str]],
-    reason: str,
-    images: Sequence[str],
-    notes: Sequence[str],
+    job: Job, planned: PlannedJob, reason: str, images: Sequence[str], notes: Sequence[str]
 ) -> str:
     """Return what is going to be published.
 
     Args:
-        document: What `hf-models plan --json` prints.
-        layers: Number, bytes, form and contents of each.
+        job: What was asked for.
+        planned: What the step `plan` made of it.
         reason: Why this engine was chosen.
         images: Where to, without tag.
         notes: What was left out, and why.
     """
-    plan, jobs = document["plan"], document["matrix"]["include"]
-    snapshot = plan["snapshot"]
-    license_ = snapshot["license"] or "unknown"
-    where = ", ".join(f"`{image}:{document['tag']}`" for image in images)
-    files = (
-        f"{_counted(len(snapshot['files']), 'file')}, {format_bytes(document['download_bytes'])}"
-    )
+    plan, tag = planned.plan, job.model.tag
+    snapshot = plan.snapshot
+    size = format_bytes(sum(snapshot.blobs.values()))
+    files, license_ = format_count(len(snapshot.files), "file"), snapshot.license or "unknown"
+    shards = shards_matrix(plan, planned.shards)["include"]
+    layers = [
+        (number, f"{layer.size_bytes:,}", layer_title(layer, plan))
+        for number, layer in enumerate(plan.layers, 1)
+    ]
+    last = (len(layers) + 1, "", "refs, links, plan, export script")
     parts = [
-        f"### {markdown(snapshot['repo_id'])} → {markdown(document['tag'])}",
-        f"Commit `{snapshot['commit']}`, {files}, license {markdown(license_)}.",
-        f"To {where}.",
+        f"### {markdown(snapshot.repo.id)} → {markdown(tag)}",
+        f"Commit `{snapshot.commit}`, {files}, {size}, license {markdown(license_)}.",
+        f"To {', '.join(markdown_code(f'{image}:{tag}') for image in images)}.",
         *(["\n".join(f"- {markdown(note)}" for note in notes)] if notes else []),
         f"Engine: {markdown(reason)}.",
         table(
             ["job", ">layers", ">bytes"],
-            [(job["shard"], job["layers"], f"{job['size_bytes']:,}") for job in jobs],
+            [(item["shard"], item["layers"], f"{item['size_bytes']:,}") for item in shards],
         ),
         folded(
-            _counted(len(layers), "layer"),
-            table(["#", ">bytes", "form", "carries"], [_layer_row(*layer) for layer in layers]),
+            format_count(len(layers) + 1, "layer"),
+            table(["#", ">bytes", "carries"], [*layers, last]),
         ),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def shard_summary(share: str, document: Mapping[str, Any]) -> str:
+def shard_summary(shard: Shard, plan: Plan, outcomes: Sequence[Outcome], seconds: float) -> str:
     """Return what one job moved.
 
     Args:
-        share: Of the layers: ``3/8``.
-        document: What `hf-models publish --json` prints.
+        shard: Which share of the layers.
+        plan: Whose layers.
+        outcomes: What became of each destination.
+        seconds: How long it took.
     """
-    parts = [f"### {markdown(document['repo_id'])}, job {share}, {document['seconds']:.0f} s"]
-    totals = [
-        (
-            target["image"],
-            f"{target['moved_bytes']:,}",
-            f"{target['reused_bytes']:,}",
-            _rate(target["moved_bytes"], document["seconds"]),
-            target["error"]["message"] if target["error"] else "done",
-        )
-        for target in document["targets"]
-    ]
+    parts = [f"### {markdown(plan.snapshot.repo.id)}, job {shard}, {seconds:.0f} s"]
+    totals = []
+    for outcome in outcomes:
+        moved_bytes = sum(layer.wire_bytes for layer in outcome.moved)
+        reused_bytes = sum(layer.wire_bytes for layer in outcome.reused)
+        rate = f"{moved_bytes / max(seconds, 0.001) / 1e6:.0f}"
+        result = outcome.error.message if outcome.error else "done"
+        totals.append((outcome.name, f"{moved_bytes:,}", f"{reused_bytes:,}", rate, result))
     parts.append(table(["to", ">bytes moved", ">reused", ">MB/s", "result"], totals))
-    for target in document["targets"][:1]:
-        rows = [(f"{i['size_bytes']:,}", i["status"], i["carries"]) for i in target["layers"]]
-        parts.append(folded(_counted(len(rows), "layer"), table([">bytes", "", "carries"], rows)))
+    for outcome in outcomes[:1]:
+        rows = [
+            (f"{layer.wire_bytes:,}", status, layer_title(layer, plan))
+            for status, layers in (("moved", outcome.moved), ("reused", outcome.reused))
+            for layer in layers
+        ]
+        parts.append(
+            folded(format_count(len(rows), "layer"), table([">bytes", "", "carries"], rows))
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -151,15 +158,3 @@ def verify_commands(image: str, repository: str) -> list[str]:
         f"cosign verify-attestation --type {PREDICATE_TYPE} {signer} {image}",
         f"gh attestation verify oci://{image} --repo {repository}",
     ]
-
-
-def _counted(count: int, name: str) -> str:
-    return f"{count} {name}" if count == 1 else f"{count} {name}s"
-
-
-def _layer_row(number: str, size_bytes: str, form: str, carries: str) -> tuple[str, str, str, str]:
-    return number, f"{int(size_bytes):,}" if size_bytes else "", form, carries
-
-
-def _rate(size_bytes: int, seconds: float) -> str:
-    return f"{size_bytes / max(seconds, 0.001) / 1e6:.0f}"

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from downloader.cli.github import write_outputs
-from downloader.errors import InputError
+from downloader.errors import InputError, RegistryError
 from downloader.farm.destinations import choose_destinations, named_images, read_logins
 from downloader.farm.engine_choice import choose_engine
-from downloader.farm.jobs import MAX_SHARDS, shard_count
+from downloader.farm.jobs import MAX_SHARDS, Job, shard_count
 from downloader.farm.models import parse_models
+from downloader.farm.steps import PlannedJob
 from downloader.farm.summary import (
     image_summary,
     plan_summary,
@@ -23,6 +24,7 @@ from downloader.farm.summary import (
 )
 from downloader.hub.repo import RepoFile, Snapshot, parse_repo
 from downloader.plan import Plan, make_plan
+from downloader.publish import Outcome, Shard
 from tests.support.runner_job import MODELS, JobRun, job_of
 
 if TYPE_CHECKING:
@@ -164,10 +166,11 @@ def test_the_engine_and_its_reason(wish: str, free: int, engine: str, why: str) 
     assert why in choice.reason
 
 
-def plan_of(files: int) -> Plan:
+def plan_of(files: int, name: str = "") -> Plan:
     """A plan with a layer for each of so many files of 2 MB."""
     found = tuple(
-        RepoFile(f"{i:03}.bin", 2_000_000, f"{i:040x}", sha256=f"{i:064x}") for i in range(files)
+        RepoFile(f"{i:03}{name}.bin", 2_000_000, f"{i:040x}", sha256=f"{i:064x}")
+        for i in range(files)
     )
     snapshot = Snapshot(parse_repo("org/some"), "main", "1" * 40, found)
     return make_plan(snapshot, layer_limit_bytes=2_200_000)
@@ -187,50 +190,43 @@ def test_jobs_leave_room_for_those_of_others() -> None:
 
 
 EVIL = "<script>alert(1)</script> | `x` \n# y"
+EVIL_SHOWN = "&#60;script&#62;alert(1)&#60;/script&#62; &#124; &#96;x&#96; &#92;n# y"
 
 
 def test_a_table_holds_what_names_may_hold() -> None:
     rows = table(["path"], [[EVIL]]).splitlines()
     assert len(rows) == 3
-    shown = "&#60;script&#62;alert(1)&#60;/script&#62; &#124; &#96;x&#96; &#92;n# y"
-    assert rows[2] == f"| {shown} |"
+    assert rows[2] == f"| {EVIL_SHOWN} |"
 
 
 def test_the_page_of_a_job_says_what_moved_what_was_there_and_how_quick() -> None:
-    layers = [
-        {"status": "moved", "size_bytes": 90_000_000, "carries": "model.safetensors"},
-        {"status": "reused", "size_bytes": 10_000_000, "carries": EVIL},
-    ]
-    target = {"image": "ghcr.io/me/hf-models:tiny", "moved_bytes": 90_000_000}
-    target |= {"reused_bytes": 10_000_000, "layers": layers, "error": None}
-    broken = target | {"image": "quay.io/me/x:tiny", "error": {"message": "quay.io: denied"}}
-    page = shard_summary("1/2", {"repo_id": "a/b", "seconds": 2.0, "targets": [target, broken]})
-    assert "| ghcr.io/me/hf-models:tiny | 90,000,000 | 10,000,000 | 45 | done |" in page
+    plan = plan_of(2, EVIL)
+    moved, reused = plan.layers[:1], plan.layers[1:]
+    done = Outcome("ghcr.io/me/hf-models:tiny", None, moved, reused, (), None)
+    denied = RegistryError("quay.io: denied")
+    broken = Outcome("quay.io/me/x:tiny", None, (), (), (), denied)
+    page = shard_summary(Shard(1, 2), plan, [done, broken], 0.02)
+    size = f"{plan.layers[0].size_bytes:,}"
+    assert f"| ghcr.io/me/hf-models:tiny | {size} | {size} | 100 | done |" in page
     assert "| quay.io: denied |" in page
-    assert "| 90,000,000 | moved | model.safetensors |" in page
+    assert f"| {size} | moved | 000{EVIL_SHOWN}.bin |" in page
     assert "<script>" not in page
 
 
 def test_the_page_of_a_plan_says_what_where_and_why() -> None:
     plan = plan_of(2)
-    document = {
-        "tag": "some",
-        "download_bytes": 4_000_000,
-        "matrix": {"include": [{"shard": "1/1", "layers": 2, "size_bytes": 4_004_096}]},
-        "plan": plan.to_json(),
-    }
+    job = Job(MODEL)
     images = ["ghcr.io/me/hf-models"]
-    layers = [("1", "2002048", "", "000.bin")]
     notes = ["docker.io: left out", "quay.io: left out"]
-    page = plan_summary(document, layers, "because", images, notes)
-    assert "### org/some → some" in page
-    assert "`ghcr.io/me/hf-models:some`" in page
+    page = plan_summary(job, PlannedJob(plan, 1), "because", images, notes)
+    assert "### org/some → tiny" in page
+    assert "`ghcr.io/me/hf-models:tiny`" in page
     assert "Engine: because." in page
     assert "\n\n- docker.io: left out\n- quay.io: left out\n\n" in page
     assert "2 files, 4.0 MB, license unknown." in page
-    assert "| 1/1 | 2 | 4,004,096 |" in page
-    assert "| 1 | 2,002,048 |  | 000.bin |" in page
-    assert "<summary>1 layer</summary>" in page
+    assert f"| 1/1 | 2 | {plan.size_bytes:,} |" in page
+    assert f"| 1 | {plan.layers[0].size_bytes:,} | 000.bin |" in page
+    assert "<summary>3 layers</summary>" in page
 
 
 def test_the_page_of_an_image_has_commands_to_copy() -> None:

@@ -33,6 +33,7 @@ from tests.support.runner_job import MODELS, JobRun, job_of, read_values
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
+ACTION = ROOT / "action.yml"
 NAMES = [path.name for path in FILES]
 PINNED = re.compile(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*$")
 WRITE = re.compile(r"^\s+[a-z-]+: (read|write)\b(?P<reason>.*)$")
@@ -195,7 +196,7 @@ def test_a_step_is_one_call_of_the_menu(command: str, job: Yaml) -> None:
 
 
 def test_every_step_of_the_farm_exists() -> None:
-    texts = [path.read_text() for path in FILES]
+    texts = [path.read_text() for path in (*FILES, ACTION)]
     used = {step for text in texts for step in re.findall(r"farm STEP=(\w+)", text)}
     assert used == set(farm.commands)
 
@@ -325,7 +326,7 @@ def test_a_form_with_a_tag_alone_takes_the_entry(job: JobRun, form: Form) -> Non
     ("fields", "said"),
     [
         ({}, "want a repo id or the tag"),
-        ({"repo_id": "https://huggingface.co/a/b"}, "want a repo id like org/name"),
+        ({"repo_id": "https://example.org/a/b"}, "want a repo id like org/name"),
         ({"repo_id": "a/b", "include": '"open'}, "include: want words"),
         ({"repo_id": "a/b", "registries": "ghcr.io/me/x:tag"}, "without tag"),
         ({"repo_id": "a/b", "revision": "../x"}, "unsafe"),

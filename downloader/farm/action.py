@@ -1,0 +1,103 @@
+"""What action.yml publishes, of its inputs: one model, one job, no models.toml. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from downloader.errors import InputError
+from downloader.farm.destinations import IMAGE, Login
+from downloader.farm.jobs import Job, jobs_of_inputs
+from downloader.farm.models import Models
+from downloader.oci.reference import parse_reference
+from downloader.plan import COMPRESS, Compress
+
+# Inputs that `jobs_of_inputs` knows, under the names of its fields.
+_FIELDS = ("repo-id", "repo-type", "revision", "include", "exclude", "tag")
+INPUTS = (*_FIELDS, "to", "allow-gated", "compress", "hf-token", "username", "password")
+GHCR = "ghcr.io"
+
+
+@dataclass(frozen=True)
+class ActionInputs:
+    """What a workflow of any repository wants.
+
+    Args:
+        job: What to publish, and where to.
+        logins: Credentials for its registries; those of the others are what the job stored.
+        compress: Whether layers are compressed.
+        hub_token: Of the Hub; empty for none.
+    """
+
+    job: Job
+    logins: tuple[Login, ...]
+    compress: Compress
+    hub_token: str = field(repr=False)
+
+
+def parse_action_inputs(
+    inputs: Mapping[str, object], environment: Mapping[str, str]
+) -> ActionInputs:
+    """Parse the inputs of action.yml.
+
+    Args:
+        inputs: By name; an empty one was left out.
+        environment: The variables of the job: GHCR takes its own token.
+
+    Raises:
+        InputError: One is missing, unknown, or cannot be used.
+    """
+    unknown = sorted(inputs.keys() - set(INPUTS))
+    if unknown:
+        raise InputError(f"want only the inputs {', '.join(INPUTS)}, got {unknown[0]!r}")
+    given = {name: str(value).strip() for name, value in inputs.items()}
+    if not given.get("repo-id"):
+        raise InputError("repo-id: want a repo like Salesforce/codet5-small, got none")
+    own = f"{GHCR}/{environment.get('GITHUB_REPOSITORY_OWNER', '').lower()}/{IMAGE}"
+    fields: dict[str, object] = {name.replace("-", "_"): given.get(name, "") for name in _FIELDS}
+    fields["registries"] = given.get("to") or own
+    fields["allow_gated"] = _is_true(given, "allow-gated")
+    (job,) = jobs_of_inputs(fields, Models("action.yml", (), ()))
+    return ActionInputs(
+        job, _logins(job, given, environment), _compress(given), given.get("hf-token", "")
+    )
+
+
+def _is_true(given: Mapping[str, str], name: str) -> bool:
+    value = given.get(name, "").lower()
+    if value not in {"", "true", "false"}:
+        raise InputError(f"{name}: want true or false, got {value!r}")
+    return value == "true"
+
+
+def _compress(given: Mapping[str, str]) -> Compress:
+    value = given.get("compress") or "none"
+    for known in COMPRESS:
+        if value == known:
+            return known
+    raise InputError(f"compress: want one of {', '.join(COMPRESS)}, got {value!r}")
+
+
+def _logins(
+    job: Job, given: Mapping[str, str], environment: Mapping[str, str]
+) -> tuple[Login, ...]:
+    """Return the job's own login for GHCR, and the user that is given for the other registry.
+
+    Raises:
+        InputError: A user without a password, or for several registries.
+    """
+    hosts = dict.fromkeys(parse_reference(name).registry for name in job.model.registries)
+    username, password = given.get("username", ""), given.get("password", "")
+    logins = []
+    if bool(username) != bool(password):
+        raise InputError("want username and password together, got one of them")
+    if username:
+        others = [host for host in hosts if host != GHCR] or list(hosts)
+        if len(others) != 1:
+            raise InputError(
+                f"username: want one registry besides {GHCR} in `to`, got {', '.join(others)}",
+                hint="log in to the others in a step before, with docker/login-action",
+            )
+        logins.append(Login(others[0], username, password))
+    actor, token = environment.get("GITHUB_ACTOR", ""), environment.get("GITHUB_TOKEN", "")
+    if GHCR in hosts and actor and token and GHCR not in {item.registry for item in logins}:
+        logins.append(Login(GHCR, actor, token))
+    return tuple(logins)

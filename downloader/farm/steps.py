@@ -1,0 +1,317 @@
+"""The steps of the publishing workflow: calls of the library, and the same as command lines."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from downloader.environment import Environment
+from downloader.errors import EngineError, HfModelsError, InputError
+from downloader.farm.check import Checked, check_image
+from downloader.farm.destinations import Login
+from downloader.farm.engine_choice import EngineChoice, choose_engine
+from downloader.farm.jobs import Job, shard_count
+from downloader.hub.snapshot import Hub
+from downloader.library.connection import Connection, Registries
+from downloader.library.publisher import PlanOptions, find_base, open_hub, plan_of, publish_plan
+from downloader.oci.auth import Credential
+from downloader.oci.credentials import ExplicitCredentials
+from downloader.oci.digest import Digest
+from downloader.oci.reference import parse_reference
+from downloader.plan import Compress, Plan, disk_needed_bytes
+from downloader.progress import NoProgress, Progress
+from downloader.publish import (
+    AssembleOptions,
+    Outcome,
+    PublishOptions,
+    Shard,
+    assemble,
+    check_gated,
+)
+
+PLAN_FILE = Path("dist/plan.json")
+LOGIN_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """What the step `plan` hands to the jobs that follow.
+
+    Args:
+        plan: One for all of them: a branch that moves meanwhile does not part them.
+        shards: How many jobs share its layers.
+    """
+
+    plan: Plan
+    shards: int
+
+    def write(self) -> None:
+        """Write it where the next job looks; `hf-models publish --plan` reads it as well."""
+        document = {"shards": self.shards, "plan": self.plan.to_json()}
+        PLAN_FILE.parent.mkdir(parents=True, exist_ok=True)
+        PLAN_FILE.write_text(json.dumps(document), encoding="utf-8")
+
+
+def read_planned_job() -> PlannedJob:
+    """Read what the step `plan` wrote, in the job before.
+
+    Raises:
+        InputError: It is not there, or damaged.
+    """
+    try:
+        document = json.loads(PLAN_FILE.read_text(encoding="utf-8"))
+        return PlannedJob(Plan.from_json(document["plan"]), int(document["shards"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"want the plan of the first job in {PLAN_FILE}, got {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a step reaches the Hub and registries.
+
+    Args:
+        environment: Of the process.
+        progress: Told of everything.
+        logins: Credentials over the stored ones; they are stored nowhere.
+    """
+
+    environment: Environment
+    progress: Progress = field(default_factory=NoProgress)
+    logins: Sequence[Login] = ()
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[Hub, Registries]]:
+        """Give connections, and close them."""
+        connection = Connection()
+        credentials = connection.find_credentials(self.environment, [])
+        for item in self.logins:
+            credential = Credential(item.username, item.password)
+            credentials = ExplicitCredentials(item.registry, credential, credentials)
+        with closing(connection.open_pool(self.environment)) as http:
+            hub = open_hub(connection, self.environment, http, self.progress.note)
+            yield (
+                hub,
+                Registries(http, credentials, connection.upload, connection.retry, self.progress),
+            )
+
+
+def plan_job(job: Job, network: Network, compress: Compress = "none") -> Plan:
+    """Resolve a job's repo at a commit, and plan it.
+
+    Raises:
+        InputError: It is gated or private, and the switch or the token is missing.
+        HfModelsError: As `downloader.plan`.
+    """
+    model = job.model
+    options = PlanOptions(
+        model.repo.type,
+        model.revision,
+        include=model.selection.include,
+        exclude=model.selection.exclude,
+        layer_size=model.layer_size,
+        compress=compress,
+    )
+    with network.open() as (hub, registries):
+        plan = plan_of(hub, model.repo.id, options, registries.http, network.environment)
+    check_gated(plan, allow=model.allow_gated)
+    snapshot = plan.snapshot
+    if (snapshot.gated or snapshot.private) and not network.environment.get("HF_TOKEN"):
+        raise InputError(
+            f"want the secret HF_TOKEN for {snapshot.repo.id}, which is not public, got none",
+            hint="make a read token on the Hub and save it as the repository's secret HF_TOKEN",
+        )
+    return plan
+
+
+def choose_shards(
+    job: Job, plan: Plan, free_bytes: int, shard_bytes: int
+) -> tuple[EngineChoice, PlannedJob]:
+    """Return the engine, and how many jobs share the layers."""
+    choice = choose_engine(disk_needed_bytes(plan), free_bytes, job.model.engine)
+    count = shard_count(plan, shard_bytes) if choice.engine == "publish" else 1
+    return choice, PlannedJob(plan, count)
+
+
+def publish_shard(
+    job: Job, plan: Plan, shard: Shard, images: Sequence[str], *, base: str | None, network: Network
+) -> list[Outcome]:
+    """Publish a share of a plan's layers; of a single share the image, too.
+
+    Args:
+        job: Whose plan it is.
+        plan: Of the step `plan`.
+        shard: Which share.
+        images: Where to, without tag.
+        base: The base image; None for the default one.
+        network: How.
+
+    Raises:
+        HfModelsError: As `downloader.publish`.
+    """
+    options = PublishOptions(
+        shard=shard,
+        allow_gated=job.model.allow_gated,
+        journal_dir=network.environment.uploads_dir,
+    )
+    with network.open() as (hub, registries):
+        return publish_plan(
+            plan,
+            registries,
+            hub,
+            [parse_reference(name) for name in images],
+            job.model.tag,
+            base=base,
+            options=options,
+            environment=network.environment,
+        )
+
+
+def assemble_shards(
+    job: Job, planned: PlannedJob, images: Sequence[str], base: str | None, network: Network
+) -> list[Outcome]:
+    """Make one image of the shards, in every registry; one that fails does not stop the others."""
+    outcomes = []
+    with network.open() as (_, registries):
+        options = AssembleOptions(
+            planned.plan,
+            count=planned.shards,
+            base=find_base(base, registries, network.environment, asks=True),
+        )
+        for reference in map(parse_reference, images):
+            digest, failure = None, None
+            try:
+                store = registries.open(reference, for_writing=True)
+                digest = assemble(store, job.model.tag, options, network.progress)
+            except HfModelsError as error:
+                failure = error
+            name = str(reference.with_tag(job.model.tag))
+            outcomes.append(Outcome(name, digest, (), (), (), failure))
+    return outcomes
+
+
+def check_images(
+    job: Job, expected: dict[str, Digest | None], network: Network
+) -> Iterator[tuple[str, Checked]]:
+    """Ask every registry for every part of a job's image.
+
+    Args:
+        job: Whose image it is.
+        expected: By image name without tag, the digest that it has to have; None for any.
+        network: How.
+
+    Raises:
+        IntegrityError: Something is missing, or another thing than promised.
+    """
+    with network.open() as (_, registries):
+        for name, digest in expected.items():
+            store = registries.open(parse_reference(name))
+            yield name, check_image(store, job.model.tag, digest)
+
+
+def plan_command(job: Job) -> list[str]:
+    """Return the command line of `plan_job`."""
+    return ["plan", *_repo_flags(job), "--json", "--", job.model.repo.id]
+
+
+def publish_command(job: Job, shard: Shard, images: Sequence[str], base: str | None) -> list[str]:
+    """Return the command line of `publish_shard`."""
+    flags = [f"--plan={PLAN_FILE}", f"--shard={shard}", f"--tag={job.model.tag}"]
+    flags += [*_base_flags(base), *_to_flags(images), *_gated_flags(job)]
+    return ["publish", *flags, "--", job.model.repo.id]
+
+
+def assemble_command(job: Job, shards: int, images: Sequence[str], base: str | None) -> list[str]:
+    """Return the command line of `assemble_shards`."""
+    flags = [f"--plan={PLAN_FILE}", f"--shards={shards}", *_base_flags(base), *_to_flags(images)]
+    return ["assemble", *flags, "--", job.model.tag]
+
+
+def build_command(job: Job, base: str | None) -> list[str]:
+    """Return the command line that builds a job's image with Docker."""
+    flags = ["--engine=docker", *_repo_flags(job), *_base_flags(base)]
+    return ["build", *flags, "--", job.model.repo.id]
+
+
+def push_command(job: Job, images: Sequence[str]) -> list[str]:
+    """Return the command line that pushes what was built."""
+    flags = ["--engine=docker", *_to_flags(images), *_gated_flags(job)]
+    return ["push", *flags, "--", job.model.tag]
+
+
+def _repo_flags(job: Job) -> list[str]:
+    model = job.model
+    return [
+        f"--repo-type={model.repo.type}",
+        f"--revision={model.revision}",
+        *(f"--include={glob}" for glob in model.selection.include),
+        *(f"--exclude={glob}" for glob in model.selection.exclude),
+        f"--layer-size={model.layer_size}",
+        f"--tag={model.tag}",
+    ]
+
+
+def _to_flags(images: Sequence[str]) -> list[str]:
+    return [f"--to={name}" for name in images]
+
+
+def _base_flags(base: str | None) -> list[str]:
+    return [f"--base={base}"] if base else []
+
+
+def _gated_flags(job: Job) -> list[str]:
+    return ["--allow-gated"] if job.model.allow_gated else []
+
+
+def digest_outputs(done: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the outputs that name one image by its digest.
+
+    GHCR's where there is one: a value that holds a secret, and another registry's user name
+    may be one, does not pass from job to job.
+
+    Args:
+        done: Image with tag, and its digest.
+
+    >>> digest_outputs([("quay.io/me/x:a", "sha256:1"), ("ghcr.io/me/x:a", "sha256:2")])
+    {'image': 'ghcr.io/me/x', 'digest': 'sha256:2'}
+    """
+    ordered = sorted(done, key=lambda pair: not pair[0].startswith("ghcr.io/"))
+    image, digest = ordered[0] if ordered else ("", "")
+    return {"image": image.rpartition(":")[0], "digest": digest}
+
+
+def docker_login(item: Login) -> None:
+    """Log in, for the steps that follow; the password goes through standard input.
+
+    Raises:
+        EngineError: There is no docker command, or the registry said no.
+    """
+    command = [_docker(), "login", item.registry, "--username", item.username, "--password-stdin"]
+    try:
+        done = subprocess.run(
+            command,
+            input=item.password,
+            capture_output=True,
+            text=True,
+            timeout=LOGIN_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise EngineError(f"cannot log in to {item.registry}: no answer") from None
+    if done.returncode:
+        said = done.stderr.strip().replace(item.password, "***")
+        raise EngineError(f"cannot log in to {item.registry}: {said[-300:]}")
+
+
+def docker_logout(registry: str) -> None:
+    """Forget the password of a registry."""
+    subprocess.run([_docker(), "logout", registry], capture_output=True, check=False)
+
+
+def _docker() -> str:
+    found = shutil.which("docker")
+    if not found:
+        raise EngineError("want the command docker, for its login, got none")
+    return found
