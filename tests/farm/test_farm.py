@@ -220,7 +220,7 @@ def wait_for_layers(image: str, shard: Shard, count: int) -> Record:
         if record and sum(size > MIB for size in sizes) >= count:
             return record
         time.sleep(0.05)
-    raise AssertionError(f"shard {shard} did not get to {count} layers: {sizes}")
+    raise AssertionError(f"shard {shard} did not get to {count} layers")
 
 
 def kill(process: subprocess.Popen[str]) -> None:
