@@ -107,6 +107,28 @@ def make_directory(root: Path, relative: str = "") -> Path:
     return path
 
 
+def make_private_directory(path: Path) -> None:
+    """Create a directory that nobody else may enter, or take that of an earlier run.
+
+    Raises:
+        StorageError: Another user's directory has this name, or the disk said no.
+    """
+    with storage_errors(path):
+        if os.path.lexists(path) and not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        status = path.lstat()
+    has_modes = hasattr(os, "geteuid")  # Windows shows every directory as writable for all
+    if not stat.S_ISDIR(status.st_mode) or (
+        has_modes and (status.st_uid != os.geteuid() or status.st_mode & 0o022)
+    ):
+        raise StorageError(
+            f"{path}: want a directory that only we may write to, got another one",
+            hint="remove it, or name another directory",
+        )
+
+
 def _not_a_directory(path: Path) -> StorageError:
     kind = "a link" if path.is_symlink() else "a file"
     return StorageError(

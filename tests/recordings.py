@@ -131,9 +131,7 @@ def main() -> None:
         )
         write_svg("publish", publish.text())
         restore = Terminal()
-        halfway = restore.run(
-            [*command, "restore", f"{name}:{TAG}"], environment, snap=is_halfway
-        )
+        halfway = restore.run([*command, "restore", f"{name}:{TAG}"], environment, snap=is_halfway)
         if halfway is not None:
             write_svg("restoring", halfway)
         write_svg("restore", restore.text())

@@ -1,6 +1,7 @@
 """A snapshot into the cache on disk: side by side, verified, with nothing twice."""
 
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,7 +11,14 @@ from functools import partial
 from pathlib import Path
 
 from downloader.errors import TransportError
-from downloader.fs import allocated_bytes, check_space, hold_lock, make_directory, storage_errors
+from downloader.fs import (
+    allocated_bytes,
+    check_space,
+    hold_lock,
+    make_directory,
+    make_private_directory,
+    storage_errors,
+)
 from downloader.hub import hf_transfer
 from downloader.hub.cache import (
     BlobHasher,
@@ -37,6 +45,7 @@ __all__ = ["FetchReport", "FetchSettings", "fetch_snapshot"]
 
 # hf_transfer loses up to 2 MiB a connection on a full disk, and says that all went well.
 _FULL_DISK_BYTES = 32 * MIB
+_CONTENT = "content"  # the file of hf_transfer in a directory of its own
 _BLOCK_BYTES = 4096  # of a file system; its holes are whole ones
 
 
@@ -226,8 +235,9 @@ class _Fetch:
     def _lock(self, file: RepoFile, cancelled: threading.Event) -> Iterator[None]:
         final = self._folder / blob_path(file.oid)
         with hold_lock(self._cache_dir / lock_path(self._snapshot.repo, file.oid), cancelled):
+            kept = {*partial_paths(final), _transfer_directory(final)}
             for leftover in self._leftovers.get(file.oid, []):
-                if leftover not in {*partial_paths(final), _transfer_path(final)}:
+                if not kept & {leftover, leftover.parent}:
                     leftover.unlink(missing_ok=True)
             yield
 
@@ -235,17 +245,22 @@ class _Fetch:
         """Fill a file with hf_transfer where that is wanted; return what an earlier run left.
 
         hf_transfer writes chunks in any order and keeps no journal. So it works on a file of
-        its own, and what a killed run left there is found by its holes.
+        its own, and what a killed run left there is found by its holes. It opens that file by
+        name for each chunk, so the directory is one where nobody else can replace it.
         """
-        path = _transfer_path(partial_file.final)
+        directory = _transfer_directory(partial_file.final)
+        path = directory / _CONTENT
         is_begun = partial_file.path.exists()
         left = RangeSet()
+        if os.path.lexists(directory) or (self._settings.wants_transfer(file) and not is_begun):
+            make_private_directory(directory)
         if path.exists() and not is_begun:
             left = find_written(path, file.size_bytes)
         elif self._settings.wants_transfer(file) and not is_begun:
             meter = Meter(self._progress, file.size_bytes, self._paths[file.oid][0])
             if self._transfer(file, source, path, meter):
                 path.replace(partial_file.path)
+                directory.rmdir()
                 meter.set(file.size_bytes)
                 self._ways[file.oid] = "hf_transfer"
                 whole = RangeSet()
@@ -255,9 +270,8 @@ class _Fetch:
             meter.set(0)
         if left.size_bytes:
             path.replace(partial_file.path)
-            return partial_file.open(left)
-        path.unlink(missing_ok=True)
-        return partial_file.open()
+        shutil.rmtree(directory, ignore_errors=True)
+        return partial_file.open(left)
 
     def _transfer(self, file: RepoFile, source: HubFile, path: Path, meter: Meter) -> bool:
         """Run hf_transfer; return whether the file has its size now."""
@@ -331,13 +345,14 @@ def _find_leftovers(blobs: Path) -> dict[str, list[Path]]:
     """Return by oid what runs that were killed left behind."""
     found: dict[str, list[Path]] = {}
     if blobs.is_dir():
-        for path in blobs.glob("*.incomplete"):
-            found.setdefault(path.name.partition(".")[0], []).append(path)
+        for path in (*blobs.glob("*.incomplete"), *blobs.glob(f"*.transfer.incomplete/{_CONTENT}")):
+            name = path.relative_to(blobs).parts[0]
+            found.setdefault(name.partition(".")[0], []).append(path)
     return found
 
 
-def _transfer_path(final: Path) -> Path:
-    """Return the name of the file that hf_transfer fills, beside the finished one."""
+def _transfer_directory(final: Path) -> Path:
+    """Return the directory of the file that hf_transfer fills, beside the finished one."""
     return final.with_name(f"{final.name}.{final.name[:8]}.transfer.incomplete")
 
 

@@ -9,8 +9,9 @@ all that `assemble` needs.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
-from downloader.errors import InputError
+from downloader.errors import HfModelsError, InputError, ProtocolError, RegistryError
 from downloader.image import PREFIX, layer_name
 from downloader.oci.manifest import (
     Descriptor,
@@ -22,11 +23,12 @@ from downloader.oci.manifest import (
 from downloader.oci.reference import TAG_LIMIT, check_tag
 from downloader.oci.store import Store
 from downloader.plan import PACKED, Plan
-from downloader.publish.copy import read_blob
+from downloader.publish.copy import read_blob, side_by_side
 
 PLAN_TYPE = f"application/vnd.{PREFIX}.plan.v1+json"
 SHARD_TYPE = f"application/vnd.{PREFIX}.shard.v1+json"
 _PENDING = f"{PREFIX}.layer.pending"
+_COUNTS_TRIED = 64  # requests where no tags are listed; a matrix of a CI service has up to 256 jobs
 PLAN_LIMIT_BYTES = 256 * 1024 * 1024  # a million files
 # What cosign and BuildKit attach to a digest (.sig, .att, .sbom).
 _ATTACHED = re.compile(r"sha256-[0-9a-f]{64}(?:\.[a-z]+)?")
@@ -160,8 +162,27 @@ def read_plan(store: Store, descriptor: Descriptor) -> Plan:
 
 
 def list_shards(store: Store, tag: str) -> list[Shard]:
-    """Return every shard of the image ``tag`` that the store has a record of, sorted."""
-    return shards_among(store.list_tags(), tag)
+    """Return the shards of the image ``tag`` to read the records of, sorted.
+
+    Of a registry that lists no tags, the first shard of each number of shards is asked for by
+    its tag; where it is there, so may be the others of that number.
+
+    Raises:
+        RegistryError, ProtocolError: No tags are listed, and no first shard is there.
+    """
+    refused: HfModelsError | None = None
+    try:
+        if tags := store.list_tags():
+            return shards_among(tags, tag)
+    except (RegistryError, ProtocolError) as error:
+        refused = error
+    firsts = [Shard(1, count) for count in range(1, _COUNTS_TRIED + 1)]
+    read = side_by_side({shard: partial(read_record, store, tag, shard) for shard in firsts})
+    counts = [shard.count for shard, record in read.items() if record is not None]
+    if refused and not counts:
+        refused.hint = "name their number, where it lists no tags: assemble --shards N"
+        raise refused
+    return [Shard(index, count) for count in counts for index in range(1, count + 1)]
 
 
 def shards_among(names: Iterable[str], tag: str) -> list[Shard]:

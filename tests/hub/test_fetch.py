@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -388,6 +389,32 @@ def test_hf_transfer_never_has_the_token(hub: HubServer, tmp_path: Path) -> None
     assert not any(entry.has_auth for entry in seen)
 
 
+def test_child_of_hf_transfer_has_no_secret_and_a_private_directory(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    watch = hf_transfer._watch
+
+    def spy(child: subprocess.Popen[bytes], path: Path, *more: object) -> None:
+        environ = Path(f"/proc/{child.pid}/environ").read_text()
+        seen.append((environ, stat.S_IMODE(path.parent.stat().st_mode), path.parent.parent))
+        watch(child, path, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hf_transfer, "_watch", spy)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GITHUB_TOKEN", "REGISTRY_PASSWORD"):
+        monkeypatch.setenv(name, "hf_secret")
+    with fresh(hub, "hf_alice") as side:
+        snapshot = side.snapshot("org/gated")
+        side.fetch(snapshot, tmp_path, use_transfer=True)
+    assert seen
+    for environ, mode, blobs in seen:
+        assert "secret" not in environ
+        assert "hf_alice" not in environ
+        assert (mode, blobs) == (0o700, tmp_path / snapshot.repo.folder_name / "blobs")
+    check_whole(tmp_path)
+    assert not list(tmp_path.glob("models--*/blobs/*.incomplete"))
+
+
 @pytest.mark.mount
 def test_too_little_space_is_known_before_the_first_byte(side: Side, small_disk: Path) -> None:
     snapshot = side.snapshot("org/big")
@@ -589,8 +616,9 @@ def test_what_a_killed_hf_transfer_wrote_is_kept(side: Side, tmp_path: Path) -> 
     snapshot = side.snapshot("org/big")
     file = file_of(snapshot, "big.bin")
     blobs = tmp_path / "models--org--big" / "blobs"
-    blobs.mkdir(parents=True)
-    with (blobs / f"{file.oid}.{file.oid[:8]}.transfer.incomplete").open("wb") as left:
+    directory = blobs / f"{file.oid}.{file.oid[:8]}.transfer.incomplete"
+    directory.mkdir(parents=True, mode=0o700)
+    with (directory / "content").open("wb") as left:
         for start, end in [(0, 3 * MIB), (10 * MIB, 17 * MIB + 5)]:  # the last block is not whole
             left.seek(start)
             left.write(read_all(BIG, start, end))
@@ -605,11 +633,32 @@ def test_damaged_leftover_of_hf_transfer_is_fetched_again(side: Side, tmp_path: 
     snapshot = side.snapshot("org/big")
     file = file_of(snapshot, "big.bin")
     blobs = tmp_path / "models--org--big" / "blobs"
-    blobs.mkdir(parents=True)
-    left = blobs / f"{file.oid}.{file.oid[:8]}.transfer.incomplete"
-    left.write_bytes(b"x" * 9 * MIB)
+    directory = blobs / f"{file.oid}.{file.oid[:8]}.transfer.incomplete"
+    directory.mkdir(parents=True, mode=0o700)
+    (directory / "content").write_bytes(b"x" * 9 * MIB)
     side.fetch(snapshot, tmp_path, use_transfer=True)
     check_whole(tmp_path)
+    assert not directory.exists()
+
+
+def test_planted_directory_for_hf_transfer_is_refused_and_a_link_replaced(
+    side: Side, tmp_path: Path
+) -> None:
+    snapshot = side.snapshot("org/big")
+    file = file_of(snapshot, "big.bin")
+    blobs = tmp_path / "models--org--big" / "blobs"
+    directory = blobs / f"{file.oid}.{file.oid[:8]}.transfer.incomplete"
+    directory.mkdir(parents=True)
+    directory.chmod(0o777)
+    with pytest.raises(StorageError, match="only we may write to"):
+        side.fetch(snapshot, tmp_path, use_transfer=True)
+    directory.rmdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    directory.symlink_to(elsewhere)
+    side.fetch(snapshot, tmp_path, use_transfer=True)
+    check_whole(tmp_path)
+    assert not list(elsewhere.iterdir())
 
 
 def test_files_of_a_directory_are_served_as_they_are(tmp_path: Path) -> None:

@@ -463,6 +463,30 @@ def test_assemble_needs_no_listing_where_it_is_told_how_many(side: Side) -> None
     check_image(side.store(), "model", MODEL)
 
 
+@pytest.mark.parametrize("status", [200, 401, 403, 404, 405])
+def test_assemble_asks_for_shards_by_name_where_tags_are_not_listed(
+    side: Side, status: int
+) -> None:
+    side.publish("org/model", "--shard", "1/3")
+    side.publish("org/model", "--shard", "2/3")
+    refused = Fault("refused", "GET", "/tags/list", times=99, status=status, body=b"<html>")
+    side.proxy.faults.append(refused)
+    missing = side.assemble("model")
+    assert missing.code == 2
+    assert "shards missing: 3/3" in missing.err
+    side.publish("org/model", "--shard", "3/3")
+    ran = side.assemble("model")
+    assert ran.code == 0, ran.err
+    check_image(side.store(), "model", MODEL)
+
+
+def test_assemble_without_listing_and_shards_names_the_flag(side: Side) -> None:
+    side.proxy.faults.append(Fault("refused", "GET", "/tags/list", times=99, status=403))
+    ran = side.assemble("model")
+    assert ran.code != 0
+    assert "--shards N" in ran.err
+
+
 def test_shards_of_two_commits_want_a_choice(side: Side, hub: HubServer) -> None:
     side.publish("org/model", "--shard", "1/2")
     hub.move(MODEL.key, "main", 0)
