@@ -93,6 +93,7 @@ class Contents:
         self._wrong_until: dict[str, float] = {}
         self._checked: OrderedDict[tuple[str, int, int], None] = OrderedDict()
         self._said: set[str] = set()
+        # Contents that were ever sent with wrong bytes: a client may still have the beginning.
         self.suspect: set[str] = set()
         self._is_stopping = False
         self._outstanding_bytes = 0
@@ -260,7 +261,6 @@ class Contents:
             commit = loaded.snapshot.commit
             await self._disk.run(lambda: cache.keep(plan.repo, commit, file))
             self._remembered.pop(plan.oid, None)
-            self.suspect.discard(plan.oid)
         except IntegrityError as error:
             filling.error = error
             self._remembered[plan.oid] = filling.source
