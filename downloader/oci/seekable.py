@@ -18,6 +18,7 @@ from downloader.errors import ProtocolError
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import decompress_frame, frame_compressor
 from downloader.oci.store import BlobReader
+from downloader.transfer.source import interrupt_of
 
 # Content of every frame but the last: small, because a reader holds a frame of each connection
 # in memory, and large enough that the table of a layer of 10 GB stays below 100 KB.
@@ -225,13 +226,23 @@ class FrameReader:
             self._reader = open_range(covering)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill ``buffer`` with bytes of one frame; 0 at the end."""
-        if not self._plain:
-            self._plain = self._next_frame()
-        count = min(len(buffer), len(self._plain))
-        buffer[:count] = self._plain[:count]
-        self._plain = self._plain[count:]
-        return count
+        """Fill ``buffer``; return how many bytes, fewer than its length only at the end."""
+        filled = 0
+        while filled < len(buffer):
+            if not self._plain:
+                self._plain = self._next_frame()
+            if not self._plain:
+                break
+            count = min(len(buffer) - filled, len(self._plain))
+            buffer[filled : filled + count] = self._plain[:count]
+            self._plain = self._plain[count:]
+            filled += count
+        return filled
+
+    def interrupt(self) -> None:
+        """Wake up the thread that waits for bytes; any thread may call this."""
+        if self._reader is not None:
+            interrupt_of(self._reader)()
 
     def _next_frame(self) -> memoryview:
         number = next(self._frames, None)
