@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
+from downloader.cli.github import error_line
 from downloader.errors import HfModelsError, StorageError, without_secrets
 from downloader.progress import Note, ignore
 from downloader.text import to_json, visible
@@ -48,10 +49,13 @@ FORMAT_VERSION = 1  # of every document that --json prints; docs/json.md
 
 
 def say_error(message: str, hint: str | None = None) -> None:
-    """Print an error as one line, and what to do about it as another."""
-    say(f"error: {_one_line(message)}")
+    """Print an error as one line, and what to do about it as another; mark a CI job with it."""
+    message, hint = _one_line(message), _one_line(hint) if hint else None
+    say(f"error: {message}")
     if hint:
-        say(f"hint: {_one_line(hint)}")
+        say(f"hint: {hint}")
+    if command := error_line(message, hint):
+        _write(command, sys.stderr)
 
 
 def say(text: str) -> None:

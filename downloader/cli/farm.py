@@ -75,6 +75,7 @@ from downloader.library.connection import Connection
 from downloader.oci.digest import parse_digest
 from downloader.plan import Plan, disk_needed_bytes
 from downloader.publish import Outcome, Shard, parse_shard
+from downloader.text import markdown
 from downloader.units import parse_size
 
 
@@ -225,7 +226,7 @@ def build(image: str) -> int:
     free_bytes = shutil.disk_usage("/").free
     choice = choose_engine(disk_needed_bytes(found), free_bytes, job.model.engine)
     print_result(f"engine: {choice.engine}: {choice.reason}")
-    write_summary(f"Engine: {choice.reason}.")
+    write_summary(f"Engine: {markdown(choice.reason)}.")
     write_outputs({"engine": choice.engine})
     network = Network(environment)
     if choice.engine == "docker":

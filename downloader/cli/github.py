@@ -5,10 +5,12 @@ Source: https://docs.github.com/actions/reference/workflows-and-actions/workflow
 
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from downloader.environment import read_environment
 from downloader.errors import InputError
+from downloader.text import markdown, visible
 
 
 def check_outputs() -> None:
@@ -38,10 +40,26 @@ def write_environment(values: Mapping[str, str]) -> None:
     _append("GITHUB_ENV", _lines(values))
 
 
-def write_summary(markdown: str) -> None:
+def write_summary(text: str) -> None:
     """Add to the page that the run shows to people; nowhere outside of such a job."""
     if read_environment().get("GITHUB_STEP_SUMMARY"):
-        _append("GITHUB_STEP_SUMMARY", f"{markdown}\n")
+        _append("GITHUB_STEP_SUMMARY", f"{text}\n")
+
+
+def error_line(message: str, hint: str | None) -> str | None:
+    """Put an error on the page of the run; return the command that marks the job with it.
+
+    None outside of a job of GitHub Actions.
+
+    Source: actions/toolkit, packages/core/src/command.ts, `escapeData`.
+    """
+    if read_environment().get("GITHUB_ACTIONS") != "true":
+        return None
+    shown = [message, *([f"hint: {hint}"] if hint else [])]
+    with suppress(OSError):  # the error itself matters more
+        write_summary("> **error** " + "\n>\n> ".join(map(markdown, shown)) + "\n")
+    data = "%0A".join(visible(line).replace("%", "%25") for line in shown)
+    return f"::error title=hf-models::{data}"
 
 
 def _lines(values: Mapping[str, str]) -> str:

@@ -571,12 +571,46 @@ def test_the_commands_of_the_workflows_run_as_they_are_written(
     )
 
 
-@pytest.mark.parametrize("step", ["plan", "shard", "assemble", "build", "push", "check"])
-def test_a_step_without_its_job_says_so(
+@pytest.mark.parametrize("step", sorted(farm.commands.keys() - {"login", "logout"}))
+def test_a_step_that_fails_says_why_on_the_page_of_the_run(
     job: JobRun, capsys: pytest.CaptureFixture[str], step: str
 ) -> None:
+    job.env["GITHUB_ACTIONS"] = "true"
     assert job.run(step) == 2
-    assert "want the variable JOB" in capsys.readouterr().err
+    wanted = "INPUTS" if step in {"choose", "action"} else "JOB"
+    lines = capsys.readouterr().err.splitlines()
+    assert f"::error title=hf-models::want the variable {wanted}, got none" in lines
+    assert f"want the variable {wanted}, got none" in job.summary
+
+
+def test_a_model_that_fails_to_publish_says_why_on_the_page_of_the_run(
+    plan_job: JobRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody listens at that port: the error is one target's, and not the command's."""
+    plan_job.env |= {"GITHUB_ACTIONS": "true", "BASE_IMAGE": "none"}
+    plan_job.env |= {"IMAGES": "127.0.0.1:9/me/hf-models", "SHARD": "1/1"}
+    assert plan_job.run("plan") == 0
+    assert plan_job.run("shard") == 4
+    marks = [line for line in capsys.readouterr().err.splitlines() if line.startswith("::")]
+    assert len(marks) == 1
+    assert re.match("::error title=hf-models::.*connection refused", marks[0])
+    assert "connection refused" in plan_job.summary.partition("**error**")[2]
+
+
+def test_what_comes_from_outside_starts_no_line_with_a_workflow_command(
+    job: JobRun, form: Form, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.env["GITHUB_ACTIONS"] = "true"
+    evil = "\n::warning::a%0A::notice::b\r\n##[group]c"
+    assert form(tag=f"t{evil}") == 2
+    assert form(repo_id="org/tiny", **{f"field{evil}": "x"}) == 2
+    assert form(repo_id="org/tiny", include=f"'{evil}'") == 0
+    said = capsys.readouterr()
+    lines = [line.strip() for line in (said.out + said.err).splitlines()]
+    assert {line.partition(" ")[0] for line in lines if line.startswith("::")} == {"::error"}
+    assert not [line for line in lines if "##[" in line]
+    assert all("%0A::" not in line for line in lines if line.startswith("::"))
+    assert not [line for line in job.summary.splitlines() if line.startswith("::")]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"tag": 3}', job_of("tiny", registries=3)])
