@@ -56,7 +56,6 @@ class Destination:
         self._lock = threading.Lock()
         self._plan: Descriptor | None = None
         self._takes_records = True
-        self._recorded_bytes = 0
         self._is_changed = False
 
     @property
@@ -114,7 +113,7 @@ class Destination:
             self.moved -= set(gone)
             self._is_changed = True
 
-    def record(self, plan: Plan, shard: Shard, progress: Progress, *, least_bytes: int = 0) -> None:
+    def record(self, plan: Plan, shard: Shard, progress: Progress) -> None:
         """Write down in the store what is finished, if anything is since the last time.
 
         Called by one thread at a time.
@@ -123,17 +122,13 @@ class Destination:
             plan: Of the image.
             shard: Whose layers these are.
             progress: Told where the store takes no records.
-            least_bytes: Of layers that were sent since: less is not worth a request.
 
         Raises:
             HfModelsError: The store said no, and other jobs depend on the record.
         """
         with self._lock:
-            sent_bytes = sum(self.have[name].size_bytes for name in self.moved)
-            is_little = sent_bytes - self._recorded_bytes < least_bytes
-            if not self._is_changed or is_little or not self._takes_records:
+            if not self._is_changed or not self._takes_records:
                 return
-            self._recorded_bytes = sent_bytes
             self._is_changed = False
             descriptor = self._plan or plan_descriptor(plan_json(plan))
             record = Record(shard, descriptor, dict(self.have), frozenset(self.pending))

@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 # Layers that another machine need not send again if this one dies. A record costs a request,
 # and a run that is over sooner has no use for one.
 RECORD_EVERY_S = 5.0
-RECORD_BYTES = 64 * MIB
 _READ_BACK_BYTES = 1 * MIB
 # Wrong bytes may come from one bad cache of a CDN; twice, and it is the file.
 _HUB_TRIES = 2
@@ -104,9 +103,7 @@ class Work:
         while not self.group.cancelled.wait(RECORD_EVERY_S):
             for destination in self.alive():
                 try:
-                    destination.record(
-                        self.plan, self.shard, self.progress, least_bytes=RECORD_BYTES
-                    )
+                    destination.record(self.plan, self.shard, self.progress)
                 except HfModelsError as error:
                     destination.give_up(error, self.progress)
 
