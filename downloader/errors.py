@@ -15,8 +15,8 @@
     └── UnexpectedError  70  a fault of this program, which no other class foresees
 
 A message is one line, what was wanted before what was got, with units. ``hint`` says what
-to do about it; the command line prints it on a second line. No message holds a secret:
-whoever raises passes URLs through `without_secrets`.
+to do about it; the command line prints it on a second line. No message holds a secret: URLs
+pass through `without_secrets` before they get into one.
 """
 
 import re
@@ -121,7 +121,7 @@ class UnexpectedError(HfModelsError):
     exit_code = 70  # EX_SOFTWARE of sysexits.h
 
 
-# Until there is a release, whoever registers the name on PyPI owns it: docs/releasing.md.
+# The name on PyPI is not ours before the first release: docs/releasing.md.
 _INSTALL_FROM = "git+https://github.com/AlphaHinex/hf-models"
 
 

@@ -129,7 +129,7 @@ def _fill(
 def prune(layout: Layout, tag: str) -> None:
     """Remove every blob that the only tag of a layout does not name: those of earlier builds.
 
-    Only who holds the lock may: what another build has begun is named by nothing yet.
+    Requires the lock: blobs of a concurrent build are not referenced yet.
     """
     if layout.list_tags() != [tag]:
         return

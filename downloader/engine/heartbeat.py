@@ -1,4 +1,4 @@
-"""A sign of life while another program works and says nothing."""
+"""A line of progress now and then while another program runs silently."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from downloader.progress import Progress
 
-BEAT_S = 10.0  # nobody takes ten seconds for a hang, and a log of an hour stays readable
+BEAT_S = 10.0  # ten seconds do not look like a hang, and a log of an hour stays readable
 
 
 @contextmanager

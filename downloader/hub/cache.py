@@ -232,7 +232,7 @@ class BlobHasher:
         return clone
 
     def hexdigest(self) -> str:
-        """Return the oid of what was seen so far."""
+        """Return the oid of the bytes so far."""
         return self._hash.hexdigest()
 
     def check(self, name: str) -> None:

@@ -3,7 +3,7 @@
 It is quick because of its connections, and careless: it holds the GIL, has no timeout,
 verifies nothing and reports success on a full disk. So it gets a process of its own, a
 fresh file name, an address that is resolved already, and no token ever: on the same host it
-would forward one to another port. Whoever calls checks size and hash.
+would forward one to another port. The caller checks size and hash.
 """
 
 import importlib.util

@@ -74,8 +74,8 @@ def open_file(
 ) -> "FileStream":
     """Return a file, or a range of it, as an ordered stream; use it in a ``with`` statement.
 
-    Blocks until ``pool`` has memory for it. Nothing is verified here but the number of
-    bytes: whoever reads, hashes.
+    Blocks until ``pool`` has memory for it. Only the number of bytes is verified here:
+    the reader hashes.
 
     Args:
         source: Where it is.

@@ -1,4 +1,4 @@
-"""Are these bytes what their name says? A blob's name is its hash, so nobody has to be asked.
+"""A cache against its own names: a blob's name is its hash, so no server has to be asked.
 
 `VerifiedBlobs` answers for one blob that is there already, `verify_cache` for a whole cache.
 Nothing here trusts a list that came with the files more than the files' own names; lists
@@ -43,7 +43,7 @@ class VerifiedBlobs:
 
     The library trusts a blob for its name. This project hashes it once, and remembers the
     file's status: inode, size and both times. Every write changes the last of them (on
-    Windows the third), which nobody can set back. The record is a file of this user beside
+    Windows the third), which no program can set back. The record is a file of this user beside
     the library's locks; where it cannot be written, the next run hashes again.
 
     Args:
@@ -230,7 +230,7 @@ def _hash_files(
 
 
 def verify_cache(path: Path, *, threads: int = 2, progress: Progress | None = None) -> Report:
-    """Compare a cache with what its names promise; asks nobody.
+    """Compare the content of a cache with its names; makes no request.
 
     Args:
         path: A cache directory (``HF_HUB_CACHE``), ``HF_HOME`` (it has ``hub/``), or one

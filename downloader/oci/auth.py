@@ -1,6 +1,6 @@
-"""Who asks: challenges, credentials and tokens of the distribution specification. No I/O.
+"""Challenges, credentials and tokens of the distribution specification. No I/O.
 
-`downloader.oci.client` sends what is decided here.
+`downloader.oci.client` makes the requests that this module decides on.
 
 Source: distribution, docs/content/spec/auth/{token,oauth,scope}.md; RFC 9110, section 11.
 """

@@ -1,4 +1,4 @@
-"""Requests to one registry: who asks, when to try again, and where redirects may lead."""
+"""Requests to one registry: authentication, retries, and which redirects are followed."""
 
 import contextlib
 import re
@@ -32,7 +32,7 @@ _REDIRECT_LIMIT = 5
 _SIGNATURE = re.compile(r"[?&](?:X-Amz-Signature|X-Goog-Signature|Signature|sig)=", re.IGNORECASE)
 # A token that is over may be followed by an older one that is over as well.
 _RENEWALS_LIMIT = 3
-_PROBE_TIMEOUT_S = 2.0  # on loopback, where whoever listens answers at once
+_PROBE_TIMEOUT_S = 2.0  # on loopback, where a server answers at once
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Client:
                     raise self.error(request.what, exchange)
 
     def error(self, what: str, exchange: Exchange) -> Exception:
-        """Return the error for an answer whose status nobody expected."""
+        """Return the error for an answer with an unexpected status."""
         with contextlib.suppress(TransportError):
             body = exchange.read(ERROR_BODY_LIMIT_BYTES)
             return registry_error(

@@ -189,7 +189,7 @@ class Layout:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[Index]:
-        """Give the index to change, while nobody else does; written when the block ends."""
+        """Give the index to change, under the layout's lock; it is written when the block ends."""
         make_directory(self.root, "blobs/sha256")
         with hold_lock(self.root):
             index = self._read_index()

@@ -16,7 +16,7 @@ ERROR_BODY_LIMIT_BYTES = 64 * 1024  # an error page, not a blob
 _ERRORS_SHOWN = 3  # of those that one answer lists
 _TEXT_LIMIT = 300  # characters of a registry's own words in a message
 _DISK_FULL = 507  # some say 500, and why in words
-_DISK_FULL_HINT = "the registry's disk is full: whoever runs it has to make room; then run it again"
+_DISK_FULL_HINT = "the registry's disk is full: its operator has to make room; then run it again"
 
 _LINK = re.compile(r'\s*<([^<>]*)>((?:\s*;\s*[a-zA-Z*]+\s*=\s*(?:"[^"]*"|[^\s",;]+))*)\s*(?:,|$)')
 _BARE_LINK = re.compile(

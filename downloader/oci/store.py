@@ -124,7 +124,7 @@ class Store(Blobs, Protocol):
     """Blobs and manifests of one repository (registry) or directory (layout).
 
     Every method raises `RegistryError`, `TransportError`, `ProtocolError` or `StorageError`;
-    what is merely absent is an ordinary answer (None, False), not an error.
+    a blob or tag that does not exist is an ordinary answer (None, False), not an error.
     All methods may be called from several threads at once.
     """
 
@@ -140,7 +140,7 @@ class Store(Blobs, Protocol):
         """
 
     def is_beside(self, source: "Store") -> bool:
-        """Whether a mount from ``source`` is worth a try; asks nobody."""
+        """Whether a mount from ``source`` is worth a try; makes no request."""
 
     def mount_blob(self, digest: Digest, source: "Store") -> bool:
         """Take a blob from ``source`` without moving its bytes; False where that cannot be."""

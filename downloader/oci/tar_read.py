@@ -45,7 +45,7 @@ _MAGICS = (b"ustar\x0000", b"ustar  \0", bytes(8))
 
 
 class ByteSource(Protocol):
-    """Bytes in order; what is skipped need never be fetched."""
+    """Bytes in order; skipped ones need never be fetched."""
 
     @property
     def offset(self) -> int:

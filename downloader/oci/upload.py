@@ -43,7 +43,7 @@ SMALL_BLOB_BYTES = 4 * MIB  # kept in memory and sent in one PUT, which costs a 
 # A registry that keeps nothing of a cut request loses at most this much of a blob.
 LONGEST_CHUNK_BYTES = 64 * MIB
 _FIRST_CHUNK_BYTES = 16 * MIB
-_SHORTEST_CHUNK_BYTES = 1 * MIB  # nginx passes bodies of 1 MiB on where nobody has set a limit
+_SHORTEST_CHUNK_BYTES = 1 * MIB  # nginx passes bodies of up to 1 MiB by default
 _GAP_SHARE = 20  # one in 20: the wait for a chunk's answer is at most 5 % of sending it
 
 # Some registries copy and hash a blob of 10 GB again before they answer.
@@ -361,7 +361,7 @@ class RegistryBlobWriter:
         self._reached = -1  # where the last resumption went on; beyond it, something moved
         self._is_renewed = False  # a second 401 in a row is an answer
         self._redirects = 0
-        self._has_odd_range = False  # some answer did not say what was sent
+        self._has_odd_range = False  # an answer named another range than was sent
         self._ignores_ranges = False
         self._is_committed = False
         self.keeps_session = False
@@ -506,7 +506,7 @@ class RegistryBlobWriter:
         return answer
 
     def _check_chunk(self, reported: int | None) -> None:
-        """Compare what a registry says of a chunk with what was sent, and ask where they differ."""
+        """Compare a registry's answer to a chunk with the bytes sent; where they differ, ask it."""
         if self._ignores_ranges:
             return
         kept = reported if reported == self._offset else self._session.offset()
@@ -525,7 +525,7 @@ class RegistryBlobWriter:
             raise self._interrupted(_Failure(error))
         if self._method.refuse(chunked=True, status=0, sent_bytes=0):
             raise self._interrupted(_Failure(error, is_free=True, restarts=True))
-        # The user wants chunks: go on, and let the digest show what was kept.
+        # The user wants chunks: go on; the digest will show whether all of them were kept.
 
     def _refused(self, answer: Answer) -> None:
         """Raise what an answer to a PATCH means.
@@ -548,7 +548,7 @@ class RegistryBlobWriter:
         if is_passing(status) or status == 404:
             raise self._interrupted(_Failure(error, answer.headers)) from error
         if status in _REFUSALS and self._request_start > 0 and status != 413:
-            # It may have kept less than it said, or not continue what was cut.
+            # It kept less than it reported, or does not continue a request that was cut.
             restarts = not self._is_chunk
             raise self._interrupted(_Failure(error, restarts=restarts)) from error
         sent_bytes = (self._request_end or self._offset) - self._request_start

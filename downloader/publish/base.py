@@ -45,7 +45,7 @@ class BasePlatform:
 
 
 class Base:
-    """A base image: what its name means is asked by `resolve`, what is in it by `load`.
+    """A base image: `resolve` asks which digest its name has, `load` reads its layers and config.
 
     Args:
         store: Where it is; None for no base.

@@ -112,7 +112,7 @@ class HubContents:
                 prefetch.close()
 
     def close(self) -> None:
-        """Wake up every thread that reads, and let nobody begin."""
+        """Wake up every thread that reads; further streams are refused."""
         with self._lock:
             self._is_closed = True
             streams = list(self._streams)
@@ -181,7 +181,7 @@ class Prefetch:
             self._condition.notify_all()
 
     def work(self) -> None:
-        """Make calls until there are no more, or nobody wants them."""
+        """Make calls until there are no more, or until `close`."""
         while (at := self._claim()) is not None:
             result: bytes | Exception
             try:

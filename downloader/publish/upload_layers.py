@@ -528,7 +528,7 @@ class Lane:
             call()
 
     def wait(self) -> None:
-        """Wait until what was begun is over."""
+        """Wait until the call that was begun is over."""
         if self._has_thread:
             self._done.get()
 

@@ -344,7 +344,7 @@ class Contents:
                 return False
             await self._disk.run(filling.open)
         except BusyError:
-            return False  # another server on this cache; whoever is second passes it through
+            return False  # another server on this cache brings it in; this one passes it through
         except StorageError as error:
             self._say_once(f"{error.message}; files are passed through")
             return False
