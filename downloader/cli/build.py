@@ -11,7 +11,14 @@ import click
 
 from downloader.cli.bases import base_option
 from downloader.cli.command import examples
-from downloader.cli.console import ConsoleProgress, print_json, print_result, say, teller
+from downloader.cli.console import (
+    ConsoleProgress,
+    describe_repo,
+    print_json,
+    print_result,
+    say,
+    teller,
+)
 from downloader.cli.layouts import DIST, LayoutRequest, build_layout, report_layout
 from downloader.cli.options import (
     connection_of,
@@ -158,7 +165,7 @@ def _build_layout(
     with closing(connection.open_pool(environment)) as http:
         outcome = build_layout(hub, plan, request, http=http, credentials=credentials, quiet=quiet)
     if as_json:
-        print_json(report_layout(outcome, request))
+        print_json({**describe_repo(plan.snapshot), **report_layout(outcome, request)})
         return
     print_result(str(request.dist / request.tag))
     if request.archive:
@@ -352,15 +359,12 @@ def _print_built(found: ImageInfo | None, plan: Plan, name: str, as_json: bool) 
     if not as_json:
         print_result(name)
         return
-    snapshot = plan.snapshot
     print_json(
         {
+            **describe_repo(plan.snapshot),
             "image": name,
             "id": found.id if found else None,
-            "repo_type": snapshot.repo.type,
-            "repo_id": snapshot.repo.id,
-            "commit": snapshot.commit,
             "layers": len(plan.layers) + 1,
-            "size_bytes": snapshot.size_bytes,
+            "size_bytes": plan.snapshot.size_bytes,
         }
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn, Task, TaskID
     from rich.text import Text
 
-    from downloader.hub.repo import RepoFile
+    from downloader.hub.repo import RepoFile, Snapshot
 
 # Without a terminal, one line now and then: a CI log stays short and is never silent for long.
 LINE_EVERY_S = 5.0  # while bytes move
@@ -89,6 +89,12 @@ def stop_log() -> None:
 def error_document(error: HfModelsError) -> dict[str, Any]:
     """Return an error for programs; ``docs/json.md`` specifies it."""
     return {"error": describe_error(error)}
+
+
+def describe_repo(snapshot: "Snapshot") -> dict[str, Any]:
+    """Return type, id and commit of a repo, for programs."""
+    repo = snapshot.repo
+    return {"repo_type": repo.type, "repo_id": repo.id, "commit": snapshot.commit}
 
 
 def describe_error(error: HfModelsError) -> dict[str, Any]:

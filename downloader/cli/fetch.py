@@ -6,7 +6,14 @@ from typing import Any
 import click
 
 from downloader.cli.command import examples
-from downloader.cli.console import ConsoleProgress, print_json, print_result, say, teller
+from downloader.cli.console import (
+    ConsoleProgress,
+    describe_repo,
+    print_json,
+    print_result,
+    say,
+    teller,
+)
 from downloader.cli.options import (
     find_cache_dir,
     http_options,
@@ -74,12 +81,13 @@ def _print_missing(snapshot: Snapshot, target: Path, as_json: bool) -> None:
         {
             "path": f.path,
             "size_bytes": f.size_bytes,
+            "oid": f.oid,
             "is_cached": (blobs / blob_path(f.oid)).exists(),
         }
         for f in snapshot.files
     ]
     if as_json:
-        print_json({"dry_run": True, "listing": rows})
+        print_json({"dry_run": True, **describe_repo(snapshot), "listing": rows})
         return
     for row in rows:
         state = "have" if row["is_cached"] else "fetch"
@@ -90,8 +98,9 @@ def _print_report(report: FetchReport, snapshot: Snapshot, as_json: bool, quiet:
     if as_json:
         print_json(
             {
+                "dry_run": False,
+                **describe_repo(snapshot),
                 "path": str(report.snapshot_dir),
-                "commit": snapshot.commit,
                 "fetched_files": report.fetched_files,
                 "fetched_bytes": report.fetched_bytes,
                 "reused_files": report.reused_files,

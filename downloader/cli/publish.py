@@ -12,6 +12,7 @@ from downloader.cli.command import examples
 from downloader.cli.console import (
     ConsoleProgress,
     describe_error,
+    describe_repo,
     print_json,
     print_result,
     say,
@@ -136,9 +137,7 @@ def report(
     if as_json:
         print_json(
             {
-                "repo_type": plan.snapshot.repo.type,
-                "repo_id": plan.snapshot.repo.id,
-                "commit": plan.snapshot.commit,
+                **describe_repo(plan.snapshot),
                 "seconds": round(seconds, 3),
                 "targets": [_to_json(outcome, plan) for outcome in outcomes],
             }
