@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from downloader.farm.jobs import Job
 from downloader.farm.models import parse_models
@@ -391,6 +392,61 @@ def test_check_finds_a_tag_that_names_another_image(farm: Farm, image: str) -> N
     publish_tiny(farm, image)
     with pytest.raises(AssertionError, match=f"want sha256:{'0' * 64}, got sha256:"):
         farm.run("check", ENGINE="publish", DIGEST=f"sha256:{'0' * 64}", IMAGE=image)
+
+
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
+
+
+def use_action(farm: Farm, directory: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
+    """Run the steps of action.yml, as in a workflow of another repository."""
+    checkout, workspace = directory / "action", directory / "workspace"
+    for made in (checkout, workspace):
+        made.mkdir(exist_ok=True)
+    for name in ("Makefile", "noxfile.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout)
+    given = {name: field.get("default", "") for name, field in ACTION["inputs"].items()}
+    given |= {name.replace("_", "-"): value for name, value in inputs.items()}
+    (step,) = [step for step in ACTION["runs"]["steps"] if "run" in step]
+    assert step["env"]["INPUTS"] == "${{ toJSON(inputs) }}"
+    own = {"INPUTS": json.dumps(given), "GITHUB_ACTION_PATH": str(checkout)}
+    own |= {"GITHUB_ACTIONS": "true", "PYTHONPATH": str(ROOT), "HOME": str(workspace)}
+    own |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    own |= {"GITHUB_OUTPUT": str(directory / "GITHUB_OUTPUT")}
+    own |= {"GITHUB_STEP_SUMMARY": str(directory / "GITHUB_STEP_SUMMARY")}
+    kept = {name: farm.job.env[name] for name in ("HF_ENDPOINT", "DOCKER_CONFIG", "BASE_IMAGE")}
+    # The environment that this test runs in has what a session would install.
+    nox = f'NOX="{sys.executable} -m nox --no-venv --no-install"'
+    return subprocess.run(
+        [step["shell"], "-c", f"{step['run']} --assume-old=.venv/bin/nox {nox}"],
+        cwd=workspace,
+        env=kept | own,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_action_publishes_and_keeps_no_password(farm: Farm, image: str, tmp_path: Path) -> None:
+    user = {"username": "me", "password": "canary-password"}
+    done = use_action(farm, tmp_path, repo_id="org/tiny", to=image, tag=TAG, **user)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "hf-models publish --plan=dist/plan.json" in said
+    assert farm.outputs["image"] == image
+    found = store_of(image).get_manifest(TAG)
+    assert found is not None
+    assert farm.outputs["digest"] == found.digest
+    assert "### org/tiny, job 1/1" in farm.job.summary
+    assert "canary-password" not in said
+    check_no_secret(tmp_path)
+
+
+def test_the_action_that_fails_says_why(farm: Farm, image: str, tmp_path: Path) -> None:
+    done = use_action(farm, tmp_path, repo_id="org/closed", to=image)
+    assert done.returncode != 0
+    (mark,) = [line for line in done.stderr.splitlines() if line.startswith("::")]
+    assert re.match("::error title=hf-models::.*org/closed", mark)
+    assert "**error** " in farm.job.summary
 
 
 def run_tool(*command: str, cwd: Path = ROOT) -> str:

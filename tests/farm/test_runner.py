@@ -10,6 +10,7 @@ import pytest
 
 from downloader.cli.github import write_outputs
 from downloader.errors import InputError, RegistryError
+from downloader.farm.action import parse_action_inputs
 from downloader.farm.destinations import choose_destinations, named_images, read_logins
 from downloader.farm.engine_choice import choose_engine
 from downloader.farm.jobs import MAX_SHARDS, Job, shard_count
@@ -46,6 +47,7 @@ OTHER = {
     "OTHER_REGISTRY_USER": "me",
     "OTHER_REGISTRY_PASSWORD": PASSWORD,
 }
+ACTION_INPUTS = {"repo-id": "org/Tiny", "allow-gated": "false"}
 EVERY = {**GITHUB, **DOCKERHUB, **ALIYUN, **OTHER}
 
 
@@ -88,6 +90,45 @@ def test_names_of_a_form_are_all_that_is_meant() -> None:
         ["quay.io/me/x"], ["ghcr.io", "quay.io"], named_images(EVERY), is_exact=True
     )
     assert found.images == ("quay.io/me/x",)
+
+
+def test_the_action_needs_a_repo_id_alone() -> None:
+    found = parse_action_inputs(ACTION_INPUTS, GITHUB | {"GITHUB_REPOSITORY_OWNER": "Me"})
+    assert found.job.model.images == ("ghcr.io/me/hf-models:tiny",)
+    assert [(item.registry, item.username) for item in found.logins] == [("ghcr.io", "Me")]
+
+
+@pytest.mark.parametrize(
+    ("to", "users"),
+    [
+        ("quay.io/me/x", {"quay.io": "robot"}),
+        ("ghcr.io/me/x quay.io/me/x", {"ghcr.io": "Me", "quay.io": "robot"}),
+        ("ghcr.io/me/x", {"ghcr.io": "robot"}),
+    ],
+)
+def test_the_actions_user_is_for_the_registry_that_is_not_ghcr(
+    to: str, users: dict[str, str]
+) -> None:
+    given = {"to": to, "username": "robot", "password": PASSWORD}
+    found = parse_action_inputs(ACTION_INPUTS | given, GITHUB)
+    assert {item.registry: item.username for item in found.logins} == users
+    assert PASSWORD not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"repo-id": ""}, "repo-id: want a repo"),
+        ({"username": "me"}, "username and password together"),
+        ({"to": "a.io/x/y b.io/x/y", "username": "me", "password": "x"}, "got a.io, b.io"),
+        ({"allow-gated": "yes"}, "allow-gated: want true or false"),
+        ({"compress": "gzip"}, "compress: want one of"),
+        ({"registries": "x"}, "want only the inputs"),
+    ],
+)
+def test_inputs_of_the_action_that_cannot_be_used(changes: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        parse_action_inputs(ACTION_INPUTS | changes, GITHUB | {"GITHUB_REPOSITORY_OWNER": "me"})
 
 
 @pytest.fixture

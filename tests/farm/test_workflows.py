@@ -18,6 +18,7 @@ import yaml
 
 from downloader.cli import run
 from downloader.cli.farm import farm
+from downloader.farm.action import INPUTS
 from downloader.hub.repo import Selection
 from tests.support.fake_hub import (
     Commit,
@@ -199,6 +200,19 @@ def test_every_step_of_the_farm_exists() -> None:
     texts = [path.read_text() for path in (*FILES, ACTION)]
     used = {step for text in texts for step in re.findall(r"farm STEP=(\w+)", text)}
     assert used == set(farm.commands)
+
+
+def test_the_action_declares_the_inputs_that_its_step_knows() -> None:
+    assert set(load(ACTION)["inputs"]) == set(INPUTS)
+
+
+def test_the_action_is_one_call_of_the_menu_and_pins_what_it_uses() -> None:
+    steps = load(ACTION)["runs"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == [
+        'make -C "$GITHUB_ACTION_PATH" farm STEP=action'
+    ]
+    used = [line.strip() for line in ACTION.read_text().splitlines() if "uses:" in line]
+    assert all(PINNED.fullmatch(line.removeprefix("- ")) for line in used)
 
 
 def test_every_step_of_a_release_exists() -> None:
@@ -584,17 +598,18 @@ def test_a_step_that_fails_says_why_on_the_page_of_the_run(
 
 
 def test_a_model_that_fails_to_publish_says_why_on_the_page_of_the_run(
-    plan_job: JobRun, capsys: pytest.CaptureFixture[str]
+    plan_job: JobRun, hub: HubServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nobody listens at that port: the error is one target's, and not the command's."""
+    """A Hub is no registry, and has no shards: the error is one target's, and not the command's."""
+    host = hub.endpoint.removeprefix("http://")
     plan_job.env |= {"GITHUB_ACTIONS": "true", "BASE_IMAGE": "none"}
-    plan_job.env |= {"IMAGES": "127.0.0.1:9/me/hf-models", "SHARD": "1/1"}
+    plan_job.env["IMAGES"] = f"{host}/me/hf-models"
     assert plan_job.run("plan") == 0
-    assert plan_job.run("shard") == 4
+    assert plan_job.run("assemble") != 0
     marks = [line for line in capsys.readouterr().err.splitlines() if line.startswith("::")]
     assert len(marks) == 1
-    assert re.match("::error title=hf-models::.*connection refused", marks[0])
-    assert "connection refused" in plan_job.summary.partition("**error**")[2]
+    assert re.match(f"::error title=hf-models::.*{host}", marks[0])
+    assert "me/hf-models" in plan_job.summary.partition("**error**")[2]
 
 
 def test_what_comes_from_outside_starts_no_line_with_a_workflow_command(
