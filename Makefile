@@ -6,6 +6,9 @@ PYTHON ?= python3
 NOX := .venv/bin/nox
 ARGS ?=
 
+# Standard output is the command's result, alone: `make inspect IMAGE=... | head`.
+.SILENT:
+
 # A missing variable fails before anything starts, and names itself.
 need = $(if $($(1)),,$(error $(1) is missing: make $@ $(1)=$(2)))
 
@@ -86,5 +89,5 @@ dist: .venv/bin/nox ## Wheel, sdist, hf-models.pyz, checksums, and the tool's im
 	$(NOX) -s dist
 release: .venv/bin/nox ## A step of release.yml: STEP=dist
 	$(call need,STEP,dist)$(NOX) -s release -- $(STEP) $(ARGS)
-clean: ## Remove the virtual environments and everything built
-	rm -rf .venv .nox dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove the virtual environments and caches; with DIST=1 what was built, too
+	rm -rf .venv .nox $(if $(DIST),dist) .mypy_cache .pytest_cache .ruff_cache .hypothesis

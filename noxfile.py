@@ -6,6 +6,7 @@ A session is a few lines that call the package; logic lives there.
 import hashlib
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -35,15 +36,21 @@ if "PIP_INDEX_URL" in os.environ:  # behind a mirror; uv does not read pip's set
     os.environ.setdefault("UV_DEFAULT_INDEX", os.environ["PIP_INDEX_URL"])
 
 
-def names_no_arguments(record: logging.LogRecord) -> bool:
-    """Whether a line of nox's own may be printed: a command's arguments may hold a token.
+COMMANDS: list[str] = []  # the sessions that are one command of `hf-models`
 
-    nox names a command that failed with all its arguments, also where it was not to log it.
+
+def is_wanted(record: logging.LogRecord) -> bool:
+    """Whether a line of nox's own is printed.
+
+    nox names a command that failed with all its arguments, which may hold a token, also where
+    it was not to log it. Around a command's result it is to say nothing.
     """
-    return "-m downloader" not in record.getMessage()
+    text = record.getMessage()
+    around = re.match(r"(?:Running session|Session) (\S+)", text)
+    return "-m downloader" not in text and not (around and around[1] in COMMANDS)
 
 
-logging.getLogger("nox").addFilter(names_no_arguments)
+logging.getLogger("nox").addFilter(is_wanted)
 
 
 def groups(*names: str) -> tuple[str, ...]:
@@ -93,6 +100,7 @@ def command(name: str, purpose: str) -> Callable[[nox.Session], None]:
         run_command(session, name, *session.posargs)
 
     run.__doc__ = purpose
+    COMMANDS.append(name)
     return nox.session(name=name, default=False, tags=["command"])(run)
 
 

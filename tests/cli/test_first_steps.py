@@ -88,6 +88,30 @@ def test_nox_passes_the_exit_code_on_and_keeps_the_token(hub: HubServer) -> None
     assert CANARY not in done.stdout + done.stderr
 
 
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run make with this interpreter's nox and packages."""
+    nox = f"NOX={sys.executable} -m nox --no-venv --no-install"
+    return subprocess.run(
+        ["make", "--assume-old=.venv/bin/nox", nox, *arguments],
+        env=os.environ | {"PATH": own_path()},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_make_prints_the_result_alone() -> None:
+    done = make("models", "ARGS=show codet5-small")
+    assert done.stderr == ""
+    assert done.stdout == run_here("models", "show", "codet5-small").out
+
+
+def test_make_clean_keeps_what_was_built_unless_asked() -> None:
+    assert "dist" not in make("clean", "--dry-run").stdout.split()
+    assert "dist" in make("clean", "--dry-run", "DIST=1").stdout.split()
+
+
 def test_a_token_that_the_hub_does_not_know(hub: HubServer) -> None:
     done = hf_models("plan", "org/tiny", code=3, HF_ENDPOINT=hub.endpoint, HF_TOKEN=CANARY)
     assert "hint: check HF_TOKEN" in done.stderr
