@@ -28,7 +28,7 @@ from downloader.restore.foreign.scan import (
 )
 from downloader.restore.image import Image
 from downloader.transfer.mirrors import MirroredSource
-from downloader.transfer.source import RangesIgnoredError
+from downloader.transfer.source import SEQUENTIAL_TRIES, RangesIgnoredError
 
 # A layer up to here is read as a whole, so that its digest proves every header in it.
 WHOLE_LAYER_BYTES = 32 * 1024**2
@@ -147,15 +147,21 @@ def read_layer(
         image: Of the layer.
         layer: Compressed or not.
         budget: Told of every byte.
-        read: Need not read to the end; called again where a mirror sent wrong bytes.
+        read: Need not read to the end; called again where a mirror sent wrong bytes, and where
+            a connection broke to a server that cannot send the rest alone.
 
     Raises:
         IntegrityError: The layer is not the one that the manifest names.
     """
     source = image.places.source(layer.digest, layer.size_bytes)
+    tries = SEQUENTIAL_TRIES
     while True:
         try:
             return _read_once(source, layer, budget, read)
+        except RangesIgnoredError:
+            tries -= 1
+            if not tries:
+                raise
         except (IntegrityError, ProtocolError):
             if not source.blame():
                 raise
