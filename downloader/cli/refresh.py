@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from downloader.cli.command import examples
-from downloader.cli.console import ConsoleProgress, print_json, print_table, say_error
+from downloader.cli.console import ConsoleProgress, print_json, print_table, say, say_error
 from downloader.cli.farm import write_jobs
 from downloader.cli.github import write_summary
 from downloader.cli.models import models_file_option, read_models_file
@@ -66,7 +66,15 @@ def refresh(
         models.entries, stores_of, lambda model: hub.resolve(model.repo, model.revision)
     )
     if github_output:
-        write_jobs([Job(item.model) for item in found if item.is_due])
+        due = [item for item in found if item.is_due]
+        # What a fork adds is published by the push that adds it; the rest came with the fork.
+        left = [item for item in due if models.is_inherited and not item.is_published]
+        if left:
+            count = format_count(len(left), "model")
+            say(
+                f"left out: {count} that {models_file} of another owner names, never published here"
+            )
+        write_jobs([Job(item.model) for item in due if item not in left])
         write_summary(table(COLUMNS, _rows(found)))
     if as_json:
         print_json({"models": [item.to_json() for item in found]})

@@ -98,11 +98,13 @@ class Models:
         file: Its name, for messages.
         entries: One per image.
         registries: Of the defaults.
+        is_inherited: Whether the file names another owner than who publishes, as in a fork.
     """
 
     file: str
     entries: tuple[Model, ...]
     registries: tuple[str, ...]
+    is_inherited: bool = False
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.entries)
@@ -177,7 +179,8 @@ def parse_models(text: str, file: str = MODELS_FILE, owner: str | None = None) -
     tables = top.tables("model")
     entries = [_parse_model(table, defaults) for table in tables]
     _check_tags(tables, entries)
-    return Models(file, tuple(entries), defaults.registries)
+    own = top.table("defaults").text("owner", "").lower()
+    return Models(file, tuple(entries), defaults.registries, own not in {"", defaults.owner})
 
 
 @dataclass(frozen=True)

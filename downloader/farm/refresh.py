@@ -43,6 +43,11 @@ class Freshness:
         """Whether publishing it again would change something."""
         return self.state in {"behind", "missing"}
 
+    @property
+    def is_published(self) -> bool:
+        """Whether any registry has it, at whatever commit."""
+        return any(self.published.values())
+
     def to_json(self) -> dict[str, Any]:
         """Return it for programs."""
         return {

@@ -368,6 +368,22 @@ def test_refresh_tells_missing_gone_and_gated_apart(farm: Farm, image: str, tmp_
     assert [item["tag"] for item in due] == ["new", "elsewhere"]
 
 
+def test_refresh_in_a_fork_takes_what_the_fork_has_published(
+    farm: Farm, image: str, tmp_path: Path
+) -> None:
+    publish_tiny(farm, image)
+    entries = {TAG: "org/farmed", "inherited": "org/tiny"}  # TAG has another commit: behind
+    lines = [f'[[model]]\ntag = "{tag}"\nrepo = "{repo}"\n' for tag, repo in entries.items()]
+    for owner, tags in (("upstream", [TAG]), ("me", list(entries))):
+        defaults = f'[defaults]\nowner = "{owner}"\nregistries = ["{image}"]\n'
+        (tmp_path / "models.toml").write_text(defaults + "".join(lines))
+        farm.job.env["GITHUB_REPOSITORY_OWNER"] = "Me"
+        states = {item["tag"]: item["state"] for item in farm.refresh()}
+        assert states == {TAG: "behind", "inherited": "missing"}
+        due = json.loads(farm.outputs["matrix"])["include"]
+        assert [item["tag"] for item in due] == tags
+
+
 def test_refresh_that_can_look_nowhere_is_an_error(farm: Farm, tmp_path: Path) -> None:
     entry = '[[model]]\ntag = "a"\nrepo = "org/tiny"\nregistries = ["ghcr.io/me/x"]\n'
     (tmp_path / "models.toml").write_text(entry)

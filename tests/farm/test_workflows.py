@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import yaml
+from nox.virtualenv import PassthroughEnv
 
 from downloader.cli import run
 from downloader.cli.farm import farm
@@ -241,6 +244,28 @@ def test_the_gate_waits_for_every_job() -> None:
 def test_the_page_says_what_is_behind_the_hub() -> None:
     runs = [step.get("run") for step in jobs_of(FOLDER / "pages.yml")["build"]["steps"]]
     assert "make catalog ARGS=--check-hub" in runs
+
+
+def test_a_model_that_fails_does_not_keep_the_others_off_the_page() -> None:
+    catalog = jobs_of(FOLDER / "publish.yml")["catalog"]["if"]
+    assert "!cancelled()" in catalog
+    assert "needs.images.result" not in catalog
+    for name in ("reusable.yml", "refresh.yml"):
+        assert jobs_of(FOLDER / name)["model"]["strategy"]["fail-fast"] is False
+
+
+def test_the_table_of_the_readmes_is_checked_here_and_not_in_a_fork(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    lint = runpy.run_path("noxfile.py")["lint"].func
+    for repository in ("someone/hf-models", "AlphaHinex/hf-models"):
+        monkeypatch.setenv("GITHUB_REPOSITORY", repository)
+        ran: list[tuple[str, ...]] = []
+        run = cast("Any", lambda *words, ran=ran: ran.append(words))
+        lint(SimpleNamespace(virtualenv=PassthroughEnv(), posargs=[], run=run))
+        is_checked = any("--readme" in words for words in ran)
+        assert is_checked == repository.startswith("AlphaHinex/")
 
 
 def test_the_page_is_not_deployed_from_a_git_tag() -> None:
