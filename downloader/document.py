@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from downloader.errors import HfModelsError, ProtocolError
+from downloader.units import format_bytes
 
 LARGEST_INTEGER = 2**63 - 1  # of a file's size, wherever one is kept
 _SHOWN_CHARACTERS = 80
@@ -111,6 +112,31 @@ def objects_of(
     if not isinstance(value, list):
         raise error(f"{where}: want a list, got {describe(value)}")
     return [Document(item, f"{where}[{i}]", error) for i, item in enumerate(value)]
+
+
+def check_parsed_size(data: bytes, what: str, limit_bytes: int) -> int:
+    """Return how much memory a JSON text takes at most when it is parsed.
+
+    Raises:
+        ProtocolError: That is more than ``limit_bytes``.
+
+    >>> check_parsed_size(b'{"a": []}', "plan", 1000)
+    386
+    """
+    # Of CPython's objects: dict 184 to 232, list 56, str 49 and its characters, pointers 8.
+    parsed_bytes = (
+        2 * len(data)
+        + 256 * data.count(b"{")
+        + 64 * data.count(b"[")
+        + 24 * data.count(b'"')
+        + 16 * data.count(b",")
+    )
+    if parsed_bytes > limit_bytes:
+        raise ProtocolError(
+            f"{what}: would take {format_bytes(parsed_bytes)} of memory"
+            f" (limit {format_bytes(limit_bytes)})"
+        )
+    return parsed_bytes
 
 
 def describe(value: object) -> str:

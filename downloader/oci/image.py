@@ -12,6 +12,9 @@ from downloader.oci.manifest import ZSTD_MANIFEST, Descriptor, Index, Manifest, 
 
 CONFIG_LIMIT_BYTES = 16 * 1024**2  # a history of many thousand lines
 
+# Documents that are read to find an image, in sum; each counts as some 128 KiB at least.
+_DOCUMENTS_LIMIT_BYTES = 16 * 1024**2
+_DOCUMENT_BYTES = 128 * 1024
 _NESTING_LIMIT = 4  # an archive's index, an image's index, a manifest
 _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 _CONFIG_TYPES = {
@@ -50,9 +53,19 @@ def choose_manifest(data: bytes, get: GetBlob) -> Manifest:
         get: Returns a manifest by digest, None where it is missing.
 
     Raises:
-        ProtocolError: It is malformed, or leads to no image.
+        ProtocolError: It is malformed, leads to no image, or only through too many documents.
     """
-    return _choose(data, get, 0)
+    left_bytes = _DOCUMENTS_LIMIT_BYTES
+
+    def get_counted(digest: Digest) -> bytes | None:
+        nonlocal left_bytes
+        found = get(digest)
+        left_bytes -= _DOCUMENT_BYTES + len(found or b"")
+        if left_bytes < 0:
+            raise ProtocolError("want an image in the index, got too many documents before one")
+        return found
+
+    return _choose(data, get_counted, 0)
 
 
 def _choose(data: bytes, get: GetBlob, depth: int) -> Manifest:

@@ -35,6 +35,7 @@ from downloader.oci.tar_read import iter_members
 
 # An image in an archive has some thousand members; a tar of anything else may have millions.
 _NAMES_LIMIT_BYTES = 64 * 1024**2
+_MANIFESTS_LIMIT_BYTES = 64 * 1024**2  # of all images of a layout: some thousand
 _ENTRY_BYTES = 300  # of the table below, for each member
 _LINKS_LIMIT = 4  # docker save once linked a layer to its twin
 ROOT_PATH = "root.tar"  # what a blob that is the whole file is called
@@ -383,8 +384,16 @@ class LocalBlobs:
     def _indexed(self, index: Manifest | Index) -> Iterator[NamedManifest]:
         if isinstance(index, Manifest):
             raise ProtocolError(f"{self.name}: index.json: want an index, got a manifest")
+        found: dict[Digest, bytes | None] = {}
         for descriptor in index.manifests:
-            data = self.get(descriptor.digest)
+            if descriptor.digest not in found:
+                found[descriptor.digest] = self.get(descriptor.digest)
+                if sum(len(data or b"") for data in found.values()) > _MANIFESTS_LIMIT_BYTES:
+                    raise ProtocolError(
+                        f"{self.name}: index.json: want manifests of at most"
+                        f" {_MANIFESTS_LIMIT_BYTES} bytes together, got more"
+                    )
+            data = found[descriptor.digest]
             names = (descriptor.annotations.get(key) for key in (IMAGE_NAME, REF_NAME))
             if data is not None:
                 yield NamedManifest(data, tuple(name for name in names if name))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from downloader.document import check_parsed_size
 from downloader.errors import ProtocolError
 from downloader.oci.digest import Digest, digest_of, parse_digest
 
@@ -23,6 +24,8 @@ MANIFEST_TYPES = (MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
 
 # The specification asks registries to accept 4 MiB; nothing larger can be a manifest.
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024
+# Of a manifest in memory: 1000 layers take 1 MiB, and `list` reads eight manifests at once.
+PARSED_LIMIT_BYTES = 16 * 1024 * 1024
 LAYERS_LIMIT = 1000  # engines stop at 127; more is an attack, not an image
 
 # The known pattern for an image in two forms: podman, skopeo and CRI-O take the annotated one.
@@ -144,7 +147,7 @@ def parse_manifest(data: bytes) -> Manifest | Index:
         ...
     downloader.errors.ProtocolError: manifest.config: want an object, got NoneType
     """
-    document = parse_json_object(data, "manifest", MANIFEST_LIMIT_BYTES)
+    document = parse_json_object(data, "manifest", MANIFEST_LIMIT_BYTES, PARSED_LIMIT_BYTES)
     if document.get("schemaVersion") != 2:
         raise ProtocolError(f"manifest.schemaVersion: want 2, got {document.get('schemaVersion')}")
     media_type = document.get("mediaType")
@@ -169,14 +172,23 @@ def parse_manifest(data: bytes) -> Manifest | Index:
 _INDEX_TYPES = {INDEX, DOCKER_INDEX}
 
 
-def parse_json_object(data: bytes, what: str, limit_bytes: int) -> dict[str, Any]:
+def parse_json_object(
+    data: bytes, what: str, limit_bytes: int, parsed_limit_bytes: int | None = None
+) -> dict[str, Any]:
     """Parse a JSON object of bounded size.
+
+    Args:
+        data: As it came.
+        what: It, for messages.
+        limit_bytes: Of its text.
+        parsed_limit_bytes: Of the memory that it takes; None for eight times ``limit_bytes``.
 
     Raises:
         ProtocolError: It is larger, no JSON, nested too deeply, or no object.
     """
     if len(data) > limit_bytes:
         raise ProtocolError(f"{what}: want at most {limit_bytes} bytes, got {len(data)}")
+    check_parsed_size(data, what, parsed_limit_bytes or 8 * limit_bytes)
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:

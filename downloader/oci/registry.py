@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlencode
 
+from downloader.document import check_parsed_size
 from downloader.errors import InputError, IntegrityError, ProtocolError, RegistryError
 from downloader.net.address import parse_address, resolve_address
 from downloader.net.body import is_inflatable
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # what the specification wants registries to take
 _TAGS_LIMIT_BYTES = 16 * 1024 * 1024  # of all pages: 100,000 tags of the longest
+_TAGS_PARSED_LIMIT_BYTES = 24 * 1024 * 1024  # of all pages in memory: 300,000 tags of the shortest
 _UNTOLD_LIMIT_BYTES = 4 * 1024 * 1024  # of a blob whose size only its bytes tell
 # Statuses of HEAD where GET may work: not implemented, or a URL signed for GET only.
 _NO_HEAD = (400, 403, 405, 501)
@@ -288,6 +290,7 @@ class Registry:
 
     def _list(self, base_url: str, key: str, what: str, scopes: Scopes) -> list[str]:
         queries, tags, left_bytes = [f"n={_TAGS_PER_PAGE}"], set[str](), _TAGS_LIMIT_BYTES
+        left_parsed_bytes = _TAGS_PARSED_LIMIT_BYTES
         for _ in range(_PAGES_LIMIT):
             url = base_url + (f"?{queries[-1]}" if queries[-1] else "")
             answer = self._fetch_tags(url, what, left_bytes, scopes)
@@ -301,6 +304,7 @@ class Registry:
             left_bytes -= len(answer.body)
             if left_bytes <= 0:
                 raise ProtocolError(f"{what}: want at most {_TAGS_LIMIT_BYTES} bytes, got more")
+            left_parsed_bytes -= check_parsed_size(answer.body, what, left_parsed_bytes)
             tags.update(_parse_tags(answer.body, key, what))
             link = parse_next_link(answer.headers.get("Link"))
             if link is None:

@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from downloader.oci.digest import digest_of
-from downloader.oci.manifest import LAYER
+from downloader.oci.manifest import INDEX, LAYER, MANIFEST_LIMIT_BYTES
 from downloader.restore.foreign.budget import DOCUMENT_LIMIT_BYTES
 from tests.support.make_image import (
     COMMIT,
@@ -24,10 +24,12 @@ from tests.support.make_image import (
     Member,
     RawLayer,
     cache_members,
+    layer_of,
     link,
     put_image,
     tar_of,
 )
+from tests.support.odd_registry import OddRegistry, Reply
 from tests.support.restore import FOLDER, check_cache, layout, restored
 
 ROOT = f"{HUB}/{FOLDER}"
@@ -169,3 +171,92 @@ def test_ordinary_image_of_many_files_is_within_the_first_allowance(tmp_path: Pa
     put_image(layout(tmp_path / "image"), [layer])
     restored(tmp_path / "image", tmp_path / "cache")
     check_cache(tmp_path / "cache", files, has_tree=False)
+
+
+# Documents of a registry
+
+
+def lists_as_json(size_bytes: int) -> bytes:
+    """Return JSON that takes thirty times its size when it is parsed."""
+    return b"[" + b"[]," * (size_bytes // 3) + b"0]"
+
+
+def bomb_manifest(number: int) -> bytes:
+    head = b'{"schemaVersion":2,"x":%d,"manifests":[],"y":' % number
+    return head + lists_as_json(MANIFEST_LIMIT_BYTES - 200) + b"}"
+
+
+@pytest.fixture
+def odd() -> Iterator[OddRegistry]:
+    with OddRegistry() as registry:
+        yield registry
+
+
+def test_list_of_manifests_that_grow_when_parsed_stays_within_memory(
+    tmp_path: Path, odd: OddRegistry
+) -> None:
+    for number in range(16):
+        odd.manifests[f"t{number}"] = (INDEX, bomb_manifest(number))
+    code, peak_bytes, cpu_s = measure(tmp_path, "list", f"{odd.host}/a/b")
+    assert code == 5
+    assert peak_bytes < MEMORY_LIMIT_BYTES
+    assert cpu_s < CPU_START_S + CPU_PER_MIB_S * 16 * 4
+
+
+def test_catalog_of_manifests_that_grow_when_parsed_stays_within_memory(
+    tmp_path: Path, odd: OddRegistry
+) -> None:
+    models = f'[defaults]\nregistries = ["{odd.host}/a/b"]\n'
+    for number in range(16):
+        odd.manifests[f"t{number}"] = (INDEX, bomb_manifest(number))
+        models += f'[[model]]\nrepo = "org/m{number}"\ntag = "t{number}"\n'
+    (tmp_path / "models.toml").write_text(models)
+    flags = ("--file", str(tmp_path / "models.toml"), "--output", str(tmp_path / "site"))
+    _, peak_bytes, _ = measure(tmp_path, "catalog", *flags)
+    assert len([asked for asked in odd.seen if "/manifests/" in asked.path]) >= 16
+    assert peak_bytes < MEMORY_LIMIT_BYTES
+
+
+@pytest.mark.parametrize("command", ["list", "inspect"])
+@pytest.mark.parametrize("kind", ["lists", "tags"])
+def test_listing_that_grows_when_parsed_stays_within_memory(
+    tmp_path: Path, odd: OddRegistry, command: str, kind: str
+) -> None:
+    size_bytes = 15 * MIB  # as text it is allowed
+    tags = b"[" + b'"a",' * (size_bytes // 4) + b'"b"]'
+    large = lists_as_json(size_bytes) if kind == "lists" else tags
+    body = b'{"name":"x","tags":' + large + b"}"
+    odd.hook = lambda asked: Reply(body=body) if asked.path.endswith("/tags/list") else None
+    code, peak_bytes, _ = measure(tmp_path, command, f"{odd.host}/a/b")
+    assert code == (5 if command == "list" else 3)  # inspect asks for a tag that is not there
+    assert peak_bytes < MEMORY_LIMIT_BYTES
+
+
+@pytest.mark.parametrize("command", ["restore", "inspect"])
+def test_nested_indexes_share_one_sum_of_documents(
+    tmp_path: Path, odd: OddRegistry, command: str
+) -> None:
+    """Each index is small enough, and leads through hundreds of others to no image."""
+    items = [odd.add_manifest(f"n{i}", {"manifests": [], "n": i}, INDEX) for i in range(900)]
+    odd.add_manifest("t", {"manifests": items}, INDEX)
+    more = ("--cache-dir", str(tmp_path / "cache")) if command == "restore" else ()
+    code, peak_bytes, _ = measure(tmp_path, command, f"{odd.host}/a/b:t", *more)
+    assert code == 5
+    assert peak_bytes < MEMORY_LIMIT_BYTES
+    assert len([asked for asked in odd.seen if "/manifests/" in asked.path]) < 150
+
+
+def test_layout_whose_index_names_large_manifests_stays_within_memory(tmp_path: Path) -> None:
+    root = tmp_path / "image"
+    put_image(layout(root), [layer_of(Member("bin/sh", b"x"))])
+    index = json.loads((root / "index.json").read_text())
+    blobs = root / "blobs" / "sha256"
+    for number in range(40):
+        data = b'{"schemaVersion":2,"n":%d,"x":"%s"}' % (number, b"x" * 3_900_000)
+        (blobs / digest_of(data)[7:]).write_bytes(data)
+        item = {"mediaType": INDEX, "digest": digest_of(data), "size": len(data)}
+        index["manifests"] += [item] * 20
+    (root / "index.json").write_text(json.dumps(index))
+    code, peak_bytes, _ = measure(tmp_path, "inspect", root)
+    assert code == 5
+    assert peak_bytes < MEMORY_LIMIT_BYTES

@@ -9,6 +9,7 @@ from downloader.errors import ProtocolError
 from downloader.image import PREFIX, ImageLabels, parse_labels
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import (
+    PARSED_LIMIT_BYTES,
     Descriptor,
     Index,
     Manifest,
@@ -108,7 +109,7 @@ def _facts(store: Store, top: Manifest | Index, manifest: Manifest) -> Mapping[s
 
 def _read_labels(store: Store, config: Descriptor) -> Mapping[str, str]:
     data = read_blob(store, config, CONFIG_LIMIT_BYTES)
-    document = parse_json_object(data, str(config.digest), CONFIG_LIMIT_BYTES)
+    document = parse_json_object(data, str(config.digest), CONFIG_LIMIT_BYTES, PARSED_LIMIT_BYTES)
     inner: Any = document.get("config")
     labels: Any = inner.get("Labels") if isinstance(inner, Mapping) else None
     if not isinstance(labels, Mapping):

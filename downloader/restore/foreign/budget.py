@@ -31,7 +31,7 @@ DIRECTORY_BYTES = 350
 FILE_BYTES = 500  # of a parsed list: its path and hashes
 
 # trees/ and plans/ of 100,000 files are 20 MB. Parsed, a document is several times as large;
-# what each of its characters may become at most is in `parse_document`.
+# what each of its characters may become at most is in `check_parsed_size`.
 DOCUMENT_LIMIT_BYTES = 32 * 1024**2
 PARSED_LIMIT_BYTES = 144 * 1024**2
 
@@ -103,17 +103,4 @@ def parse_document(data: bytes, what: str) -> dict[str, Any]:
         ...
     downloader.errors.ProtocolError: trees/x.json: would take 344 MB of memory (limit 151 MB)
     """
-    # Of CPython's objects: dict 184 to 232, list 56, str 49 and its characters, pointers 8.
-    parsed_bytes = (
-        2 * len(data)
-        + 256 * data.count(b"{")
-        + 64 * data.count(b"[")
-        + 24 * data.count(b'"')
-        + 16 * data.count(b",")
-    )
-    if parsed_bytes > PARSED_LIMIT_BYTES:
-        raise ProtocolError(
-            f"{what}: would take {format_bytes(parsed_bytes)} of memory"
-            f" (limit {format_bytes(PARSED_LIMIT_BYTES)})"
-        )
-    return parse_json_object(data, what, DOCUMENT_LIMIT_BYTES)
+    return parse_json_object(data, what, DOCUMENT_LIMIT_BYTES, PARSED_LIMIT_BYTES)
