@@ -271,7 +271,7 @@ class _Fetch:
         if left.size_bytes:
             path.replace(partial_file.path)
         shutil.rmtree(directory, ignore_errors=True)
-        return partial_file.open(left)
+        return partial_file.open(left if left.size_bytes else None)  # None: what its journal says
 
     def _transfer(self, file: RepoFile, source: HubFile, path: Path, meter: Meter) -> bool:
         """Run hf_transfer; return whether the file has its size now."""
