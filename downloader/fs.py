@@ -22,6 +22,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -127,6 +128,20 @@ def make_private_directory(path: Path) -> None:
             f"{path}: want a directory that only we may write to, got another one",
             hint="remove it, or name another directory",
         )
+
+
+def ignores_case(directory: Path) -> bool:
+    """Whether names that differ only in case are one name in a directory, there or not yet.
+
+    Tries it with an empty directory, so it is for the rare case that somebody must know.
+    """
+    there = next((path for path in (directory, *directory.parents) if path.is_dir()), None)
+    try:
+        with tempfile.TemporaryDirectory(prefix="HF-MODELS-", dir=there) as name:
+            probe = Path(name)
+            return probe.with_name(probe.name.replace("HF-MODELS-", "hf-models-")).exists()
+    except OSError:
+        return False  # nothing can be written there, which is said when it matters
 
 
 def _not_a_directory(path: Path) -> StorageError:

@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from typing import Any, Literal
 from downloader.errors import IntegrityError, ProtocolError, StorageError
 from downloader.fs import (
     NewFile,
+    ignores_case,
     make_directory,
     read_small_file,
     storage_errors,
@@ -307,6 +309,24 @@ def check_folder(folder: Path) -> None:
     for name in ("blobs", "refs", "snapshots", "trees"):
         if os.path.lexists(folder / name):
             make_directory(folder, name)
+
+
+def check_cases(root: Path, snapshot: Snapshot) -> None:
+    """Raise where two files of a snapshot would be one on the file system of ``root``.
+
+    Raises:
+        StorageError: Their paths differ only in case, which the file system ignores (as those
+            of macOS and Windows do), or in how Unicode composes a character.
+    """
+    seen: dict[str, str] = {}
+    for file in snapshot.files:
+        other = seen.setdefault(unicodedata.normalize("NFC", file.path).casefold(), file.path)
+        if other != file.path and ignores_case(root):
+            raise StorageError(
+                f"{root}: {other!r} and {file.path!r} would be one file here:"
+                " this file system ignores case",
+                hint="leave one out with --exclude, or name a directory on another file system",
+            )
 
 
 def _has_data(path: Path, data: bytes) -> bool:

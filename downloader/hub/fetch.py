@@ -23,6 +23,7 @@ from downloader.hub import hf_transfer
 from downloader.hub.cache import (
     BlobHasher,
     blob_path,
+    check_cases,
     check_folder,
     finish_snapshot,
     lock_path,
@@ -175,6 +176,7 @@ class _Fetch:
     def run(self) -> None:
         """Fetch what is missing."""
         check_folder(self._folder)
+        check_cases(self._cache_dir, self._snapshot)
         self._progress.start(sum(self._snapshot.blobs.values()), len(self._snapshot.files))
         missing = [file for file in self._files.values() if not self._take_known(file)]
         make_directory(self._folder, "blobs")

@@ -15,6 +15,7 @@ from downloader.fs import NewFile, hold_lock, make_directory, read_small_file, s
 from downloader.hub.cache import (
     BlobHasher,
     blob_path,
+    check_cases,
     check_folder,
     finish_snapshot,
     iter_metadata_entries,
@@ -110,6 +111,7 @@ class CacheTarget:
         """Raise if the names of a snapshot cannot lie side by side, or its folder has links."""
         iter_metadata_entries(snapshot)
         check_folder(self.root / snapshot.repo.folder_name)
+        check_cases(self.root, snapshot)
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Do nothing: the names of cache blobs are their oids."""
@@ -196,8 +198,10 @@ class LocalTarget:
 
         Raises:
             ProtocolError: A name would lie in a git repository's own directory.
+            StorageError: Two names would be one on this file system.
         """
         iter_metadata_entries(snapshot)
+        check_cases(self.root, snapshot)
         for file in snapshot.files:
             if any(_is_dot_git(segment) for segment in file.path.split("/")):
                 raise ProtocolError(

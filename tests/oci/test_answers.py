@@ -217,7 +217,7 @@ def test_pages_without_end_are_cut_by_their_sum(odd: OddRegistry, pool: HttpPool
         return Reply(body=page, headers={"Link": f"</x?last={following}>; rel=next"})
 
     odd.hook = hook
-    with pytest.raises(ProtocolError, match="want at most 16777216 bytes, got more|of memory .limit"):
+    with pytest.raises(ProtocolError, match=r"bytes, got more|of memory"):
         open_at(odd, pool).list_tags()
     assert len(odd.seen) < 10
 

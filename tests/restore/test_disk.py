@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from downloader.hub import cache
 from downloader.restore import target as targets
 from downloader.restore.restore_plan import narrow
 from tests.support.make_image import (
@@ -284,3 +285,22 @@ def test_small_image_is_restored_in_at_most_seven_requests(tmp_path: Path) -> No
         count = len(mirror.log.requests)
         assert hf_models("inspect", f"{mirror.host}/x/y:latest").code == 0
         assert len(mirror.log.requests) - count <= 3
+
+
+@pytest.mark.parametrize("target", ["--cache-dir", "--local-dir"])
+def test_names_that_differ_only_in_case_are_refused_where_case_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    files = {"Model.bin": b"one", "model.bin": b"two", "config.json": b"{}"}
+    put_ours(layout(tmp_path / "image"), files)
+    ran = hf_models("restore", tmp_path / "image", target, tmp_path / "here")
+    assert ran.code == 0, ran.err
+    monkeypatch.setattr(cache, "ignores_case", lambda _: True)  # as on macOS and Windows
+    there = tmp_path / "there"
+    ran = hf_models("restore", tmp_path / "image", target, there)
+    assert ran.code == 7
+    assert "'Model.bin' and 'model.bin' would be one file here" in ran.err
+    assert "--exclude" in ran.err
+    assert not [path for path in there.rglob("*") if path.is_file()]
+    more = ("--exclude", "model.bin")
+    assert hf_models("restore", tmp_path / "image", target, there, *more).code == 0
