@@ -114,5 +114,5 @@ def _print_report(report: FetchReport, snapshot: Snapshot, as_json: bool, quiet:
             say(note)
         fetched, reused = format_bytes(report.fetched_bytes), format_bytes(report.reused_bytes)
         count = format_count(report.fetched_files, "file")
-        say(f"fetched {fetched} in {count}, had {reused}; all verified")
+        say(f"downloaded {fetched} in {count}, already present {reused}; all verified")
     print_result(str(report.snapshot_dir))

@@ -116,11 +116,11 @@ def _print_report(report: Report, options: dict[str, Any]) -> None:
             _print_planned(item)
     counts = report.counts
     if not options["quiet"]:
-        verb = "would fetch" if options["dry_run"] else "fetched"
+        verb = "would download" if options["dry_run"] else "downloaded"
         say(
-            f"{verb} {format_bytes(counts.fetched_bytes)};"
-            f" kept {format_bytes(counts.kept_bytes)} in {format_count(counts.kept_blobs, 'file')}"
-            f" and {format_bytes(counts.resumed_bytes)} of an earlier run"
+            f"{verb} {format_bytes(counts.fetched_bytes)},"
+            f" already present {format_bytes(counts.kept_bytes)},"
+            f" resumed {format_bytes(counts.resumed_bytes)}"
         )
     if not options["dry_run"]:
         for path in dict.fromkeys(item.path for item in report.restored):

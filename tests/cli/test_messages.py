@@ -184,7 +184,7 @@ def test_what_is_counted_has_its_name(side: Side) -> None:
     assert re.search(r"^publish: .*, 1/1 layer, ", ran.err, re.MULTILINE), ran.err
     ran = side.run("fetch", "org/other")
     assert re.search(r"^fetch: \S+ B in 1 file$", ran.err, re.MULTILINE), ran.err
-    assert "in 1 file, had" in ran.err
+    assert "in 1 file, already present" in ran.err
 
 
 def test_a_repo_without_files_is_said_to_be_one(side: Side) -> None:
