@@ -1,5 +1,6 @@
 """What SOURCE means on the command line: where an image is."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,11 +98,21 @@ def parse_source(text: str, engine_has: Callable[[str], bool]) -> Source:
     if local is not None:
         return local
     if text.startswith(_PATH_PREFIXES) or text.endswith(_ARCHIVE_SUFFIXES):
-        raise InputError(f"{text}: want a directory or an archive, got nothing there")
+        raise _no_image(text)
     reference = parse_reference(text)
     if not text.startswith(reference.registry) and engine_has(text):
         return EngineSource(text)
     return RegistrySource(reference)
+
+
+def _no_image(text: str) -> InputError:
+    path = _expand(text)
+    if not path.is_dir():
+        return InputError(f"{text}: want a directory or an archive, got nothing there")
+    return InputError(
+        f"{text}: want an image, got a directory with neither {' nor '.join(_DOCUMENTS)}",
+        hint=f"a root file system is read as a tar: tar -C {shlex.quote(text)} -cf root.tar .",
+    )
 
 
 def _local(text: str) -> Source | None:

@@ -152,3 +152,12 @@ def test_tar_that_is_no_image_says_so(tmp_path: Path) -> None:
     ran = restore(archive, tmp_path / "cache")
     assert ran.code == 2
     assert "want an OCI image layout or what docker save writes" in ran.err
+
+
+def test_directory_that_is_no_image_says_how_to_read_a_root_file_system(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "bin").mkdir(parents=True)
+    ran = restore(root, tmp_path / "cache")
+    assert ran.code == 2
+    assert "got a directory with neither index.json nor manifest.json" in ran.err
+    assert f"tar -C {root} -cf root.tar ." in ran.err
