@@ -173,10 +173,10 @@ class Exchange:
             return False
         try:
             if self._framed:
-                self._send_all(memoryview(b"%x\r\n" % len(data)))
-            self._send_all(data)
-            if self._framed:
-                self._send_all(memoryview(b"\r\n"))
+                # RFC 9112, section 7.1
+                self._send_all(memoryview(b"%x\r\n" % len(data)), data, memoryview(b"\r\n"))
+            else:
+                self._send_all(data)
         except (ConnectionResetError, BrokenPipeError):
             # A refusal is sent before the line is cut, and explains it.
             with self._mapped():
@@ -206,14 +206,21 @@ class Exchange:
             self._read_head()
         return True
 
-    def _send_all(self, data: memoryview) -> None:
-        # `sendall` has one deadline for all of it, which a slow line would miss; here the
-        # timeout is that of a line on which nothing moves.
-        while data:
+    def _send_all(self, *parts: memoryview) -> None:
+        # One call for all parts: the few bytes of a frame, sent by themselves, wait until a
+        # third of the socket's buffer is free, in which time the caller hashes nothing.
+        gathers = type(self._sock) is socket.socket and hasattr(self._sock, "sendmsg")
+        left = [part for part in parts if part]
+        while left:
+            # `sendall` has one deadline for all of it, which a slow line would miss; here the
+            # timeout is that of a line on which nothing moves.
             with self._watch.waiting():
-                count = self._sock.send(data)
-            data = data[count:]
+                count = self._sock.sendmsg(left) if gathers else self._sock.send(left[0])
             self._watch.moved(count)
+            while left and count >= len(left[0]):
+                count -= len(left.pop(0))
+            if count:
+                left[0] = left[0][count:]
 
     def wait(self) -> None:
         """Wait for the head of the answer; `status` and the others do so by themselves.
