@@ -19,19 +19,25 @@ if TYPE_CHECKING:
     from downloader.environment import Environment as Environment
     from downloader.environment import read_environment as read_environment
     from downloader.errors import HfModelsError as HfModelsError
+    from downloader.library.bundle import bundle as bundle
     from downloader.library.connection import Connection as Connection
     from downloader.library.consumer import inspect as inspect
     from downloader.library.consumer import restore as restore
     from downloader.library.consumer import restore_images as restore_images
     from downloader.library.consumer import verify as verify
+    from downloader.library.layouts import build as build
+    from downloader.library.layouts import push as push
     from downloader.library.publisher import PlanOptions as PlanOptions
+    from downloader.library.publisher import assemble as assemble
     from downloader.library.publisher import copy as copy
     from downloader.library.publisher import login as login
     from downloader.library.publisher import logout as logout
     from downloader.library.publisher import plan as plan
     from downloader.library.publisher import publish as publish
     from downloader.library.publisher import remove as remove
+    from downloader.library.serving import serve as serve
     from downloader.progress import Progress as Progress
+    from downloader.serve import ServeOptions as ServeOptions
 
 __version__ = "0.1.0"
 
@@ -42,16 +48,22 @@ _HOME = {
     "HfModelsError": "downloader.errors",
     "PlanOptions": "downloader.library.publisher",
     "Progress": "downloader.progress",
+    "ServeOptions": "downloader.serve",
+    "assemble": "downloader.library.publisher",
+    "build": "downloader.library.layouts",
+    "bundle": "downloader.library.bundle",
     "copy": "downloader.library.publisher",
     "inspect": "downloader.library.consumer",
     "login": "downloader.library.publisher",
     "logout": "downloader.library.publisher",
     "plan": "downloader.library.publisher",
     "publish": "downloader.library.publisher",
+    "push": "downloader.library.layouts",
     "read_environment": "downloader.environment",
     "remove": "downloader.library.publisher",
     "restore": "downloader.library.consumer",
     "restore_images": "downloader.library.consumer",
+    "serve": "downloader.library.serving",
     "verify": "downloader.library.consumer",
 }
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,6 @@ from downloader.cli.console import (
     say,
     teller,
 )
-from downloader.cli.layouts import DIST, LayoutRequest, build_layout, report_layout
 from downloader.cli.options import (
     connection_of,
     connection_options,
@@ -45,6 +45,7 @@ from downloader.errors import EngineError, HfModelsError, InputError
 from downloader.hub.snapshot import Hub
 from downloader.image import labels, parse_labels
 from downloader.library.connection import Connection
+from downloader.library.layouts import DIST, LayoutRequest, build_layout
 from downloader.library.publisher import BASE_VARIABLE, tag_of
 from downloader.net.address import is_loopback
 from downloader.net.retry import RetryPolicy
@@ -163,9 +164,27 @@ def _build_layout(
     environment = read_environment()
     credentials = connection.find_credentials(environment, [])
     with closing(connection.open_pool(environment)) as http:
-        outcome = build_layout(hub, plan, request, http=http, credentials=credentials, quiet=quiet)
+        outcome = build_layout(
+            hub,
+            plan,
+            request,
+            http=http,
+            credentials=credentials,
+            environment=environment,
+            open_progress=partial(ConsoleProgress, quiet=quiet),
+        )
     if as_json:
-        print_json({**describe_repo(plan.snapshot), **report_layout(outcome, request)})
+        print_json(
+            {
+                **describe_repo(plan.snapshot),
+                "layout": str(request.dist / request.tag),
+                "tag": request.tag,
+                "digest": outcome.digest,
+                "archive": str(request.archive) if request.archive else None,
+                "moved_bytes": sum(layer.wire_bytes for layer in outcome.moved),
+                "reused_bytes": sum(layer.wire_bytes for layer in outcome.reused),
+            }
+        )
         return
     print_result(str(request.dist / request.tag))
     if request.archive:

@@ -8,7 +8,8 @@ from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
 from downloader.cli.options import connection_of, json_option, quiet_option
 from downloader.cli.registries import registry_options
-from downloader.cli.targets import TargetResult, describe_results, report_results
+from downloader.cli.targets import describe_results, report_results
+from downloader.library.publisher import TargetResult
 from downloader.library.publisher import copy as copy_images
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import click
@@ -9,18 +10,19 @@ import click
 from downloader.cli.build import answers, image_name, push_seconds
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, say
-from downloader.cli.layouts import has_layout, push_layout
 from downloader.cli.options import http_pool, image_option, json_option, quiet_option
 from downloader.cli.registries import (
     make_registries,
     registry_options,
 )
-from downloader.cli.targets import TargetResult, at_each, describe_results, report_results
+from downloader.cli.targets import describe_results, report_results
 from downloader.engine.docker import Engine, ImageInfo
 from downloader.engine.push import push_image
 from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.image import parse_labels
+from downloader.library.layouts import has_layout, push_layout
+from downloader.library.publisher import TargetResult, at_each
 from downloader.oci.reference import check_tag, parse_reference
 
 
@@ -67,8 +69,16 @@ def push(
     names = list(dict.fromkeys(target_name(target, tag) for target in targets or (image,)))
     if _is_layout(engine_name, engine, source, tag):
         with closing(http_pool(options)) as http:
-            registries = make_registries(options, http, [parse_reference(name) for name in names])
-            pushed = push_layout(tag, names, registries, allow_gated=allow_gated, quiet=quiet)
+            references = [parse_reference(name) for name in names]
+            with ConsoleProgress("push", quiet=quiet) as progress:
+                registries = make_registries(options, http, references, progress)
+                pushed = push_layout(
+                    tag,
+                    names,
+                    registries,
+                    allow_gated=allow_gated,
+                    open_progress=partial(ConsoleProgress, quiet=quiet),
+                )
         return _report(pushed, as_json=as_json)
     pushed = push_from_engine(engine, source, names, allow_gated=allow_gated, quiet=quiet)
     return _report(pushed, as_json=as_json)

@@ -8,11 +8,9 @@ import click
 from downloader.cli.command import examples
 from downloader.cli.console import say
 from downloader.cli.options import connection_of, find_cache_dir, network_options
-from downloader.environment import read_environment
 from downloader.errors import InputError
-from downloader.restore.source import parse_source
+from downloader.library.serving import serve as run_server
 from downloader.serve import ServeOptions
-from downloader.serve import serve as run_server
 from downloader.serve.contents import ServeBounds
 from downloader.serve.server import DEFAULT_HOST, DEFAULT_PORT
 from downloader.units import MIB, parse_size
@@ -96,11 +94,6 @@ def serve(sources: tuple[str, ...], **options: Any) -> None:
     memory_bytes = parse_size(options["memory"])
     if memory_bytes < _SMALLEST_MEMORY_BYTES:
         raise InputError(f"want at least 4MiB of memory, got {options['memory']}")
-    parsed = [
-        parse_source(text, lambda _: False)
-        for text in sources
-        if not Path(text).expanduser().is_dir()
-    ]
     token = _read_token(options["token_file"]) if options["token_file"] else None
     run_server(
         ServeOptions(
@@ -117,9 +110,9 @@ def serve(sources: tuple[str, ...], **options: Any) -> None:
             options["grace_s"],
             options["log_format"],
         ),
-        connection_of(options).open_network(read_environment(), parsed),
-        say,
-        lambda url: say(f"export HF_ENDPOINT={url}"),
+        log=say,
+        started=lambda url: say(f"export HF_ENDPOINT={url}"),
+        connection=connection_of(options),
     )
 
 

@@ -1,37 +1,11 @@
 """What became of each target of a command: one that fails does not stop the others."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from downloader.cli.console import describe_error, print_json, print_result, say_error
 from downloader.errors import HfModelsError
-
-
-@dataclass(frozen=True)
-class TargetResult:
-    """One target.
-
-    Args:
-        image: ``REGISTRY/NAME:TAG``.
-        digest: Of the image that is there now; None where it failed.
-        error: Why it failed; None where it did not.
-    """
-
-    image: str
-    digest: str | None = None
-    error: HfModelsError | None = None
-
-
-def at_each(images: Iterable[str], act: Callable[[str], str]) -> list[TargetResult]:
-    """Act on one target after the other; ``act`` returns the digest of the image there."""
-    results = []
-    for image in images:
-        try:
-            results.append(TargetResult(image, act(image)))
-        except HfModelsError as error:
-            results.append(TargetResult(image, error=error))
-    return results
+from downloader.library.publisher import TargetResult
 
 
 def describe_results(results: Sequence[TargetResult]) -> list[dict[str, Any]]:

@@ -4,7 +4,10 @@
 
     downloader/__init__  names, loaded on first use
       consumer           restore, verify, inspect
-      publisher          plan, publish, copy, login, logout, remove
+      publisher          plan, publish, assemble, copy, login, logout, remove
+      layouts            build and push, by an OCI layout directory
+      serving            serve
+      bundle             images and the program that restores them, in one directory
       connection         how registries and the Hub are reached
 
 The command line calls these functions and nothing below them.

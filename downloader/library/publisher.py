@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,7 @@ from downloader.oci.registry import Registry
 from downloader.plan import DEFAULT_CACHE_ROOT, Compress, Plan, make_plan, parse_layer_limit
 from downloader.progress import NoProgress, Note, Progress, ignore
 from downloader.publish import (
+    AssembleOptions,
     Base,
     Copied,
     CopyOptions,
@@ -33,6 +34,7 @@ from downloader.publish import (
     StoredImage,
     no_base,
 )
+from downloader.publish import assemble as assemble_in_store
 from downloader.publish import copy as copy_image
 from downloader.publish import publish as publish_to_stores
 from downloader.publish.samples import choose_compression
@@ -68,6 +70,21 @@ class PlanOptions:
     models_dir: str | None = None
     has_receiver: bool = True
     compress: Compress = "none"
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """One target.
+
+    Args:
+        image: ``REGISTRY/NAME:TAG``.
+        digest: Of the image that is there now; None where it failed.
+        error: Why it failed; None where it did not.
+    """
+
+    image: str
+    digest: str | None = None
+    error: HfModelsError | None = None
 
 
 def plan(
@@ -178,6 +195,64 @@ def publish_plan(
         ),
         progress=registries.progress,
     )
+
+
+def assemble(
+    tag: str,
+    to: Sequence[str],
+    environment: Environment | None = None,
+    progress: Progress | None = None,
+    *,
+    base: str | None = None,
+    options: AssembleOptions | None = None,
+    connection: Connection | None = None,
+) -> list[TargetResult]:
+    """Make one image of the shards that other machines published; moves no model bytes.
+
+    Args:
+        tag: Of the image.
+        to: Repositories of registries, like ``ghcr.io/me/models``, each with all shards.
+        environment: None for the process's own.
+        progress: Told of everything.
+        base: As for `publish`.
+        options: What to look for; its base is taken from ``base``.
+        connection: How registries are reached, beside what the environment says.
+
+    Returns:
+        What became of each repository; one that fails does not stop the others.
+
+    Raises:
+        InputError: The tag or the name of a repository is none.
+
+    >>> assemble("a tag", ["ghcr.io/me/models"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    downloader.errors.InputError: want an image tag of 1 to 128 letters, ..., got 'a tag'
+    """
+    environment, connection = environment or read_environment(), connection or Connection()
+    progress = progress or NoProgress()
+    references = [parse_reference(name) for name in to]
+    check_tag(tag)
+    with closing(connection.open_pool(environment)) as http:
+        registries = connection.open_registries(environment, http, references, progress)
+        found = find_base(base, registries, environment, asks=True)
+        how = replace(options or AssembleOptions(), base=found)
+
+        def join(image: str) -> str:
+            store = registries.open(parse_reference(image), for_writing=True)
+            return assemble_in_store(store, tag, how, progress)
+
+        return at_each([str(reference.with_tag(tag)) for reference in references], join)
+
+
+def at_each(images: Iterable[str], act: Callable[[str], str]) -> list[TargetResult]:
+    """Act on one target after the other; ``act`` returns the digest of the image there."""
+    results = []
+    for image in images:
+        try:
+            results.append(TargetResult(image, act(image)))
+        except HfModelsError as error:
+            results.append(TargetResult(image, error=error))
+    return results
 
 
 def copy(

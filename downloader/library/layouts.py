@@ -1,20 +1,26 @@
-"""The way without an engine: an image as an OCI layout under ``dist/``, and its push."""
+"""Without an engine: an image as an OCI layout directory, an archive of it, and its push."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from downloader.cli.console import ConsoleProgress, teller
-from downloader.cli.targets import TargetResult, at_each
-from downloader.environment import read_environment
+from downloader.environment import Environment, read_environment
 from downloader.errors import InputError, StorageError
 from downloader.fs import hold_lock
 from downloader.hub.snapshot import Hub
-from downloader.library.connection import Registries
-from downloader.library.publisher import find_base
+from downloader.library.connection import Connection, Registries
+from downloader.library.publisher import (
+    PlanOptions,
+    TargetResult,
+    at_each,
+    find_base,
+    open_hub,
+    plan_of,
+    tag_of,
+)
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.credentials import Credentials
@@ -22,14 +28,18 @@ from downloader.oci.digest import Digest, hex_of, parse_digest
 from downloader.oci.layout import Layout
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan
-from downloader.progress import Progress
+from downloader.progress import NoProgress, Progress
 from downloader.publish import Base, Outcome, PublishOptions, publish, read_labels
 from downloader.publish.archive import write_archive
 from downloader.publish.copy import copy_image, reachable
 from downloader.signing import Signer
 
 DIST = Path("dist")
+IMAGE = "hf-models"
 _JOBS = 2
+
+# Given what is done, like ``build`` or ``push ghcr.io/me/models``, and what is counted.
+OpenProgress = Callable[[str, str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,115 @@ class LayoutRequest:
     signer: Signer | None = None
 
 
+def build(
+    repo: str | Plan,
+    directory: str | os.PathLike[str] = DIST,
+    tag: str | None = None,
+    environment: Environment | None = None,
+    progress: Progress | None = None,
+    *,
+    plan_options: PlanOptions | None = None,
+    base: str | None = None,
+    archive: str | os.PathLike[str] | None = None,
+    image: str = IMAGE,
+    force: bool = False,
+    signer: Signer | None = None,
+    connection: Connection | None = None,
+) -> Path:
+    """Build the image of a repo as an OCI layout, and return the layout's directory.
+
+    Args:
+        repo: Its id, or a plan that was made before.
+        directory: Of all layouts; this one's is in it, by the tag.
+        tag: The image's; None for the repo's name.
+        environment: None for the process's own.
+        progress: Told of every byte.
+        plan_options: Which files, where ``repo`` is an id.
+        base: As for `publish`.
+        archive: Where to write the layout as a tar that ``docker load`` takes, too.
+        image: The name, without tag, that the image has in the archive.
+        force: Whether a layout that carries another repo is overwritten.
+        signer: Signs the files; None for no signature.
+        connection: How servers are reached, beside what the environment says.
+
+    Raises:
+        InputError: The layout carries another repo.
+        HfModelsError: Hub, base image, or disk said no.
+    """
+    environment, connection = environment or read_environment(), connection or Connection()
+    told = progress or NoProgress()
+    with closing(connection.open_pool(environment)) as http:
+        hub = open_hub(connection, environment, http, told.note)
+        plan = repo
+        if not isinstance(plan, Plan):
+            plan = plan_of(hub, plan, plan_options or PlanOptions(), http, environment)
+        request = LayoutRequest(
+            image,
+            tag_of(plan, tag),
+            base,
+            Path(archive) if archive else None,
+            Path(directory),
+            force=force,
+            signer=signer,
+        )
+        credentials = connection.find_credentials(environment, [])
+        build_layout(
+            hub,
+            plan,
+            request,
+            http=http,
+            credentials=credentials,
+            environment=environment,
+            open_progress=lambda *_: nullcontext(told),
+        )
+    return request.dist / request.tag
+
+
+def push(
+    directory: str | os.PathLike[str],
+    to: Sequence[str],
+    environment: Environment | None = None,
+    progress: Progress | None = None,
+    *,
+    allow_gated: bool = False,
+    connection: Connection | None = None,
+) -> list[TargetResult]:
+    """Push a layout that `build` has made to one or several registries.
+
+    Args:
+        directory: What `build` returned; its last part is the tag.
+        to: Like ``ghcr.io/me/models``, or with another tag behind it.
+        environment: None for the process's own.
+        progress: Told of every blob that is sent.
+        allow_gated: Whether a gated or private repo may be pushed.
+        connection: How registries are reached, beside what the environment says.
+
+    Returns:
+        What became of each target; one that fails does not stop the others.
+
+    Raises:
+        InputError: There is no such layout, or its repo is gated or private.
+
+    >>> push("dist/none", ["ghcr.io/me/models"])
+    Traceback (most recent call last):
+    downloader.errors.InputError: want an image in dist/none, got none
+    """
+    environment, connection = environment or read_environment(), connection or Connection()
+    told, path = progress or NoProgress(), Path(directory)
+    references = [parse_reference(name) for name in to]
+    names = [str(item if item.tag else item.with_tag(path.name)) for item in references]
+    with closing(connection.open_pool(environment)) as http:
+        registries = connection.open_registries(environment, http, references, told)
+        return push_layout(
+            path.name,
+            names,
+            registries,
+            allow_gated=allow_gated,
+            dist=path.parent,
+            open_progress=lambda *_: nullcontext(told),
+        )
+
+
 def build_layout(
     hub: Hub,
     plan: Plan,
@@ -62,7 +181,8 @@ def build_layout(
     *,
     http: HttpPool,
     credentials: Credentials,
-    quiet: bool,
+    environment: Environment,
+    open_progress: OpenProgress,
 ) -> Outcome:
     """Build the image of a plan as an OCI layout, and an archive of it where that is wanted.
 
@@ -72,7 +192,8 @@ def build_layout(
         request: Where to, and how.
         http: Connections.
         credentials: For the base image's registry.
-        quiet: Whether to show nothing.
+        environment: Where the default base image is named.
+        open_progress: Called for the build and for the archive.
 
     Raises:
         HfModelsError: Hub, base image, or disk said no.
@@ -80,16 +201,16 @@ def build_layout(
     layout = Layout(request.dist / request.tag)
     lock = _lock_of(request.dist, request.tag)
     with ExitStack() as held:
-        with ConsoleProgress("build", "layer", quiet=quiet) as progress:
+        with open_progress("build", "layer") as progress:
             waiting = f"waiting for another build or push of {layout.name} to end"
             held.enter_context(hold_lock(lock, on_wait=partial(progress.note, waiting)))
             registries = Registries(http, credentials, "auto", RetryPolicy(), progress=progress)
-            base = find_base(request.base, registries, read_environment(), asks=True)
-            outcome = _fill(layout, hub, plan, request, base, http, progress)
+            base = find_base(request.base, registries, environment, asks=True)
+            outcome = _fill(layout, hub, plan, request, base=base, http=http, progress=progress)
             prune(layout, request.tag)
         if request.archive:
             name = parse_reference(request.image).with_tag(request.tag)
-            with ConsoleProgress(f"write {request.archive}", "blob", quiet=quiet) as progress:
+            with open_progress(f"write {request.archive}", "blob") as progress:
                 write_archive(layout, name, request.archive, progress)
     return outcome
 
@@ -104,6 +225,7 @@ def _fill(
     hub: Hub,
     plan: Plan,
     request: LayoutRequest,
+    *,
     base: Base,
     http: HttpPool,
     progress: Progress,
@@ -152,8 +274,8 @@ def push_layout(
     registries: Registries,
     *,
     allow_gated: bool,
+    open_progress: OpenProgress,
     dist: Path = DIST,
-    quiet: bool = False,
 ) -> list[TargetResult]:
     """Push ``dist/TAG`` to one or several registries.
 
@@ -162,8 +284,8 @@ def push_layout(
         targets: Like ``ghcr.io/me/models:TAG``, with the tag that the image gets there.
         registries: How to reach them.
         allow_gated: Whether a gated or private repo may be pushed.
+        open_progress: Called for each target.
         dist: The directory of all layouts.
-        quiet: Whether to show nothing.
 
     Raises:
         InputError: There is no such layout, or its repo is gated or private.
@@ -172,11 +294,10 @@ def push_layout(
     if not has_layout(tag, dist):
         raise InputError(f"want an image in {layout.name}, got none", hint="build it first")
     _check_open(layout, tag, allow=allow_gated)
-    note = teller(quiet=quiet)
 
     def push(image: str) -> Digest:
         reference = parse_reference(image)
-        with ConsoleProgress(f"push {reference.name}", "blob", quiet=quiet) as progress:
+        with open_progress(f"push {reference.name}", "blob") as progress:
             store = replace(registries, progress=progress).open(reference, for_writing=True)
             return copy_image(
                 layout, tag, store, reference.tag or tag, jobs=_JOBS, progress=progress
@@ -187,7 +308,9 @@ def push_layout(
         # written nobody builds either.
         with suppress(StorageError):
             waiting = f"waiting for a build of {layout.name} to end"
-            held.enter_context(hold_lock(_lock_of(dist, tag), on_wait=partial(note, waiting)))
+            held.enter_context(
+                hold_lock(_lock_of(dist, tag), on_wait=partial(registries.progress.note, waiting))
+            )
         return at_each(targets, push)
 
 
@@ -199,15 +322,3 @@ def _check_open(layout: Layout, tag: str, *, allow: bool) -> None:
             f"want a public repo, got {labels.repo.id}, which is {why}",
             hint="push it only where its license allows: --allow-gated",
         )
-
-
-def report_layout(outcome: Outcome, request: LayoutRequest) -> dict[str, Any]:
-    """Return what was built, for programs."""
-    return {
-        "layout": str(request.dist / request.tag),
-        "tag": request.tag,
-        "digest": outcome.digest,
-        "archive": str(request.archive) if request.archive else None,
-        "moved_bytes": sum(layer.wire_bytes for layer in outcome.moved),
-        "reused_bytes": sum(layer.wire_bytes for layer in outcome.reused),
-    }

@@ -1,0 +1,41 @@
+"""A Hub out of images, for as long as the process runs."""
+
+from pathlib import Path
+
+from downloader.environment import Environment, read_environment
+from downloader.library.connection import Connection
+from downloader.progress import Note, ignore
+from downloader.restore import parse_source
+from downloader.serve import ServeOptions
+from downloader.serve import serve as run_server
+
+
+def serve(
+    options: ServeOptions,
+    environment: Environment | None = None,
+    *,
+    log: Note = ignore,
+    started: Note = ignore,
+    connection: Connection | None = None,
+) -> None:
+    """Serve images as a Hugging Face Hub until SIGTERM or Ctrl-C.
+
+    Args:
+        options: What, to whom, and how.
+        environment: None for the process's own.
+        log: Told one line at a time, of every request too.
+        started: Told the address, once the server listens: the ``HF_ENDPOINT`` of clients.
+        connection: How registries are reached, beside what the environment says.
+
+    Raises:
+        InputError: A source that names nothing, an address that is taken or not this machine's,
+            or one that others reach without a token.
+        RegistryError: A registry refuses a source at the first look.
+    """
+    environment, connection = environment or read_environment(), connection or Connection()
+    named = [
+        parse_source(text, lambda _: False)
+        for text in options.sources
+        if not Path(text).expanduser().is_dir()
+    ]
+    run_server(options, connection.open_network(environment, named), log, started)
