@@ -224,6 +224,20 @@ def test_what_the_architecture_names_is_there() -> None:
         assert all(re.search(rf"\b{word}\b", code) for word in name.split(".")), name
 
 
+def test_the_architecture_names_every_lock_and_every_thread_outside_a_worker_group() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    section = text.split("\n## Threads and locks\n")[1].split("\n## ")[0]
+    for path in sorted((ROOT / "downloader").rglob("*.py")):
+        code = path.read_text()
+        if "threading.Thread(" in code:
+            assert f"`{path.relative_to(ROOT / 'downloader')}`" in section, path
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ClassDef) and re.search(
+                r"threading\.(?:R?Lock|Condition)\(", ast.unparse(node)
+            ):
+                assert f"`{node.name}" in section, f"{path}: {node.name}"
+
+
 def test_readme_names_every_exit_code() -> None:
     from downloader import errors  # noqa: PLC0415 - the tree is walked, not used
 
