@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,13 @@ def missing_for(marker: pytest.Mark) -> str | None:
             return f"no {', no '.join(missing)}" if missing else None
         case _:
             return None
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m portable``, import no module without such a test: it may need POSIX itself."""
+    if collection_path.suffix != ".py" or "portable" not in config.option.markexpr:
+        return None
+    return None if "mark.portable" in collection_path.read_text(encoding="utf-8") else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

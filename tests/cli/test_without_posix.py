@@ -16,7 +16,7 @@ def run(*arguments: str | Path, **environment: str) -> str:
         [sys.executable, "-m", "tests.support.without_posix", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         env=environment or None,
     )
     assert done.returncode == 0, done.stderr
@@ -25,6 +25,12 @@ def run(*arguments: str | Path, **environment: str) -> str:
 
 def test_every_module_is_imported() -> None:
     run("imports")
+
+
+def test_the_tests_for_windows_and_macos_need_nothing_of_posix() -> None:
+    """What ci.yml runs there, here: that job is no guess."""
+    said = run("pytest", "-q", "-p", "no:cacheprovider", "-m", "portable and not docker")
+    assert " passed" in said
 
 
 @pytest.mark.parametrize("options", [(), ("--no-links",)], ids=["links", "no-links"])

@@ -5,6 +5,8 @@ import pytest
 from downloader.errors import InputError
 from downloader.hub.repo import Repo, RepoName, parse_repo_name
 
+pytestmark = pytest.mark.portable
+
 X, DATA, SPACE = Repo("model", "acme/x"), Repo("dataset", "acme/x"), Repo("space", "acme/x")
 PAGE = "https://huggingface.co"
 

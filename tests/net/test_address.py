@@ -10,6 +10,8 @@ from urllib3.util import parse_url
 from downloader.errors import HfModelsError, ProtocolError
 from downloader.net.address import network_of, parse_address, resolve_address
 
+pytestmark = pytest.mark.portable
+
 BASE = parse_address("https://registry.example/v2/a/blobs/x?n=1")
 
 

@@ -8,6 +8,8 @@ from downloader.net.address import parse_address
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.proxies import HostList, Proxies
 
+pytestmark = pytest.mark.portable
+
 PROXY = "http://proxy.example:3128"
 
 

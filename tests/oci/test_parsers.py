@@ -23,6 +23,8 @@ from downloader.transfer.rangeset import RangeSet
 from tests.fuzz import targets
 from tests.support.make_image import Member, tar_of
 
+pytestmark = pytest.mark.portable
+
 SEEDS = Path(__file__).parents[1] / "fuzz" / "seeds"
 quick = settings(
     max_examples=60,

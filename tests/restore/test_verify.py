@@ -28,6 +28,8 @@ from tests.support.make_image import (
 )
 from tests.support.restore import FILES, FOLDER, hf_models, layout, pack, registry, restored
 
+pytestmark = pytest.mark.portable
+
 MODEL = lfs_oid(FILES["a.safetensors"])
 
 

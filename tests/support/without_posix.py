@@ -1,7 +1,8 @@
 """Run a command as on a system without POSIX calls: a rough stand-in for Windows.
 
 ``python -m tests.support.without_posix [--no-links] COMMAND...`` takes away what CPython
-lacks on Windows before the package is imported; ``imports`` imports every module of it.
+lacks on Windows before the package is imported; ``imports`` imports every module of it;
+``pytest`` runs tests.
 
 Source: the availability notes of the Python 3.13 documentation of os, signal and fcntl.
 """
@@ -11,6 +12,7 @@ import os
 import pkgutil
 import signal
 import sys
+import sysconfig
 import types
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from typing import Any
 # Libraries choose by what they find when they are imported; they have their own tests.
 import httpx2  # noqa: F401
 import huggingface_hub.hf_api  # noqa: F401
+import hypothesis  # noqa: F401
+import pytest
 import rich.console  # noqa: F401
 import urllib3  # noqa: F401
 import uvicorn.server  # noqa: F401
@@ -74,9 +78,25 @@ def import_all() -> None:
             importlib.import_module(module.name)
 
 
+class WithoutPosix:
+    """A plugin of pytest that takes POSIX away once pytest itself has begun."""
+
+    def pytest_sessionstart(self) -> None:
+        """Take it away before any test is imported."""
+        take_posix_away()
+
+
 if __name__ == "__main__":
-    take_posix_away()
     arguments = sys.argv[1:]
+    if arguments[0] == "pytest":
+        quiet = "-Wignore::pytest.PytestAssertRewriteWarning"  # of what is imported above
+        sysconfig.get_config_vars()  # found by the name of the platform
+        sys.exit(
+            pytest.main(
+                [quiet, "-otimeout_method=thread", *arguments[1:]], plugins=[WithoutPosix()]
+            )
+        )
+    take_posix_away()
     if arguments[0] == "--no-links":
         take_links_away()
         arguments = arguments[1:]
