@@ -110,13 +110,12 @@ def main() -> None:
     host = os.environ.get("HF_TEST_REGISTRY") or sys.exit("HF_TEST_REGISTRY names no registry")
     name = f"{host}/hf-models"
     command = [sys.executable, "-m", "downloader"]
-    with HubProcess([minilm_repo()]) as hub, tempfile.TemporaryDirectory() as home:
+    with HubProcess([minilm_repo()]) as hub, tempfile.TemporaryDirectory(prefix="home-") as home:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": home,
             "TERM": "xterm-256color",
             "HF_ENDPOINT": hub.endpoint,
-            "HF_HOME": f"{home}/hf",
             "LANG": "C.UTF-8",
         }
 
