@@ -14,12 +14,15 @@ more connections help until the line, the server or this machine is full. Where 
 be known beforehand, so it is measured, again and again, because it changes.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 
 from downloader.net.throughput import Line
 from downloader.units import MIB
+
+_log = logging.getLogger(__name__)
 
 # The most that a user may want: 64 connections of a slow 2 MB/s fill a gigabit line, and each
 # costs half a megabyte of buffers here and a process or a file descriptor at the server.
@@ -75,6 +78,7 @@ class Connections:
         self._probe_s = _PROBE_S
         self._counted_bytes = 0
         self._begin_sample(self._settle_s)
+        _log.debug("connections: %d at first; limit %d", self.target, self._limit)
 
     def enter(self) -> bool:
         """Count one more connection, if there should be one more; return whether."""
@@ -99,12 +103,15 @@ class Connections:
     def moved(self, size_bytes: int) -> bool:
         """Count bytes; return whether there should be more connections than there are."""
         with self._lock:
-            now = self._clock()
+            now, before = self._clock(), self.target
             if now >= self._from_s:
                 self._counted_bytes += size_bytes
             if now >= self._until_s:
                 self._judge(self._counted_bytes / (now - self._from_s))
-            return self.active < self.target
+            target, wants_more = self.target, self.active < self.target
+        if target != before:
+            _log.debug("connections: %d, were %d; limit %d", target, before, self._limit)
+        return wants_more
 
     @property
     def _settle_s(self) -> float:

@@ -107,6 +107,26 @@ def test_make_prints_the_result_alone() -> None:
     assert done.stdout == run_here("models", "show", "codet5-small").out
 
 
+@pytest.mark.parametrize("page", ["install.md", "command-line.md"])
+def test_bash_completes_after_the_line_of_the_documents(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    [line] = re.findall(r"^eval .*bash_source.*$", text, re.MULTILINE)
+    script = f"""{line}
+        COMP_WORDS=(hf-models restore --loc) COMP_CWORD=2
+        _hf_models_completion hf-models
+        echo "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env=os.environ | {"PATH": own_path()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "--local-dir\n", done.stderr
+
+
 def test_make_clean_keeps_what_was_built_unless_asked() -> None:
     assert "dist" not in make("clean", "--dry-run").stdout.split()
     assert "dist" in make("clean", "--dry-run", "DIST=1").stdout.split()

@@ -1,17 +1,20 @@
 """Texts from outside, and a terminal, pipe or disk that fails: what the command line prints."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
 import unicodedata
+from pathlib import Path
 
 import pytest
 
 from downloader.errors import InputError
 from tests.support.catalog_images import make_image_plan, put_image
 from tests.support.docker import ROOT
-from tests.support.restore import hf_models, registry
+from tests.support.make_image import put_ours
+from tests.support.restore import FILES, hf_models, layout, registry
 
 pytestmark = pytest.mark.docker
 
@@ -169,6 +172,13 @@ def test_verbose_shows_requests_and_answers_without_secrets(
     assert "authorization" not in ran.err.lower()
     monkeypatch.delenv("HF_MODELS_DEBUG", raising=False)
     assert "debug: " not in hf_models("inspect", f"{name}:t").err
+
+
+def test_verbose_says_how_many_connections_a_transfer_has(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    ran = hf_models("restore", tmp_path / "image", "--cache-dir", tmp_path / "cache", "-v")
+    assert ran.code == 0
+    assert re.search(r"^debug: connections: \d+ at first; limit \d+$", ran.err, re.MULTILINE)
 
 
 def test_a_tag_that_is_not_there_is_answered_with_those_that_are() -> None:
