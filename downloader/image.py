@@ -89,6 +89,9 @@ def labels(plan: Plan, base: Mapping[str, str] | None = None) -> dict[str, str]:
         "include": _list(snapshot.selection.include),
         "exclude": _list(snapshot.selection.exclude),
         "tool-version": __version__,
+        "description": snapshot.description or "",
+        "task": snapshot.task or "",
+        "parameters": "" if snapshot.parameters is None else str(snapshot.parameters),
     }
     named = {f"org.opencontainers.image.{key}": value for key, value in standard.items()}
     named |= {f"{PREFIX}.{key}": value for key, value in ours.items()}

@@ -305,6 +305,15 @@ class Selection:
         return not (self.names or self.include or self.exclude)
 
 
+DESCRIPTION_LIMIT_CHARS = 200  # one line of a page
+DESCRIPTION = re.compile(
+    rf"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{{1,{DESCRIPTION_LIMIT_CHARS}}}"
+)
+WANT_DESCRIPTION = f"one line of at most {DESCRIPTION_LIMIT_CHARS} characters"
+TASK = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+WANT_TASK = "the Hub's name of a task"
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A repo at a commit, and those of its files that were asked for.
@@ -320,6 +329,9 @@ class Snapshot:
         license: An SPDX identifier where the model card names one.
         gated: As the Hub says: False, "auto" or "manual".
         private: Whether the Hub shows the repo to its owners only.
+        description: One line of the model card, at most `DESCRIPTION_LIMIT_CHARS`.
+        task: The Hub's ``pipeline_tag``: ``text-generation``.
+        parameters: How many the safetensors files hold, where the Hub counted them.
     """
 
     repo: Repo
@@ -332,6 +344,9 @@ class Snapshot:
     license: str | None = None
     gated: Gated = False
     private: bool = False
+    description: str | None = None
+    task: str | None = None
+    parameters: int | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -345,6 +360,11 @@ class Snapshot:
 
     def to_json(self) -> dict[str, Any]:
         """Return the snapshot as `Snapshot.from_json` reads it."""
+        told = {
+            "description": self.description,
+            "task": self.task,
+            "parameters": self.parameters,
+        }
         return {
             "repo_type": self.repo.type,
             "repo_id": self.repo.id,
@@ -358,6 +378,8 @@ class Snapshot:
             "names": list(self.selection.names),
             "include": list(self.selection.include),
             "exclude": list(self.selection.exclude),
+            # Only where known: what a plan says of other repos stays byte for byte as it was.
+            **{key: value for key, value in told.items() if value is not None},
             "files": [file.to_json() for file in self.files],
         }
 
@@ -388,7 +410,14 @@ class Snapshot:
             license=document.text("license") if "license" in document else None,
             gated=parse_gated(document),
             private=document.flag("private"),
+            description=_optional(document, "description", DESCRIPTION, WANT_DESCRIPTION),
+            task=_optional(document, "task", TASK, WANT_TASK),
+            parameters=document.integer("parameters") if "parameters" in document else None,
         )
+
+
+def _optional(document: Document, key: str, pattern: re.Pattern[str], want: str) -> str | None:
+    return document.text(key, pattern, want) if key in document else None
 
 
 def parse_revision(text: str) -> str:

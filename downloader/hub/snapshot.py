@@ -24,7 +24,10 @@ from downloader.hub.repo import (
     BLOB_ID,
     COMMIT,
     DEFAULT_REVISION,
+    DESCRIPTION,
+    DESCRIPTION_LIMIT_CHARS,
     SHA256,
+    TASK,
     Repo,
     RepoFile,
     RepoType,
@@ -162,6 +165,9 @@ class Hub:
             license=_license(card),
             gated=getattr(info, "gated", False) or False,
             private=bool(info.private),
+            description=_description(card, getattr(info, "description", None)),
+            task=_task(getattr(info, "pipeline_tag", None)),
+            parameters=counted.total if (counted := getattr(info, "safetensors", None)) else None,
         )
 
     def _list_files(self, repo: Repo, commit: str) -> list[RepoFile]:
@@ -242,6 +248,10 @@ def _check_info(info: Document, asked: Repo) -> tuple[Repo, dict[str, Any]]:
     info.flag("private")
     parse_date(info, "lastModified")
     parse_gated(info)
+    if info.get("safetensors"):
+        counted = info.object("safetensors")
+        counted.integer("total")
+        counted.object("parameters")
     card = info.get("cardData")
     return _parse_id(info, asked), card if isinstance(card, dict) else {}
 
@@ -297,6 +307,26 @@ def _license(card: dict[str, Any]) -> str | None:
     if not isinstance(found, str):
         return None
     return spdx_from_hub(found, name if isinstance(name, str) else None)
+
+
+def _description(card: dict[str, Any], summary: object) -> str | None:
+    r"""Return one line of a model card; a dataset's is the Hub's own summary of it.
+
+    >>> _description({"description": " A small\\n model. "}, None)
+    'A small model.'
+    """
+    for text in (card.get("short_description"), card.get("description"), summary):
+        line = " ".join(text.split()) if isinstance(text, str) else ""
+        if len(line) > DESCRIPTION_LIMIT_CHARS:
+            line = f"{line[: DESCRIPTION_LIMIT_CHARS - 1].rstrip()}…"
+        if DESCRIPTION.fullmatch(line):
+            return line
+    return None
+
+
+def _task(found: object) -> str | None:
+    """Return the Hub's name of a task; authors may write another, which says nothing here."""
+    return found if isinstance(found, str) and TASK.fullmatch(found) else None
 
 
 def _utc(moment: datetime | None) -> datetime | None:

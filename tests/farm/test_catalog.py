@@ -68,6 +68,8 @@ def test_a_tag_says_what_it_carries(tmp_path: Path, indexed: bool, annotated: bo
     assert (found.files, found.size_bytes) == (2, 12345)
     assert (found.layers, found.layer_bytes) == (2, sum(map(len, LAYERS)))
     assert (found.license, found.committed_at) == ("Apache-2.0", "2024-05-06T07:08:09Z")
+    assert (found.description, found.task) == ("A small model.", "text-generation")
+    assert found.parameters == 1_543_714_304
 
 
 def test_an_image_of_somebody_else_has_layers_only(tmp_path: Path) -> None:
@@ -90,6 +92,13 @@ def test_a_tag_that_is_not_there(tmp_path: Path) -> None:
         ({"created": "<script>"}, "label created: want a date"),
         ({"commit": "main"}, "label commit: want 40 hex digits"),
         ({"repo-id": "../x"}, "label repo-id"),
+        (
+            {"hf-models.description": "two\nlines"},
+            "label description: want one line of at most 200",
+        ),
+        ({"hf-models.description": "x" * 201}, "label description: want one line of at most 200"),
+        ({"task": "<b>"}, "label task: want the Hub's name of a task, got '<b>'"),
+        ({"parameters": "1.5B"}, "label parameters: want a number, got '1.5B'"),
     ],
 )
 def test_an_annotation_that_cannot_be(tmp_path: Path, changed: dict[str, str], said: str) -> None:
@@ -252,6 +261,9 @@ def test_catalog_writes_page_and_json(
     assert tiny["published"]
     assert tiny["registries"] == [name]
     assert (tiny["size_bytes"], tiny["files"], tiny["layers"]) == (12345, 2, 2)
+    assert (tiny["description"], tiny["task"]) == ("A small model.", "text-generation")
+    assert "1.5B" in page
+    assert f"{name}@{tiny['digest']}" in page
     assert tiny["behind"] is None
     assert (later["published"], later["digest"], later["registries"]) == (False, None, [])
     assert f"hf-models restore {name}:tiny" in page
@@ -407,7 +419,8 @@ class Elements(HTMLParser):
 
 
 def test_no_text_of_a_registry_becomes_markup() -> None:
-    page = page_of(ONE, {"license": HOSTILE, "commit": "a" * 40, "committed_at": NOW})
+    told = dict.fromkeys(("license", "description", "task"), HOSTILE)
+    page = page_of(ONE, {**told, "commit": "a" * 40, "committed_at": NOW})
     elements = Elements(page)
     assert [tag for tag, _ in elements.found].count("script") == 2
     assert json.loads(elements.data)["catalog"]["models"][0]["license"] == HOSTILE

@@ -84,6 +84,8 @@ def test_answer_that_is_not_the_hub_s_names_address_and_type(
         ("revision", {"sha": None}, ": sha: want 40 hex digits, got nothing"),
         ("revision", {"lastModified": "yesterday"}, ": lastModified: want an ISO 8601 date"),
         ("revision", {"gated": "often"}, ": gated: want true, false, 'auto' or 'manual'"),
+        ("revision", {"safetensors": {"parameters": {}}}, ": safetensors.total: want a number"),
+        ("revision", {"safetensors": {"total": 1}}, ": safetensors.parameters: want an object"),
         ("revision", {"id": "../x"}, ": id: want the id of a repo, got '../x'"),
         ("tree", {"oid": None}, "]: oid: want 40 hex digits, got nothing"),
         ("tree", {"size": None}, "]: size: want a number of at least 0, got nothing"),
@@ -106,6 +108,40 @@ def test_model_card_may_hold_anything(server: HubServer, hub: Hub, license_: obj
     card = {"cardData": {"license": license_, "license_name": 3}}
     server.add_fault(faults.ChangedJson(path="/api/*/revision/*", values=card))
     assert hub.resolve(MODEL).license is None
+
+
+@pytest.mark.parametrize(
+    ("card", "want"),
+    [
+        ({"description": " A small\n model. "}, "A small model."),
+        ({"description": "x" * 201}, "x" * 199 + "…"),
+        ({"short_description": "Short", "description": "Long"}, "Short"),
+        ({"description": ["A", "list"]}, None),
+        ({"description": "a\x1b[31mred"}, None),
+        ({}, None),
+    ],
+)
+def test_description_is_one_bounded_line_of_the_card(
+    server: HubServer, hub: Hub, card: dict[str, object], want: str | None
+) -> None:
+    server.add_fault(faults.ChangedJson(path="/api/*/revision/*", values={"cardData": card}))
+    found = hub.resolve(MODEL)
+    assert found.description == want
+    assert Snapshot.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize(
+    ("tag", "want"),
+    [("text-generation", "text-generation"), ("<b>", None), ("x" * 65, None), (7, None)],
+)
+def test_task_and_parameters_are_the_hub_s(
+    server: HubServer, hub: Hub, tag: object, want: str | None
+) -> None:
+    values = {"pipeline_tag": tag, "safetensors": {"parameters": {"BF16": 12}, "total": 12}}
+    server.add_fault(faults.ChangedJson(path="/api/*/revision/*", values=values))
+    found = hub.resolve(MODEL)
+    assert (found.task, found.parameters) == (want, 12)
+    assert Snapshot.from_json(found.to_json()) == found
 
 
 def test_all_pages_of_a_mirror_that_forgets_to_rewrite_link(server: HubServer, hub: Hub) -> None:

@@ -42,6 +42,9 @@ def make_image_plan(repo_id: str = "org/tiny", **fields: Any) -> Plan:
         "commit": "a" * 40,
         "revision": "main",
         "license": "Apache-2.0",
+        "description": "A small model.",
+        "task": "text-generation",
+        "parameters": 1_543_714_304,
         "committed_at": datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC),
     }
     return make_plan(Snapshot(repo=Repo("model", repo_id), files=files, **{**usual, **fields}))

@@ -189,4 +189,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "partial": labels.is_partial if labels else not model.selection.is_everything,
         "gated": labels.gated if labels else None,
         "private": labels.private if labels else None,
+        "description": published.description if published else None,
+        "task": published.task if published else None,
+        "parameters": published.parameters if published else None,
     }

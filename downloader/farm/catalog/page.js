@@ -19,7 +19,7 @@
 
   const rows = catalog.models.map((model, place) => ({
     model, place, body: byId("m-" + model.tag),
-    text: [model.tag, model.repo_id, model.license, model.commit, model.repo_type]
+    text: [model.tag, model.repo_id, model.license, model.commit, model.repo_type, model.task, model.description]
       .filter(Boolean).join(" ").toLowerCase(),
   }));
 
@@ -86,6 +86,10 @@
       // A mirror is one of the chosen registry: it has nothing of another.
       const image = (host && isThere ? host + name.slice(name.indexOf("/")) : name) + ":" + model.tag;
       body.querySelector("code").textContent = commands[key].replace("{image}", image);
+      // Only the first registry that has it was asked for the digest.
+      const pin = body.querySelector(".pin");
+      if (pin) pin.hidden = name !== model.registries[0];
+      if (pin) pin.querySelector("samp").textContent = image.slice(0, -model.tag.length - 1) + "@" + model.digest;
       const copy = body.querySelector(".copy");
       copy.hidden = false;
       copy.setAttribute("aria-label", `${word("copy_of")} ${model.tag}`);

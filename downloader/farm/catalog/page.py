@@ -125,7 +125,7 @@ def _row(model: dict[str, Any]) -> Markup:
 def _cells(model: dict[str, Any]) -> list[Markup]:
     size = model["size_bytes"]
     return [
-        _cell("model", element("span", model["tag"], class_="tag"), _repo(model), header=True),
+        _cell("model", element("span", model["tag"], class_="tag"), *_about(model), header=True),
         _cell("license", _license(model["license"])),
         _cell("size", "–" if size is None else format_bytes(size)),
         _cell("files", _count(model["files"])),
@@ -141,6 +141,27 @@ def _cell(key: str, *children: str, header: bool = False) -> Markup:
         return element("th", *children, role="rowheader", scope="row", class_=kind)
     name = element("span", words()[LANGUAGE][key], data_w=key, class_="label", aria_hidden="true")
     return element("td", name, element("span", *children, class_="value"), role="cell", class_=kind)
+
+
+def _about(model: dict[str, Any]) -> list[Markup]:
+    task, number, text = model["task"], model["parameters"], model["description"]
+    about = [element("span", task, class_="badge task")] if task else []
+    if number is not None:
+        about += [element("span", _parameters(number), " ", _word("parameters"), class_="badge")]
+    lines = [_repo(model)]
+    lines += [element("span", text, class_="description")] if text else []
+    return lines + ([element("span", *about, class_="about")] if about else [])
+
+
+def _parameters(number: int) -> str:
+    """Return a number of parameters as model names have it.
+
+    >>> _parameters(1_543_714_304), _parameters(22_713_216), _parameters(999)
+    ('1.5B', '23M', '999')
+    """
+    if number >= 10**9:
+        return f"{number / 10**9:.{0 if number >= 10**10 else 1}f}B"
+    return f"{number / 10**6:.0f}M" if number >= 10**6 else str(number)
 
 
 def _repo(model: dict[str, Any]) -> Markup:
@@ -181,9 +202,14 @@ def _command_cell(model: dict[str, Any]) -> Markup:
     code = element("code", COMMANDS["restore"].format(image=image), tabindex="0")
     copy = element("button", _word("copy"), type="button", class_="copy", hidden=True)
     line = element("div", code, copy, class_="line")
+    # What a Dockerfile or a cluster names for it to stay these bytes.
+    pinned = f"{model['registries'][0]}@{model['digest']}"
+    digest = element("samp", pinned, translate="no") if model["digest"] else None
+    pin = element("p", _word("digest"), " ", digest, class_="pin") if digest else None
     return element(
         "td",
         line,
+        pin,
         element("p", class_="elsewhere", hidden=True),
         role="cell",
         colspan=str(_COLUMNS),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from downloader.errors import ProtocolError
+from downloader.hub.repo import DESCRIPTION, TASK, WANT_DESCRIPTION, WANT_TASK
 from downloader.image import PREFIX, ImageLabels, parse_labels
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import (
@@ -40,6 +41,9 @@ class Published:
         layers: How many layers one platform has, the base image's among them.
         layer_bytes: Of those layers, as they are stored.
         committed_at: The commit's date, RFC 3339; None where nothing is stated.
+        description: One line of the model card; None where nothing is stated.
+        task: The Hub's ``pipeline_tag``; None where nothing is stated.
+        parameters: How many the model has; None where nothing is stated.
     """
 
     tag: str
@@ -51,6 +55,9 @@ class Published:
     layers: int
     layer_bytes: int
     committed_at: str | None
+    description: str | None = None
+    task: str | None = None
+    parameters: int | None = None
 
 
 def read_published(store: Store, tag: str) -> Published | None:
@@ -79,6 +86,9 @@ def read_published(store: Store, tag: str) -> Published | None:
         layers=len(layers),
         layer_bytes=sum(layer.size_bytes for layer in layers),
         committed_at=_date(facts.get(f"{_ANNOTATION}.created")),
+        description=_line(facts, "description", DESCRIPTION, WANT_DESCRIPTION),
+        task=_line(facts, "task", TASK, WANT_TASK),
+        parameters=_number(facts, "parameters"),
     )
 
 
@@ -124,6 +134,13 @@ def _number(facts: Mapping[str, str], key: str) -> int | None:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ProtocolError(f"label {key}: want a number, got {text[:40]!r}")
     return int(text)
+
+
+def _line(facts: Mapping[str, str], key: str, pattern: re.Pattern[str], want: str) -> str | None:
+    text = facts.get(f"{PREFIX}.{key}")
+    if text is not None and not pattern.fullmatch(text):
+        raise ProtocolError(f"label {key}: want {want}, got {text[:40]!r}")
+    return text
 
 
 def _date(text: str | None) -> str | None:
