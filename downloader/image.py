@@ -99,7 +99,7 @@ def labels(plan: Plan, base: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def created(plan: Plan) -> str:
-    """Return the commit's date as RFC 3339: the same for whoever builds, whenever."""
+    """Return the commit's date as RFC 3339: the same on every machine and at any time."""
     date = plan.snapshot.committed_at
     return date.strftime("%Y-%m-%dT%H:%M:%SZ") if date else EPOCH
 

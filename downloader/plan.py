@@ -48,7 +48,7 @@ MAX_LAYERS = 100
 TAR_OVERHEAD_BYTES = 64 * 1024
 # Below this a layer is not worth its round trips whatever the registry allows.
 SMALLEST_LIMIT_BYTES = 1 * MIB
-PART_ALIGNMENT_BYTES = 1 * MIB  # whole buffers for whoever copies the parts
+PART_ALIGNMENT_BYTES = 1 * MIB  # programs that copy parts then move whole buffers
 
 # Measured on the containerd image store: the builder's layers, the image's blobs, and the
 # image's unpacked layers are there at once; the base images and the builder's Python beside.

@@ -151,7 +151,7 @@ def check_open(found: ImageInfo, name: str) -> None:
     why = "gated" if known.gated else "private"
     raise InputError(
         f"{name} carries {known.repo.id}, which is {why} on the Hub: "
-        "whoever can pull the image gets the files without asking its owner",
+        "everybody who can pull the image gets the files without asking its owner",
         hint="if its license and the registry's readers allow that, add --allow-gated",
     )
 

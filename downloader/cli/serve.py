@@ -34,7 +34,7 @@ _TOKEN_LIMIT_BYTES = 4096
     help="Where clients reach it.",
 )
 @click.option("--token-file", metavar="FILE", help="Clients must send the token in it (HF_TOKEN).")
-@click.option("--public", is_flag=True, help="Serve whoever reaches the address, without a token.")
+@click.option("--public", is_flag=True, help="Serve all clients without a token.")
 @click.option(
     "--cache-dir", metavar="DIR", help="Where files are brought in.  [default: HF_HUB_CACHE]"
 )

@@ -15,7 +15,7 @@ from downloader.plan import Plan, group_by_file, parse_layer_limit, split_shards
 # A job of this size takes some minutes at the 100 MB/s that hosted runners reach, and every
 # job costs half a minute before its first byte.
 SHARD_BYTES = 10 * 10**9
-# GitHub's free plan runs 20 jobs at once; the others are for whoever else needs one.
+# GitHub's free plan runs 20 jobs at once; the others are left to other workflows.
 MAX_SHARDS = 16
 # A matrix of 257 jobs fails the run (docs.github.com, "Actions limits").
 MAX_IMAGES = 256

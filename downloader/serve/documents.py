@@ -56,7 +56,7 @@ def summary(entry: Entry) -> dict[str, Any]:
         "sha": entry.commit,
         "lastModified": date,
         "createdAt": date,
-        # Whoever reaches this server has access: clients must not ask for a token.
+        # Every client that is answered has access: none must ask for a token.
         "private": False,
         "gated": False,
         "disabled": False,

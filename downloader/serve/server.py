@@ -281,7 +281,7 @@ class _Server(uvicorn.Server):
         numbers = (signal.SIGINT, signal.SIGTERM)
         try:
             before = {number: signal.signal(number, self.handle_exit) for number in numbers}
-        except ValueError:  # not the main thread: whoever started it stops it
+        except ValueError:  # not the main thread: the caller stops the server
             yield
             return
         try:

@@ -13,7 +13,7 @@ _FREED_SHARE = 2
 
 
 class RingClosedError(Exception):
-    """The consumer has left; whoever fills may stop."""
+    """The consumer has left; the threads that fill may stop."""
 
 
 class BufferPool:
