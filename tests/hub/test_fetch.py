@@ -162,6 +162,15 @@ def test_many_small_files_share_connections(side: Side, tmp_path: Path) -> None:
     check_whole(tmp_path)
 
 
+def test_many_small_files_stay_below_the_hubs_quota(side: Side, tmp_path: Path) -> None:
+    snapshot = side.snapshot("org/many")
+    side.hub.add_fault(faults.Quota(path="*org/many/*", origin="hub", requests=400, window_s=4))
+    side.hub.clear_log()
+    report = side.fetch(snapshot, tmp_path)
+    assert report.fetched_files == 600
+    assert {entry.status for entry in side.log()} == {200}
+
+
 def test_large_file_comes_through_hf_transfer(side: Side, tmp_path: Path) -> None:
     report = side.fetch(side.snapshot("org/big"), tmp_path)
     assert dict(report.ways) == {"hf_transfer": 1, "plain": 1, "empty": 1}

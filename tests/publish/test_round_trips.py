@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.fake_hub import faults
 from tests.support.faulty_proxy import Door
-from tests.support.publish import Side
+from tests.support.publish import MANY, Side
 
 pytestmark = pytest.mark.docker
 
@@ -69,3 +70,14 @@ class _Line:
 
     def readline(self) -> str:
         return self._line
+
+
+def test_publish_of_many_small_files_stays_below_the_hubs_quota(side: Side) -> None:
+    files = len(MANY.commits[0].files)
+    quota = faults.Quota(path="*org/many/*", origin="hub", requests=files * 2 // 3, window_s=4)
+    side.hub.add_fault(quota)
+    ran = side.publish("org/many")
+    assert ran.code == 0, ran.err
+    asked = side.hub.log().of(origin="hub", path="org/many/resolve/")
+    assert len(asked) >= files
+    assert {entry.status for entry in asked} == {206}

@@ -220,6 +220,17 @@ def test_fault_slow_first_byte(local: HubServer) -> None:
         assert pending.result(20).data == read_all(WEIGHTS.source, 0, 10)
 
 
+def test_quota_is_counted_down_in_headers_and_then_refuses(local: HubServer) -> None:
+    weights = Weights(local, faults.Quota(requests=2))
+    answers = [weights.get() for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert [answer.headers["RateLimit"][:15] for answer in answers] == [
+        '"resolvers";r=1',
+        '"resolvers";r=0',
+        '"resolvers";r=0',
+    ]
+
+
 def test_every_fault_travels_as_json() -> None:
     for kind in faults.KINDS.values():
         fault = kind(path="*.bin", times=2, skip=1)

@@ -53,10 +53,21 @@ class World:
     Args:
         elsewhere: Address of an origin that is neither the Hub nor its CDN.
         released: Ends the stalls that have no time of their own.
+        windows: Of the quotas that are set; `lock` guards them.
     """
 
     elsewhere: str = ""
     released: threading.Event = dataclasses.field(default_factory=threading.Event)
+    windows: dict[Fault, Window] = dataclasses.field(default_factory=dict)
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+
+@dataclass
+class Window:
+    """Of a quota: when it ends, and how many requests it has left."""
+
+    end_s: float
+    left: int
 
 
 @dataclass(frozen=True, kw_only=True)

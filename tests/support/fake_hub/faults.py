@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import math
 import re
 import time
 import zlib
@@ -17,7 +18,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from tests.support.fake_hub.content import Flipped, Resized, read_all
-from tests.support.fake_hub.fault import BodyFault, Fault, World
+from tests.support.fake_hub.fault import BodyFault, Fault, Window, World
 from tests.support.fake_hub.http_message import Reply
 from tests.support.fake_hub.ranges import make_file_reply
 
@@ -78,6 +79,33 @@ class TooManyRequests(Fault):
         elif wait_s is not None:
             answer.headers["Retry-After"] = str(wait_s)
         return answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota(Fault):
+    """So many requests in each window of time, as headers of every answer say; then 429.
+
+    Source: draft-ietf-httpapi-ratelimit-headers-10; the Hub's own windows are 300 s.
+    """
+
+    requests: int = 500
+    window_s: int = 300
+
+    def change(self, reply: Reply, request: Request, world: World) -> Reply:
+        now_s = time.monotonic()
+        with world.lock:
+            window = world.windows.get(self)
+            if window is None or now_s >= window.end_s:
+                window = world.windows[self] = Window(now_s + self.window_s, self.requests)
+            is_over = not window.left
+            window.left -= not is_over
+            left, rest_s = window.left, math.ceil(window.end_s - now_s)
+        answer = Reply.text(429, '{"error":"Too Many Requests"}') if is_over else reply
+        headers = {
+            "RateLimit": f'"resolvers";r={left};t={rest_s}',
+            "RateLimit-Policy": f'"fixed window";"resolvers";q={self.requests};w={self.window_s}',
+        }
+        return dataclasses.replace(answer, headers={**answer.headers, **headers})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,7 +340,7 @@ def _resize(reply: Reply, request: Request, more_bytes: int) -> Reply:
 KINDS: dict[str, type[Fault]] = {
     kind.__name__: kind
     for kind in (
-        NoRanges, RangesIgnoredAfterProbe, OtherRange, TooManyRequests, ServerError,
+        NoRanges, RangesIgnoredAfterProbe, OtherRange, TooManyRequests, Quota, ServerError,
         Unauthorized, SignedUrlExpired, HandsOutExpiredUrls, RedirectElsewhere, ResetAfter,
         OtherAnswer, ChangedJson, Compressed, LinkNotRewritten,
         CutAfter, StallAfter, WrongBytes, FewerBytes, MoreBytes, BandwidthCap, SlowFirstByte,
