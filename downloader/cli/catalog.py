@@ -17,7 +17,7 @@ from downloader.cli.registries import make_registries, parse_target, registry_op
 from downloader.environment import read_environment
 from downloader.errors import InputError, StorageError
 from downloader.farm.catalog.catalog import Catalog, check_hub, read_catalog
-from downloader.farm.catalog.page import SOURCE_URL, render_page
+from downloader.farm.catalog.page import SOURCE_URL, render_feed, render_page
 from downloader.farm.catalog.readme import language_of, parse_facts, render_table, replace_table
 from downloader.farm.models import Models
 from downloader.hub.repo import Repo
@@ -39,7 +39,7 @@ _README = click.Path(exists=True, dir_okay=False, path_type=Path)
     default="dist/site",
     show_default=True,
     metavar="DIR",
-    help="Where index.html and catalog.json go.",
+    help="Where index.html, atom.xml and catalog.json go.",
 )
 @click.option(
     "--check-hub", "asks_hub", is_flag=True, help="Ask the Hub which images are behind it."
@@ -99,6 +99,7 @@ def _write_site(found: Catalog, output: Path) -> None:
     document = found.to_json()
     texts = {
         "index.html": render_page(document, _source_url()),
+        "atom.xml": render_feed(document, _source_url()),
         "catalog.json": json.dumps(document, indent=2, ensure_ascii=False) + "\n",
     }
     try:

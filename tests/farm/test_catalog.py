@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
 import jsonschema
 import pytest
@@ -21,7 +22,7 @@ import pytest
 from downloader.cli import run
 from downloader.errors import ProtocolError
 from downloader.farm.catalog.catalog import Catalog, Entry
-from downloader.farm.catalog.page import render_page, words
+from downloader.farm.catalog.page import render_feed, render_page, words
 from downloader.farm.catalog.published import read_published
 from downloader.farm.catalog.readme import BEGIN, END
 from downloader.farm.models import parse_models
@@ -427,6 +428,22 @@ def test_no_text_of_a_registry_becomes_markup() -> None:
     assert "alert(1)</script>" not in page
 
 
+def test_the_feed_has_the_newest_first_and_no_text_becomes_markup() -> None:
+    document = Catalog(tuple(map(Entry, parse_models(ONE))), ("me/x",), NOW).to_json()
+    (model,) = document["models"]
+    told = {"registries": ["me/x"], "commit": "a" * 40, "description": HOSTILE}
+    old = model | told | {"tag": "old", "digest": f"sha256:{'1' * 64}", "committed_at": NOW}
+    later = {"digest": f"sha256:{'2' * 64}", "committed_at": "2026-02-03T04:05:06+01:00"}
+    document["models"] = [old, model, old | later | {"tag": "new"}]
+    feed = ET.fromstring(render_feed(document))
+    atom = "{http://www.w3.org/2005/Atom}"
+    assert feed.findtext(f"{atom}updated") == later["committed_at"]
+    entries = feed.findall(f"{atom}entry")
+    titles = [entry.findtext(f"{atom}title") for entry in entries]
+    assert titles == [f"{tag}: {model['repo_id']}" for tag in ("new", "old")]
+    assert str(entries[0].findtext(f"{atom}summary")).startswith(HOSTILE)
+
+
 def test_the_page_names_nothing_to_fetch() -> None:
     elements = Elements(page_of(ONE))
     for tag, attributes in elements.found:
@@ -434,7 +451,9 @@ def test_the_page_names_nothing_to_fetch() -> None:
         assert "src" not in attributes
         assert not [key for key in attributes if key.startswith("on") or key == "style"]
         if tag == "link":
-            assert (attributes["href"] or "").startswith("data:")
+            # A feed is named for readers; no browser fetches it on its own.
+            is_feed = (attributes["rel"], attributes["href"]) == ("alternate", "atom.xml")
+            assert is_feed or (attributes["href"] or "").startswith("data:")
 
 
 def test_both_languages_have_every_text() -> None:

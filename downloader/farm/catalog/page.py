@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from string import Template
@@ -63,6 +64,44 @@ def render_page(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
     } | {f"w_{key}": element("span", value, data_w=key) for key, value in text.items()}
     values |= {f"t_{key}": escape(value) for key, value in text.items()}
     return Template(_asset("page.html")).substitute(values)
+
+
+def render_feed(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
+    """Return the published models as an Atom feed, the newest commit first.
+
+    A new digest is a new entry, so a reader sees a model again once its tag has moved.
+
+    Args:
+        document: The catalogue as ``catalog.schema.json`` specifies it.
+        source_url: Where the project that publishes these images is.
+
+    Source: RFC 4287.
+    """
+    models = [model for model in document["models"] if model["digest"] and model["committed_at"]]
+    models.sort(key=lambda model: datetime.fromisoformat(model["committed_at"]), reverse=True)
+    updated = models[0]["committed_at"] if models else document["generated_at"]
+    head = [
+        element("title", words()[LANGUAGE]["title"]),
+        element("id", source_url),
+        element("updated", updated),
+        element("author", element("name", "hf-models")),
+        element("link", href=source_url),
+    ]
+    feed = element("feed", *head, *map(_feed_entry, models), xmlns="http://www.w3.org/2005/Atom")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{feed}\n'
+
+
+def _feed_entry(model: dict[str, Any]) -> Markup:
+    image = f"{model['registries'][0]}:{model['tag']}"
+    text = [model["description"], COMMANDS["restore"].format(image=image), model["digest"]]
+    return element(
+        "entry",
+        element("title", f"{model['tag']}: {model['repo_id']}"),
+        element("id", f"urn:{model['digest']}:{model['tag']}"),
+        element("updated", model["committed_at"]),
+        element("link", href=f"{model['repo_url']}/tree/{model['commit']}"),
+        element("summary", " · ".join(filter(None, text))),
+    )
 
 
 def _content_security_policy(style: str, script: str) -> str:
