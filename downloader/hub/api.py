@@ -72,6 +72,8 @@ class Call:
             ProtocolError: An answer that is not the Hub's.
         """
         address = parse_address(str(request.url))
+        if address.path.endswith(_AGENTS_PATH):
+            return httpx2.Response(404, request=request)
         token = {k: v for k, v in request.headers.items() if k.lower() == "authorization"}
         retry = Retry(self.retry, note=self.note, name=self.name)
         while True:
@@ -127,6 +129,9 @@ class Call:
         return [("Link", f'<{following.url}>; rel="next"')]
 
 
+# What the library asks of its own accord, at the endpoint that it read when it was imported: which
+# programs count as agents. A missing answer is fine, and ours would be asked with every retry.
+_AGENTS_PATH = "/api/agent-harnesses"
 # What the library reads of an answer besides its body.
 _KEPT = {"x-error-code", "x-error-message", "x-request-id", "content-type"}
 _CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)

@@ -1,9 +1,13 @@
 """What the Hub's API answers, and what mirrors and proxies answer in its place."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -278,3 +282,15 @@ def test_endpoint_of_a_mirror_may_have_a_path(hub: Hub) -> None:
 def test_snapshot_travels_through_json(hub: Hub) -> None:
     snapshot = hub.resolve(MODEL, selection=Selection(exclude=("*.md",)))
     assert Snapshot.from_json(json.loads(json.dumps(snapshot.to_json()))) == snapshot
+
+
+def test_nothing_but_the_repo_is_asked(server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    """The library itself looks up which programs count as agents, once a day."""
+    assert hub.endpoint == server.endpoint
+    own = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path), "AI_AGENT": "test"}
+    command = [sys.executable, "-m", "downloader", "plan", "org/tiny", "--json"]
+    env = {**os.environ, **own}
+    env.pop("HF_HUB_DISABLE_TELEMETRY")
+    subprocess.run(command, env=env, check=True, capture_output=True, timeout=60)
+    asked = {entry.path.split("/")[2] for entry in server.log()}
+    assert asked == {"models"}
