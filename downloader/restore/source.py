@@ -106,13 +106,19 @@ def parse_source(text: str, engine_has: Callable[[str], bool]) -> Source:
 
 
 def _no_image(text: str) -> InputError:
-    path = _expand(text)
-    if not path.is_dir():
+    if not _is_directory(text):
         return InputError(f"{text}: want a directory or an archive, got nothing there")
     return InputError(
         f"{text}: want an image, got a directory with neither {' nor '.join(_DOCUMENTS)}",
         hint=f"a root file system is read as a tar: tar -C {shlex.quote(text)} -cf root.tar .",
     )
+
+
+def _is_directory(text: str) -> bool:
+    try:
+        return _expand(text).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _local(text: str) -> Source | None:
