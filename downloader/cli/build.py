@@ -137,6 +137,7 @@ def build(
     if options["sign_key"]:
         raise InputError("want --sign-key with --engine layout, got docker")
     base = base or DEFAULT_BASE
+    engine.info()  # an engine that does not answer is named before anything is asked of it
     pins = find_pins(engine, connection_of(options), base, teller(quiet=quiet))
     found = build_with_docker(engine, hub, plan, name, base, pins, force=force, quiet=quiet)
     _print_built(found, plan, name, as_json)

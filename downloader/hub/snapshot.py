@@ -312,7 +312,7 @@ def _license(card: dict[str, Any]) -> str | None:
 def _description(card: dict[str, Any], summary: object) -> str | None:
     r"""Return one line of a model card; a dataset's is the Hub's own summary of it.
 
-    >>> _description({"description": " A small\\n model. "}, None)
+    >>> _description({"description": " A small\n model. "}, None)
     'A small model.'
     """
     for text in (card.get("short_description"), card.get("description"), summary):

@@ -91,9 +91,11 @@ def test_nox_passes_the_exit_code_on_and_keeps_the_token(hub: HubServer) -> None
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run make with this interpreter's nox and packages."""
     nox = f"NOX={sys.executable} -m nox --no-venv --no-install"
+    # The tests themselves may run under make, which tells its children so.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
         ["make", "--assume-old=.venv/bin/nox", nox, *arguments],
-        env=os.environ | {"PATH": own_path()},
+        env=own | {"PATH": own_path()},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -452,6 +452,7 @@ def test_leftover_of_a_killed_run_counts_as_space(
     assert not leftover.exists()
 
 
+@pytest.mark.mount
 @pytest.mark.parametrize("use_transfer", [True, False])
 def test_disk_that_fills_up_on_the_way(
     side: Side, small_disk: Path, monkeypatch: pytest.MonkeyPatch, use_transfer: bool

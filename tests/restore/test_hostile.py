@@ -449,7 +449,7 @@ MANIFESTS: Mapping[str, tuple[bytes, str]] = {
     "a-million-layers": (
         b'{"schemaVersion": 2, "config": %s, "layers": [%s{}]}'
         % (json.dumps(DESCRIPTOR).encode(), b"{}," * 999_999),
-        "at most 1000 items",
+        "of memory (limit ",
     ),
     "digest-with-path": (
         json.dumps(
