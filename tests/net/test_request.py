@@ -95,7 +95,10 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 )
 def test_answer_that_is_drawn_out_ends_in_time(send: Send) -> None:
     # Newer releases of Python count interim answers and trailers themselves, and end sooner.
-    with server(send) as url, pytest.raises(TransportError, match="too slow|is not HTTP") as caught:
+    with (
+        server(send) as url,
+        pytest.raises(TransportError, match=r"too slow|is not HTTP") as caught,
+    ):
         read_whole(url)
     assert caught.value.timed_out or "is not HTTP" in caught.value.message
 
