@@ -31,7 +31,7 @@ _REDIRECT_LIMIT = 5
 # A URL that carries its own credential, on the registry's own host: stores refuse a second one.
 _SIGNATURE = re.compile(r"[?&](?:X-Amz-Signature|X-Goog-Signature|Signature|sig)=", re.IGNORECASE)
 # A token that is over may be followed by an older one that is over as well.
-_RENEWALS_LIMIT = 3
+RENEWALS_LIMIT = 3
 _PROBE_TIMEOUT_S = 2.0  # on loopback, where a server answers at once
 
 
@@ -171,7 +171,7 @@ class Client:
                 if _is_followed(request, status) and redirects < _REDIRECT_LIMIT:
                     url, redirects = next_url(url, headers.get("Location")), redirects + 1
                     is_signed = "/v2/" not in url or bool(_SIGNATURE.search(url))
-                elif status == 401 and renewals < _RENEWALS_LIMIT and self.owns(url):
+                elif status == 401 and renewals < RENEWALS_LIMIT and self.owns(url):
                     exchange.read(ERROR_BODY_LIMIT_BYTES)
                     self.challenged(headers, request.scopes, sent)
                     renewals, is_signed = renewals + 1, False

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from downloader.errors import HfModelsError, IntegrityError, TransportError
 from downloader.net.retry import is_passing
 from downloader.oci.auth import Scopes
-from downloader.oci.client import Client, Request
+from downloader.oci.client import RENEWALS_LIMIT, Client, Request
 from downloader.oci.digest import Digest
 from downloader.oci.responses import (
     ERROR_BODY_LIMIT_BYTES,
@@ -359,7 +359,7 @@ class RegistryBlobWriter:
         self._begun_s = 0.0
         self._failure: _Failure | None = None
         self._reached = -1  # where the last resumption went on; beyond it, something moved
-        self._is_renewed = False  # a second 401 in a row is an answer
+        self._renewals = 0  # in a row
         self._redirects = 0
         self._has_odd_range = False  # an answer named another range than was sent
         self._ignores_ranges = False
@@ -485,7 +485,7 @@ class RegistryBlobWriter:
         if not is_whole:
             early = TransportError(f"{self._what}: answered before the end of the request")
             raise self._interrupted(_Failure(early))
-        self._is_renewed, self._redirects = False, 0
+        self._renewals, self._redirects = 0, 0
         self._session.moved(self._session.start(), answer.headers)
         reported = parse_offset(answer.headers.get("Range"))
         if self._is_chunk:
@@ -537,8 +537,8 @@ class RegistryBlobWriter:
         status, client = answer.status, self._target.client
         error = self._error(answer)
         url = self._session.start()
-        if status == 401 and not self._is_renewed and client.owns(url):
-            self._is_renewed = True
+        if status == 401 and self._renewals < RENEWALS_LIMIT and client.owns(url):
+            self._renewals += 1
             client.challenged(answer.headers, self._target.scopes, self._authorization)
             raise self._interrupted(_Failure(error, is_free=True)) from error
         if status in _REDIRECTS and self._redirects < _REDIRECTS_LIMIT:
@@ -576,8 +576,8 @@ class RegistryBlobWriter:
             if got != digest:
                 raise IntegrityError(f"{self._what}: want {digest}, the registry has {got[:100]!r}")
             return True
-        if status == 401 and not self._is_renewed:
-            self._is_renewed = True
+        if status == 401 and self._renewals < RENEWALS_LIMIT:
+            self._renewals += 1
             return False  # `once` has renewed the credential
         if is_passing(status) or status in {404, 416}:
             return self._is_there(digest, refusal, answer.headers)
