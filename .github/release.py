@@ -142,9 +142,8 @@ def build_image(name: str) -> None:
     """Build the tool's image; with a name, push it under the version and this platform."""
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     tag = f"{name or 'hf-models'}:{version()}{f'-{machine}' if name else ''}"
-    secrets = {"ca": "SSL_CERT_FILE", "pip_index_url": "PIP_INDEX_URL"}
-    flags = [f"--secret=id={id_},env={env}" for id_, env in secrets.items() if id_ != "ca"]
-    if bundle := os.environ.get(secrets["ca"]):
+    flags = ["--secret=id=pip_index_url,env=PIP_INDEX_URL"]
+    if bundle := os.environ.get("SSL_CERT_FILE"):
         flags.append(f"--secret=id=ca,src={bundle}")
     flags += [
         f"--label=org.opencontainers.image.{key}={value}" for key, value in image_labels().items()
