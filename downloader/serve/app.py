@@ -132,7 +132,8 @@ class App:
         note: Note,
     ) -> None:
         self.index = Index()
-        self.ready = asyncio.Event()  # when every source has been looked at once
+        self.is_ready = False  # until every source has been looked at once
+        self._looked = asyncio.Condition()  # a source has been looked at
         self._contents = contents
         self._policy = policy
         self._metrics = metrics
@@ -221,21 +222,32 @@ class App:
         if request.method not in allowed:
             raise Refusal(405, "Method not allowed", Allow=", ".join(sorted(allowed)))
 
+    async def update(self, index: Index | None = None, *, is_ready: bool = False) -> None:
+        """Take what was found in a source, and wake the requests that wait for it.
+
+        Args:
+            index: What is served from now on; None for the same as before.
+            is_ready: Every source was looked at once.
+        """
+        async with self._looked:
+            self.index = index or self.index
+            self.is_ready = self.is_ready or is_ready
+            self._looked.notify_all()
+
     # What is asked for
 
     async def _route(self, request: Request, route: Route, answer: "_Answer") -> None:
         match route.name:
             case "page":
+                await self._wait_for_sources()
                 await answer.send(200, self._page(request).encode(), "text/html; charset=utf-8")
             case "healthz":
-                ready = self.ready.is_set()
-                await answer.send(
-                    200 if ready else 503, b"ok\n" if ready else b"starting\n", "text/plain"
-                )
+                status, text = (200, b"ok\n") if self.is_ready else (503, b"starting\n")
+                await answer.send(status, text, "text/plain")
             case "metrics":
                 self._metrics.counts["repos"] = len(self.index.repos)
-                text = self._metrics.to_text().encode()
-                await answer.send(200, text, "text/plain; version=0.0.4; charset=utf-8")
+                figures = self._metrics.to_text().encode()
+                await answer.send(200, figures, "text/plain; version=0.0.4; charset=utf-8")
             case "version":
                 await answer.json({})
             case "whoami":
@@ -263,6 +275,7 @@ class App:
 
     async def _list(self, request: Request, route: Route, answer: "_Answer") -> None:
         assert route.repo is not None  # noqa: S101 - every list has a type
+        await self._wait_for_sources()
         index = self.index
         kind = route.repo.type
         entries = [index.find(repo, "main").entry for repo in index.repos if repo.type == kind]
@@ -324,14 +337,22 @@ class App:
     async def _version(self, route: Route) -> Version:
         """Return what a route names; while sources are still being looked at, wait for them."""
         assert route.repo is not None  # noqa: S101 - the caller's routes have one
-        if not self.ready.is_set() and not self.index.has(route.repo):
-            try:
-                await asyncio.wait_for(self.ready.wait(), _SILENCE_S)
-            except TimeoutError:
-                raise Refusal(
-                    503, "Still looking through the sources; try again", Retry_After="5"
-                ) from None
+        await self._wait_for_sources(route.repo)
         return self.index.find(route.repo, route.revision)
+
+    async def _wait_for_sources(self, repo: Repo | None = None) -> None:
+        """Wait until every source was looked at once, or one of them has the repo."""
+
+        def is_known() -> bool:
+            return self.is_ready or (repo is not None and self.index.has(repo))
+
+        try:
+            async with asyncio.timeout(_SILENCE_S), self._looked:
+                await self._looked.wait_for(is_known)
+        except TimeoutError:
+            raise Refusal(
+                503, "Still looking through the sources; try again", Retry_After="5"
+            ) from None
 
     def _load(self, version: Version) -> "asyncio.Task[Loaded]":
         task = self._loading.get(version)

@@ -189,7 +189,7 @@ class Serving:
         try:
             while True:
                 await asyncio.gather(*(self._look(app, n) for n in range(len(self._sources))))
-                app.ready.set()
+                await app.update(is_ready=True)
                 if not self._options.refresh_s:
                     return
                 await asyncio.sleep(self._options.refresh_s)
@@ -204,7 +204,7 @@ class Serving:
             entries = await self._looks.run(source.look)
         except HfModelsError as error:
             is_final = isinstance(error, InputError | ServerError)
-            if is_first and is_final and not app.ready.is_set():
+            if is_first and is_final and not app.is_ready:
                 raise
             self._metrics.add("refresh_errors")
             self._log(f"{source.name}: {error.message}; what it had is still served")
@@ -213,7 +213,7 @@ class Serving:
             self._log(f"{source.name}: {_count(entries)}")
         self._found[number] = entries
         current = [entry for key in sorted(self._found) for entry in self._found[key]]
-        app.index = Index(current, _retired(app.index, current))
+        await app.update(Index(current, _retired(app.index, current)))
 
     # The log
 

@@ -97,6 +97,26 @@ def test_registry_gone_in_mid_file_and_back(tmp_path: Path) -> None:
             assert gone.times < 1
 
 
+def test_while_a_source_does_not_answer_the_others_are_served_and_lists_wait(
+    tmp_path: Path,
+) -> None:
+    name = put_big()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        other = f"127.0.0.1:{silent.getsockname()[1]}/org/models"
+        flags = ("--tries", "1", "--cache-dir", tmp_path / "cache")
+        with (
+            serving(name, other, *flags, is_ready=False) as server,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            assert server.ask(PATH).body == WEIGHTS
+            assert server.ask("/healthz").status == 503
+            listed = pool.submit(server.ask, "/api/models")
+            assert not listed.done()
+            silent.close()
+            assert [repo["id"] for repo in listed.result().json] == ["org/model"]
+            server.wait_until_ready()
+
+
 def test_registry_gone_for_good_breaks_the_answer_and_the_next_one_continues(
     tmp_path: Path,
 ) -> None:

@@ -9,6 +9,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,13 +81,26 @@ class Server:
         self.process.terminate()
         return self.process.wait(ANSWER_TIMEOUT_S)
 
+    def wait_until_ready(self) -> None:
+        """Wait until every source was looked at once."""
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        while self.process.poll() is None and self.ask("/healthz").status != 200:
+            assert time.monotonic() < deadline, self.lines
+            time.sleep(0.02)
+
     def said(self, text: str) -> bool:
         return any(text in line for line in self.lines)
 
 
 @contextmanager
-def serving(*arguments: str | Path, **environment: str) -> Iterator[Server]:
-    """Run ``hf-models serve`` on a free port of loopback, unless told otherwise."""
+def serving(*arguments: str | Path, is_ready: bool = True, **environment: str) -> Iterator[Server]:
+    """Run ``hf-models serve`` on a free port of loopback, unless told otherwise.
+
+    Args:
+        arguments: Sources and options.
+        is_ready: Wait until every source was looked at, not only until the server listens.
+        environment: Variables beside this process's.
+    """
     listen = () if "--listen" in arguments else ("--listen", "127.0.0.1:0")
     command = [sys.executable, "-m", "downloader", "serve", *map(str, arguments), *listen]
     process = subprocess.Popen(
@@ -109,6 +123,8 @@ def serving(*arguments: str | Path, **environment: str) -> Iterator[Server]:
         url = urls.get(timeout=ANSWER_TIMEOUT_S)
         assert url, "\n".join(lines)
         server = Server(process, url, lines)
+        if is_ready:
+            server.wait_until_ready()
         yield server
     finally:
         process.kill()
