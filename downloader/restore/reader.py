@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from downloader.errors import InputError, ProtocolError
 from downloader.hub.repo import Snapshot
 from downloader.image import (
+    ImageLabels,
     is_metadata_layer,
     is_packed,
     is_signature_layer,
@@ -208,18 +209,7 @@ def read_plan(image: Image) -> Found | None:
     ours, layers = image.ours, image.manifest.layers
     if ours is None or not layers or not is_metadata_layer(layers[-1]) or not _is_plain(layers):
         return None
-    if layers[-1].size_bytes > METADATA_LIMIT_BYTES:
-        raise ProtocolError(
-            f"metadata layer: want at most {METADATA_LIMIT_BYTES} bytes,"
-            f" got {layers[-1].size_bytes} bytes"
-        )
-    data = _read_document(image, layers[-1], plan_path(ours.commit))
-    plan = Plan.from_json(parse_document(data, "plan"))
-    if plan.snapshot.commit != ours.commit or plan.snapshot.repo != ours.repo:
-        raise ProtocolError(
-            f"plan: want {ours.repo.id} at {ours.commit},"
-            f" got {plan.snapshot.repo.id} at {plan.snapshot.commit}"
-        )
+    plan = _read_plan(image, ours, layers[-1])
     return Found(
         source=image.name,
         digest=image.digest,
@@ -229,6 +219,45 @@ def read_plan(image: Image) -> Found | None:
         is_labelled=True,
         signature=_read_signature(image, ours.commit),
     )
+
+
+def read_listed(image: Image) -> Snapshot | None:
+    """Return what the last layer of an image of this project lists, wherever the bytes lie.
+
+    An engine that compresses layers on a push drops the annotations that say it: None where the
+    last layer has no plan.
+
+    Raises:
+        ProtocolError: The list is malformed, or of another snapshot than the labels say.
+        IntegrityError: The layer that holds it is not the one that the manifest names.
+    """
+    ours, layers = image.ours, image.manifest.layers
+    if ours is None or not layers:
+        return None
+    try:
+        return _read_plan(image, ours, layers[-1]).snapshot
+    except _NoDocumentError:
+        return None
+
+
+class _NoDocumentError(ProtocolError):
+    """A layer lacks a file."""
+
+
+def _read_plan(image: Image, ours: ImageLabels, layer: Descriptor) -> Plan:
+    if layer.size_bytes > METADATA_LIMIT_BYTES:
+        raise ProtocolError(
+            f"metadata layer: want at most {METADATA_LIMIT_BYTES} bytes,"
+            f" got {layer.size_bytes} bytes"
+        )
+    data = _read_document(image, layer, plan_path(ours.commit))
+    plan = Plan.from_json(parse_document(data, "plan"))
+    if plan.snapshot.commit != ours.commit or plan.snapshot.repo != ours.repo:
+        raise ProtocolError(
+            f"plan: want {ours.repo.id} at {ours.commit},"
+            f" got {plan.snapshot.repo.id} at {plan.snapshot.commit}"
+        )
+    return plan
 
 
 def _read_signature(image: Image, commit: str) -> bytes | None:
@@ -250,7 +279,7 @@ def _read_document(image: Image, layer: Descriptor, path: str) -> bytes:
                         f" got {member.size_bytes} bytes"
                     )
                 return read_exactly(stream, member.size_bytes, member.path)
-        raise ProtocolError(f"metadata layer: lacks {path}")
+        raise _NoDocumentError(f"metadata layer: lacks {path}")
 
     return read_layer(image, layer, budget, find)
 

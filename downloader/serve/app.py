@@ -409,8 +409,7 @@ class App:
         if request.method == "HEAD":
             await answer.begin(status, headers, is_over=True)
             return
-        pieces = await self._contents.open(loaded, file, wanted)
-        await answer.stream(status, headers, pieces)
+        await answer.stream(status, headers, self._contents.read(loaded, file, wanted))
 
     async def _gguf(self, request: Request, route: Route, answer: "_Answer") -> None:
         assert route.repo is not None  # noqa: S101 - the caller's routes have one
@@ -560,10 +559,23 @@ class _Answer:
         gone = asyncio.ensure_future(self._wait_gone())
         try:
             async with aclosing(pieces):
-                # The first piece first: an error before it gets a status of its own.
-                first = await anext(pieces, b"")
-                await self.begin(status, headers)
-                await self._send_piece(first)
+                # The first piece first: an error before it gets a status of its own. But a
+                # client that hears nothing for long gives up, so the headers do not wait longer.
+                first = asyncio.ensure_future(anext(pieces, b""))
+                try:
+                    await asyncio.wait([first], timeout=_SILENCE_S)
+                    if not first.done():
+                        await self.begin(status, headers)
+                        await asyncio.wait([first, gone], return_when=asyncio.FIRST_COMPLETED)
+                        if not first.done():
+                            return
+                    piece = await first
+                finally:
+                    first.cancel()
+                    await asyncio.wait([first])
+                if not self.is_begun:
+                    await self.begin(status, headers)
+                await self._send_piece(piece)
                 async for piece in pieces:
                     if gone.done():
                         return

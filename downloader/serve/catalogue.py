@@ -31,6 +31,32 @@ class Remote:
 Location = Remote | Path
 
 
+@dataclass(eq=False)
+class Lookup:
+    """Looks through an image once, to find where its contents lie.
+
+    Args:
+        look: Reads the image, so it blocks for long, and raises its errors.
+    """
+
+    look: Callable[[], "Loaded"] = field(repr=False)
+    _found: "Loaded | None" = field(default=None, init=False)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether `locate` knows the answer."""
+        return self._found is not None
+
+    def run(self) -> None:
+        """Look through the image."""
+        self._found = self.look()
+
+    def locate(self, oid: str) -> Location:
+        """Return where a content lies, once `run` has found it."""
+        assert self._found is not None  # noqa: S101 - the caller has asked `is_over`
+        return self._found.locate(oid)
+
+
 @dataclass(frozen=True)
 class Loaded:
     """The files of a snapshot, and where each content lies.
@@ -38,10 +64,12 @@ class Loaded:
     Args:
         snapshot: With the files that the source has.
         locate: Returns where the content of an oid lies.
+        lookup: Returns what must be run before `locate` can answer for an oid; None for nothing.
     """
 
     snapshot: Snapshot
     locate: Callable[[str], Location]
+    lookup: Callable[[str], Lookup | None] = lambda _oid: None
 
     @cached_property
     def files(self) -> Mapping[str, RepoFile]:
@@ -120,7 +148,9 @@ class Version:
         snapshot = replace(
             loaded[0].snapshot, files=tuple(file for _, (file, _) in sorted(files.items()))
         )
-        return Loaded(snapshot, lambda oid: owners[oid].locate(oid))
+        return Loaded(
+            snapshot, lambda oid: owners[oid].locate(oid), lambda oid: owners[oid].lookup(oid)
+        )
 
 
 class Index:

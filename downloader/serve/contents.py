@@ -24,7 +24,7 @@ from downloader.hub.repo import RepoFile
 from downloader.net.ranges import ByteRange
 from downloader.progress import Note
 from downloader.serve.cache import Cache
-from downloader.serve.catalogue import Loaded, Location, Remote
+from downloader.serve.catalogue import Loaded, Location, Lookup, Remote
 from downloader.serve.filling import BusyError, Filling, Stream, read_bytes
 from downloader.serve.metrics import Metrics
 from downloader.serve.threads import Threads
@@ -88,6 +88,7 @@ class Contents:
         self._sources = Threads(group, bounds.connections, "source")
         self._disk = Threads(group, _DISK_THREADS, "disk")
         self._fillings: dict[tuple[str, str], _Shared] = {}
+        self._lookups: dict[Lookup, asyncio.Task[None]] = {}
         # Of contents that were wrong, for the next attempt: they know the mirrors to avoid.
         self._remembered: dict[str, RangeSource] = {}
         self._wrong_until: dict[str, float] = {}
@@ -108,17 +109,25 @@ class Contents:
         """
         return oid not in self.suspect or not (wanted.start and wanted.end == size_bytes)
 
-    async def open(self, loaded: Loaded, file: RepoFile, wanted: ByteRange) -> Pieces:
-        """Return the bytes of a file, in pieces.
+    async def read(self, loaded: Loaded, file: RepoFile, wanted: ByteRange) -> Pieces:
+        """Yield the bytes of a file, in pieces.
 
-        Raises (from the iterator too):
+        Raises:
             HfModelsError: They cannot be had, or are wrong; the answer must be broken off.
         """
+        async with aclosing(await self._open(loaded, file, wanted)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _open(self, loaded: Loaded, file: RepoFile, wanted: ByteRange) -> Pieces:
         until = self._wrong_until.get(file.oid, 0.0)
         if time.monotonic() < until:
             raise IntegrityError(
                 f"{file.path}: its bytes were wrong where they come from, a moment ago"
             )
+        lookup = loaded.lookup(file.oid)
+        if lookup is not None and not lookup.is_over:
+            await asyncio.shield(self._look(lookup))
         location = await self.run(lambda: loaded.locate(file.oid))
         path = await self._find(location, file)
         if path is not None:
@@ -143,6 +152,14 @@ class Contents:
         """End the threads."""
         self._sources.close()
         self._disk.close()
+
+    def _look(self, lookup: Lookup) -> "asyncio.Task[None]":
+        """Return the one task that looks through an image, whoever asks for its files."""
+        task = self._lookups.get(lookup)
+        if task is None:
+            task = self._lookups[lookup] = asyncio.create_task(self.run(lookup.run))
+            task.add_done_callback(lambda _: self._lookups.pop(lookup))
+        return task
 
     # From the disk
 

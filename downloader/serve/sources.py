@@ -35,7 +35,7 @@ from downloader.restore.foreign.extract import Capture, Glance
 from downloader.restore.foreign.scan import Taker
 from downloader.restore.image import Image, open_local_image, open_registry_image
 from downloader.restore.opening import Network, open_registries
-from downloader.restore.reader import Found, read_image, read_plan, read_source
+from downloader.restore.reader import Found, read_image, read_listed, read_plan, read_source
 from downloader.restore.restore_plan import keys_to_read, plan_work, read_streams
 from downloader.restore.source import (
     ArchiveSource,
@@ -45,7 +45,7 @@ from downloader.restore.source import (
     parse_source,
 )
 from downloader.restore.target import CacheTarget
-from downloader.serve.catalogue import Entry, Loaded, Location, Remote
+from downloader.serve.catalogue import Entry, Loaded, Location, Lookup, Remote
 from downloader.transfer.workers import run_all
 
 T = TypeVar("T")
@@ -308,6 +308,16 @@ def _load(image: Image, reading: Reading) -> Loaded:
     planned = read_plan(image)
     if planned is not None:
         return _loaded(planned, None)
+    listed = read_listed(image)
+    if listed is None:
+        return _look_for_ours(image, reading)
+    # The files are known, where their bytes lie is not: looked for when a client asks for them.
+    lookup = Lookup(lambda: _look_for_ours(image, reading))
+    return Loaded(listed, lookup.locate, lambda _oid: lookup)
+
+
+def _look_for_ours(image: Image, reading: Reading) -> Loaded:
+    """Look through an image for the snapshot that its labels name."""
     ours = image.ours
     for found, loaded in _look_into(image, reading):
         if ours and (found.snapshot.repo, found.snapshot.commit) == (ours.repo, ours.commit):

@@ -358,6 +358,29 @@ def test_compressed_image_is_brought_into_the_cache(tmp_path: Path, kind: str) -
         assert (Path(found) / "w.safetensors").read_bytes() == WEIGHTS
 
 
+def test_client_of_a_compressed_image_hears_of_a_file_before_its_layer_has_come(
+    tmp_path: Path,
+) -> None:
+    plan = make_plan(make_snapshot(BIG))
+    layers = [layer.gzipped() for layer in our_layers(plan, BIG)]
+    store = layout(tmp_path / "layout")
+    put_image(store, layers, "latest", {"config": {"Labels": labels(plan)}}, labels(plan))
+    slow = Habits(bytes_per_s=1, from_bytes=MIB)
+    with (
+        Mirror(tmp_path / "layout", slow) as mirror,
+        serving(f"{mirror.host}/org/models:latest", "--cache-dir", tmp_path / "cache") as server,
+    ):
+        head = server.ask(PATH, "HEAD")
+        assert (head.status, head.headers["etag"]) == (200, f'"{OID}"')
+        with asked(server) as line, line.makefile("rb") as answer:
+            assert answer.readline().startswith(b"HTTP/1.1 200 ")
+            while answer.readline().strip():
+                pass
+            assert not mirror.released.is_set()
+            mirror.released.set()
+            assert answer.read() == WEIGHTS
+
+
 def test_image_of_docker_push_without_annotations(tmp_path: Path) -> None:
     name, store = registry()
     put_ours(store, BIG, annotated=False)
