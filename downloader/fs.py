@@ -289,6 +289,28 @@ def read_small_file(path: Path, limit_bytes: int, *, own: bool = False) -> bytes
     return data if len(data) <= limit_bytes else None
 
 
+def open_same_file(path: Path, device: int, inode: int) -> int:
+    """Open a file of a directory that others may write to for reading; follows no link.
+
+    Args:
+        path: Of the file.
+        device: Its ``st_dev`` when it was found to be a regular file.
+        inode: Its ``st_ino`` then.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        OSError: It cannot be opened, or another file has its name by now; for `storage_errors`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _PLAIN)
+    status = os.fstat(descriptor)
+    if (status.st_dev, status.st_ino) != (device, inode):
+        os.close(descriptor)
+        raise OSError(errno.ESTALE, "another file took its place", str(path))
+    return descriptor
+
+
 def _open_checked(path: Path, flags: int, accept: Callable[[os.stat_result], bool]) -> int:
     flags |= _NO_FOLLOW | _PLAIN
     for _ in range(_OPEN_TRIES):

@@ -16,7 +16,7 @@ from downloader.oci.compression import has_zstd
 from downloader.progress import NoProgress
 from downloader.restore.foreign.stream import engine_has
 from downloader.restore.job import RestoreOptions, restore
-from downloader.restore.source import looks_like_source, parse_source
+from downloader.restore.source import is_image, parse_source
 from downloader.restore.target import CacheTarget, LocalTarget, Target
 from downloader.restore.verify import verify
 from downloader.text import visible
@@ -101,10 +101,8 @@ def _restore(given: argparse.Namespace) -> int:
 
 
 def _verify(given: argparse.Namespace) -> int:
-    path = Path(given.source).expanduser()
-    is_cache = path.is_dir() and not (path / "index.json").exists()
-    if is_cache and not looks_like_source(str(path / "index.json")):
-        return _report(verify_cache(path, progress=_Lines()))
+    if not is_image(given.source):
+        return _report(verify_cache(Path(given.source).expanduser(), progress=_Lines()))
     return _report(verify(parse_source(given.source, engine_has), None, _Lines()))
 
 

@@ -69,9 +69,9 @@ def restore(source: str, arguments: tuple[str, ...], **options: Any) -> None:
     """Put the files of an image back into the Hugging Face cache, verified.
 
     SOURCE is an image in a registry, an OCI layout directory, an archive (OCI or docker save,
-    also .gz or .zst), or docker-daemon:NAME. A further argument with a tag or digest, or that
-    is a directory or archive here, is another SOURCE; any other is a FILE of the repo, and
-    a FILE that ends in / a whole folder.
+    also .gz or .zst), a root file system (a directory or a tar), or docker-daemon:NAME. A further
+    argument with a tag or digest, or that is a directory or archive here, is another SOURCE; any
+    other is a FILE of the repo, and a FILE that ends in / a whole folder.
     """
     further = [text for text in arguments if looks_like_source(text)]
     with ConsoleProgress("restore", quiet=options["quiet"]) as progress:

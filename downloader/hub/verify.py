@@ -290,6 +290,14 @@ def find_folders(path: Path) -> list[Path]:
     return _find_folders(path)[1]
 
 
+def holds_cache(path: Path) -> bool:
+    """Whether `verify_cache` finds a cache at ``path``."""
+    try:
+        return bool(find_folders(path))
+    except HfModelsError:
+        return False
+
+
 def _run_job(job: HashJob, progress: Progress, cancelled: threading.Event) -> Finding | None:
     hasher = BlobHasher(job.oid, job.size_bytes)
     try:

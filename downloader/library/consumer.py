@@ -34,6 +34,7 @@ from downloader.restore.foreign.stream import engine_has
 from downloader.restore.opening import open_registries
 from downloader.restore.reader import read_source
 from downloader.restore.source import RegistrySource, Source
+from downloader.restore.source import is_image as names_image
 from downloader.restore.trust import Gate, Policy, Signed, check_cache, check_image
 from downloader.sheet import sheet
 
@@ -261,8 +262,7 @@ def verify_signatures(
 
 def is_image(target: Image) -> bool:
     """Whether `verify` takes ``target`` for an image, not for a cache."""
-    path = Path(target).expanduser()
-    return not path.is_dir() or (path / "oci-layout").is_file()
+    return names_image(os.fspath(target))
 
 
 def select(files: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> Selection:

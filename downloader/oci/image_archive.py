@@ -41,7 +41,7 @@ _LINKS_LIMIT = 4  # docker save once linked a layer to its twin
 ROOT_PATH = "root.tar"  # what a blob that is the whole file is called
 _PIECE_BYTES = 256 * 1024
 # Filesystem Hierarchy Standard 3.0, section 3, and what Docker and modelcars add.
-_ROOT_NAMES = {
+ROOT_NAMES = {
     *(".dockerenv", "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32"),
     *("media", "mnt", "models", "opt", "proc", "root", "run", "sbin", "srv", "sys", "tmp"),
     *("usr", "var"),
@@ -202,7 +202,7 @@ def is_root_archive(path: Path) -> bool:
         for member in iter_members(stream, str(path)):
             parts = [part for part in member.path.split("/") if part not in {"", "."}]
             if parts:
-                return parts[0] in _ROOT_NAMES
+                return parts[0] in ROOT_NAMES
     return False
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downloader.errors import (
@@ -20,8 +21,9 @@ from downloader.oci.manifest import (
     Manifest,
     parse_json_object,
 )
-from downloader.progress import Progress
+from downloader.progress import Note, Progress
 from downloader.restore.foreign.entries import MODELS_DIRS
+from downloader.restore.foreign.root_directory import RootDirectory
 from downloader.restore.foreign.scan import read_all
 from downloader.restore.places import Places
 
@@ -149,3 +151,15 @@ def open_local_image(name: str, blobs: LocalBlobs, tag: str | None) -> Image:
     manifest = choose_manifest(named.data, blobs.get)
     places = Places([blobs])
     return Image(name, digest_of(named.data), manifest, _read_config(places, manifest), places)
+
+
+def open_root_directory(root: Path, note: Note) -> Image:
+    """Return a root file system in a directory as an image.
+
+    Raises:
+        StorageError, ProtocolError: As `RootDirectory`.
+    """
+    blobs = RootDirectory(root, note)
+    manifest, places = blobs.manifest, Places([blobs])
+    digest = digest_of(manifest.to_bytes())
+    return Image(str(root), digest, manifest, _read_config(places, manifest), places)

@@ -9,8 +9,13 @@ from downloader.oci.credentials import Anonymous, Credentials
 from downloader.oci.image_archive import open_files
 from downloader.oci.reference import Reference, parse_reference
 from downloader.progress import Note, Progress
-from downloader.restore.image import Image, open_local_image, open_registry_image
-from downloader.restore.source import ArchiveSource, LayoutSource, RegistrySource
+from downloader.restore.image import (
+    Image,
+    open_local_image,
+    open_registry_image,
+    open_root_directory,
+)
+from downloader.restore.source import ArchiveSource, LayoutSource, RegistrySource, RootSource
 
 if TYPE_CHECKING:
     from downloader.net.http import HttpPool
@@ -41,7 +46,9 @@ class Network:
 
 
 def open_image(
-    source: RegistrySource | LayoutSource | ArchiveSource, network: Network, progress: Progress
+    source: RegistrySource | LayoutSource | ArchiveSource | RootSource,
+    network: Network,
+    progress: Progress,
 ) -> Image:
     """Return the image of a source whose blobs can be asked for.
 
@@ -52,6 +59,8 @@ def open_image(
         case RegistrySource(reference=reference):
             registries = open_registries(reference, network, progress.note)
             return open_registry_image(str(source), reference.target, registries, progress)
+        case RootSource(path=path):
+            return open_root_directory(path, progress.note)
     return open_local_image(str(source.path), open_files(source.path), source.tag)
 
 

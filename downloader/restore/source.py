@@ -1,14 +1,16 @@
 """What SOURCE means on the command line: where an image is."""
 
-import shlex
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from downloader.errors import InputError
+from downloader.hub.verify import holds_cache
 from downloader.oci.compression import HEAD_BYTES, detect_compression
-from downloader.oci.image_archive import is_root_archive
+from downloader.oci.image_archive import ROOT_NAMES, is_root_archive
 from downloader.oci.reference import Reference, parse_reference
+from downloader.restore.foreign.entries import place_of
 
 ENGINE_PREFIX = "docker-daemon:"
 _REGISTRY_PREFIXES = ("docker://", "oras://")
@@ -18,6 +20,7 @@ _ARCHIVE_SUFFIXES = (
     ".oci",
 )
 _DOCUMENTS = ("index.json", "manifest.json")
+_PROBE_LIMIT = 1000  # directories that are looked into for a cache; a root file system has more
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,16 @@ class ArchiveSource:
 
 
 @dataclass(frozen=True)
+class RootSource:
+    """A directory that is the root file system of an image."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
 class EngineSource:
     """An image in the local Docker engine."""
 
@@ -70,7 +83,7 @@ class EngineSource:
         return f"{ENGINE_PREFIX}{self.name}"
 
 
-Source = RegistrySource | LayoutSource | ArchiveSource | EngineSource
+Source = RegistrySource | LayoutSource | ArchiveSource | RootSource | EngineSource
 
 
 def parse_source(text: str, engine_has: Callable[[str], bool]) -> Source:
@@ -110,7 +123,7 @@ def _no_image(text: str) -> InputError:
         return InputError(f"{text}: want a directory or an archive, got nothing there")
     return InputError(
         f"{text}: want an image, got a directory with neither {' nor '.join(_DOCUMENTS)}",
-        hint=f"a root file system is read as a tar: tar -C {shlex.quote(text)} -cf root.tar .",
+        hint="a root file system is read as well: one with /usr, /models, or a cache in it",
     )
 
 
@@ -135,12 +148,27 @@ def _local_path(text: str) -> Source | None:
         path, tag = _expand(text[:end]), text[end + 1 :] or None
         if path.is_dir() and any((path / name).exists() for name in _DOCUMENTS):
             return LayoutSource(path, tag)
+        if end == len(text) and path.is_dir() and _is_root_directory(path):
+            return RootSource(path)
         if path.is_file():
             compression = compression_of(path)
             if compression and is_root_archive(path):
                 compression = None  # its only layer, which is read like any compressed layer
             return ArchiveSource(path, compression, tag)
     return None
+
+
+def _is_root_directory(path: Path) -> bool:
+    """Whether a directory looks like a root file system, or has a cache somewhere in it."""
+    if not ROOT_NAMES.isdisjoint(entry.name for entry in path.iterdir()):
+        return True
+    for count, (parent, names, _) in enumerate(os.walk(path)):
+        below = Path(parent).relative_to(path)
+        if any(place_of((below / name / "refs/x").as_posix()) for name in names):
+            return True
+        if count == _PROBE_LIMIT:
+            break
+    return False
 
 
 def _expand(text: str) -> Path:
@@ -153,6 +181,15 @@ def _expand(text: str) -> Path:
 def is_local_image(text: str) -> bool:
     """Whether ``text`` names an image that lies in this machine's files."""
     return _local(text) is not None
+
+
+def is_image(text: str) -> bool:
+    """Whether ``text`` names an image for those who take a cache as well.
+
+    A directory with repo folders in it, or in its ``hub``, is a cache.
+    """
+    path = Path(text).expanduser()
+    return not path.is_dir() or (not holds_cache(path) and is_local_image(text))
 
 
 def compression_of(path: Path) -> str | None:

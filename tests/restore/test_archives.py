@@ -2,16 +2,23 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import os
 import shutil
+import subprocess
+import sys
+import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.make_image import (
+    HUB,
     Member,
     RawLayer,
     cache_members,
@@ -20,7 +27,7 @@ from tests.support.make_image import (
     put_ours,
     tar_of,
 )
-from tests.support.restore import FILES, check_cache, layout, pack, restore, restored
+from tests.support.restore import FILES, check_cache, hf_models, layout, pack, restore, restored
 
 Pack = Callable[[bytes], bytes]
 
@@ -51,7 +58,8 @@ def packed(data: bytes) -> bytes:
     return gzip.compress(data, 1, mtime=0)
 
 
-LAYERS = [tar_of([Member("etc/hostname", b"x\n")]), tar_of(cache_members(FILES))]
+CACHE = cache_members(FILES)
+LAYERS = [tar_of([Member("etc/hostname", b"x\n")]), tar_of(CACHE)]
 
 
 @pytest.mark.parametrize("outer", [bytes, packed], ids=["tar", "tar.gz"])
@@ -154,10 +162,94 @@ def test_tar_that_is_no_image_says_so(tmp_path: Path) -> None:
     assert "want an OCI image layout or what docker save writes" in ran.err
 
 
-def test_directory_that_is_no_image_says_how_to_read_a_root_file_system(tmp_path: Path) -> None:
+def unpack(members: list[Member], root: Path) -> Path:
+    """Write a root file system into a directory, as ``tar -x`` does."""
+    with tarfile.open(fileobj=io.BytesIO(tar_of(members))) as tar:
+        tar.extractall(root, filter="fully_trusted")
+    return root
+
+
+@pytest.mark.parametrize("where", ["root/.cache/huggingface/hub", "data/hf/hub", "hub"])
+def test_root_file_system_as_a_directory(tmp_path: Path, where: str) -> None:
+    members = [replace(member, path=member.path.replace(HUB, where)) for member in CACHE]
+    root = unpack([Member("bin/sh", b"#!"), *members], tmp_path / "root")
+    restored(root, tmp_path / "cache")
+    check_cache(tmp_path / "cache", has_tree=False)
+    shown = hf_models("inspect", root, "--json")
+    assert shown.code == 0, shown.err
+    assert shown.json["kind"] == "image"
+
+
+def test_root_file_system_as_a_directory_and_its_tar_are_one_image(tmp_path: Path) -> None:
+    root = unpack([Member("etc/hostname", b"x"), *CACHE], tmp_path / "root")
+    found = restored(root, tmp_path / "cache", "--dry-run")
+    blob = next((root / HUB).rglob("blobs/*"))
+    verified = hf_models("verify", root, "--json")
+    assert verified.code == 0, verified.err
+    assert verified.json["size_bytes"] == found["fetched_bytes"]
+    blob.write_bytes(b"x" * blob.stat().st_size)
+    assert hf_models("verify", root).code == 6
+    assert restore(root, tmp_path / "cache").code == 6
+
+
+def test_models_in_a_root_directory_are_restored_as_plain_files(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    (root / "bin").mkdir(parents=True)
+    for path, data in FILES.items():
+        (root / "models" / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / "models" / path).write_bytes(data)
+    (root / "models/linked.txt").symlink_to("/models/vocab.txt")
+    (root / "models/.wh.removed").write_bytes(b"")
+    (root / "models/outside").symlink_to("../../../etc/passwd")
+    os.mkfifo(root / "models/fifo")
+    ran = hf_models("restore", root, "--local-dir", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert "has no content for outside" in ran.err
+    files = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*")}
+    names = {path for path in files if not (tmp_path / "out" / path).is_dir()}
+    assert {n for n in names if not n.startswith(".hf-models")} == {*FILES, "linked.txt"}
+    assert (tmp_path / "out/linked.txt").read_bytes() == FILES["vocab.txt"]
+
+
+def test_directory_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    unpack(CACHE, tmp_path / "other")
+    root = tmp_path / "root"
+    (root / "usr").mkdir(parents=True)
+    (root / "root").symlink_to(tmp_path / "other/root")
+    ran = restore(root, tmp_path / "cache")
+    assert ran.code == 2
+    assert "neither a Hugging Face cache nor models" in ran.err
+
+
+def without_overriding_modes(*arguments: str | Path) -> tuple[int, str]:
+    """Run one command as a user whom permissions stop; return its code and what it said."""
+    caps = "--bounding-set=-dac_override,-dac_read_search"
+    drop = ["setpriv", caps] if os.geteuid() == 0 else []
+    command = [*drop, sys.executable, "-m", "downloader", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("what", ["models/a.bin", "models/sub"])
+def test_part_of_a_root_directory_that_cannot_be_read_is_named(tmp_path: Path, what: str) -> None:
+    root = tmp_path / "root"
+    (root / "models/sub").mkdir(parents=True)
+    (root / "etc/ssl/private").mkdir(parents=True)
+    (root / "models/a.bin").write_bytes(b"a")
+    (root / "models/sub/b.bin").write_bytes(b"b")
+    (root / "etc/ssl/private").chmod(0)
+    code, said = without_overriding_modes("restore", root, "--local-dir", tmp_path / "out")
+    assert code == 0, said
+    assert f"{root / 'etc/ssl/private'}: Permission denied; leaving it out" in said
+    (root / what).chmod(0)
+    code, said = without_overriding_modes("restore", root, "--local-dir", tmp_path / "again")
+    assert code == 7, said
+    assert f"{root / what}: Permission denied" in said
+
+
+def test_directory_that_is_no_image_says_what_is_read(tmp_path: Path) -> None:
+    root = tmp_path / "directory"
+    (root / "things").mkdir(parents=True)
     ran = restore(root, tmp_path / "cache")
     assert ran.code == 2
     assert "got a directory with neither index.json nor manifest.json" in ran.err
-    assert f"tar -C {root} -cf root.tar ." in ran.err
+    assert "a root file system is read as well" in ran.err
