@@ -32,6 +32,13 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")  # some parsers drop them, others 
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SAFE = "!$%&'()*+,-./:;=?@_~"  # what a path or a query may hold unescaped; RFC 3986, 3.3 and 3.4
 
+# Whose last four bytes are an IPv4 address: compatible and mapped (RFC 4291, 2.5.5), translated
+# (RFC 2765), NAT64 (RFC 6052 and 8215).
+_WITH_IPV4 = [
+    ipaddress.IPv6Network(text)
+    for text in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")
+]
+
 Origin = tuple[str, str, int]
 Network = Literal["public", "private", "link-local", "loopback"]
 
@@ -174,17 +181,18 @@ def network_of(host: str) -> Network:
 
     >>> [network_of(host) for host in ("ghcr.io", "10.0.0.1", "169.254.169.254", "::1")]
     ['public', 'private', 'link-local', 'loopback']
-    >>> network_of("::ffff:127.0.0.1"), network_of("k3d.localhost")
-    ('loopback', 'loopback')
+    >>> network_of("::ffff:127.0.0.1"), network_of("k3d.localhost"), network_of("64:ff9b::a00:1")
+    ('loopback', 'loopback', 'private')
     """
-    name = host.rstrip(".").lower()
+    name = host.rstrip(".").lower().partition("%")[0]
     if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
         return "loopback"
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
         return "public"
-    address = getattr(address, "ipv4_mapped", None) or address
+    if isinstance(address, ipaddress.IPv6Address):
+        address = _embedded(address) or address
     if address.is_loopback or address.is_unspecified:
         return "loopback"
     if address.is_link_local:
@@ -199,6 +207,15 @@ def is_loopback(host: str) -> bool:
     [True, True, True, False]
     """
     return network_of(host) == "loopback"
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that an IPv6 address stands for."""
+    if address.is_loopback or address.is_unspecified:  # ::1 and :: are in ::/96
+        return None
+    if any(address in network for network in _WITH_IPV4):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.sixtofour
 
 
 def _parse_host(text: str) -> str | None:

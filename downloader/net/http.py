@@ -163,6 +163,35 @@ def _socks_manager(proxy: Proxy, options: dict[str, Any]) -> urllib3.PoolManager
     )
 
 
+def connect_to(connection: urllib3.connection.HTTPConnection, addresses: Sequence[str]) -> None:
+    """Connect to the first of these IP addresses that answers, under the connection's own name.
+
+    TLS, certificates and the ``Host`` header go by the name, as ever.
+
+    Raises:
+        HTTPError, OSError: As ``connect`` of the connection; of the last address.
+    """
+    name, dial = connection._dns_host, connection._new_conn  # noqa: SLF001 - see below
+
+    def dial_first() -> socket.socket:
+        failure: Exception = NameResolutionError(name, connection, socket.gaierror("no address"))
+        for address in addresses:
+            connection._dns_host = address  # noqa: SLF001 - all that urllib3 looks up
+            try:
+                return dial()
+            except (NewConnectionError, ConnectTimeoutError) as error:
+                failure = error
+            finally:
+                connection._dns_host = name  # noqa: SLF001
+        raise failure
+
+    connection._new_conn = dial_first  # type: ignore[method-assign]  # noqa: SLF001
+    try:
+        connection.connect()
+    finally:
+        del connection._new_conn  # noqa: SLF001
+
+
 def transport_error(
     method: str, address: Address, error: Exception, proxy: Proxy | None = None
 ) -> TransportError:

@@ -138,10 +138,12 @@ class Proxies:
     def find(self, address: Address) -> Proxy | None:
         """Return the proxy that ``address`` is reached through, None for a direct connection.
 
-        This machine itself is always reached directly.
+        This machine itself is always reached directly: by its addresses and as ``localhost``.
+        The proxy may know another name below that, as everywhere in the field.
         """
         proxy = self._by_scheme[address.scheme]
-        if is_loopback(address.host) or (address.host, address.port) in self._bypass:
+        is_here = is_loopback(address.host) and not address.host.endswith(".localhost")
+        if is_here or (address.host, address.port) in self._bypass:
             return None
         return proxy
 

@@ -15,7 +15,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from urllib3 import HTTPHeaderDict
@@ -24,9 +24,10 @@ from urllib3.util import wait_for_read
 from urllib3.util.proxy import connection_requires_http_tunnel
 
 from downloader.errors import TransportError
-from downloader.net.address import parse_address
+from downloader.net.address import is_loopback, parse_address
 from downloader.net.body import Body, inflate, open_body
-from downloader.net.http import USER_AGENT, HttpPool, transport_error
+from downloader.net.http import USER_AGENT, HttpPool, connect_to, transport_error
+from downloader.net.resolve import look_up
 from downloader.net.throughput import Watch
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Exchange:
             ``Transfer-Encoding: chunked``, in which case `send` frames what it sends.
         read_timeout_s: For the next byte, in both directions, and for a head as a whole;
             None for the pool's.
+        addresses: The IP addresses that its host was judged by: no other is connected to. None
+            where nobody judged them.
 
     Raises:
         TransportError: No connection: DNS, connect, TLS, proxy, timeout or reset.
@@ -101,6 +104,7 @@ class Exchange:
         headers: Mapping[str, str],
         *,
         read_timeout_s: float | None = None,
+        addresses: Sequence[str] | None = None,
     ) -> None:
         self._method = method
         self._address = parse_address(url)
@@ -112,6 +116,9 @@ class Exchange:
         self._body: Body | None = None
         self._is_closed = False
         self._proxy = pool.settings.proxies.find(self._address)
+        if addresses is None and self._proxy is None and is_loopback(self._address.host):
+            addresses = look_up(self._address)
+        self._addresses = addresses
         self._connections = pool.connections_to(self._address)
         self._line = pool.line
         timeout_s = read_timeout_s or pool.settings.read_timeout_s
@@ -127,6 +134,8 @@ class Exchange:
     def _start(self, pool: HttpPool, headers: Mapping[str, str], read_timeout_s: float) -> None:
         connection = self._connection
         proxied, tunnelled = self._route()
+        if self._addresses is not None and self.peer not in {None, *self._addresses}:
+            connection.close()  # it was made when the name had another address
         if connection.is_closed:
             self._connect(pool.settings.connect_timeout_s, tunnelled=tunnelled)
         self._sock = connection.sock  # the connection forgets one that the server will close
@@ -144,8 +153,10 @@ class Exchange:
         try:
             if tunnelled:
                 self._connections._prepare_proxy(self._connection)  # noqa: SLF001 - as urlopen does
-            else:
+            elif self._addresses is None:
                 self._connection.connect()
+            else:
+                connect_to(self._connection, self._addresses)
         except _FAILURES as error:
             # Behind a tunnel a TLS error is the server's as a rule, and names its certificate.
             via = None if isinstance(error, ssl.SSLError) else self._proxy
@@ -229,6 +240,17 @@ class Exchange:
             TransportError: None came.
         """
         self._answer()
+
+    @property
+    def peer(self) -> str | None:
+        """The IP address that answers; None before there is one, and behind a proxy."""
+        sock = self._connection.sock
+        if sock is None or self._proxy is not None:
+            return None
+        try:
+            return str(sock.getpeername()[0])
+        except OSError:  # cut meanwhile
+            return None
 
     @property
     def url(self) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from downloader.errors import InputError, ProtocolError, ServerError, TransportError
-from downloader.net.address import Address, Network, is_loopback, network_of, parse_address
+from downloader.net.address import Address, is_loopback, network_of, parse_address
 from downloader.net.http import HttpPool
 from downloader.net.request import Exchange
+from downloader.net.resolve import look_up
 from downloader.net.retry import Retry, RetryPolicy, is_passing
 from downloader.oci.auth import Auth, Scopes, TokenRequest
 from downloader.oci.credentials import Credentials
@@ -98,6 +99,7 @@ class Client:
         self._note = note
         self._base_address: Address | None = None
         self._auth: Auth | None = None
+        self._peer: str | None = None
         self._lock = threading.RLock()
 
     @property
@@ -119,7 +121,8 @@ class Client:
             return self._plain_http
         if (address.host, address.port) in self._pool.settings.plain_http:
             return True
-        return is_loopback(address.host) and not _answers_tls(address.host, address.port)
+        is_here = is_loopback(address.host) and self._pool.settings.proxies.find(address) is None
+        return is_here and not _answers_tls(address)
 
     def retries(self) -> Retry:
         """Begin to count the failures of one piece of work."""
@@ -201,6 +204,7 @@ class Client:
         exchange = Exchange(
             self._pool, request.method, url, headers, read_timeout_s=request.read_timeout_s
         )
+        self._note_peer(exchange)
         if len(request.body):
             exchange.send(memoryview(request.body))
         return exchange, authorization
@@ -215,7 +219,14 @@ class Client:
         """Begin a request whose body the caller sends, once, and the credential it carries."""
         authorization = self.authorization(url, scopes)
         auth = {"Authorization": authorization} if authorization else {}
-        return Exchange(self._pool, method, url, {**headers, **auth}), authorization
+        exchange = Exchange(self._pool, method, url, {**headers, **auth})
+        self._note_peer(exchange)
+        return exchange, authorization
+
+    def _note_peer(self, exchange: Exchange) -> None:
+        """Remember the address that the registry answers from: its own network."""
+        if self.owns(exchange.url):
+            self._peer = exchange.peer
 
     def once(self, request: Request) -> Answer:
         """Send ``request`` once, for those that must not be repeated, whatever the answer.
@@ -278,10 +289,12 @@ class Client:
         home = parse_address(request.url)
         here, body, headers = home, request.body, dict(request.headers)
         for _ in range(_REDIRECT_LIMIT):
-            self._check_network(here)
+            addresses = self._check_network(here)
             if body:
                 headers["Content-Length"] = str(len(body))
-            with Exchange(self._pool, request.method, here.url, headers) as exchange:
+            with Exchange(
+                self._pool, request.method, here.url, headers, addresses=addresses
+            ) as exchange:
                 if body:
                     exchange.send(memoryview(body))
                 data = exchange.read(ERROR_BODY_LIMIT_BYTES)
@@ -296,30 +309,31 @@ class Client:
             here = there
         raise ProtocolError(f"{home}: more than {_REDIRECT_LIMIT} redirects")
 
-    def _check_network(self, realm: Address) -> None:
+    def _check_network(self, realm: Address) -> tuple[str, ...] | None:
         """Refuse a token server inside a network that the registry itself is not in.
 
         Else a registry could have this machine send requests to its neighbours, such as the
         metadata service of a cloud.
+
+        Returns:
+            The IP addresses to connect to; None for the registry itself and behind a proxy,
+            which looks names up by itself.
         """
         base = self._base()
         if realm.host == base.host:
-            return
-        inside = self._networks_of(realm) - {"public"}
-        if inside - (self._networks_of(base) - {"link-local"}):
+            return None
+        addresses = None
+        if self._pool.settings.proxies.find(realm) is None:
+            addresses = look_up(realm)
+        inside = {network_of(host) for host in (realm.host, *(addresses or ()))} - {"public"}
+        own = {network_of(host) for host in (base.host, self._peer) if host} - {"link-local"}
+        if inside - own:
             raise ProtocolError(
                 f"{self.registry}: want a token server that everybody can reach, got {realm}"
-                f" on a {min(inside)} address",
+                f" on a {min(inside - own)} address",
                 hint="the registry names it; it is not asked",
             )
-
-    def _networks_of(self, address: Address) -> set[Network]:
-        found = {network_of(address.host)}
-        if found == {"public"} and self._pool.settings.proxies.find(address) is None:
-            with contextlib.suppress(OSError, UnicodeError):  # the connection will say it
-                infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-                found |= {network_of(str(info[4][0]).partition("%")[0]) for info in infos}
-        return found
+        return addresses
 
 
 def _is_followed(request: Request, status: int) -> bool:
@@ -333,16 +347,18 @@ def _refusal(what: str, status: int) -> ServerError:
     return ServerError(f"{what}: HTTP {status}", status=status)
 
 
-def _answers_tls(host: str, port: int) -> bool:
+def _answers_tls(address: Address) -> bool:
     # Only whether it speaks TLS; whom it is, every later connection verifies.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    try:
-        with (
-            socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S) as plain,
-            context.wrap_socket(plain, server_hostname=host),
-        ):
-            return True
-    except OSError:
-        return False
+    for host in look_up(address):
+        try:
+            with (
+                socket.create_connection((host, address.port), _PROBE_TIMEOUT_S) as plain,
+                context.wrap_socket(plain, server_hostname=address.host),
+            ):
+                return True
+        except OSError:
+            continue
+    return False

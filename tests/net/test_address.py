@@ -121,6 +121,9 @@ def test_every_parser_reads_an_accepted_url_alike(text: str) -> None:
         ("fe80::1", "link-local"),
         ("0.0.0.0", "loopback"),
         ("::ffff:127.0.0.1", "loopback"),
+        ("::127.0.0.1", "loopback"),
+        ("64:ff9b::10.1.2.3", "private"),
+        ("2002:7f00:1::", "loopback"),
         ("LOCALHOST.", "loopback"),
     ],
 )

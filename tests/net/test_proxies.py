@@ -40,7 +40,7 @@ def proxies_of(**variables: str) -> Proxies:
         ("http://reg.lan/", "*", True),
         ("http://10.1.2.3/", "10.0.0.0/99", False),
         ("http://127.0.0.1:5000/", "", True),  # this machine is always reached directly
-        ("http://k3d-reg.localhost:5000/", "", True),
+        ("http://k3d-reg.localhost:5000/", "", False),
         ("http://[::1]/", "", True),
     ],
 )
