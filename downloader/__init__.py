@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from downloader.library.consumer import restore as restore
     from downloader.library.consumer import restore_images as restore_images
     from downloader.library.consumer import verify as verify
+    from downloader.library.copying import copy as copy
     from downloader.library.layouts import build as build
     from downloader.library.layouts import push as push
     from downloader.library.publisher import PlanOptions as PlanOptions
     from downloader.library.publisher import assemble as assemble
-    from downloader.library.publisher import copy as copy
     from downloader.library.publisher import login as login
     from downloader.library.publisher import logout as logout
     from downloader.library.publisher import plan as plan
@@ -52,7 +52,7 @@ _HOME = {
     "assemble": "downloader.library.publisher",
     "build": "downloader.library.layouts",
     "bundle": "downloader.library.bundle",
-    "copy": "downloader.library.publisher",
+    "copy": "downloader.library.copying",
     "inspect": "downloader.library.consumer",
     "login": "downloader.library.publisher",
     "logout": "downloader.library.publisher",

@@ -6,8 +6,7 @@ import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result
-from downloader.cli.options import connection_of, json_option, quiet_option
-from downloader.cli.registries import registry_options
+from downloader.cli.options import connection_of, json_option, network_options, quiet_option
 from downloader.library.bundle import PROGRAM, bundle
 from downloader.units import format_bytes
 
@@ -21,7 +20,7 @@ from downloader.units import format_bytes
 )
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--to", "directory", required=True, metavar="DIR", help="The stick.")
-@registry_options
+@network_options
 @json_option
 @quiet_option
 def bundle_command(
@@ -35,10 +34,10 @@ def bundle_command(
     with ConsoleProgress("bundle", "blob", quiet=quiet) as progress:
         made = bundle(images, directory, progress=progress, connection=connection_of(options))
     if as_json:
-        tags = [{"tag": item.image.reference, "digest": item.digest} for item in made.images]
+        tags = [{"tag": item.reference, "digest": item.digest} for item in made.images]
         facts = {"directory": str(made.directory), "size_bytes": made.size_bytes}
         print_json({**facts, "images": tags})
         return
     for item in made.images:
-        print_result(f"{item.image.reference} {item.digest}")
+        print_result(f"{item.reference} {item.digest}")
     print_result(f"{made.directory}: {format_bytes(made.size_bytes)}; {PROGRAM} restores it")

@@ -1,4 +1,4 @@
-"""``hf-models copy``: images from registry to registry, or to and from layout directories."""
+"""``hf-models copy``: images between registries, layout directories and archives."""
 
 from typing import Any
 
@@ -6,17 +6,18 @@ import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
-from downloader.cli.options import connection_of, json_option, quiet_option
+from downloader.cli.options import connection_of, json_option, mirror_option, quiet_option
 from downloader.cli.registries import registry_options
 from downloader.cli.targets import describe_results, report_results
+from downloader.library.copying import copy as copy_images
 from downloader.library.publisher import TargetResult
-from downloader.library.publisher import copy as copy_images
 
 
 @click.command(
     epilog=examples(
         "copy ghcr.io/me/hf-models:qwen2.5-0.5b --to registry.example.com/models",
-        "copy ghcr.io/me/hf-models:qwen2.5-0.5b --to /mnt/stick/images",
+        "copy ghcr.io/me/hf-models:qwen2.5-0.5b --to /mnt/stick/images --to qwen.tar",
+        "copy qwen.tar --to registry.example.com/models",
     )
 )
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
@@ -26,9 +27,10 @@ from downloader.library.publisher import copy as copy_images
     multiple=True,
     required=True,
     metavar="NAME",
-    help="A repository, with another tag behind it or not, or a layout directory; repeatable.",
+    help="A repository, with another tag behind it or not, a directory, or FILE.tar; repeatable.",
 )
 @registry_options
+@mirror_option
 @json_option
 @quiet_option
 def copy(
@@ -36,10 +38,10 @@ def copy(
 ) -> int:
     """Copy images with all that they name; what is there already stays, and is not sent.
 
-    IMAGE is in a registry, or in an OCI layout directory (with :TAG where it holds several).
-    Interrupted and run again, it continues.
+    IMAGE is in a registry, an OCI layout directory or an archive (with :TAG where that holds
+    several). Interrupted and run again, it continues; an archive begins anew.
     """
     with ConsoleProgress("copy", "blob", quiet=quiet) as progress:
         copied = copy_images(images, targets, progress=progress, connection=connection_of(options))
-    done = [TargetResult(item.image.name, item.digest, item.error) for item in copied]
+    done = [TargetResult(item.name, item.digest, item.error) for item in copied]
     return report_results(done, {"targets": describe_results(done)} if as_json else None)

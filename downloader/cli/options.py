@@ -147,17 +147,16 @@ connection_options = compose(
     click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
 )
 
-# How images are read.
-network_options = compose(
-    connection_options,
-    click.option(
-        "--mirror",
-        "mirrors",
-        multiple=True,
-        metavar="HOST",
-        help="Ask this host first, for manifests too; repeatable.  [env: HF_MODELS_MIRRORS]",
-    ),
+mirror_option = click.option(
+    "--mirror",
+    "mirrors",
+    multiple=True,
+    metavar="HOST",
+    help="Ask this host first, for manifests too; repeatable.  [env: HF_MODELS_MIRRORS]",
 )
+
+# How images are read.
+network_options = compose(connection_options, mirror_option)
 
 trust_options = compose(
     click.option(

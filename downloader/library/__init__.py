@@ -4,7 +4,8 @@
 
     downloader/__init__  names, loaded on first use
       consumer           restore, verify, inspect
-      publisher          plan, publish, assemble, copy, login, logout, remove
+      publisher          plan, publish, assemble, login, logout, remove
+      copying            copy
       layouts            build and push, by an OCI layout directory
       serving            serve
       bundle             images and the program that restores them, in one directory

@@ -12,7 +12,7 @@ from downloader.errors import InputError
 from downloader.fs import storage_errors, write_atomically
 from downloader.library.connection import Connection
 from downloader.library.consumer import Image
-from downloader.library.publisher import copy
+from downloader.library.copying import copy
 from downloader.progress import Progress
 from downloader.publish import Copied
 from downloader.receiver import receiver
@@ -48,7 +48,7 @@ def bundle(
     """Write images into one OCI layout, where they share layers, with the receiver beside it.
 
     Args:
-        images: Of registries or layout directories; what the directory has already stays.
+        images: Of registries, layout directories or archives; what the directory has already stays.
         directory: Made where it is missing.
         environment: None for the process's own.
         progress: Told of every blob that is written.

@@ -29,7 +29,7 @@ from downloader.oci.layout import Layout
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan
 from downloader.progress import NoProgress, Progress
-from downloader.publish import Base, Outcome, PublishOptions, publish, read_labels
+from downloader.publish import Base, Outcome, PublishOptions, SourceImage, publish, read_labels
 from downloader.publish.archive import write_archive
 from downloader.publish.copy import copy_image, reachable
 from downloader.signing import Signer
@@ -211,7 +211,8 @@ def build_layout(
         if request.archive:
             name = parse_reference(request.image).with_tag(request.tag)
             with open_progress(f"write {request.archive}", "blob") as progress:
-                write_archive(layout, name, request.archive, progress)
+                source = SourceImage(layout, request.tag)
+                write_archive(source, name, request.archive, progress)
     return outcome
 
 

@@ -1,12 +1,10 @@
-"""From the Hub to images, and from registry to registry."""
+"""From the Hub to images, into registries."""
 
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import get_args
 
 from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
@@ -15,11 +13,10 @@ from downloader.errors import HfModelsError, HubError, InputError, RegistryError
 from downloader.hub.repo import HUB_HOSTS, Repo, RepoType, Snapshot, parse_repo_name
 from downloader.hub.snapshot import DEFAULT_ENDPOINT, Hub
 from downloader.library.connection import Connection, Registries
-from downloader.library.consumer import Image, find_source, select
+from downloader.library.consumer import select
 from downloader.net.http import HttpPool
 from downloader.oci.auth import Credential
 from downloader.oci.credentials import ExplicitCredentials, remove_login, store_login
-from downloader.oci.layout import Layout
 from downloader.oci.reference import Reference, check_tag, parse_reference, tag_from_name
 from downloader.oci.registry import Registry
 from downloader.plan import DEFAULT_CACHE_ROOT, Compress, Plan, make_plan, parse_layer_limit
@@ -27,18 +24,13 @@ from downloader.progress import NoProgress, Note, Progress, ignore
 from downloader.publish import (
     AssembleOptions,
     Base,
-    Copied,
-    CopyOptions,
     Outcome,
     PublishOptions,
-    StoredImage,
     no_base,
 )
 from downloader.publish import assemble as assemble_in_store
-from downloader.publish import copy as copy_image
 from downloader.publish import publish as publish_to_stores
 from downloader.publish.samples import choose_compression
-from downloader.restore.source import LayoutSource, RegistrySource
 
 BASE_VARIABLE = "HF_MODELS_BASE"
 
@@ -253,80 +245,6 @@ def at_each(images: Iterable[str], act: Callable[[str], str]) -> list[TargetResu
         except HfModelsError as error:
             results.append(TargetResult(image, error=error))
     return results
-
-
-def copy(
-    images: Sequence[Image],
-    to: Sequence[Image],
-    environment: Environment | None = None,
-    progress: Progress | None = None,
-    *,
-    connection: Connection | None = None,
-) -> list[Copied]:
-    """Copy images between registries and OCI layout directories, with all that they name.
-
-    Args:
-        images: Like ``ghcr.io/me/models:tag``, or a layout directory, ``:tag`` behind it where
-            it holds several images.
-        to: Like ``quay.io/me/models`` (the tag stays) or with a tag, or a directory.
-        environment: None for the process's own.
-        progress: Told of every blob that is sent.
-        connection: How registries are reached, beside what the environment says.
-
-    Returns:
-        What became of each image at each destination; one that fails does not stop the others.
-
-    Raises:
-        HfModelsError: A source is not there, or cannot be read.
-    """
-    environment, connection = environment or read_environment(), connection or Connection()
-    progress = progress or NoProgress()
-    sources = [find_source(image) for image in images]
-    places = [_find_place(place) for place in to]
-    references = [item for item in places if isinstance(item, Reference)]
-    if not references:
-        references = [item.reference for item in sources if isinstance(item, RegistrySource)]
-    done: list[Copied] = []
-    with closing(connection.open_pool(environment)) as http:
-        registries = connection.open_registries(environment, http, references, progress)
-        for source in sources:
-            match source:
-                case RegistrySource(reference=reference):
-                    found = StoredImage(registries.open(reference), reference.target)
-                case LayoutSource(path=path, tag=tag):
-                    layout = Layout(path)
-                    found = StoredImage(layout, tag or _only_tag(layout))
-                case _:
-                    raise InputError(
-                        f"{source}: copy takes a registry's image or a layout directory",
-                        hint="unpack an archive into a directory first: tar -xf FILE -C DIR",
-                    )
-            targets = [_stored_at(place, found.reference, registries) for place in places]
-            done += copy_image(found, targets, CopyOptions(), progress)
-    return done
-
-
-def _find_place(place: Image) -> Reference | Path:
-    text = os.fspath(place)
-    if text.startswith(("./", "../", "/", "~")) or text.endswith("/") or Path(text).is_dir():
-        return Path(text).expanduser()
-    return parse_reference(text)
-
-
-def _stored_at(place: Reference | Path, tag: str, registries: Registries) -> StoredImage:
-    if isinstance(place, Path):
-        return StoredImage(Layout(place), tag)
-    return StoredImage(registries.open(place, for_writing=True), place.tag or tag)
-
-
-def _only_tag(layout: Layout) -> str:
-    tags = layout.list_tags()
-    if len(tags) != 1:
-        raise InputError(
-            f"{layout.name}: want one image, got {len(tags)}",
-            hint=f"name one of them: {layout.root}:{tags[0] if tags else 'TAG'}",
-        )
-    return tags[0]
 
 
 def remove(

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -30,7 +30,7 @@ from downloader.oci.manifest import (
     parse_manifest,
     to_json_bytes,
 )
-from downloader.oci.store import BlobReader
+from downloader.oci.store import BlobReader, RawManifest
 from downloader.oci.tar_read import iter_members
 
 # An image in an archive has some thousand members; a tar of anything else may have millions.
@@ -264,6 +264,7 @@ class LocalBlobs:
         self._files = files
         self._paths: dict[Digest, str] = {}
         self._documents: dict[Digest, bytes] = {}  # that the files imply and do not hold
+        self._chosen: dict[str | None, NamedManifest] = {}  # some take reading whole layers
 
     @property
     def name(self) -> str:
@@ -313,6 +314,29 @@ class LocalBlobs:
             raise ProtocolError(f"{self.name}: want {digest}, got other bytes")
         return data
 
+    def get_manifest(self, reference: str) -> RawManifest | None:
+        """Return a manifest by its digest, or that of the image with a tag; "" for the only one.
+
+        Raises:
+            InputError: Several images, or none, have this tag.
+            ProtocolError: It is malformed.
+        """
+        if ":" in reference:
+            data = self.get(parse_digest(reference))
+        else:
+            data = self._without_missing(self.choose(reference or None).data)
+        if data is None:
+            return None
+        return RawManifest(data, parse_manifest(data).media_type, digest_of(data))
+
+    def _without_missing(self, data: bytes) -> bytes:
+        """Return an index without the platforms that ``docker save`` left out."""
+        index = parse_manifest(data)
+        if isinstance(index, Manifest):
+            return data
+        there = tuple(item for item in index.manifests if self._find(item.digest))
+        return data if there == index.manifests else replace(index, manifests=there).to_bytes()
+
     def read(self, path: str) -> bytes | None:
         """Return a small file, None if it is missing.
 
@@ -340,6 +364,11 @@ class LocalBlobs:
             InputError: These are no image, or several, and ``tag`` names none of them.
             ProtocolError: They are a malformed one.
         """
+        if tag not in self._chosen:
+            self._chosen[tag] = self._choose(tag)
+        return self._chosen[tag]
+
+    def _choose(self, tag: str | None) -> NamedManifest:
         if isinstance(self._files, RootArchive):
             return NamedManifest(self._root(self._files).to_bytes())
         index, saved = self.read("index.json"), self.read("manifest.json")

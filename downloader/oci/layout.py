@@ -15,7 +15,7 @@ from downloader.fs import hold_lock, make_directory, storage_errors, write_atomi
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, digest_of, hex_of, parse_digest
 from downloader.oci.files import FileBlobReader, FileBlobWriter
-from downloader.oci.store import BlobReader, BlobWriter, RawManifest, SavedUpload, Store
+from downloader.oci.store import BlobReader, BlobWriter, RawManifest, ReadableStore, SavedUpload
 
 REF_NAME = "org.opencontainers.image.ref.name"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -82,11 +82,11 @@ class Layout:
         self._prepare()
         return FileBlobWriter(self.root, self._blobs, size_bytes)
 
-    def is_beside(self, source: Store) -> bool:
+    def is_beside(self, source: ReadableStore) -> bool:
         """Whether ``source`` is a directory, too; it may lie on another disk."""
         return isinstance(source, Layout)
 
-    def mount_blob(self, digest: Digest, source: Store) -> bool:
+    def mount_blob(self, digest: Digest, source: ReadableStore) -> bool:
         """Link a blob of another layout on the same file system."""
         if not isinstance(source, Layout) or source.blob_size(digest) is None:
             return False

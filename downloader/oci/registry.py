@@ -20,7 +20,7 @@ from downloader.oci.digest import Digest, digest_of, parse_digest
 from downloader.oci.downloads import RegistryBlobReader
 from downloader.oci.reference import Reference
 from downloader.oci.responses import Answer, next_url, parse_next_link
-from downloader.oci.store import BlobReader, BlobWriter, RawManifest, SavedUpload, Store
+from downloader.oci.store import BlobReader, BlobWriter, RawManifest, ReadableStore, SavedUpload
 from downloader.oci.upload import (
     RegistryBlobWriter,
     Target,
@@ -143,12 +143,12 @@ class Registry:
         target = self._target(self._scopes("pull", "push"))
         return RegistryBlobWriter(target, size_bytes, self._method, saved)
 
-    def is_beside(self, source: Store) -> bool:
+    def is_beside(self, source: ReadableStore) -> bool:
         """Whether ``source`` is a repository of the same registry."""
         same = isinstance(source, Registry) and source.reference.api_host
         return same == self.reference.api_host
 
-    def mount_blob(self, digest: Digest, source: Store) -> bool:
+    def mount_blob(self, digest: Digest, source: ReadableStore) -> bool:
         """Take a blob from another repository of the same registry; False if it must be sent."""
         if not isinstance(source, Registry) or not self.is_beside(source):
             return False

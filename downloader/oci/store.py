@@ -120,7 +120,14 @@ class BlobWriter(Protocol):
     ) -> None: ...
 
 
-class Store(Blobs, Protocol):
+class ReadableStore(Blobs, Protocol):
+    """Blobs and manifests of one image or more: a `Store`, or an archive."""
+
+    def get_manifest(self, reference: str) -> RawManifest | None:
+        """Return the manifest named by a tag or digest, checked against a digest; or None."""
+
+
+class Store(ReadableStore, Protocol):
     """Blobs and manifests of one repository (registry) or directory (layout).
 
     Every method raises `RegistryError`, `TransportError`, `ProtocolError` or `StorageError`;
@@ -139,14 +146,11 @@ class Store(Blobs, Protocol):
             saved: The upload of an earlier process; then `BlobWriter.resume` comes first.
         """
 
-    def is_beside(self, source: "Store") -> bool:
+    def is_beside(self, source: ReadableStore) -> bool:
         """Whether a mount from ``source`` is worth a try; makes no request."""
 
-    def mount_blob(self, digest: Digest, source: "Store") -> bool:
+    def mount_blob(self, digest: Digest, source: ReadableStore) -> bool:
         """Take a blob from ``source`` without moving its bytes; False where that cannot be."""
-
-    def get_manifest(self, reference: str) -> RawManifest | None:
-        """Return the manifest named by a tag or digest, checked against a digest; or None."""
 
     def put_manifest(self, reference: str, data: bytes, media_type: str) -> Digest:
         """Store a manifest under a tag or its own digest; every blob it names must be there."""

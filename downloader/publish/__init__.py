@@ -15,7 +15,7 @@
 from downloader.publish.assemble import AssembleOptions, assemble
 from downloader.publish.base import DEFAULT_BASE, Base, no_base
 from downloader.publish.checkpoint import Shard, parse_shard
-from downloader.publish.copy import Copied, CopyOptions, StoredImage, copy
+from downloader.publish.copy import Copied, CopyOptions, SourceImage, StoredImage, copy
 from downloader.publish.job import Outcome, PublishOptions, check_gated, publish
 from downloader.publish.layer_cache import read_labels
 
@@ -28,6 +28,7 @@ __all__ = [
     "Outcome",
     "PublishOptions",
     "Shard",
+    "SourceImage",
     "StoredImage",
     "assemble",
     "check_gated",

@@ -1,4 +1,4 @@
-"""An OCI layout as one tar that ``docker load`` takes, whichever image store the engine has.
+"""An image as one tar that ``docker load`` takes, whichever image store the engine has.
 
 The containerd store reads ``index.json``; the classic one reads ``manifest.json``, as
 ``docker save`` writes it. Both name the same blobs.
@@ -7,55 +7,82 @@ Source: OCI image specification 1.1, image-layout.md; Docker image specification
 "Combined Image JSON + Filesystem Changeset Format".
 """
 
-import io
+import hashlib
 import platform as host
-import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from downloader.errors import InputError
-from downloader.fs import NewFile, storage_errors
+from downloader.fs import NewFile
+from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, hex_of
-from downloader.oci.layout import REF_NAME, Layout
+from downloader.oci.layout import REF_NAME
 from downloader.oci.manifest import Descriptor, Index, Manifest, parse_manifest, to_json_bytes
 from downloader.oci.reference import Reference
 from downloader.oci.store import RawManifest
+from downloader.oci.tar_write import END_OF_ARCHIVE, TarEntry, lay_out
 from downloader.progress import Progress
-from downloader.publish.copy import reachable
+from downloader.publish.copy import (
+    COPY_BUFFER_BYTES,
+    SourceImage,
+    blobs_of,
+    check_bytes,
+    name_blobs,
+)
 
 _CONTAINERD_NAME = "io.containerd.image.name"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
-def write_archive(layout: Layout, image: Reference, path: Path, progress: Progress) -> None:
-    """Write the image of a layout as a tar.
+def write_archive(
+    source: SourceImage,
+    image: Reference,
+    path: Path,
+    progress: Progress,
+    known: Mapping[Digest, str] | None = None,
+) -> Digest:
+    """Write an image as a tar, and return its digest.
 
     Args:
-        layout: With ``image.tag`` in it.
-        image: The name that the image gets in an engine.
+        source: The image.
+        image: The name, with its tag, that the image gets in an engine.
         path: The tar; it appears under its name when it is complete.
         progress: Told what is written.
+        known: The files that layers carry, where that is known.
 
     Raises:
-        InputError: The layout has no such tag.
-        StorageError: The disk said no.
+        InputError: There is no such image.
+        IntegrityError: The source has other bytes than its manifests say.
+        HfModelsError: The source, or the disk, said no.
     """
-    raw = layout.get_manifest(image.tag or "")
-    if raw is None or image.tag is None:
-        raise InputError(f"want the tag {image.tag} in {layout.name}, got none")
-    blobs = sorted(reachable(layout, image.tag))
-    documents = {
+    manifests = source.find_manifests()
+    blobs, names = blobs_of(manifests), name_blobs(manifests, known or {})
+    documents: dict[str, Any] = {
         "oci-layout": {"imageLayoutVersion": "1.0.0"},
-        "index.json": _index_json(raw, image),
-        "manifest.json": [_manifest_json(layout, raw, image)],
+        "index.json": _index_json(manifests[-1], image),
     }
-    with storage_errors(path), NewFile(path) as new:
-        with tarfile.open(fileobj=new.file, mode="w", format=tarfile.GNU_FORMAT) as archive:
-            for name, document in documents.items():
-                _add(archive, name, _to_bytes(document))
-            _add_blobs(archive, layout, blobs, progress)
+    if runnable := _for_this_machine(manifests):
+        documents["manifest.json"] = [_manifest_json(runnable, image)]
+    small = {name: _to_bytes(document) for name, document in documents.items()}
+    small |= {_blob_name(raw.digest): raw.data for raw in manifests}
+    large = {_blob_name(blob.digest): blob for blob in blobs.values()}
+    tar = lay_out(
+        [TarEntry(name, size_bytes=len(data)) for name, data in small.items()],
+        [TarEntry(name, size_bytes=blob.size_bytes) for name, blob in large.items()],
+    )
+    progress.start(sum(blob.size_bytes for blob in large.values()), len(large))
+    with NewFile(path) as new:
+        for placed in tar.entries:
+            new.write(placed.header)
+            if placed.entry.path in small:
+                new.write(small[placed.entry.path])
+            elif placed.entry.path in large:
+                blob = large[placed.entry.path]
+                _write_blob(new, source, blob, names[blob.digest], progress)
+            new.write(bytes(placed.padding_bytes))
+        new.write(END_OF_ARCHIVE)
         new.commit()
+    return manifests[-1].digest
 
 
 def _to_bytes(document: Any) -> bytes:  # noqa: ANN401 - JSON
@@ -74,8 +101,7 @@ def _index_json(raw: RawManifest, image: Reference) -> dict[str, Any]:
     }
 
 
-def _manifest_json(layout: Layout, raw: RawManifest, image: Reference) -> dict[str, Any]:
-    manifest = _for_this_machine(layout, raw)
+def _manifest_json(manifest: Manifest, image: Reference) -> dict[str, Any]:
     return {
         "Config": _blob_name(manifest.config.digest),
         "RepoTags": [_familiar(image)],
@@ -83,18 +109,17 @@ def _manifest_json(layout: Layout, raw: RawManifest, image: Reference) -> dict[s
     }
 
 
-def _for_this_machine(layout: Layout, raw: RawManifest) -> Manifest:
-    parsed = parse_manifest(raw.data)
-    if isinstance(parsed, Manifest):
-        return parsed
-    runnable = _runnable(parsed)
-    wanted = _ARCHITECTURES.get(host.machine(), "amd64")
-    chosen = [item for item in runnable if item.platform and item.platform.architecture == wanted]
-    inner = layout.get_manifest((chosen or runnable)[0].digest)
-    found = parse_manifest(inner.data) if inner else None
-    if not isinstance(found, Manifest):
-        raise InputError(f"want a manifest of {wanted} in {layout.name}, got none")
-    return found
+def _for_this_machine(manifests: Sequence[RawManifest]) -> Manifest | None:
+    """Return the manifest that this machine would run; None where there is none to run."""
+    parsed = {raw.digest: parse_manifest(raw.data) for raw in manifests}
+    image = parsed[manifests[-1].digest]
+    if isinstance(image, Index):
+        runnable = _runnable(image)
+        wanted = _ARCHITECTURES.get(host.machine(), "amd64")
+        chosen = [i for i in runnable if i.platform and i.platform.architecture == wanted]
+        found = next((parsed[item.digest] for item in (*chosen, *runnable)), None)
+        return found if isinstance(found, Manifest) else None
+    return image
 
 
 def _runnable(index: Index) -> Sequence[Descriptor]:
@@ -110,37 +135,17 @@ def _blob_name(digest: Digest) -> str:
     return f"blobs/sha256/{hex_of(digest)}"
 
 
-def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    archive.addfile(_member(name, len(data)), io.BytesIO(data))
-
-
-def _add_blobs(
-    archive: tarfile.TarFile, layout: Layout, blobs: Sequence[Digest], progress: Progress
+def _write_blob(
+    new: NewFile, source: SourceImage, blob: Descriptor, name: str, progress: Progress
 ) -> None:
-    sizes = {digest: layout.path_of(digest).stat().st_size for digest in blobs}
-    progress.start(sum(sizes.values()), len(sizes))
-    for digest, size_bytes in sizes.items():
-        name = _blob_name(digest)
-        with layout.path_of(digest).open("rb") as file:
-            archive.addfile(_member(name, size_bytes), _Watched(file, progress))
-        progress.finish_file(name)
-
-
-class _Watched(io.RawIOBase):
-    """A file that tells what is read from it."""
-
-    def __init__(self, file: BinaryIO, progress: Progress) -> None:
-        self._file = file
-        self._progress = progress
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self._progress.advance(len(data))
-        return data
-
-
-def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.size = size_bytes
-    member.mode = 0o644
-    return member
+    progress.start_file(name, blob.size_bytes)
+    hashed, at = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(COPY_BUFFER_BYTES))
+    with source.source(blob).open(ByteRange(0, blob.size_bytes)) as reader:
+        while at <= blob.size_bytes and (count := reader.readinto(buffer)):
+            hashed.update(buffer[:count])
+            new.write(buffer[:count])
+            at += count
+            progress.advance(count, name)
+    check_bytes(blob, at, hashed.hexdigest())
+    progress.finish_file(name)

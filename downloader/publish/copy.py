@@ -1,4 +1,4 @@
-"""Blobs and whole images from memory or from one store to another.
+"""Blobs and whole images from memory or from one place to another.
 
 What is there stays, every byte is verified on the way, and the tag moves last.
 """
@@ -7,13 +7,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from downloader.errors import HfModelsError, InputError, IntegrityError, ProtocolError
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor, Index, parse_manifest
-from downloader.oci.store import RawManifest, Store
+from downloader.oci.store import Blobs, BlobSource, RawManifest, ReadableStore, Store
 from downloader.oci.upload import UploadInterrupted
 from downloader.progress import Meter, NoProgress, Progress
 from downloader.transfer.workers import WorkerGroup
@@ -21,11 +21,13 @@ from downloader.units import MIB
 
 if TYPE_CHECKING:
     from downloader.oci.store import BlobWriter
+    from downloader.transfer.source import RangeSource
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-_COPY_BUFFER_BYTES = 1 * MIB
+COPY_BUFFER_BYTES = 1 * MIB
+TITLE = "org.opencontainers.image.title"  # of a file, as oras and ModelPack write it
 REQUESTS_AT_ONCE = 8  # registries begin to limit small requests at some fifty
 
 
@@ -65,7 +67,7 @@ def read_blob(store: Store, descriptor: Descriptor, limit_bytes: int) -> bytes:
     with store.open_blob(descriptor.digest) as reader:
         while filled < len(data) and (count := reader.readinto(memoryview(data)[filled:])):
             filled += count
-    _check(descriptor, filled, hashlib.sha256(memoryview(data)[:filled]).hexdigest())
+    check_bytes(descriptor, filled, hashlib.sha256(memoryview(data)[:filled]).hexdigest())
     return bytes(data[:filled])
 
 
@@ -82,7 +84,13 @@ def put_blob(store: Store, data: bytes, digest: Digest) -> None:
 
 
 def copy_blob(
-    source: Store, target: Store, descriptor: Descriptor, progress: Progress | None = None
+    source: ReadableStore,
+    target: Store,
+    descriptor: Descriptor,
+    progress: Progress | None = None,
+    *,
+    file: "RangeSource | None" = None,
+    name: str = "",
 ) -> None:
     """Copy a blob that the target lacks; mount it where that is possible.
 
@@ -91,14 +99,23 @@ def copy_blob(
         target: Where to.
         descriptor: Which one.
         progress: Told of its bytes, sent or mounted.
+        file: Where its bytes are read; None for ``source``.
+        name: The line of the blob in ``progress``; "" for none.
 
     Raises:
         IntegrityError: The source has other bytes under this digest.
     """
-    meter = Meter(progress or NoProgress(), descriptor.size_bytes)
+    meter = Meter(progress or NoProgress(), descriptor.size_bytes, name)
     if not target.mount_blob(descriptor.digest, source):
-        with target.create_blob(descriptor.size_bytes) as writer:
-            _send(source, writer, descriptor, meter)
+        file = file or BlobSource(source, descriptor.digest, descriptor.size_bytes)
+        while True:
+            try:
+                with target.create_blob(descriptor.size_bytes) as writer:
+                    _send(file, writer, descriptor, meter)
+                break
+            except IntegrityError:
+                if not file.blame():
+                    raise
     meter.set(descriptor.size_bytes)
 
 
@@ -107,28 +124,28 @@ def lacks(target: Store, blob: Descriptor) -> bool:
     return target.blob_size(blob.digest) != blob.size_bytes
 
 
-def _send(source: Store, writer: "BlobWriter", blob: Descriptor, meter: Meter) -> None:
+def _send(file: "RangeSource", writer: "BlobWriter", blob: Descriptor, meter: Meter) -> None:
     """Send a blob; after an interruption read again what the target has not kept."""
     digest, hashed, offset = hashlib.sha256(), 0, 0
-    buffer = memoryview(bytearray(_COPY_BUFFER_BYTES))
+    buffer = memoryview(bytearray(COPY_BUFFER_BYTES))
     while True:
         try:
             if offset < blob.size_bytes:
-                rest = ByteRange(offset, blob.size_bytes)
-                with source.open_blob(blob.digest, rest if offset else None) as reader:
+                with file.open(ByteRange(offset, blob.size_bytes)) as reader:
                     while (count := reader.readinto(buffer)) and offset <= blob.size_bytes:
                         digest.update(buffer[max(0, min(count, hashed - offset)) : count])
                         hashed = max(hashed, offset + count)
                         writer.write(buffer[:count])
                         offset += count
                         meter.set(offset)
-            _check(blob, hashed, digest.hexdigest())
+            check_bytes(blob, hashed, digest.hexdigest())
             return writer.commit(blob.digest)
         except UploadInterrupted:
             offset = writer.resume()
 
 
-def _check(descriptor: Descriptor, size_bytes: int, sha256: str) -> None:
+def check_bytes(descriptor: Descriptor, size_bytes: int, sha256: str) -> None:
+    """Raise `IntegrityError` unless the bytes that came are those of ``descriptor``."""
     if size_bytes != descriptor.size_bytes:
         raise IntegrityError(
             f"{descriptor.digest}: want {descriptor.size_bytes} bytes, got {size_bytes}"
@@ -137,12 +154,66 @@ def _check(descriptor: Descriptor, size_bytes: int, sha256: str) -> None:
         raise IntegrityError(f"want {descriptor.digest}, got sha256:{sha256}")
 
 
+def image_name(store: Blobs, reference: str) -> str:
+    """Return an image's name, for messages: ``ghcr.io/me/hf-models:codet5-small``."""
+    if not reference:  # the only image of an archive
+        return store.name
+    return f"{store.name}{'@' if ':' in reference else ':'}{reference}"
+
+
+class ImageReader(Protocol):
+    """Where an image is read that mirrors have, too."""
+
+    def get_manifest(self, reference: str) -> RawManifest | None:
+        """Return the manifest of a tag or digest, or None."""
+
+    def source(self, digest: Digest, size_bytes: int) -> "RangeSource":
+        """Return a blob, to be read by range."""
+
+
 @dataclass(frozen=True)
-class StoredImage:
-    """An image in a store.
+class SourceImage:
+    """An image to copy.
 
     Args:
-        store: A registry's repository, a layout, or (to read from) an archive.
+        store: A registry's repository, a layout, or an archive.
+        reference: A tag, or a digest; "" for the only image of an archive.
+        reader: Where its bytes are read, in place of ``store``.
+    """
+
+    store: ReadableStore
+    reference: str
+    reader: ImageReader | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages: ``ghcr.io/me/hf-models:codet5-small``."""
+        return image_name(self.store, self.reference)
+
+    def find_manifests(self) -> list[RawManifest]:
+        """Return every manifest of the image, each after those that it names, its own last.
+
+        Raises:
+            InputError: There is no such image, or it lacks one.
+        """
+        raw = (self.reader or self.store).get_manifest(self.reference)
+        if raw is None:
+            raise InputError(f"image {self.name}: not found")
+        return list(_iter_manifests(self.reader or self.store, self.store.name, raw))
+
+    def source(self, blob: Descriptor) -> "RangeSource":
+        """Return a blob, to be read by range."""
+        if self.reader is not None:
+            return self.reader.source(blob.digest, blob.size_bytes)
+        return BlobSource(self.store, blob.digest, blob.size_bytes)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image in a store, or one to be.
+
+    Args:
+        store: A registry's repository, or a layout.
         reference: A tag, or a digest.
     """
 
@@ -152,7 +223,7 @@ class StoredImage:
     @property
     def name(self) -> str:
         """For messages: ``ghcr.io/me/hf-models:codet5-small``."""
-        return f"{self.store.name}{'@' if ':' in self.reference else ':'}{self.reference}"
+        return image_name(self.store, self.reference)
 
 
 @dataclass(frozen=True)
@@ -161,9 +232,12 @@ class CopyOptions:
 
     Args:
         jobs: Blobs at once.
+        name_layers: Returns the files that layers carry, where that is known; called once there
+            is something to copy.
     """
 
     jobs: int = 4
+    name_layers: Callable[[], Mapping[Digest, str]] = dict
 
 
 @dataclass(frozen=True)
@@ -171,20 +245,22 @@ class Copied:
     """What became of one destination of a copy.
 
     Args:
-        image: The destination.
+        name: Of the image there.
+        reference: Its tag, or its digest.
         digest: Of the image; None where it failed.
         error: Why it failed.
         sizes_bytes: Of the blobs whose bytes were sent, by digest.
     """
 
-    image: StoredImage
+    name: str
+    reference: str
     digest: Digest | None
-    error: HfModelsError | None
+    error: HfModelsError | None = None
     sizes_bytes: dict[Digest, int] = field(default_factory=dict)
 
 
 def copy(
-    source: StoredImage,
+    source: SourceImage,
     destinations: Sequence[StoredImage],
     options: CopyOptions | None = None,
     progress: Progress | None = None,
@@ -207,26 +283,19 @@ def copy(
         HfModelsError: The source is not there, or cannot be read.
     """
     options, progress = options or CopyOptions(), progress or NoProgress()
-    raw = source.store.get_manifest(source.reference)
-    if raw is None:
-        raise InputError(f"image {source.name}: not found")
-    manifests = list(_iter_manifests(source.store, raw))
+    manifests = source.find_manifests()
     done: list[Copied] = []
+    near: list[Store] = []  # what is there can be mounted by other repositories of the registry
     for destination in destinations:
-        # What this run has copied can be mounted by the other repositories of its registry.
-        near = [item.image.store for item in done if item.error is None]
         try:
-            copied = _copy_to(
-                destination,
-                source.store,
-                manifests,
-                near=near,
-                jobs=options.jobs,
-                progress=progress,
+            done.append(
+                _copy_to(
+                    destination, source, manifests, near=near, options=options, progress=progress
+                )
             )
+            near.append(destination.store)
         except HfModelsError as error:
-            copied = Copied(destination, None, error)
-        done.append(copied)
+            done.append(Copied(destination.name, destination.reference, None, error))
     return done
 
 
@@ -239,7 +308,7 @@ def copy_image(
         InputError: It is not there.
         HfModelsError: One of the stores said no.
     """
-    image, destination = StoredImage(source, reference), StoredImage(target, tag)
+    image, destination = SourceImage(source, reference), StoredImage(target, tag)
     [copied] = copy(image, [destination], CopyOptions(jobs), progress)
     if copied.error:
         raise copied.error
@@ -249,16 +318,16 @@ def copy_image(
 
 def _copy_to(
     destination: StoredImage,
-    source: Store,
+    source: SourceImage,
     manifests: Sequence[RawManifest],
     *,
     near: Sequence[Store],
-    jobs: int,
+    options: CopyOptions,
     progress: Progress,
 ) -> Copied:
     """Copy an image whose manifests are given, its own last."""
     store = destination.store
-    blobs = {blob.digest: blob for manifest in manifests for blob in _blobs_of(manifest)}
+    blobs = blobs_of(manifests)
     missing: list[Descriptor] = []
     sent: dict[Digest, int] = {}
 
@@ -267,45 +336,73 @@ def _copy_to(
             missing.append(blob)
 
     def send(blob: Descriptor) -> None:
+        progress.start_file(names[blob.digest], blob.size_bytes)
         if not any(store.mount_blob(blob.digest, other) for other in near):
-            copy_blob(source, store, blob, progress)
+            copy_blob(
+                source.store,
+                store,
+                blob,
+                progress,
+                file=source.source(blob),
+                name=names[blob.digest],
+            )
             sent[blob.digest] = blob.size_bytes
-        progress.finish_file(blob.digest)
+        progress.finish_file(names[blob.digest])
 
     with WorkerGroup() as group:
         group.start_all([partial(look, blob) for blob in blobs.values()], REQUESTS_AT_ONCE)
     missing.sort(key=lambda blob: -blob.size_bytes)  # so that the last to finish is a short one
+    names = name_blobs(manifests, options.name_layers() if missing else {})
     progress.start(sum(blob.size_bytes for blob in missing), len(missing))
     with WorkerGroup() as group:
-        group.start_all([partial(send, blob) for blob in missing], jobs, name="copy")
+        group.start_all([partial(send, blob) for blob in missing], options.jobs, name="copy")
     for manifest in manifests:
         store.put_manifest(manifest.digest, manifest.data, manifest.media_type)
     raw = manifests[-1]
     if ":" not in destination.reference:
         store.put_manifest(destination.reference, raw.data, raw.media_type)
-    return Copied(destination, raw.digest, None, sent)
+    return Copied(destination.name, destination.reference, raw.digest, None, sent)
 
 
-def _iter_manifests(source: Store, raw: RawManifest) -> Iterator[RawManifest]:
+def name_blobs(manifests: Sequence[RawManifest], known: Mapping[Digest, str]) -> dict[Digest, str]:
+    """Return what a person calls each blob of an image: a file, or which layer of how many."""
+    names: dict[Digest, str] = {}
+    for raw in manifests:
+        parsed = parse_manifest(raw.data)
+        if isinstance(parsed, Index):
+            continue
+        names.setdefault(parsed.config.digest, "config of the image")
+        count = len(parsed.layers)
+        for number, layer in enumerate(parsed.layers, 1):
+            title = known.get(layer.digest) or layer.annotations.get(TITLE)
+            names.setdefault(layer.digest, title or f"layer {number} of {count}")
+    return names
+
+
+def _iter_manifests(
+    source: "ImageReader | ReadableStore", name: str, raw: RawManifest
+) -> Iterator[RawManifest]:
     """Yield a manifest after everything that it names."""
     parsed = parse_manifest(raw.data)
     if isinstance(parsed, Index):
         for descriptor in parsed.manifests:
             inner = source.get_manifest(descriptor.digest)
             if inner is None:
-                raise InputError(f"{source.name}: want the manifest {descriptor.digest}, got none")
-            yield from _iter_manifests(source, inner)
+                raise InputError(f"{name}: want the manifest {descriptor.digest}, got none")
+            yield from _iter_manifests(source, name, inner)
     yield raw
 
 
-def _blobs_of(raw: RawManifest) -> list[Descriptor]:
-    parsed = parse_manifest(raw.data)
-    return [] if isinstance(parsed, Index) else [parsed.config, *parsed.layers]
+def blobs_of(manifests: Sequence[RawManifest]) -> dict[Digest, Descriptor]:
+    """Return the configs and layers that manifests name."""
+    parsed = [parse_manifest(raw.data) for raw in manifests]
+    images = [item for item in parsed if not isinstance(item, Index)]
+    return {blob.digest: blob for item in images for blob in (item.config, *item.layers)}
 
 
 def reachable(store: Store, tag: str) -> set[Digest]:
     """Return the digest of everything that a tag names, itself included."""
-    raw = store.get_manifest(tag)
-    manifests = list(_iter_manifests(store, raw)) if raw else []
-    blobs = {blob.digest for manifest in manifests for blob in _blobs_of(manifest)}
-    return blobs | {manifest.digest for manifest in manifests}
+    if store.get_manifest(tag) is None:
+        return set()
+    manifests = SourceImage(store, tag).find_manifests()
+    return blobs_of(manifests).keys() | {manifest.digest for manifest in manifests}

@@ -21,6 +21,7 @@ from downloader.oci.manifest import (
     Manifest,
     parse_json_object,
 )
+from downloader.oci.store import RawManifest
 from downloader.progress import Note, Progress
 from downloader.restore.foreign.entries import MODELS_DIRS
 from downloader.restore.foreign.root_directory import RootDirectory
@@ -81,11 +82,11 @@ def open_registry_image(
         RegistryError: Nobody has it.
     """
     places = Places(registries, progress.note)
-    raw = _first(registries, target, name, progress)
+    raw = first_manifest(registries, target, name, progress).data
 
     def get(digest: Digest) -> bytes | None:
         try:
-            return _first(registries, digest, name, progress)
+            return first_manifest(registries, digest, name, progress).data
         except RegistryError as error:
             if error.status == 404:  # an index may name platforms that were not copied
                 return None
@@ -96,7 +97,20 @@ def open_registry_image(
     return Image(name, digest_of(raw), manifest, config, places)
 
 
-def _first(registries: "list[Registry]", target: str, name: str, progress: Progress) -> bytes:
+def first_manifest(
+    registries: "list[Registry]", target: str, name: str, progress: Progress
+) -> RawManifest:
+    """Return a manifest from the first place that has it.
+
+    Args:
+        registries: The same repository at each mirror, in order, and its own at last.
+        target: A tag or digest.
+        name: Of the image, for messages.
+        progress: Told when a mirror fails.
+
+    Raises:
+        RegistryError: Nobody has it.
+    """
     for registry in registries:
         is_own = registry is registries[-1]
         try:
@@ -107,7 +121,7 @@ def _first(registries: "list[Registry]", target: str, name: str, progress: Progr
             progress.note(f"{registry.name}: {error.message}; trying the next place")
             continue
         if raw is not None:
-            return raw.data
+            return raw
         if not is_own:
             progress.note(f"{registry.name}: lacks {target}; trying the next place")
     raise RegistryError(f"{name}: not found", status=404, hint="check the name and the tag")

@@ -1,17 +1,142 @@
-"""Images between registries and directories, logins, and tags that go away."""
+"""Images between registries, directories and archives, logins, and tags that go away."""
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from downloader import copy
+from downloader.progress import NoProgress
+from tests.restore.test_archives import LAYERS, entry_of, packed, write_archive
 from tests.support.catalog_images import make_image_plan, put_image
-from tests.support.restore import hf_models, layout, registry
+from tests.support.make_image import put_ours
+from tests.support.mirror import Habits, Mirror
+from tests.support.restore import (
+    FILES,
+    check_cache,
+    hf_models,
+    layout,
+    registry,
+    restored,
+)
 
-pytestmark = pytest.mark.docker
+MIB = 1024**2
 
 
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    put_ours(layout(tmp_path / "image"), FILES, "t", layer_limit_bytes=4 * MIB)
+    return tmp_path / "image"
+
+
+def test_an_archive_is_a_destination_and_a_source(image: Path, tmp_path: Path) -> None:
+    archive, back = tmp_path / "image.tar", tmp_path / "back"
+    ran = hf_models("copy", image, "--to", archive)
+    assert ran.code == 0, ran.err
+    raw = layout(image).get_manifest("t")
+    assert raw is not None
+    assert ran.out == f"{archive}@{raw.digest}\n"
+    restored(archive, tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+    assert hf_models("copy", archive, "--to", f"{back}/").code == 0
+    assert layout(back).get_manifest("t") == raw
+
+
+class Names(NoProgress):
+    """Keeps the names of what moves."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def start_file(self, path: str, size_bytes: int) -> None:
+        del size_bytes
+        self.seen.add(path)
+
+
+def test_copy_tells_the_names_of_files(image: Path, tmp_path: Path) -> None:
+    for to in (tmp_path / "x.tar", f"{tmp_path}/images/"):
+        names = Names()
+        copy([image], [to], progress=names)
+        assert {"a.safetensors part 1 of 3", "sub folder/b.bin part 2 of 2"} <= names.seen
+        assert not any("sha256" in name for name in names.seen)
+
+
+def test_copy_counts_over_all_destinations(image: Path, tmp_path: Path) -> None:
+    ran = hf_models("copy", image, "--to", f"{tmp_path}/one/", "--to", tmp_path / "two.tar")
+    assert ran.code == 0, ran.err
+    last = ran.err.splitlines()[-1]
+    counted = re.search(r"(\d+)/(\d+) blobs", last)
+    assert counted, last
+    assert counted[1] == counted[2]
+
+
+def test_copy_of_what_docker_save_writes(tmp_path: Path) -> None:
+    ran = hf_models("copy", _docker_archive(tmp_path), "--to", f"{tmp_path}/images/")
+    assert ran.code == 0, ran.err
+    restored(tmp_path / "images", tmp_path / "cache")
+    check_cache(tmp_path / "cache", has_tree=False)
+
+
+def _docker_archive(directory: Path) -> Path:
+    """What docker save writes for its classic store, with layers that are compressed."""
+    saved = entry_of(LAYERS, [packed(layer) for layer in LAYERS], "me/x:t")
+    return write_archive(directory / "saved.tar", saved)
+
+
+@pytest.mark.parametrize(
+    ("images", "to", "said"),
+    [
+        (("image", "image"), "x.tar", "want one image for an archive, got 2"),
+        (("packed.tar",), "images/", "hint: decompress it first: gzip -d"),
+        (("untagged.tar",), "images/", "want a tag for the image at"),
+        (("docker-daemon:x",), "images/", "hint: save it first: docker save"),
+        (("root",), "images/", "hint: put it into a tar first: tar -C"),
+    ],
+)
+def test_copy_says_what_it_does_not_do(
+    image: Path, tmp_path: Path, images: tuple[str, ...], to: str, said: str
+) -> None:
+    archive = _docker_archive(tmp_path)
+    (tmp_path / "packed.tar").write_bytes(packed(archive.read_bytes()))
+    (tmp_path / "root" / "usr").mkdir(parents=True)
+    entry, members = entry_of(LAYERS, LAYERS, "none")
+    write_archive(tmp_path / "untagged.tar", ({**entry, "RepoTags": None}, members))
+    sources = [name if ":" in name else str(tmp_path / name) for name in images]
+    ran = hf_models("copy", *sources, "--to", f"{tmp_path}/{to}")
+    assert ran.code == 2
+    assert said in ran.err
+    assert not (tmp_path / "x.tar").exists()
+
+
+def test_an_archive_whose_source_lies_gets_no_name(image: Path, tmp_path: Path) -> None:
+    blob = max((image / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(data)
+    ran = hf_models("copy", image, "--to", tmp_path / "image.tar")
+    assert ran.code == 6, ran.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image"]
+
+
+def test_copy_reads_a_mirror_and_leaves_one_that_lies(image: Path, tmp_path: Path) -> None:
+    with Mirror(image) as own, Mirror(image) as mirror:
+        name, to = f"{own.host}/me/x:t", tmp_path / "one"
+        ran = hf_models("copy", name, "--mirror", mirror.host, "--to", f"{to}/")
+        assert ran.code == 0, ran.err
+        assert layout(to).get_manifest("t") == layout(image).get_manifest("t")
+        assert mirror.log.blob_bytes > sum(map(len, set(FILES.values())))
+    with Mirror(image) as own, Mirror(image, Habits(lies=True)) as liar:
+        name, to = f"{own.host}/me/x:t", tmp_path / "two"
+        ran = hf_models("copy", name, "--mirror", liar.host, "--to", f"{to}/")
+        assert ran.code == 0, ran.err
+        assert layout(to).get_manifest("t") == layout(image).get_manifest("t")
+        assert f"{liar.host}/me/x: sent wrong bytes; trying the next place" in ran.err
+
+
+@pytest.mark.docker
 def test_copy_brings_an_image_from_registry_to_registry_and_directory(tmp_path: Path) -> None:
     name, store = registry()
     digest = put_image(store, "t", make_image_plan())
@@ -27,6 +152,7 @@ def test_copy_brings_an_image_from_registry_to_registry_and_directory(tmp_path: 
     assert again.out == f"{other}:second@{digest}\n"
 
 
+@pytest.mark.docker
 def test_copy_reports_each_destination_that_fails() -> None:
     name, store = registry()
     put_image(store, "t", make_image_plan())
@@ -40,11 +166,13 @@ def test_copy_reports_each_destination_that_fails() -> None:
     assert good["digest"]
 
 
+@pytest.mark.docker
 def test_copy_of_an_image_that_is_not_there_fails() -> None:
     name, _ = registry()
     assert hf_models("copy", f"{name}:none", "--to", f"{name}:other").code == 2
 
 
+@pytest.mark.docker
 def test_remove_takes_a_tag_away_and_only_with_yes() -> None:
     name, store = registry()
     put_image(store, "t", make_image_plan())
@@ -58,6 +186,7 @@ def test_remove_takes_a_tag_away_and_only_with_yes() -> None:
     assert hf_models("remove", f"{name}:never", "--yes").code == 2
 
 
+@pytest.mark.docker
 def test_login_is_stored_where_docker_and_podman_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,11 +119,12 @@ def test_signing_and_compression_as_the_page_says(reader: Reader) -> None:
 
 def test_copies_as_the_page_says(reader: Reader) -> None:
     text = (ROOT / "docs/command-line.md").read_text(encoding="utf-8")
-    [line] = re.findall(r"^hf-models copy .*$", text, re.MULTILINE)
+    lines = "\n".join(re.findall(r"^hf-models copy .*$", text, re.MULTILINE))
     for name, real in reader.names.items():
-        line = line.replace(name, real)
+        lines = lines.replace(name, real)
     done = subprocess.run(
-        ["sh", "-euc", line], cwd=reader.home, env=reader.environment, check=False, timeout=100
+        ["sh", "-euc", lines], cwd=reader.home, env=reader.environment, check=False, timeout=100
     )
     assert done.returncode == 0
     assert (reader.home / "other-stick/images/index.json").exists()
+    assert (reader.home / "codet5.tar").exists()
