@@ -29,6 +29,13 @@ _BZIP2_BLOCK = b"1AY&SY"  # a block's own magic; three letters alone begin many 
 # Weights shrink by a fifth, text tenfold. Sparse files may shrink more, but not for long.
 RATIO_LIMIT = 100
 RATIO_GRACE_BYTES = 1024**3
+# A member of a gzip file (or stream of xz or bzip2) costs a microsecond, whatever is in it, and an
+# empty one takes 20 bytes. eStargz has one for each file of a layer, `pigz` some for each megabyte.
+SMALL_MEMBER_BYTES = 4096
+SMALL_MEMBERS_LIMIT = 1_000_000  # two for each file that a tar may have
+# Compressed bytes in a row without any content: empty frames, skippable frames (the list of
+# files of zstd:chunked takes some megabytes), zero bytes at the end of a tape.
+SILENT_LIMIT_BYTES = 64 * 1024**2
 LEVEL = 1  # of zstd: level 3 makes weights no smaller, level 9 takes twelve times as long
 
 ReadInto = Callable[[memoryview], int]
@@ -74,7 +81,7 @@ class PlainStream:
     def __init__(self, read_into: ReadInto, what: str) -> None:
         self.offset = 0
         self._what = what
-        self._input = _Input(read_into)
+        self._input = _Input(read_into, what)
         self.head = self._input.peek(HEAD_BYTES)
         self.compression = detect_compression(self.head)
         self._reader = self._open()
@@ -87,9 +94,9 @@ class PlainStream:
             case "zstd":
                 return _open_zstd(self._input)
             case "xz":
-                return _Frames(self._input, _new_xz)
+                return _Frames(self._input, self._what, _new_xz)
             case "bzip2":
-                return _Frames(self._input, bz2.BZ2Decompressor)
+                return _Frames(self._input, self._what, bz2.BZ2Decompressor)
         return self._input
 
     def readinto(self, buffer: memoryview) -> int:
@@ -99,6 +106,7 @@ class PlainStream:
             count = self._read_some(buffer[filled:])
             if not count:
                 break
+            self._input.silent_bytes = 0
             filled += count
         self.offset += filled
         self._check_ratio()
@@ -135,10 +143,12 @@ class PlainStream:
 class _Input:
     """Compressed bytes with a look ahead; a file object as far as zstd asks for one."""
 
-    def __init__(self, read_into: ReadInto) -> None:
+    def __init__(self, read_into: ReadInto, what: str) -> None:
         self._read_into = read_into
+        self._what = what
         self._ahead = b""
         self.taken_bytes = 0
+        self.silent_bytes = 0  # read by a decompressor since it last gave any content
 
     def peek(self, size_bytes: int) -> bytes:
         while len(self._ahead) < size_bytes:
@@ -161,7 +171,40 @@ class _Input:
 
     def read(self, size_bytes: int = _INPUT_BYTES) -> bytes:
         data = bytearray(size_bytes if size_bytes > 0 else _INPUT_BYTES)
-        return bytes(data[: self.readinto(memoryview(data))])
+        count = self.readinto(memoryview(data))
+        self.silent_bytes += count
+        if self.silent_bytes > SILENT_LIMIT_BYTES:
+            raise ProtocolError(
+                f"{self._what}: want content in {SILENT_LIMIT_BYTES} compressed bytes, got none"
+            )
+        return bytes(data[:count])
+
+
+class _Members:
+    """Counts the small members of a compressed stream: gzip's members, streams of xz and bzip2."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._content_bytes = 0
+        self._small = 0
+
+    def add(self, size_bytes: int) -> None:
+        """Count content of the present member."""
+        self._content_bytes += size_bytes
+
+    def end(self) -> None:
+        """End the present member.
+
+        Raises:
+            ProtocolError: There are more small ones than any tool writes.
+        """
+        self._small += self._content_bytes < SMALL_MEMBER_BYTES
+        self._content_bytes = 0
+        if self._small > SMALL_MEMBERS_LIMIT:
+            raise ProtocolError(
+                f"{self._what}: want at most {SMALL_MEMBERS_LIMIT} compressed members of less"
+                f" than {SMALL_MEMBER_BYTES} bytes, got more"
+            )
 
 
 class _Gzip:
@@ -169,7 +212,7 @@ class _Gzip:
 
     def __init__(self, source: _Input, what: str) -> None:
         self._source = source
-        self._what = what
+        self._members = _Members(what)
         self._member = zlib.decompressobj(wbits=31)
         self._pending = b""
         self._plain = memoryview(b"")
@@ -194,6 +237,7 @@ class _Gzip:
             if not self._is_begun and not self._begin():
                 continue
             data = self._member.decompress(self._pending, limit_bytes)
+            self._members.add(len(data))
             self._advance()
             if data:
                 return data
@@ -205,6 +249,7 @@ class _Gzip:
 
     def _advance(self) -> None:
         if self._member.eof:
+            self._members.end()
             self._pending = self._member.unused_data
             self._member = zlib.decompressobj(wbits=31)
             self._is_begun = False
@@ -220,9 +265,13 @@ class _Frames:
     """The streams of an xz or bzip2 file, one after the other."""
 
     def __init__(
-        self, source: _Input, create: Callable[[], lzma.LZMADecompressor | bz2.BZ2Decompressor]
+        self,
+        source: _Input,
+        what: str,
+        create: Callable[[], lzma.LZMADecompressor | bz2.BZ2Decompressor],
     ) -> None:
         self._source = source
+        self._members = _Members(what)
         self._create = create
         self._frame: lzma.LZMADecompressor | bz2.BZ2Decompressor | None = None
         self._next = b""
@@ -245,7 +294,9 @@ class _Frames:
                 plain = self._frame.decompress(data, min(len(buffer), _OUTPUT_BYTES))
             except OSError as error:  # what bz2 calls damage
                 raise EOFError from error
+            self._members.add(len(plain))
             if self._frame.eof:
+                self._members.end()
                 self._next, self._frame = self._frame.unused_data, None
             if plain:
                 buffer[: len(plain)] = plain

@@ -38,6 +38,7 @@ _NAMES_LIMIT_BYTES = 64 * 1024**2
 _MANIFESTS_LIMIT_BYTES = 64 * 1024**2  # of all images of a layout: some thousand
 _ENTRY_BYTES = 300  # of the table below, for each member
 _LINKS_LIMIT = 4  # docker save once linked a layer to its twin
+_FIRST_LIMIT = 16  # headers before the first name: of extensions, and of the root itself
 ROOT_PATH = "root.tar"  # what a blob that is the whole file is called
 _PIECE_BYTES = 256 * 1024
 # Filesystem Hierarchy Standard 3.0, section 3, and what Docker and modelcars add.
@@ -199,7 +200,7 @@ def is_root_archive(path: Path) -> bool:
     """
     with _FileSource(path) as file:
         stream = PlainStream(file.readinto, str(path))
-        for member in iter_members(stream, str(path)):
+        for member in iter_members(stream, str(path), members_limit=_FIRST_LIMIT):
             parts = [part for part in member.path.split("/") if part not in {"", "."}]
             if parts:
                 return parts[0] in ROOT_NAMES

@@ -8,7 +8,7 @@ manual, "Basic Tar Format" (long names, base-256 sizes); OCI image specification
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -23,6 +23,9 @@ PATH_LIMIT_BYTES = 4096
 EXTENDED_LIMIT_BYTES = 1024 * 1024
 # Large images have some hundred thousand files; their names have to fit into memory.
 MEMBERS_LIMIT = 500_000
+# Work of an extended header and of each record in it, in steps of half a microsecond.
+EXTENDED_STEPS = 10
+RECORD_STEPS = 2
 SIZE_LIMIT_BYTES = 2**62  # adding an offset to it still is a file offset
 
 Kind = Literal["file", "directory", "link", "hardlink", "device"]
@@ -103,8 +106,16 @@ class _Extended:
     size_bytes: int | None = None
 
 
+def _free(_: int) -> None:
+    """Count no work."""
+
+
 def iter_members(
-    source: ByteSource, what: str, *, members_limit: int = MEMBERS_LIMIT
+    source: ByteSource,
+    what: str,
+    *,
+    members_limit: int = MEMBERS_LIMIT,
+    step: Callable[[int], None] = _free,
 ) -> Iterator[TarMember]:
     """Yield the members of a tar; the caller may read a file's content before the next one.
 
@@ -112,6 +123,8 @@ def iter_members(
         source: At the beginning of the tar.
         what: The tar, for messages.
         members_limit: More is an attack, not an image.
+        step: Told of the work of extended headers, which can be out of proportion to the bytes
+            of a compressed tar; raises where it is too much.
 
     Raises:
         ProtocolError: A header is malformed or lies about its size, a path is absolute or
@@ -126,7 +139,7 @@ def iter_members(
         where = f"{what}: tar header at byte {source.offset - BLOCK_BYTES}"
         flag = block[156:157]
         if flag in _EXTENSIONS:
-            extended = _read_extension(source, block, extended, where)
+            extended = _read_extension(source, block, extended, where, step)
             continue
         member = _parse_member(block, extended, source.offset, where)
         extended = _Extended()
@@ -145,7 +158,14 @@ def _read_block(source: ByteSource, what: str) -> bytes | None:
     return bytes(block)
 
 
-def _read_extension(source: ByteSource, block: bytes, extended: _Extended, where: str) -> _Extended:
+def _read_extension(
+    source: ByteSource,
+    block: bytes,
+    extended: _Extended,
+    where: str,
+    step: Callable[[int], None],
+) -> _Extended:
+    step(EXTENDED_STEPS)
     check_header(block, where)
     size_bytes = parse_number(block[124:136], f"{where}: size")
     if size_bytes > EXTENDED_LIMIT_BYTES:
@@ -155,6 +175,7 @@ def _read_extension(source: ByteSource, block: bytes, extended: _Extended, where
         )
     data = read_exactly(source, size_bytes, where)
     source.skip(-size_bytes % BLOCK_BYTES)
+    step(RECORD_STEPS * data.count(b"\n"))
     match block[156:157]:
         case b"L":
             return replace(extended, path=data.rstrip(b"\0"))

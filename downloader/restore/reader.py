@@ -270,7 +270,7 @@ def _read_document(image: Image, layer: Descriptor, path: str) -> bytes:
     budget = Budget(image.name)
 
     def find(stream: PlainStream) -> bytes:
-        for member in iter_members(stream, "metadata layer"):
+        for member in iter_members(stream, "metadata layer", step=budget.step):
             budget.member()
             if member.kind == "file" and member.path.endswith(f"/{path}"):
                 if member.size_bytes > DOCUMENT_LIMIT_BYTES:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -97,6 +99,21 @@ def nested_document() -> bytes:
     return headers(iter([snapshot, Member(f"{ROOT}/trees/{COMMIT}.json", data)]))
 
 
+def extended(records: bytes) -> bytes:
+    """Return a PAX header, which says something about a member that follows."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, len(records)
+    return info.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512)
+
+
+def many_records() -> bytes:
+    return extended(b"5 a=\n" * (MIB // 5)) * 60 + headers(iter([Member("x")]))
+
+
+def empty_extensions() -> bytes:
+    return extended(b"") * 400_000 + headers(iter([Member("x")]))
+
+
 BOMBS = {
     "deep-links": deep_links,
     "link-chains": link_chains,
@@ -104,6 +121,8 @@ BOMBS = {
     "long-whiteouts": long_whiteouts,
     "many-documents": many_documents,
     "nested-document": nested_document,
+    "many-records": many_records,
+    "empty-extensions": empty_extensions,
 }
 
 
@@ -123,6 +142,44 @@ def test_bomb_stays_within_memory_and_cpu(tmp_path: Path, name: str, command: st
     assert peak_bytes < MEMORY_LIMIT_BYTES
     assert cpu_s < CPU_START_S + CPU_PER_MIB_S * len(packed) / MIB
     assert not list(tmp_path.glob("cache/models--*"))
+
+
+EMPTY_MEMBERS = {
+    "gzip": (gzip.compress, b""),
+    "gzip-of-a-byte": (gzip.compress, b"x"),
+    "xz": (lzma.compress, b""),
+    "bzip2": (bz2.compress, b""),
+    "zstd": (zstandard.compress, b""),
+}
+
+
+@pytest.mark.parametrize("kind", [*EMPTY_MEMBERS, "zstd-skippable"])
+def test_compressed_members_without_content_are_refused_after_a_number(
+    tmp_path: Path, kind: str
+) -> None:
+    compress, content = EMPTY_MEMBERS.get(kind, EMPTY_MEMBERS["zstd"])
+    empty = b"\x50\x2a\x4d\x18" + bytes(4) if kind == "zstd-skippable" else compress(content)
+    end = bytes(1024)
+    path = tmp_path / "root.tar"
+    with path.open("wb") as file:
+        file.write(compress(headers(iter([Member("bin/sh", b"#!")])).rstrip(b"\0") + end))
+        block = empty * (MIB // len(empty))
+        for _ in range(66):  # of two gigabytes, or as many as one likes
+            file.write(block)
+    code, peak_bytes, cpu_s = measure(tmp_path, "verify", path)
+    assert code == 5
+    assert peak_bytes < MEMORY_LIMIT_BYTES
+    assert cpu_s < CPU_START_S + CPU_PER_MIB_S * 20  # what the first of them cost
+
+
+def test_a_file_of_an_ordinary_number_of_members_is_read(tmp_path: Path) -> None:
+    """As eStargz: each piece of the tar a member of its own."""
+    data = tar_of(cache_members({f"{i}.json": b"{}" for i in range(500)}))
+    pieces = [gzip.compress(data[at : at + 512], 1) for at in range(0, len(data), 512)]
+    packed = b"".join(pieces) + gzip.compress(b"")
+    layer = RawLayer(packed, f"{LAYER}+gzip", diff_id=digest_of(data))
+    put_image(layout(tmp_path / "image"), [layer])
+    restored(tmp_path / "image", tmp_path / "cache")
 
 
 def test_many_layers_share_one_budget(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def scan_layer(
             no cache holds.
     """
     scan, prefixes = LayerScan(), tuple(f"{directory}/" if directory else "" for directory in shown)
-    for member in iter_members(source, layer):
+    for member in iter_members(source, layer, step=budget.step):
         budget.member()
         path, kind = member.path, member.kind
         if kind == "directory":

@@ -103,7 +103,7 @@ def look_at_stream(read_into: ReadInto, name: str, tag: str | None, taker: Taker
         return got
 
     stream = PlainStream(counted, name)
-    for member in iter_members(stream, name):
+    for member in iter_members(stream, name, step=budget.step):
         budget.member()
         _look(member, stream, passed, taker, budget)
     _drain(counted)
