@@ -144,7 +144,7 @@ def test_bomb_stays_within_memory_and_cpu(tmp_path: Path, name: str, command: st
     assert not list(tmp_path.glob("cache/models--*"))
 
 
-EMPTY_MEMBERS = {
+EMPTY_MEMBERS: dict[str, tuple[Callable[[bytes], bytes], bytes]] = {
     "gzip": (gzip.compress, b""),
     "gzip-of-a-byte": (gzip.compress, b"x"),
     "xz": (lzma.compress, b""),
