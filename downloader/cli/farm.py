@@ -60,8 +60,6 @@ from downloader.farm.steps import (
     check_images,
     choose_shards,
     digest_outputs,
-    docker_login,
-    docker_logout,
     plan_command,
     plan_job,
     publish_command,
@@ -71,6 +69,7 @@ from downloader.farm.steps import (
 )
 from downloader.farm.summary import image_summary, plan_summary, shard_summary, table
 from downloader.hub.repo import is_commit
+from downloader.library import publisher
 from downloader.library.connection import Connection
 from downloader.oci.digest import parse_digest
 from downloader.plan import Plan, disk_needed_bytes
@@ -152,7 +151,7 @@ def login() -> None:
         logins = [item for item in logins if item.registry in found.hosts]
         kept |= {"IMAGES": " ".join(found.images), "NOTES": "\n".join(found.notes)}
     for item in logins:
-        docker_login(item)
+        publisher.login(item.registry, item.username, item.password, read_environment())
         print_result(f"logged in to {item.registry}")
     write_environment({**kept, "LOGGED_IN": " ".join(item.registry for item in logins)})
 
@@ -169,7 +168,7 @@ def _check_any(found: Destinations) -> None:
 def logout() -> None:
     """Log out of every registry: no password stays behind on a runner that does."""
     for registry in read_environment().get("LOGGED_IN", "").split():
-        docker_logout(registry)
+        publisher.logout(registry, read_environment())
 
 
 @farm.command()

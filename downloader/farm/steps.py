@@ -1,15 +1,13 @@
 """The steps of the publishing workflow: calls of the library, and the same as command lines."""
 
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from downloader.environment import Environment
-from downloader.errors import EngineError, HfModelsError, InputError
+from downloader.errors import HfModelsError, InputError
 from downloader.farm.check import Checked, check_image
 from downloader.farm.destinations import Login
 from downloader.farm.engine_choice import EngineChoice, choose_engine
@@ -33,7 +31,6 @@ from downloader.publish import (
 )
 
 PLAN_FILE = Path("dist/plan.json")
-LOGIN_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
@@ -280,38 +277,3 @@ def digest_outputs(done: Sequence[tuple[str, str]]) -> dict[str, str]:
     ordered = sorted(done, key=lambda pair: not pair[0].startswith("ghcr.io/"))
     image, digest = ordered[0] if ordered else ("", "")
     return {"image": image.rpartition(":")[0], "digest": digest}
-
-
-def docker_login(item: Login) -> None:
-    """Log in, for the steps that follow; the password goes through standard input.
-
-    Raises:
-        EngineError: There is no docker command, or the registry said no.
-    """
-    command = [_docker(), "login", item.registry, "--username", item.username, "--password-stdin"]
-    try:
-        done = subprocess.run(
-            command,
-            input=item.password,
-            capture_output=True,
-            text=True,
-            timeout=LOGIN_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise EngineError(f"cannot log in to {item.registry}: no answer") from None
-    if done.returncode:
-        said = done.stderr.strip().replace(item.password, "***")
-        raise EngineError(f"cannot log in to {item.registry}: {said[-300:]}")
-
-
-def docker_logout(registry: str) -> None:
-    """Forget the password of a registry."""
-    subprocess.run([_docker(), "logout", registry], capture_output=True, check=False)
-
-
-def _docker() -> str:
-    found = shutil.which("docker")
-    if not found:
-        raise EngineError("want the command docker, for its login, got none")
-    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -26,9 +28,11 @@ from downloader.farm.summary import (
 from downloader.hub.repo import RepoFile, Snapshot, parse_repo
 from downloader.plan import Plan, make_plan
 from downloader.publish import Outcome, Shard
+from tests.support.odd_registry import Asked, OddRegistry, Reply
 from tests.support.runner_job import MODELS, JobRun, job_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 MODEL = parse_models(MODELS, owner="me").find("tiny")
@@ -132,59 +136,72 @@ def test_inputs_of_the_action_that_cannot_be_used(changes: dict[str, str], said:
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobRun:
-    """A job whose docker command notes what it is called with, and fails when told to."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    docker = programs / "docker"
-    docker.write_text(
-        f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\ncat > {tmp_path}/stdin\n'
-        f'test ! -e {tmp_path}/fail || {{ echo "denied: $(cat {tmp_path}/stdin)" >&2; exit 1; }}\n'
-    )
-    docker.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-    return JobRun(tmp_path, monkeypatch, {**GITHUB, "JOB": job_of("tiny")})
+def door() -> Iterator[OddRegistry]:
+    """A registry that lets one user in."""
+    known = "Basic " + base64.b64encode(f"me:{PASSWORD}".encode()).decode()
+
+    def answer(asked: Asked) -> Reply | None:
+        if asked.path != "/v2/":
+            return None
+        if asked.headers.get("authorization") == known:
+            return Reply()
+        return Reply(401, headers={"WWW-Authenticate": 'Basic realm="here"'})
+
+    with OddRegistry(answer) as registry:
+        yield registry
 
 
-def test_login_passes_the_password_through_standard_input(job: JobRun) -> None:
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: OddRegistry) -> JobRun:
+    """A job that publishes to ``door``, on a machine without a docker command."""
+    monkeypatch.setenv("PATH", "")
+    more = {
+        "OTHER_REGISTRY": door.host,
+        "DOCKER_CONFIG": str(tmp_path / "docker"),
+        "JOB": job_of("tiny", registries=[f"{door.host}/me/models"]),
+    }
+    return JobRun(tmp_path, monkeypatch, OTHER | more)
+
+
+def stored(job: JobRun) -> set[str]:
+    """The registries that the docker command would find a password of."""
+    return set(json.loads((job.directory / "docker/config.json").read_text())["auths"])
+
+
+def test_login_is_stored_for_the_steps_that_follow(job: JobRun, door: OddRegistry) -> None:
     assert job.run("login") == 0
-    assert (job.directory / "calls").read_text() == (
-        "login ghcr.io --username Me --password-stdin\n"
-    )
-    assert (job.directory / "stdin").read_text() == "canary-github"
-    assert job.read("GITHUB_ENV")["IMAGES"] == "ghcr.io/me/hf-models"
+    assert stored(job) == {door.host}
+    assert job.read("GITHUB_ENV")["IMAGES"] == f"{door.host}/me/models"
 
 
 def test_login_that_fails_says_why_without_the_password(
-    job: JobRun, capsys: pytest.CaptureFixture[str]
+    job: JobRun, door: OddRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (job.directory / "fail").touch()
-    assert job.run("login") == 8
+    job.env["OTHER_REGISTRY_PASSWORD"] = "canary-wrong"
+    assert job.run("login") == 3
     said = capsys.readouterr()
-    assert "cannot log in to ghcr.io: denied: ***" in said.err
-    assert "canary-github" not in said.out + said.err
+    assert door.host in said.err
+    assert "canary-wrong" not in said.out + said.err
+    assert not (job.directory / "docker/config.json").exists()
 
 
 def test_login_without_any_destination_stops_the_job(
     job: JobRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job.env["GITHUB_TOKEN"] = ""
+    job.env |= {"OTHER_REGISTRY": "", "JOB": job_of("tiny")}
     assert job.run("login") == 2
     said = capsys.readouterr().err
     assert "ghcr.io/me/hf-models: left out, ghcr.io has no secrets" in said
     assert "want a registry with credentials, got none" in said
 
 
-def test_login_without_a_job_is_for_all(job: JobRun) -> None:
-    job.env |= {**OTHER, "JOB": ""}
+def test_login_without_a_job_is_for_all(job: JobRun, door: OddRegistry) -> None:
+    job.env["JOB"] = ""
     assert job.run("login") == 0
-    assert job.read("GITHUB_ENV")["LOGGED_IN"] == "ghcr.io quay.io"
-    assert job.read("GITHUB_ENV")["NAMED_IMAGES"] == "quay.io/me/models"
+    assert job.read("GITHUB_ENV")["LOGGED_IN"] == door.host
+    assert job.read("GITHUB_ENV")["NAMED_IMAGES"] == f"{door.host}/me/models"
     assert job.run("logout") == 0
-    assert (job.directory / "calls").read_text().splitlines()[2:] == [
-        "logout ghcr.io",
-        "logout quay.io",
-    ]
+    assert stored(job) == set()
 
 
 GB = 10**9
