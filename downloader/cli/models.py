@@ -51,9 +51,13 @@ def list_models(models_file: Path, as_json: bool) -> None:
 
 @models.command(epilog=examples("models check", "models check --file other.toml"))
 @models_file_option
-def check(models_file: Path) -> None:
+@json_option
+def check(models_file: Path, as_json: bool) -> None:
     """Read the file as strictly as the build farm does; exit code 2 and the line of a mistake."""
     found = read_models_file(models_file)
+    if as_json:
+        print_json({"file": str(models_file), "count": len(found)})
+        return
     print_result(f"{models_file}: {format_count(len(found), 'model')}, no mistake")
 
 
@@ -93,7 +97,15 @@ def show(tag: str, models_file: Path, as_json: bool) -> None:
 @click.option("--engine", type=click.Choice(ENGINES), help="How to build it.")
 @click.option("--allow-gated", is_flag=True, help="Publish it although it is gated or private.")
 @models_file_option
-def add(repo_id: str, repo_type: str, tag: str | None, models_file: Path, **options: Any) -> None:
+@json_option
+def add(
+    repo_id: str,
+    repo_type: str,
+    tag: str | None,
+    models_file: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Append an entry; comments and order of the file stay."""
     name = selected(repo_id, repo_type)
     repo = name.repo
@@ -110,6 +122,9 @@ def add(repo_id: str, repo_type: str, tag: str | None, models_file: Path, **opti
         "allow_gated": options["allow_gated"],
     }
     model = add_model(models_file, values)
+    if as_json:
+        print_json({"added": model.to_json()})
+        return
     print_result(f"{models_file}:{model.line}: added {model.tag!r}, {model.repo.type} {repo.id}")
     say(f"commit {models_file} and push it: the build farm publishes what it names")
 

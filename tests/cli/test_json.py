@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 import jsonschema
 import pytest
 
-from downloader.cli import cli
+from downloader.cli import COMMANDS, HIDDEN, cli
 from tests.support.catalog_images import make_image_plan, put_image
 from tests.support.make_image import put_ours
 from tests.support.publish import Side
@@ -37,21 +38,36 @@ def check(command: str, document: Any) -> None:
     jsonschema.validate(document, {**SCHEMA, "$ref": f"#/$defs/{command}"})
 
 
-def commands_with_json(group: click.Group, prefix: str = "") -> Iterator[str]:
-    """Yield the names of the commands that have the option; ``models-show`` for a subcommand."""
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command with its name; ``models-show`` for a subcommand."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
         if isinstance(command, click.Group):
-            yield from commands_with_json(command, f"{prefix}{name}-")
-        elif any("--json" in option.opts for option in command.params):
-            yield f"{prefix}{name}"
+            yield from commands(command, f"{prefix}{name}-")
+        else:
+            yield f"{prefix}{name}", command
+
+
+def commands_with_json() -> set[str]:
+    """Return the names of the commands that have the option."""
+    assert isinstance(cli, click.Group)
+    found = commands(cli)
+    return {name for name, item in found if any("--json" in option.opts for option in item.params)}
 
 
 def test_every_command_with_json_has_a_schema() -> None:
+    assert set(SCHEMA["$defs"]) - SHARED == commands_with_json()
+
+
+def test_a_command_without_json_is_named_with_its_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs/json.md").read_text(encoding="utf-8")
+    [without] = re.findall(r"^Three have none, because (.*)$", page, re.MULTILINE)
+    named = {name for name in COMMANDS if f"`{name}`" in without}
     assert isinstance(cli, click.Group)
-    assert set(SCHEMA["$defs"]) - SHARED == set(commands_with_json(cli))
+    lacking = {name for name, _ in commands(cli)} - commands_with_json()
+    assert {name.partition("-")[0] for name in lacking} - HIDDEN == named
 
 
 def test_documents_of_the_consumer_follow_their_schemas(tmp_path: Path) -> None:
@@ -114,6 +130,9 @@ def test_documents_about_the_farm_follow_their_schemas(side: Side, tmp_path: Pat
     file = tmp_path / "models.toml"
     file.write_text(MODELS.format(name=side.name))
     check("models-list", hf_models("models", "list", "--file", file, "--json").json)
+    check("models-check", hf_models("models", "check", "--file", file, "--json").json)
+    added = ("models", "add", "org/one-more", "--file", file, "--json")
+    check("models-add", hf_models(*added).json)
     check("models-show", hf_models("models", "show", "t", "--file", file, "--json").json)
     check("refresh", hf_models("refresh", "--file", file, "--json").json)
     check("models-remove", hf_models("models", "remove", "t", "--file", file, "--json").json)
