@@ -56,7 +56,7 @@ _SMALLEST_MEMORY_BYTES = 4 * MIB
     type=click.IntRange(1, 64),
     default=DownloadSettings.jobs,
     show_default=True,
-    help="Large files at once.",
+    help="At most so many large files at once.",
 )
 @click.option(
     "--memory", default="64MiB", show_default=True, metavar="SIZE", help="For all buffers."

@@ -20,7 +20,7 @@ from downloader.net.ranges import ByteRange
 from downloader.net.throughput import Pace
 from downloader.restore.target import CacheTarget
 from downloader.restore.values import BlobPlan
-from downloader.transfer.partial_file import PartialFile
+from downloader.transfer.partial_file import Claim, PartialFile
 from downloader.transfer.source import (
     SEQUENTIAL_TRIES,
     RangesIgnoredError,
@@ -103,20 +103,21 @@ class Fetch:
 
     Args:
         source: Where they come from.
-        claimed: Which of the file.
+        claim: Which of the file.
     """
 
-    def __init__(self, source: RangeSource, claimed: ByteRange) -> None:
-        self.claimed = claimed
-        self.at = claimed.start
+    def __init__(self, source: RangeSource, claim: Claim) -> None:
+        self.claim = claim
+        self.at = claim.start
         self.pace = Pace()
+        claimed = ByteRange(claim.start, claim.end)
         self.stream = Stream(source, claimed)
         self.buffer = memoryview(bytearray(min(BLOCK_BYTES, claimed.size_bytes)))
 
     @property
     def is_over(self) -> bool:
         """Whether all of it is there."""
-        return self.at == self.claimed.end
+        return self.at == self.claim.end
 
 
 class Filling:
@@ -175,15 +176,18 @@ class Filling:
             self._descriptor = os.open(self._file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
     def claim(self, connections: int) -> Fetch | None:
-        """Claim bytes that no connection fetches yet, None where there are none.
+        """Claim bytes that no connection fetches yet, or the end of what a slow one fetches.
 
         Args:
             connections: How many share the work.
+
+        Returns:
+            None where there is too little left for one more.
         """
         with self._changed:
             self._file.is_sequential = not self.source.has_ranges
-            claimed = self._file.claim(connections)
-        return Fetch(self.source, claimed) if claimed is not None else None
+            claim = self._file.claim(connections) or self._file.split()
+        return Fetch(self.source, claim) if claim is not None else None
 
     def step(self, fetch: Fetch) -> int:
         """Read, write and hash the next bytes of a claim; return how many.
@@ -192,11 +196,12 @@ class Filling:
             RegistryError, TransportError, ProtocolError, StorageError: As they say; what came
                 stays for the next attempt.
         """
+        most = self._file.take(fetch.claim, fetch.at, len(fetch.buffer))
         with fetch.pace:
-            count = fetch.stream.readinto(fetch.buffer[: fetch.claimed.end - fetch.at])
+            count = fetch.stream.readinto(fetch.buffer[:most])
         data = fetch.buffer[:count]
         self._file.write(data, fetch.at)
-        self._file.hash_written(data, fetch.at, since=fetch.claimed.start)
+        self._file.hash_written(data, fetch.at, since=fetch.claim.start)
         self._file.note(ByteRange(fetch.at, fetch.at + count))
         fetch.at += count
         return count
@@ -204,7 +209,7 @@ class Filling:
     def give_back(self, fetch: Fetch) -> None:
         """End a claim; what of it did not come can be claimed again."""
         fetch.stream.close()
-        self._file.release(ByteRange(fetch.at, fetch.claimed.end))
+        self._file.release(fetch.claim, fetch.at)
 
     def is_behind(self) -> bool:
         """Whether bytes are there that are not hashed and could be."""

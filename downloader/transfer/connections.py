@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable
 
 from downloader.net.throughput import Line
-from downloader.units import MIB
+from downloader.transfer.partial_file import COMMON_BYTES_PER_S
+from downloader.units import MIB, format_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 CONNECTIONS_LIMIT = 64
 _FIRST = 4  # on a line without delay
 # One more to begin with for each so much of a round trip: doubling from 4 would take seconds.
-_ROUND_TRIP_SHARE_S = 0.0125
+_ROUND_TRIP_SHARE_S = 0.0025
 _FIRST_LIMIT = 16
 # A connection at this rate is held up by the processor, which others would only divide.
 _QUICK_BYTES_PER_S = 64 * MIB
@@ -39,6 +40,9 @@ _SAMPLE_S = 0.3  # a busy machine makes everybody wait for a moment
 _WORTH = 0.25  # of what would be fair: twice the connections have to bring a quarter more
 _PROBE_S = 4.0  # until the next measurement of whether more would help now; doubles
 _LONGEST_PROBE_S = 60.0
+_RANGE_ROUND_TRIPS = 4  # of receiving, for one of waiting
+# To take over the end of a range costs a request, a new connection there, and what was on its way.
+_SPLIT_ROUND_TRIPS = 3
 # What a request for a small file counts besides its bytes: its round trip is its cost.
 REQUEST_BYTES = 64 * 1024
 
@@ -57,6 +61,7 @@ class Connections:
     Attributes:
         target: How many there should be now.
         active: How many there are.
+        each_bytes_per_s: What one brings on the average.
     """
 
     def __init__(
@@ -68,12 +73,13 @@ class Connections:
         self._limit = max(1, limit)
         self._line = line or Line()
         self._clock = clock
-        first = int((self._line.round_trip_s or 0.0) / _ROUND_TRIP_SHARE_S)
+        first = int(self._round_trip_s / _ROUND_TRIP_SHARE_S)
         self.target = min(self._limit, max(_FIRST, min(first, _FIRST_LIMIT)))
         self.active = 0
         self._lock = threading.Lock()
         self._pushbacks = self._line.pushbacks
         self._before: tuple[int, float] | None = None  # connections, and what they brought
+        self.each_bytes_per_s = COMMON_BYTES_PER_S
         self._is_climbing = True
         self._probe_s = _PROBE_S
         self._counted_bytes = 0
@@ -109,21 +115,38 @@ class Connections:
             if now >= self._until_s:
                 self._judge(self._counted_bytes / (now - self._from_s))
             target, wants_more = self.target, self.active < self.target
+            each = self.each_bytes_per_s
         if target != before:
-            _log.debug("connections: %d, were %d; limit %d", target, before, self._limit)
+            rate = format_bytes(each * before)
+            _log.debug("connections: %d, were %d with %s/s", target, before, rate)
         return wants_more
 
     @property
+    def range_bytes(self) -> int:
+        """How much one request should ask for at least, so that its round trip does not show."""
+        return int(self.each_bytes_per_s * _RANGE_ROUND_TRIPS * self._round_trip_s)
+
+    @property
+    def split_s(self) -> float:
+        """How long must the work be that is worth taking over from another connection."""
+        return _SPLIT_ROUND_TRIPS * self._round_trip_s
+
+    @property
+    def _round_trip_s(self) -> float:
+        return self._line.round_trip_s or 0.0
+
+    @property
     def _settle_s(self) -> float:
-        return max(_SETTLE_S, _SETTLE_ROUND_TRIPS * (self._line.round_trip_s or 0.0))
+        return max(_SETTLE_S, _SETTLE_ROUND_TRIPS * self._round_trip_s)
 
     def _begin_sample(self, settle_s: float) -> None:
         self._from_s = self._clock() + settle_s
-        self._until_s = self._from_s + max(_SAMPLE_S, self._line.round_trip_s or 0.0)
+        self._until_s = self._from_s + max(_SAMPLE_S, self._round_trip_s)
         self._counted_bytes = 0
 
     def _judge(self, rate: float) -> None:
         """Choose the next number, now that this one's rate is known; requires the lock."""
+        self.each_bytes_per_s = rate / max(1, self.active)
         if self._line.pushbacks > self._pushbacks:
             self._pushbacks = self._line.pushbacks
             self._rest(max(1, min(self.active, self.target) // 2))

@@ -14,6 +14,7 @@ once its hash is right.
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,13 @@ from downloader.units import MIB
 
 SMALLEST_RANGE_BYTES = 4 * MIB
 LARGEST_RANGE_BYTES = 128 * MIB  # of one request: long enough that its round trip does not show
+# Before anything was measured: what servers and paths commonly give one connection.
+COMMON_BYTES_PER_S = 20e6
+# What is worth taking over: the connection that loses it breaks its answer off, and what was on
+# its way is wasted.
+_SPLIT_S = 0.5
+_SPLIT_BYTES = 2 * MIB
+_YOUNG_S = 2.0  # until then a request's own rate is not known: its round trip is in it
 # So much a connection reads back for the hash to be its own from there on.
 _CATCH_UP_BYTES = 8 * MIB
 _SCRATCH_BYTES = 128 * 1024
@@ -55,11 +63,45 @@ def partial_paths(final: Path) -> tuple[Path, Path]:
     return final.with_name(f"{stem}.incomplete"), final.with_name(f"{stem}.journal.incomplete")
 
 
+class Claim:
+    """Bytes of a file that one connection fetches; another may take their end over.
+
+    Used under the lock of its file.
+
+    Args:
+        start: The offset of the first byte.
+        end: The offset after the last one, for now.
+
+    Attributes:
+        at: The offset before which the connection has read, or is just reading.
+    """
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start = self.at = start
+        self.end = end
+        self._begun_s = time.monotonic()
+
+    @property
+    def left_bytes(self) -> int:
+        """How many bytes nobody has begun to read."""
+        return self.end - self.at
+
+    def left_s(self, each_bytes_per_s: float) -> float:
+        """How long those will take its connection.
+
+        Args:
+            each_bytes_per_s: What the connections bring on the average.
+        """
+        age_s = time.monotonic() - self._begun_s
+        rate = each_bytes_per_s if age_s < _YOUNG_S else (self.at - self.start) / age_s
+        return self.left_bytes / max(1.0, rate)
+
+
 class PartialFile:
     """An unfinished file on disk, used under the lock of its final name.
 
-    Several threads `claim` ranges and write them, one calls `hash_to_gap`, and any number
-    `follow` the file as it grows.
+    Several threads `claim` ranges, or `split` those of others, and write them, one calls
+    `hash_to_gap`, and any number `follow` the file as it grows.
 
     Args:
         final: The name that it gets when it is right.
@@ -97,6 +139,7 @@ class PartialFile:
         self._changed = changed or threading.Condition()
         self._there = RangeSet()
         self._claimed = RangeSet()
+        self._claims: list[Claim] = []
         self._followers: list[_Follower] = []
         self._error: HfModelsError | None = None
         self._descriptor = -1
@@ -132,13 +175,14 @@ class PartialFile:
 
     # Filling it
 
-    def claim(self, connections: int) -> ByteRange | None:
+    def claim(self, connections: int, least_bytes: int = SMALLEST_RANGE_BYTES) -> Claim | None:
         """Return bytes that no thread fetches yet, as one request's share; None if there are none.
 
         Requires the lock. The caller is one of `readers` until it calls `release`.
 
         Args:
             connections: How many share the work, so that none waits for the last one's tail.
+            least_bytes: Of one request, so that its round trip does not show.
         """
         if self.is_sequential and self._claimed.size_bytes > self._there.size_bytes:
             return None  # somebody reads already, and will read to the end
@@ -148,12 +192,45 @@ class PartialFile:
         end = gap.end
         if not self.is_sequential:
             left = self.size_bytes - self._claimed.size_bytes
-            share = max(SMALLEST_RANGE_BYTES, left // (2 * connections) // MIB * MIB)
+            share = max(least_bytes, left // (2 * connections) // MIB * MIB)
             end = min(end, gap.start + min(share, LARGEST_RANGE_BYTES))
-        claimed = ByteRange(gap.start, end)
-        self._claimed.add(claimed)
+        self._claimed.add(ByteRange(gap.start, end))
+        return self._begin(Claim(gap.start, end))
+
+    def split(
+        self, each_bytes_per_s: float = COMMON_BYTES_PER_S, worth_s: float = _SPLIT_S
+    ) -> Claim | None:
+        """Take over the second half of what a connection still has to read, if that is worth it.
+
+        Requires the lock, and is otherwise like `claim`. The connection that loses its end
+        learns it from `take`.
+
+        Args:
+            each_bytes_per_s: What the connections bring on the average.
+            worth_s: The shortest time for which a request is worth its cost.
+        """
+        if self.is_sequential or self.slowest_s(each_bytes_per_s) < 2 * max(worth_s, _SPLIT_S):
+            return None
+        slowest = max(self._claims, key=lambda claim: claim.left_s(each_bytes_per_s))
+        if slowest.left_bytes < 2 * _SPLIT_BYTES:
+            return None
+        end, slowest.end = slowest.end, slowest.end - slowest.left_bytes // 2
+        return self._begin(Claim(slowest.end, end))
+
+    def _begin(self, claim: Claim) -> Claim:
+        self._claims.append(claim)
         self.readers += 1
-        return claimed
+        return claim
+
+    def slowest_s(self, each_bytes_per_s: float) -> float:
+        """How long the slowest connection still has to read; requires the lock."""
+        return max((claim.left_s(each_bytes_per_s) for claim in self._claims), default=0.0)
+
+    def take(self, claim: Claim, at: int, most_bytes: int) -> int:
+        """Return how many bytes from ``at`` the owner of a claim may read next; 0 at its end."""
+        with self._changed:
+            claim.at = min(at + most_bytes, claim.end)
+            return claim.at - at
 
     def _next_gap(self) -> ByteRange | None:
         for start in [*(follower.at for follower in self._followers), 0]:
@@ -162,16 +239,19 @@ class PartialFile:
                 return gap
         return None
 
-    def release(self, missing: ByteRange) -> None:
+    def release(self, claim: Claim, noted_end: int) -> None:
         """Give a claim back, and let another thread fetch what did not come.
 
         Keep hashed bytes even if they are not in the journal: rewriting them would bypass
         the hash.
 
         Args:
-            missing: What of the claim was not noted; may be empty.
+            claim: Whose owner is no longer one of `readers`.
+            noted_end: The offset before which its bytes were noted.
         """
         with self._changed:
+            self._claims.remove(claim)
+            missing = ByteRange(noted_end, claim.end)
             hashed_end = min(max(missing.start, self._hasher.seen_bytes), missing.end)
             hashed = ByteRange(missing.start, hashed_end)
         if hashed.size_bytes:

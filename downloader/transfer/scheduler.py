@@ -7,7 +7,9 @@
       name it when it is right                      write it in place, hash it if it is next
 
 Connections belong to no file: while one file waits for a lock or for its hash, they all work
-on the others, and the last file has them all. Their number is measured (`connections`).
+on the others, and the last file has them all. Their number is measured (`connections`). One that
+finds no range left has the next file opened; where there is none, it takes over the second half
+of what another one still has to fetch, so that no slow connection is waited for.
 """
 
 import threading
@@ -25,7 +27,7 @@ from downloader.net.ranges import ByteRange
 from downloader.net.throughput import Line
 from downloader.progress import Progress
 from downloader.transfer.connections import CONNECTIONS_LIMIT, REQUEST_BYTES, Connections
-from downloader.transfer.partial_file import Hasher, PartialFile
+from downloader.transfer.partial_file import SMALLEST_RANGE_BYTES, Claim, Hasher, PartialFile
 from downloader.transfer.source import (
     SEQUENTIAL_TRIES,
     RangesIgnoredError,
@@ -46,6 +48,8 @@ _BUFFER_LIMIT_BYTES = 508 * 1024
 SMALL_FILE_BYTES = 4 * MIB
 _FIRST_READ_BYTES = 64 * 1024  # small while a connection is slow, so that its rate is seen early
 _QUICK_READ_S = 0.02
+_LOOK_AGAIN_S = 0.5  # for a connection that has become slow
+_FIRST_FILES = 4  # open at once, until their ranges are too few for the connections
 
 # One request: takes a buffer to use, and returns how many bytes came.
 Request = Callable[[memoryview], int]
@@ -57,12 +61,12 @@ class Bounds:
 
     Args:
         connections: The most at once, over all files; how many there are is measured.
-        jobs: Large files at once that are locked, resumed and hashed.
+        jobs: The most large files at once that are locked, resumed and hashed.
         memory_bytes: For the buffers of all threads together.
     """
 
     connections: int = CONNECTIONS_LIMIT
-    jobs: int = 4
+    jobs: int = 16
     memory_bytes: int = 64 * MIB
 
     @property
@@ -107,12 +111,12 @@ class FileTask:
 
 
 @dataclass(frozen=True)
-class _Claim:
+class _Range:
     """Bytes of a file that one connection fetches."""
 
     file: PartialFile
     task: FileTask
-    wanted: ByteRange
+    claim: Claim
 
 
 class Scheduler:
@@ -169,7 +173,7 @@ class Scheduler:
         self._large.extend(sorted(large, key=lambda task: -task.size_bytes))
         if not (self._large or self._requests):
             return
-        self._file_threads = min(self._settings.jobs, len(large))
+        self._file_threads = min(self._settings.jobs, _FIRST_FILES, len(large))
         with self.group.interrupting(self._wake), self.group:
             for _ in range(self._file_threads):
                 self.group.start(self._follow_files, name="file")
@@ -280,25 +284,51 @@ class Scheduler:
             if task is None:
                 self._connections.leave()
                 return
-            if isinstance(task, _Claim):
+            if isinstance(task, _Range):
                 self._fetch_range(task, buffer)
             else:
                 self._count(task(buffer), REQUEST_BYTES)
 
-    def _next_task(self) -> _Claim | Request | None:
+    def _next_task(self) -> _Range | Request | None:
         with self._changed:
             while not self.group.cancelled.is_set():
                 if self._requests:
                     return self._requests.popleft()
-                share = -(-self._connections.active // max(1, len(self._open)))
-                for file, task in sorted(self._open, key=lambda item: item[0].readers):
-                    claimed = file.claim(share)
-                    if claimed is not None:
-                        return _Claim(file, task, claimed)
-                if not self._file_threads:
-                    return None
-                self._changed.wait()
+                found = self._claim_range()
+                if found is not None or not self._file_threads:
+                    return found
+                self._changed.wait(_LOOK_AGAIN_S)
         return None
+
+    def _claim_range(self) -> _Range | None:
+        """Return what one connection should fetch now, if there is anything; requires the lock."""
+        share = -(-self._connections.active // max(1, len(self._open)))
+        least_bytes = self._connections.range_bytes
+        for file, task in sorted(self._open, key=lambda item: item[0].readers):
+            claim = file.claim(share, max(SMALLEST_RANGE_BYTES, least_bytes))
+            if claim is not None:
+                return _Range(file, task, claim)
+        if self._large and self._open_one_more():
+            return None
+        if self._open:
+            each = self._connections.each_bytes_per_s
+            file, task = max(self._open, key=lambda item: item[0].slowest_s(each))
+            claim = file.split(each, self._connections.split_s)
+            if claim is not None:
+                return _Range(file, task, claim)
+        return None
+
+    def _open_one_more(self) -> bool:
+        """Open the next file, where that may be; return whether one is being opened."""
+        if self._file_threads > len(self._open):
+            return True
+        if self._file_threads == self._settings.jobs:
+            return False
+        self._file_threads += 1
+        if self.group.try_start(self._follow_files, name="file"):
+            return True
+        self._file_threads -= 1
+        return False
 
     def _count(self, size_bytes: int, overhead_bytes: int = 0) -> None:
         with self._changed:
@@ -343,11 +373,11 @@ class Scheduler:
             return False
         return True
 
-    def _fetch_range(self, claim: _Claim, buffer: memoryview) -> None:
-        file, at = claim.file, claim.wanted.start
+    def _fetch_range(self, found: _Range, buffer: memoryview) -> None:
+        file, at = found.file, found.claim.start
         was_sequential = file.is_sequential
         try:
-            for end in self._iter_written(claim, buffer):
+            for end in self._iter_written(found, buffer):
                 file.note(ByteRange(at, end))
                 at = end
         except RangesIgnoredError:
@@ -359,29 +389,29 @@ class Scheduler:
             if not self.group.cancelled.is_set():
                 raise
         finally:
-            file.release(ByteRange(at, claim.wanted.end))
+            file.release(found.claim, at)
 
-    def _iter_written(self, claim: _Claim, buffer: memoryview) -> Iterator[int]:
+    def _iter_written(self, found: _Range, buffer: memoryview) -> Iterator[int]:
         """Write a range; yield the offset behind what was written, now and then and at the end."""
-        file, wanted = claim.file, claim.wanted
-        at = noted = wanted.start
+        file, claim, source = found.file, found.claim, found.task.source
+        at = noted = claim.start
         room = min(_FIRST_READ_BYTES, len(buffer))
         with (
-            claim.task.source.open(wanted) as reader,
+            source.open(ByteRange(claim.start, claim.end)) as reader,
             self.group.interrupting(interrupt_of(reader)),
         ):
-            while at < wanted.end and not self.group.cancelled.is_set():
+            while not self.group.cancelled.is_set() and (wanted := file.take(claim, at, room)):
                 begun_s = time.monotonic()
-                count = reader.readinto(buffer[: min(room, wanted.end - at)])
+                count = reader.readinto(buffer[:wanted])
                 if not count:
-                    raise ProtocolError(f"{claim.task.source.name}: ended at {at} of {wanted.end}")
+                    raise ProtocolError(f"{source.name}: ended at {at} of {claim.end}")
                 if time.monotonic() - begun_s < _QUICK_READ_S:
                     room = min(2 * room, len(buffer))
                 file.write(buffer[:count], at)
-                file.hash_written(buffer[:count], at, since=wanted.start)
+                file.hash_written(buffer[:count], at, since=claim.start)
                 at += count
-                self._progress.advance(count, claim.task.name)
+                self._progress.advance(count, found.task.name)
                 self._count(count)
-                if at - noted >= self._settings.note_bytes or at == wanted.end:
+                if at - noted >= self._settings.note_bytes or at == claim.end:
                     yield at
                     noted = at

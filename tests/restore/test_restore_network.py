@@ -122,6 +122,16 @@ def test_a_lie_everywhere_is_found(image: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "cache" / FOLDER / "snapshots").exists()
 
 
+def test_a_slow_connection_gives_the_end_of_its_range_to_one_that_is_idle(tmp_path: Path) -> None:
+    alone = {"model.safetensors": LARGE["model.safetensors"]}
+    put_ours(layout(tmp_path / "image"), alone)
+    habits = Habits(waits_after=1 * MIB, from_bytes=LAYER_BYTES)
+    with Mirror(tmp_path / "image", habits) as own:
+        restored(f"{own.host}/me/model", tmp_path / "cache", "--connections", "2", "--tries", "1")
+        assert own.taken_over.is_set()
+    check_cache(tmp_path / "cache", alone)
+
+
 def test_a_digest_protects_against_a_mirror_with_another_image(image: Path, tmp_path: Path) -> None:
     other = {"config.json": b'{"evil": true}'}
     put_ours(layout(tmp_path / "evil"), other)
@@ -182,7 +192,8 @@ def test_many_connections_share_one_file(tmp_path: Path) -> None:
 
 def test_only_the_wanted_bytes_are_fetched(image: Path, tmp_path: Path) -> None:
     with Mirror(image) as own:
-        restored(f"{own.host}/me/model", tmp_path / "cache", "sub folder/b.bin")
+        flags = ["--connections", "1"]  # others would break its answers off
+        restored(f"{own.host}/me/model", tmp_path / "cache", "sub folder/b.bin", *flags)
         # The config, and the layer that lists the files and carries the receiver.
         small_bytes = 200_000 + len(receiver())
         assert own.log.blob_bytes < len(FILES["sub folder/b.bin"]) + small_bytes

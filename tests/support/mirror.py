@@ -33,6 +33,8 @@ class Habits:
         cut_after: Cut every answer after so many bytes.
         cuts: So many answers are cut; the others are whole.
         stall_after: Send so many bytes of a blob, and then nothing more.
+        waits_after: Send so many bytes of the first answer, and the rest when another request
+            has asked for the end of it.
         lies_later: Change so many first bytes of a blob, from its third answer on.
         ignores_ranges: Always send the whole blob.
         silent_after: Send so many bytes of blobs, over all connections, and then nothing more.
@@ -47,6 +49,7 @@ class Habits:
     cut_after: int | None = None
     cuts: int = 1_000_000
     stall_after: int | None = None
+    waits_after: int | None = None
     ignores_ranges: bool = False
     silent_after: int | None = None
     bytes_per_s: float | None = None
@@ -74,6 +77,8 @@ class Mirror:
         self.released = threading.Event()
         self.silent = threading.Event()
         self.answers: Counter[Path] = Counter()
+        self.waiting: tuple[int, int] | None = None  # the range of an answer that waits
+        self.taken_over = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
@@ -196,6 +201,11 @@ class _Handler(BaseHTTPRequestHandler):
         with self.mirror.lock:
             self.mirror.answers[path] += 1
             is_later = self.mirror.answers[path] >= 3
+            is_waiting = habits.waits_after is not None and self.mirror.waiting is None
+            if is_waiting:
+                self.mirror.waiting = (start, end)
+            elif self.mirror.waiting and self.mirror.waiting[0] < start < self.mirror.waiting[1]:
+                self.mirror.taken_over.set()
         with path.open("rb") as file:
             file.seek(start)
             while sent < end - start:
@@ -209,6 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
                     self.mirror.released.wait(60)
                     self.close_connection = True
                     return
+                if is_waiting and sent >= (habits.waits_after or 0):
+                    self.mirror.taken_over.wait(60)
                 wrong = habits.lies or (is_later and start + sent < habits.lies_later)
                 self.wfile.write(bytes(len(piece)) if wrong else piece)
                 sent += len(piece)

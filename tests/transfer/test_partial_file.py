@@ -77,7 +77,7 @@ def test_range_that_a_reader_waits_for_is_fetched_first(file: PartialFile) -> No
     assert nobody_reads is not None
     assert nobody_reads.start == 0
     for one in (claimed, nobody_reads):
-        file.release(one)
+        file.release(one, one.start)
 
 
 def test_reader_of_a_file_that_is_closed_unfinished_gets_the_reason_after_the_bytes_there(
@@ -93,3 +93,36 @@ def test_reader_of_a_file_that_is_closed_unfinished_gets_the_reason_after_the_by
     reader.join(10)
     assert errors == [reason]
     assert bytes(got) == DATA[:MIB]
+
+
+def test_the_end_of_a_claim_is_taken_over_and_both_halves_are_fetched(file: PartialFile) -> None:
+    first = file.claim(connections=1)
+    assert first is not None
+    while other := file.claim(connections=1):
+        put(file, ByteRange(other.start, other.end))
+        file.release(other, other.end)
+    assert file.take(first, first.start, MIB) == MIB
+    put(file, ByteRange(first.start, first.at))
+    second = file.split(each_bytes_per_s=MIB)
+    assert second is not None
+    assert first.at < first.end == second.start
+    assert file.split(each_bytes_per_s=1000 * MIB) is None  # both end too soon
+    for one in (first, second):
+        put(file, ByteRange(one.start, one.end))
+        file.release(one, one.end)
+    assert file.is_whole()
+
+
+def test_what_is_left_of_a_claim_is_claimed_again_without_what_was_taken_over(
+    file: PartialFile,
+) -> None:
+    first = file.claim(connections=1)
+    assert first is not None
+    second = file.split(each_bytes_per_s=MIB)
+    assert second is not None
+    file.release(first, first.start)
+    again = file.claim(connections=1)
+    assert again is not None
+    assert (again.start, again.end) == (first.start, second.start)
+    for one in (again, second):
+        file.release(one, one.start)
