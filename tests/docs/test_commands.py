@@ -196,6 +196,48 @@ def test_both_languages_of_a_page_have_the_same_commands() -> None:
             assert program != "hf-models" or words in known, (ids(chinese), words)
 
 
+CONSUMERS_PAGES = (
+    *("README", "docs/install", "docs/restore", "docs/serve", "docs/kubernetes/README"),
+    *("docs/datasets", "docs/security", "docs/troubleshooting"),
+)
+CHINESE = [page for page in PAGES if page.name.endswith(".zh-CN.md")]
+
+
+def shape_of(page: Path) -> dict[str, object]:
+    """What two languages of a page share: levels of headings, rows, items, and code."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    code = [re.sub(r"\s*#.*", "", block[1]) for block in blocks.finditer(text)]
+    prose = blocks.sub("", text)
+    return {
+        "headings": [len(marks) for marks in re.findall(r"^(#+) ", prose, re.MULTILINE)],
+        "rows": len(re.findall(r"^\|", prose, re.MULTILINE)),
+        "items": len(re.findall(r"^(?:-|\d+\.) ", prose, re.MULTILINE)),
+        "code": [block for block in code if not block.startswith("flowchart")],
+    }
+
+
+def test_the_consumers_pages_are_there_in_both_languages() -> None:
+    there = {str(page.relative_to(ROOT)).removesuffix(".zh-CN.md") for page in CHINESE}
+    assert set(CONSUMERS_PAGES) <= there
+
+
+@pytest.mark.parametrize("chinese", CHINESE, ids=ids)
+def test_both_languages_of_a_page_have_one_shape(chinese: Path) -> None:
+    english = chinese.with_name(chinese.name.replace(".zh-CN", ""))
+    assert shape_of(chinese) == shape_of(english)
+    for one, other in ((english, chinese), (chinese, english)):
+        assert f"]({other.name})" in one.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=ids)
+def test_a_chinese_page_leads_to_chinese_pages(page: Path) -> None:
+    english = page.name.replace(".zh-CN", "")
+    for link in re.findall(r"\]\(([^)#\s]+\.md)[^)]*\)", page.read_text(encoding="utf-8")):
+        chinese = page.parent / link.replace(".md", ".zh-CN.md")
+        assert link == english or not chinese.exists(), link
+
+
 def test_the_tree_of_the_architecture_has_every_module() -> None:
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     tree = text.split("\n## The tree\n")[1].split("\n## ")[0]
