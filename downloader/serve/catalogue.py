@@ -4,7 +4,7 @@ An `Index` is immutable; a refresh builds the next one and puts it in the place 
 so that a request sees one state from its beginning to its end.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from downloader.hub.repo import Repo, RepoFile, Snapshot
 from downloader.restore.places import Places
 from downloader.restore.values import BlobPlan
+from downloader.serve.neighbours import SMALL_BYTES, Neighbours, find_neighbours
 from downloader.serve.routes import (
     DEFAULT_REVISION,
     entry_not_found,
@@ -75,6 +76,20 @@ class Loaded:
     def files(self) -> Mapping[str, RepoFile]:
         """The files by path, sorted."""
         return {file.path: file for file in self.snapshot.files}
+
+    @cached_property
+    def neighbours(self) -> Mapping[str, Neighbours]:
+        """The small contents by oid that lie near others, as far as is known where they lie."""
+        return find_neighbours(self._iter_small())
+
+    def _iter_small(self) -> Iterator[tuple[RepoFile, BlobPlan, Places]]:
+        for file in self.snapshot.files:
+            lookup = self.lookup(file.oid)
+            if file.size_bytes > SMALL_BYTES or not (lookup is None or lookup.is_over):
+                continue
+            location = self.locate(file.oid)
+            if isinstance(location, Remote) and len(location.plan.pieces) == 1:
+                yield file, location.plan, location.places
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from downloader.serve.cache import Cache
 from downloader.serve.catalogue import Loaded, Location, Lookup, Remote
 from downloader.serve.filling import BusyError, Filling, Stream, read_bytes
 from downloader.serve.metrics import Metrics
+from downloader.serve.neighbours import SMALL_BYTES, Neighbours
 from downloader.serve.threads import Threads
 from downloader.transfer.source import RangeSource
 from downloader.transfer.workers import WorkerGroup
@@ -88,6 +89,8 @@ class Contents:
         self._sources = Threads(group, bounds.connections, "source")
         self._disk = Threads(group, _DISK_THREADS, "disk")
         self._fillings: dict[tuple[str, str], _Shared] = {}
+        self._bringing: dict[Neighbours, asyncio.Task[None]] = {}
+        self._grouping = asyncio.Lock()
         self._lookups: dict[Lookup, asyncio.Task[None]] = {}
         # Of contents that were wrong, for the next attempt: they know the mirrors to avoid.
         self._remembered: dict[str, RangeSource] = {}
@@ -135,6 +138,9 @@ class Contents:
             return self._from_disk(path, file, wanted, is_ours=path is not location)
         assert isinstance(location, Remote)  # noqa: S101 - a path was found above
         self._metrics.add("misses")
+        path = await self._with_neighbours(location, loaded, file)
+        if path is not None:
+            return self._from_disk(path, file, wanted, is_ours=True)
         shared = await self._filling(location, loaded, file, wanted)
         if shared is not None:
             return self._follow(shared, wanted)
@@ -245,6 +251,40 @@ class Contents:
 
     # Into the cache
 
+    async def _with_neighbours(
+        self, location: Remote, loaded: Loaded, file: RepoFile
+    ) -> Path | None:
+        """Bring a small file in, with those beside it; None where it has to come by itself."""
+        cache, plan = self._cache, location.plan
+        if cache is None or file.size_bytes > SMALL_BYTES or self._is_stopping:
+            return None
+        if (plan.repo.folder_name, plan.oid) in self._fillings:
+            return None
+        async with self._grouping:  # of two threads, each would make groups of its own
+            groups = await self.run(lambda: loaded.neighbours)
+        neighbours = groups.get(file.oid)
+        if neighbours is None or neighbours.is_refused:
+            return None
+        task = self._bringing.get(neighbours)
+        if task is None:
+            task = asyncio.create_task(self._bring(neighbours, cache, loaded.snapshot.commit))
+            self._bringing[neighbours] = task
+            task.add_done_callback(lambda _: self._bringing.pop(neighbours))
+        await asyncio.shield(task)
+        return await self._find(location, file)
+
+    async def _bring(self, neighbours: Neighbours, cache: Cache, commit: str) -> None:
+        try:
+            found = await self.run(neighbours.span.fetch)
+            self._metrics.add("fetched_bytes", neighbours.span.byte_range.size_bytes)
+            store = partial(neighbours.store, cache, commit, found, self._is_busy)
+            neighbours.is_refused = not await self._disk.run(store)
+        except HfModelsError:  # the files that have it say so when each comes by itself
+            neighbours.is_refused = True
+
+    def _is_busy(self, oid: str) -> bool:
+        return any(key[1] == oid for key in self._fillings)
+
     async def _filling(
         self, location: Remote, loaded: Loaded, file: RepoFile, wanted: ByteRange
     ) -> "_Shared | None":
@@ -349,12 +389,8 @@ class Contents:
     async def _open_filling(self, shared: "_Shared", cache: Cache) -> bool:
         filling = shared.filling
         plan = filling.plan
-
-        def is_busy(oid: str) -> bool:
-            return any(key[1] == oid for key in self._fillings)
-
         try:
-            if not await self._disk.run(lambda: cache.make_room(plan.size_bytes, is_busy)):
+            if not await self._disk.run(lambda: cache.make_room(plan.size_bytes, self._is_busy)):
                 self._say_once(
                     f"{cache.target.root}: no room; files that do not fit are passed through"
                 )

@@ -198,15 +198,19 @@ def small_files(world: World, host: str, runs: int) -> dict[str, Any]:
             [*command, "--base", "none", "-q", "--no-modelpack", "--tag", "x"],
             env={"HF_ENDPOINT": hub.endpoint},
         )
-        straight = [world.download(hub.endpoint, repo=repo).seconds for _ in range(runs)]
-        with images_served(world, Served(), f"{image}:x") as url:
-            served = [world.download(url, repo=repo).seconds for _ in range(runs)]
-            rate = _rate(url, f"/{repo}/resolve/main/d1/1.json")
+        straight, cold, warm, rates = [], [], [], []
+        for _ in range(runs):
+            straight.append(world.download(hub.endpoint, repo=repo).seconds)
+            with images_served(world, Served(), f"{image}:x") as url:
+                cold.append(world.download(url, repo=repo).seconds)
+                warm.append(world.download(url, repo=repo).seconds)
+                rates.append(_rate(url, f"/{repo}/resolve/main/d1/1.json"))
     return {
         "small_files": SMALL_FILES,
         "small_straight_s": median(straight),
-        "small_serve_s": median(served),
-        "requests_per_s": rate,
+        "small_serve_cold_s": median(cold),
+        "small_serve_warm_s": median(warm),
+        "requests_per_s": median(rates),
     }
 
 

@@ -402,3 +402,43 @@ def test_cache_that_cannot_be_written_passes_files_through(tmp_path: Path) -> No
     (tmp_path / "cache").write_text("a file, no directory")
     with serving(put_big(), "--cache-dir", tmp_path / "cache") as server:
         assert server.ask(PATH).body == WEIGHTS
+
+
+SMALL = {f"d{at % 7}/{at}.json": b'{"n": %d}' % at for at in range(200)}
+
+
+def ask_for_all(server: Server, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return every file of the repo as a client gets it that asks for eight at once."""
+    with ThreadPoolExecutor(8) as pool:
+        answers = dict(
+            zip(files, pool.map(server.ask, (resolve_path(path) for path in files)), strict=True)
+        )
+    return {path: answer.body for path, answer in answers.items() if answer.status == 200}
+
+
+def test_two_hundred_small_files_cost_the_registry_few_requests(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "layout"), SMALL)
+    with (
+        Mirror(tmp_path / "layout") as mirror,
+        serving(f"{mirror.host}/x/y:latest", "--cache-dir", tmp_path / "cache") as server,
+    ):
+        assert ask_for_all(server, SMALL) == SMALL
+        asked = [seen for seen in mirror.log.requests if "/blobs/" in seen]
+        assert len(asked) <= 10, asked
+    check_blobs(tmp_path / "cache" / BLOBS)
+
+
+def test_wrong_bytes_of_a_small_file_spoil_none_beside_it(tmp_path: Path) -> None:
+    wrong = {**SMALL, "d3/3.json": b'{"n": 4}'}
+    put_ours(layout(tmp_path / "layout"), wrong, snapshot=make_snapshot(SMALL))
+    with serving(tmp_path / "layout", "--cache-dir", tmp_path / "cache") as server:
+        got = ask_for_all(server, SMALL)
+    assert got == {path: data for path, data in SMALL.items() if path != "d3/3.json"}
+    check_blobs(tmp_path / "cache" / BLOBS)
+
+
+def test_small_files_for_which_the_cache_has_no_room_are_served(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "layout"), SMALL)
+    flags = ("--cache-dir", tmp_path / "cache", "--cache-size", "20")
+    with serving(tmp_path / "layout", *flags) as server:
+        assert ask_for_all(server, SMALL) == SMALL
