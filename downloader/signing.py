@@ -2,7 +2,7 @@
 
 The statement names every file by its sha256, which for LFS files is the oid; the bundle is what
 the project's own tool writes and reads, ``model_signing verify key``. Nothing here asks a
-network: a key file is all that a closed site needs.
+network: a key file is all that a closed site needs. `keyless.py` signs by identity instead.
 
 Source: model-signing 1.1, docs and _signing/signing.py; in-toto attestation, Statement v1; DSSE
 1.0, protocol.md; Sigstore bundle 0.3.
@@ -14,9 +14,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
-from downloader.errors import InputError, IntegrityError, ProtocolError
+from downloader.errors import InputError, IntegrityError, ProtocolError, install_hint
 from downloader.hub.repo import Snapshot
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -28,7 +28,6 @@ UNSIGNED = (".git", ".gitattributes", ".github", ".gitignore")
 # A hundred thousand files are 20 MB.
 BUNDLE_LIMIT_BYTES = 64 * 1024 * 1024
 _KEY_LIMIT_BYTES = 64 * 1024
-_EXTRA = "pip install 'hf-models[sign]'"
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,31 @@ class Statement:
     Args:
         name: Of the model; informative only.
         files: The sha256 of each file, by path.
-        key_id: The sha256 of the public key that the signature is right for.
+        key_id: The sha256 of the public key that the signature is right for; None if keyless.
+        identity: Who signed without a key of their own; None for a key.
+        issuer: The OIDC issuer that vouched for the identity; None for a key.
     """
 
     name: str
     files: Mapping[str, str]
-    key_id: str
+    key_id: str | None = None
+    identity: str | None = None
+    issuer: str | None = None
+
+
+class Signer(Protocol):
+    """What signs statements."""
+
+    def find(self, statement: bytes, earlier: bytes | None) -> bytes | None:
+        """Return the bundle of a statement if it is known without signing; asks no log.
+
+        Args:
+            statement: To be signed.
+            earlier: The bundle that the image has now.
+        """
+
+    def sign(self, statement: bytes) -> bytes:
+        """Return the bundle of a statement: for one signer and statement the same bytes."""
 
 
 def is_signed(path: str) -> bool:
@@ -81,7 +99,7 @@ def make_statement(snapshot: Snapshot, sha256s: Mapping[str, str]) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-class Signer:
+class KeySigner:
     """Signs statements with a private key.
 
     Args:
@@ -100,6 +118,10 @@ class Signer:
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise InputError(f"{path}: want an elliptic curve key, got another one")
         self._key = key
+
+    def find(self, statement: bytes, earlier: bytes | None) -> bytes:  # noqa: ARG002 - not needed
+        """Return the bundle of a statement."""
+        return self.sign(statement)
 
     def sign(self, statement: bytes) -> bytes:
         """Return the bundle of a statement: the same bytes each time (RFC 6979)."""
@@ -132,10 +154,10 @@ def verify_bundle(bundle: bytes, keys: Mapping[str, Any]) -> Statement:
         ProtocolError: It is malformed.
         IntegrityError: None of the keys signed it.
     """
-    payload, signatures = _parse_bundle(bundle)
+    payload, signatures = parse_bundle(bundle)
     for key_id, key in keys.items():
         if any(_is_right(key, signature, payload) for signature in signatures):
-            return _parse_statement(payload, key_id)
+            return parse_statement(payload, key_id=key_id)
     raise IntegrityError(
         "signature: made by none of the trusted keys", hint="ask the publisher for the public key"
     )
@@ -161,7 +183,20 @@ def load_keys(paths: list[Path]) -> dict[str, Any]:
     return keys
 
 
-def _parse_bundle(data: bytes) -> tuple[bytes, list[bytes]]:
+def is_keyless(bundle: bytes) -> bool:
+    """Whether a bundle claims an identity's certificate, not a key."""
+    try:
+        return "publicKey" not in json.loads(bundle)["verificationMaterial"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def parse_bundle(data: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the payload of a bundle, and its signatures; nothing of them is checked.
+
+    Raises:
+        ProtocolError: It is malformed.
+    """
     if len(data) > BUNDLE_LIMIT_BYTES:
         raise ProtocolError(f"signature: want at most {BUNDLE_LIMIT_BYTES} bytes, got {len(data)}")
     try:
@@ -176,7 +211,18 @@ def _parse_bundle(data: bytes) -> tuple[bytes, list[bytes]]:
     return payload, signatures
 
 
-def _parse_statement(payload: bytes, key_id: str) -> Statement:
+def parse_statement(
+    payload: bytes,
+    *,
+    key_id: str | None = None,
+    identity: str | None = None,
+    issuer: str | None = None,
+) -> Statement:
+    """Return what a payload states, whose signature was checked.
+
+    Raises:
+        ProtocolError: It is no statement over the files of a model.
+    """
     try:
         document = json.loads(payload)
         predicate, (subject,) = document["predicate"], document["subject"]
@@ -203,7 +249,7 @@ def _parse_statement(payload: bytes, key_id: str) -> Statement:
         raise ProtocolError(f"signature: want {wanted}, got {found}")
     if not is_whole or len(files) != count:
         raise ProtocolError("signature: the statement contradicts itself")
-    return Statement(name, files, key_id)
+    return Statement(name, files, key_id, identity, issuer)
 
 
 def _envelope(payload: bytes) -> bytes:
@@ -257,5 +303,5 @@ def _cryptography() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - an extra
         from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise InputError("signatures need cryptography", hint=_EXTRA) from error
+        raise InputError("signatures need cryptography", hint=install_hint("sign")) from error
     return serialization, ec

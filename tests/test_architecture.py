@@ -17,7 +17,7 @@ LAYERS = (
     {"net"},
     {"transfer"},
     {"hub", "oci"},
-    {"plan", "receiver", "sheet", "signing"},
+    {"plan", "receiver", "sheet", "signing", "keyless"},
     {"image"},
     {"engine", "publish", "restore"},
     {"serve", "receive"},

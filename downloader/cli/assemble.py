@@ -8,7 +8,7 @@ import click
 from downloader.cli.bases import base_option, modelpack_option
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
-from downloader.cli.options import connection_of, json_option, quiet_option, sign_option
+from downloader.cli.options import connection_of, json_option, quiet_option, sign_options, signer_of
 from downloader.cli.plan_file import plan_option, read_plan
 from downloader.cli.registries import (
     parse_targets,
@@ -21,7 +21,6 @@ from downloader.hub.repo import is_commit
 from downloader.library.publisher import assemble as assemble_shards
 from downloader.oci.reference import check_tag
 from downloader.publish import AssembleOptions
-from downloader.signing import Signer
 
 
 @click.command(
@@ -42,7 +41,7 @@ from downloader.signing import Signer
 @plan_option("What was published.  [default: what the shards say]")
 @base_option
 @modelpack_option
-@sign_option
+@sign_options
 @click.option("--force", is_flag=True, help="Overwrite a tag that carries another repo.")
 @registry_options
 @json_option
@@ -74,7 +73,7 @@ def assemble(
         shards,
         modelpack=modelpack,
         force=force,
-        signer=Signer(options["sign_key"]) if options["sign_key"] else None,
+        signer=signer_of(options),
     )
     with ConsoleProgress("assemble", quiet=quiet) as progress:
         done = assemble_shards(

@@ -28,7 +28,8 @@ from downloader.cli.options import (
     layer_options,
     quiet_option,
     repo_options,
-    sign_option,
+    sign_options,
+    signer_of,
     tag_option,
 )
 from downloader.cli.plan import describe_plan, print_plan, resolve_plan
@@ -53,7 +54,6 @@ from downloader.net.trust import Trust
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
 from downloader.plan import Plan, disk_needed_bytes
-from downloader.signing import Signer
 from downloader.units import format_bytes
 
 # BuildKit's own names: it records none of their values, and they are in no cache key.
@@ -86,7 +86,7 @@ _PROXY_ARGS = (*_PROXIES, "NO_PROXY")
     help="Write the layout as a tar that `docker load` takes, too.",
 )
 @base_option
-@sign_option
+@sign_options
 @click.option("--force", is_flag=True, help="Overwrite an image of another repo.")
 @click.option("--dry-run", is_flag=True, help="Resolve and plan only.")
 @connection_options
@@ -125,7 +125,7 @@ def build(
         return
     engine = Engine(dict(environment.variables))
     if archive or engine_name == "layout" or (engine_name == "auto" and not answers(engine)):
-        signer = Signer(options["sign_key"]) if options["sign_key"] else None
+        signer = signer_of(options)
         request = LayoutRequest(image, tag_of(plan, tag), base, archive, force=force, signer=signer)
         _build_layout(hub, plan, request, connection_of(options), as_json=as_json, quiet=quiet)
         return
@@ -134,8 +134,9 @@ def build(
             f"want --compress {plan.compress} with --engine layout, got docker",
             hint="Docker compresses by itself: docker buildx build --output compression=zstd",
         )
-    if options["sign_key"]:
-        raise InputError("want --sign-key with --engine layout, got docker")
+    if options["sign_key"] or options["sign_keyless"]:
+        flag = "--sign-key" if options["sign_key"] else "--sign-keyless"
+        raise InputError(f"want {flag} with --engine layout, got docker")
     base = base or DEFAULT_BASE
     engine.info()  # an engine that does not answer is named before anything is asked of it
     pins = find_pins(engine, connection_of(options), base, teller(quiet=quiet))

@@ -66,14 +66,17 @@ from downloader.farm.steps import (
     publish_shard,
     push_command,
     read_planned_job,
+    signer_of_job,
 )
 from downloader.farm.summary import image_summary, plan_summary, shard_summary, table
 from downloader.hub.repo import is_commit
+from downloader.keyless import KeylessSigner
 from downloader.library import publisher
 from downloader.library.connection import Connection
 from downloader.oci.digest import parse_digest
 from downloader.plan import Plan, disk_needed_bytes
 from downloader.publish import Outcome, Shard, parse_shard
+from downloader.signing import Signer
 from downloader.text import markdown
 from downloader.units import parse_size
 
@@ -196,7 +199,10 @@ def plan() -> None:
 def shard() -> int:
     """Publish the share SHARD (I/N) of JOB's plan."""
     job, share = _current_job(), parse_shard(_variable("SHARD"))
-    _, code = _publish(job, read_planned_job().plan, share, _images(), Network(read_environment()))
+    network = Network(read_environment())
+    # Of several shards `assemble` makes the image.
+    signer = signer_of_job(network.environment) if share.count == 1 else None
+    _, code = _publish(job, read_planned_job().plan, share, _images(), network, signer)
     return code
 
 
@@ -204,10 +210,11 @@ def shard() -> int:
 def assemble() -> int:
     """Make one image of the shards of JOB, in every registry."""
     job, planned, images, base = _current_job(), read_planned_job(), _images(), _base()
-    _say_command(assemble_command(job, planned.shards, images, base))
+    signer = signer_of_job(read_environment())
+    _say_command(assemble_command(job, planned.shards, images, base, sign=bool(signer)))
     with ConsoleProgress("assemble") as progress:
         network = Network(read_environment(), progress)
-        outcomes = assemble_shards(job, planned, images, base, network)
+        outcomes = assemble_shards(job, planned, images, base, network, signer=signer)
     for outcome in outcomes:
         if outcome.error:
             say_error(outcome.error.message, outcome.error.hint)
@@ -237,7 +244,8 @@ def build(image: str) -> int:
             build_with_docker(engine, hub, found, name, base, pins, force=False, quiet=False)
         print_result(name)
         return 0
-    outcomes, code = _publish(job, found, Shard(), _images(), network)
+    signer = signer_of_job(environment)
+    outcomes, code = _publish(job, found, Shard(), _images(), network, signer)
     _write_digests(outcomes)
     return code
 
@@ -283,24 +291,33 @@ def action() -> int:
     if wanted.hub_token:
         environment = read_environment({**environment.variables, "HF_TOKEN": wanted.hub_token})
     job, network = wanted.job, Network(environment, logins=wanted.logins)
+    config = Path(wanted.trust_config) if wanted.trust_config else None
+    signer = KeylessSigner(trust_config=config) if wanted.sign else None
     images = job.model.registries
     _say_command(plan_command(job))
     planned = PlannedJob(plan_job(job, network, wanted.compress), 1)
     planned.write()
     write_summary(plan_summary(job, planned, "action.yml streams", images, ()))
-    outcomes, code = _publish(job, planned.plan, Shard(), images, network)
+    outcomes, code = _publish(job, planned.plan, Shard(), images, network, signer)
     _write_digests(outcomes)
     return code
 
 
 def _publish(
-    job: Job, found: Plan, share: Shard, images: Sequence[str], network: Network
+    job: Job,
+    found: Plan,
+    share: Shard,
+    images: Sequence[str],
+    network: Network,
+    signer: Signer | None,
 ) -> tuple[list[Outcome], int]:
     begun_at = time.monotonic()
-    _say_command(publish_command(job, share, images, _base()))
+    _say_command(publish_command(job, share, images, _base(), sign=bool(signer)))
     with ConsoleProgress("publish", "layer") as progress:
         network = Network(network.environment, progress, network.logins)
-        outcomes = publish_shard(job, found, share, images, base=_base(), network=network)
+        outcomes = publish_shard(
+            job, found, share, images, base=_base(), network=network, signer=signer
+        )
     seconds = time.monotonic() - begun_at
     write_summary(shard_summary(share, found, outcomes, seconds))
     return outcomes, report(outcomes, found, seconds, as_json=False, quiet=False)

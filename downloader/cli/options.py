@@ -14,11 +14,13 @@ import click
 from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.hub.repo import HUB_HOSTS, RepoName, Selection, parse_repo_name
+from downloader.keyless import Identity, KeylessSigner
 from downloader.library.connection import Connection
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.retry import RetryPolicy
 from downloader.plan import COMPRESS, DEFAULT_CACHE_ROOT, parse_layer_limit
-from downloader.restore.trust import Policy, policy_of_keys, read_policy
+from downloader.restore.trust import Policy, policy_of_signers, read_policy
+from downloader.signing import KeySigner, Signer
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -158,6 +160,13 @@ mirror_option = click.option(
 # How images are read.
 network_options = compose(connection_options, mirror_option)
 
+trust_config_option = click.option(
+    "--trust-config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Of a private Sigstore (ClientTrustConfig).  [default: the public one]",
+)
+
 trust_options = compose(
     click.option(
         "--key",
@@ -167,6 +176,17 @@ trust_options = compose(
         metavar="FILE",
         help="Insist on a signature by this public key; repeatable.",
     ),
+    click.option(
+        "--identity",
+        metavar="NAME",
+        help="Insist on a keyless signature by this mail address or workflow.",
+    ),
+    click.option(
+        "--issuer",
+        metavar="URL",
+        help="The OIDC issuer that vouches for --identity.",
+    ),
+    trust_config_option,
     click.option(
         "--policy",
         "policy_file",
@@ -178,25 +198,67 @@ trust_options = compose(
 
 
 def policy_of(options: Mapping[str, Any]) -> Policy | None:
-    """Return what ``--key`` or ``--policy`` wants; None for nothing.
+    """Return what ``--key``, ``--identity`` or ``--policy`` wants; None for nothing.
 
     Raises:
-        InputError: Both are given, or a file is neither a key nor a policy.
+        InputError: They do not go together, or a file is neither a key nor a policy.
     """
     keys, policy_file = options["keys"], options["policy_file"]
-    if keys and policy_file:
-        raise InputError("want --key or --policy, got both")
+    identity, issuer, trust_config = (
+        options[name] for name in ("identity", "issuer", "trust_config")
+    )
+    if bool(identity) != bool(issuer):
+        raise InputError("want --identity and --issuer together, got one of them")
+    if trust_config and not identity:
+        raise InputError(
+            "want --trust-config with --identity, got it alone",
+            hint="a policy file names its own",
+        )
+    if (keys or identity) and policy_file:
+        raise InputError(f"want {'--key' if keys else '--identity'} or --policy, got both")
     if policy_file:
         return read_policy(policy_file)
-    return policy_of_keys(keys) if keys else None
+    identities = [Identity(identity, issuer)] if identity else []
+    return policy_of_signers(keys, identities, trust_config) if keys or identities else None
 
 
-sign_option = click.option(
-    "--sign-key",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Sign the files with this private key (PEM); needs hf-models[sign].",
+sign_options = compose(
+    click.option(
+        "--sign-key",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Sign the files with this private key (PEM); needs hf-models[sign].",
+    ),
+    click.option(
+        "--sign-keyless",
+        is_flag=True,
+        help="Sign the files as the identity of this CI job, with Sigstore; into a public log.",
+    ),
+    click.option(
+        "--identity-token",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Holds the OIDC token for --sign-keyless.  [default: the CI job's own]",
+    ),
+    trust_config_option,
 )
+
+
+def signer_of(options: Mapping[str, Any]) -> Signer | None:
+    """Return what ``--sign-key`` or ``--sign-keyless`` signs with; None for no signature.
+
+    Raises:
+        InputError: They do not go together, or there is neither key nor identity.
+    """
+    key, token, config = (options[n] for n in ("sign_key", "identity_token", "trust_config"))
+    if options["sign_keyless"]:
+        if key:
+            raise InputError("want --sign-key or --sign-keyless, got both")
+        return KeylessSigner(token, config)
+    if token or config:
+        name = "--identity-token" if token else "--trust-config"
+        raise InputError(f"want {name} with --sign-keyless, got it alone")
+    return KeySigner(key) if key else None
 
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")

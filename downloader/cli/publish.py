@@ -24,7 +24,8 @@ from downloader.cli.options import (
     layer_options,
     quiet_option,
     repo_options,
-    sign_option,
+    sign_options,
+    signer_of,
     tag_option,
 )
 from downloader.cli.plan import plan_options
@@ -36,7 +37,6 @@ from downloader.library.publisher import open_hub, plan_of, publish_plan, tag_of
 from downloader.oci.reference import parse_reference
 from downloader.plan import Layer, Plan, layer_title
 from downloader.publish import Outcome, PublishOptions, Shard, StoredImage, parse_shard
-from downloader.signing import Signer
 from downloader.units import format_bytes, parse_size
 
 
@@ -60,7 +60,7 @@ from downloader.units import format_bytes, parse_size
 )
 @base_option
 @modelpack_option
-@sign_option
+@sign_options
 @click.option(
     "--jobs",
     type=click.IntRange(1, 16),
@@ -114,7 +114,7 @@ def publish(
             memory_bytes=parse_size(memory),
             dry_run=dry_run,
             journal_dir=environment.uploads_dir,
-            signer=Signer(options["sign_key"]) if options["sign_key"] else None,
+            signer=signer_of(options),
             **{name: options[name] for name in ("jobs", "modelpack", "allow_gated", "force")},
         )
         hub = open_hub(connection, environment, http, progress.note)

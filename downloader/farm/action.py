@@ -12,7 +12,9 @@ from downloader.plan import COMPRESS, Compress
 
 # Inputs that `jobs_of_inputs` knows, under the names of its fields.
 _FIELDS = ("repo-id", "repo-type", "revision", "include", "exclude", "tag")
-INPUTS = (*_FIELDS, "to", "allow-gated", "compress", "hf-token", "username", "password")
+_SIGNING = ("sign", "trust-config")
+_SECRETS = ("hf-token", "username", "password")
+INPUTS = (*_FIELDS, "to", "allow-gated", "compress", *_SIGNING, *_SECRETS)
 GHCR = "ghcr.io"
 
 
@@ -24,12 +26,16 @@ class ActionInputs:
         job: What to publish, and where to.
         logins: Credentials for its registries; those of the others are what the job stored.
         compress: Whether layers are compressed.
+        sign: Whether the files are signed as the workflow.
+        trust_config: Of a private Sigstore; empty for the public one.
         hub_token: Of the Hub; empty for none.
     """
 
     job: Job
     logins: tuple[Login, ...]
     compress: Compress
+    sign: bool
+    trust_config: str
     hub_token: str = field(repr=False)
 
 
@@ -57,7 +63,12 @@ def parse_action_inputs(
     fields["allow_gated"] = _is_true(given, "allow-gated")
     (job,) = jobs_of_inputs(fields, Models("action.yml", (), ()))
     return ActionInputs(
-        job, _logins(job, given, environment), _compress(given), given.get("hf-token", "")
+        job,
+        _logins(job, given, environment),
+        _compress(given),
+        _is_true(given, "sign"),
+        given.get("trust-config", ""),
+        given.get("hf-token", ""),
     )
 
 

@@ -13,6 +13,7 @@ from downloader.farm.destinations import Login
 from downloader.farm.engine_choice import EngineChoice, choose_engine
 from downloader.farm.jobs import Job, shard_count
 from downloader.hub.snapshot import Hub
+from downloader.keyless import KeylessSigner
 from downloader.library.connection import Connection, Registries
 from downloader.library.publisher import PlanOptions, find_base, open_hub, plan_of, publish_plan
 from downloader.oci.auth import Credential
@@ -29,6 +30,7 @@ from downloader.publish import (
     assemble,
     check_gated,
 )
+from downloader.signing import Signer
 
 PLAN_FILE = Path("dist/plan.json")
 
@@ -132,8 +134,30 @@ def choose_shards(
     return choice, PlannedJob(plan, count)
 
 
+def signer_of_job(environment: Environment) -> Signer | None:
+    """Return what signs as the workflow; None where `SIGN_FILES` is not ``true``.
+
+    Args:
+        environment: Of the job; `TRUST_CONFIG` is a file, of a private Sigstore.
+
+    Raises:
+        InputError: The job may not ask for its identity.
+    """
+    if environment.get("SIGN_FILES") != "true":
+        return None
+    config = environment.get("TRUST_CONFIG")
+    return KeylessSigner(trust_config=Path(config) if config else None)
+
+
 def publish_shard(
-    job: Job, plan: Plan, shard: Shard, images: Sequence[str], *, base: str | None, network: Network
+    job: Job,
+    plan: Plan,
+    shard: Shard,
+    images: Sequence[str],
+    *,
+    base: str | None,
+    network: Network,
+    signer: Signer | None = None,
 ) -> list[Outcome]:
     """Publish a share of a plan's layers; of a single share the image, too.
 
@@ -144,6 +168,7 @@ def publish_shard(
         images: Where to, without tag.
         base: The base image; None for the default one.
         network: How.
+        signer: Signs the files of the image.
 
     Raises:
         HfModelsError: As `downloader.publish`.
@@ -152,6 +177,7 @@ def publish_shard(
         shard=shard,
         allow_gated=job.model.allow_gated,
         journal_dir=network.environment.uploads_dir,
+        signer=signer,
     )
     with network.open() as (hub, registries):
         return publish_plan(
@@ -167,7 +193,13 @@ def publish_shard(
 
 
 def assemble_shards(
-    job: Job, planned: PlannedJob, images: Sequence[str], base: str | None, network: Network
+    job: Job,
+    planned: PlannedJob,
+    images: Sequence[str],
+    base: str | None,
+    network: Network,
+    *,
+    signer: Signer | None = None,
 ) -> list[Outcome]:
     """Make one image of the shards, in every registry; one that fails does not stop the others."""
     outcomes = []
@@ -176,6 +208,7 @@ def assemble_shards(
             planned.plan,
             count=planned.shards,
             base=find_base(base, registries, network.environment, asks=True),
+            signer=signer,
         )
         for reference in map(parse_reference, images):
             digest, failure = None, None
@@ -213,16 +246,22 @@ def plan_command(job: Job) -> list[str]:
     return ["plan", *_repo_flags(job), "--json", "--", job.model.repo.id]
 
 
-def publish_command(job: Job, shard: Shard, images: Sequence[str], base: str | None) -> list[str]:
+def publish_command(
+    job: Job, shard: Shard, images: Sequence[str], base: str | None, *, sign: bool
+) -> list[str]:
     """Return the command line of `publish_shard`."""
     flags = [f"--plan={PLAN_FILE}", f"--shard={shard}", f"--tag={job.model.tag}"]
+    flags += _sign_flags(sign)
     flags += [*_base_flags(base), *_to_flags(images), *_gated_flags(job)]
     return ["publish", *flags, "--", job.model.repo.id]
 
 
-def assemble_command(job: Job, shards: int, images: Sequence[str], base: str | None) -> list[str]:
+def assemble_command(
+    job: Job, shards: int, images: Sequence[str], base: str | None, *, sign: bool
+) -> list[str]:
     """Return the command line of `assemble_shards`."""
     flags = [f"--plan={PLAN_FILE}", f"--shards={shards}", *_base_flags(base), *_to_flags(images)]
+    flags += _sign_flags(sign)
     return ["assemble", *flags, "--", job.model.tag]
 
 
@@ -256,6 +295,10 @@ def _to_flags(images: Sequence[str]) -> list[str]:
 
 def _base_flags(base: str | None) -> list[str]:
     return [f"--base={base}"] if base else []
+
+
+def _sign_flags(sign: bool) -> list[str]:
+    return ["--sign-keyless"] if sign else []
 
 
 def _gated_flags(job: Job) -> list[str]:

@@ -37,6 +37,7 @@ from downloader.restore.source import RegistrySource, Source
 from downloader.restore.source import is_image as names_image
 from downloader.restore.trust import Gate, Policy, Signed, check_cache, check_image
 from downloader.sheet import sheet
+from downloader.signing import is_keyless
 
 Image = str | os.PathLike[str]
 
@@ -194,9 +195,16 @@ def make_sheet(
         sheets = []
         for item in read_source(source, network, Glance(), progress):
             more = [("image", f"{item.source}@{item.digest}"), ("kind", said.kind)]
-            more.append(("signed", "yes: hf-models verify --key FILE" if item.signature else "no"))
+            more.append(("signed", _how_signed(item.signature)))
             sheets.append(sheet(item.snapshot, more).decode("utf-8", "replace"))
     return "\n".join(sheets)
+
+
+def _how_signed(signature: bytes | None) -> str:
+    if signature is None:
+        return "no"
+    who = "--identity NAME --issuer URL" if is_keyless(signature) else "--key FILE"
+    return f"yes: hf-models verify {who}"
 
 
 def verify(

@@ -99,7 +99,8 @@ def assemble(
     _check_shards(destination, plan, records, options.count)
     options.base.load()
     put_common_blobs(destination, plan, options.base, tagged)
-    signature = sign_plan(options.signer, plan, destination, {}) if options.signer else None
+    signer = options.signer
+    signature = sign_plan(signer, plan, destination, {}, tagged) if signer else None
     digest = write_image(
         destination, plan, options.base, modelpack=options.modelpack, signature=signature
     )

@@ -25,7 +25,7 @@ from downloader.publish.layer_cache import TaggedImage, find_layers, look_at_tag
 from downloader.publish.layer_stream import HubAccess, HubContents, SourceOf
 from downloader.publish.memory import DEFAULT_MEMORY_BYTES, fitting_jobs, share_memory
 from downloader.publish.ramp import Line, run_ramped
-from downloader.publish.sign import sign_plan
+from downloader.publish.sign import find_signature, sign_plan
 from downloader.publish.upload_journal import UploadJournals
 from downloader.publish.upload_layers import Work, upload_layers
 from downloader.signing import Signer
@@ -212,14 +212,19 @@ class _Job:
             progress=self._progress,
         )
         is_complete = all(destination.is_done(layer) for layer in self._layers)
+        signer, signature = options.signer, None
         if self._writes_image and is_complete:
+            if signer:
+                signature = find_signature(signer, self._plan, destination, {}, tagged)
+                if signature is None:
+                    return  # a new one makes another image
             digest = find_current(
                 destination,
                 self._plan,
                 options.base,
                 tagged,
                 modelpack=options.modelpack,
-                signature=self._sign(destination),
+                signature=signature,
             )
             if digest is not None:
                 self._digests[destination] = digest
@@ -321,8 +326,10 @@ class _Job:
         replace_records(destination, sorted(destination.recorded), self._progress)
 
     def _sign(self, destination: Destination) -> bytes | None:
-        signer = self._options.signer
-        return sign_plan(signer, self._plan, destination, self._sha256s) if signer else None
+        signer, tagged = self._options.signer, self._tagged[destination]
+        if signer is None:
+            return None
+        return sign_plan(signer, self._plan, destination, self._sha256s, tagged)
 
     def outcomes(self) -> list[Outcome]:
         """Return what became of each destination, in the order of the stores."""

@@ -1,10 +1,13 @@
 """Signing what was published: no large byte is read twice, for its oid is its sha256."""
 
 import hashlib
+import io
+import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
 
-from downloader.image import is_packed, signature_tar
+from downloader.errors import HfModelsError
+from downloader.image import is_packed, is_signature_layer, signature_tar
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, digest_of, hex_of
 from downloader.oci.manifest import (
@@ -20,9 +23,10 @@ from downloader.oci.manifest import (
 from downloader.oci.seekable import FrameReader, read_table
 from downloader.oci.store import BlobReader
 from downloader.plan import Content, Layer, Plan
-from downloader.publish.copy import put_blob
+from downloader.publish.copy import put_blob, read_blob
 from downloader.publish.destination import Destination
-from downloader.signing import BUNDLE_TYPE, Signer, make_statement
+from downloader.publish.layer_cache import TaggedImage
+from downloader.signing import BUNDLE_LIMIT_BYTES, BUNDLE_TYPE, Signer, make_statement
 
 _BUFFER_BYTES = 1024 * 1024
 _EMPTY = b"{}"  # OCI image specification 1.1, manifest.md, "Guidance for an Empty Descriptor"
@@ -30,9 +34,36 @@ _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
 
 def sign_plan(
-    signer: Signer, plan: Plan, destination: Destination, sha256s: Mapping[str, str]
+    signer: Signer,
+    plan: Plan,
+    destination: Destination,
+    sha256s: Mapping[str, str],
+    tagged: TaggedImage | None,
 ) -> bytes:
-    """Return the bundle over the files of a plan.
+    """Return the bundle over the files of a plan: the one that the tag's image has, if it will do.
+
+    Args:
+        signer: Of the publisher.
+        plan: What was published.
+        destination: As for `find_signature`.
+        sha256s: As for `find_signature`.
+        tagged: As for `find_signature`.
+
+    Raises:
+        HfModelsError: The store did not send them, or they were not signed.
+    """
+    statement = _statement(plan, destination, sha256s)
+    return signer.find(statement, _read_bundle(destination, tagged)) or signer.sign(statement)
+
+
+def find_signature(
+    signer: Signer,
+    plan: Plan,
+    destination: Destination,
+    sha256s: Mapping[str, str],
+    tagged: TaggedImage | None,
+) -> bytes | None:
+    """Return the bundle over the files of a plan, if it is known without signing.
 
     Args:
         signer: Of the publisher.
@@ -40,10 +71,31 @@ def sign_plan(
         destination: Has every layer; the files that are in git alone are read from there, unless
             this run has hashed them on their way.
         sha256s: Of the contents that this run has hashed, by oid.
+        tagged: What the tag names, whose signature may be kept.
 
     Raises:
         HfModelsError: The store did not send them.
     """
+    statement = _statement(plan, destination, sha256s)
+    return signer.find(statement, _read_bundle(destination, tagged))
+
+
+def _read_bundle(destination: Destination, tagged: TaggedImage | None) -> bytes | None:
+    """Return the bundle of an image that is there; None where it has none that can be read."""
+    layers = tagged.manifest.layers if tagged and tagged.manifest else ()
+    for layer in filter(is_signature_layer, layers):
+        try:
+            data = read_blob(destination.store, layer, BUNDLE_LIMIT_BYTES)
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                for member in tar:
+                    if file := tar.extractfile(member):
+                        return file.read()
+        except (HfModelsError, tarfile.TarError):
+            return None  # then it is signed again
+    return None
+
+
+def _statement(plan: Plan, destination: Destination, sha256s: Mapping[str, str]) -> bytes:
     known = dict(sha256s)
     for layer in plan.layers:
         lacking = [
@@ -53,7 +105,7 @@ def sign_plan(
         ]
         if lacking:
             known |= _hash(layer, lacking, destination)
-    return signer.sign(make_statement(plan.snapshot, known))
+    return make_statement(plan.snapshot, known)
 
 
 def _hash(

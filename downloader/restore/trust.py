@@ -14,6 +14,7 @@ from downloader.document import Document
 from downloader.errors import HfModelsError, InputError, IntegrityError
 from downloader.hub.repo import RepoFile, Selection, Snapshot, is_commit, is_oid
 from downloader.image import signature_path
+from downloader.keyless import Identity, load_trust, verify_keyless
 from downloader.progress import NoProgress, Note, Progress
 from downloader.restore.foreign.extract import Glance
 from downloader.restore.job import RestoreOptions, restore
@@ -21,7 +22,14 @@ from downloader.restore.opening import Network
 from downloader.restore.reader import Found, read_source
 from downloader.restore.source import Source
 from downloader.restore.target import LocalTarget
-from downloader.signing import BUNDLE_LIMIT_BYTES, Statement, is_signed, load_keys, verify_bundle
+from downloader.signing import (
+    BUNDLE_LIMIT_BYTES,
+    Statement,
+    is_keyless,
+    is_signed,
+    load_keys,
+    verify_bundle,
+)
 
 Mode = Literal["off", "warn", "enforce"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -36,25 +44,48 @@ class Rule:
     Args:
         repo: A pattern of repo ids: ``org/*``; ``*`` for all.
         mode: ``off`` looks at no signature, ``warn`` says what is wrong, ``enforce`` refuses.
-        keys: Public keys by their id; one of them has to have signed.
+        keys: Public keys by their id; one of them or of the identities has to have signed.
+        identities: Who may sign without a key.
+        trust: The Sigstore that vouches for the identities, as `load_trust` returns it.
     """
 
     repo: str
     mode: Mode
     keys: Mapping[str, Any]
+    identities: tuple[Identity, ...] = ()
+    trust: Any = None
+
+    def verify(self, bundle: bytes) -> Statement:
+        """Return what a bundle states.
+
+        Raises:
+            IntegrityError: Nobody signed it whom the rule trusts.
+            ProtocolError: It is malformed.
+        """
+        if self.identities and (is_keyless(bundle) or not self.keys):
+            return verify_keyless(bundle, self.identities, self.trust)
+        return verify_bundle(bundle, self.keys)
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A signature that is right: whose key, over which files."""
+    """A signature that is right: whose key or identity, over which files."""
 
     repo_id: str
     commit: str
-    key_id: str
+    key_id: str | None
+    identity: str | None
+    issuer: str | None
     files: int
 
     def __str__(self) -> str:
-        return f"{self.repo_id}@{self.commit}: {self.files} files, signed by key {self.key_id}"
+        by = f"{self.identity} ({self.issuer})" if self.identity else f"key {self.key_id}"
+        return f"{self.repo_id}@{self.commit}: {self.files} files, signed by {by}"
+
+
+def _signed(repo_id: str, commit: str, statement: Statement) -> Signed:
+    by = statement.key_id, statement.identity, statement.issuer
+    return Signed(repo_id, commit, *by, len(statement.files))
 
 
 @dataclass(frozen=True)
@@ -69,13 +100,31 @@ class Policy:
         return next(fitting, Rule("*", "off", {}))
 
 
-def policy_of_keys(paths: Iterable[Path]) -> Policy:
-    """Return the policy that one of some keys must have signed everything.
+def policy_of_signers(
+    keys: Iterable[Path], identities: Iterable[Identity] = (), trust_config: Path | None = None
+) -> Policy:
+    """Return the policy that one of some keys or identities must have signed everything.
+
+    Args:
+        keys: Files of public keys.
+        identities: Who may sign without a key.
+        trust_config: Of a private Sigstore; None for the public one.
 
     Raises:
-        InputError: A file is no public key.
+        InputError: A file is no public key, or no trust configuration.
     """
-    return Policy((Rule("*", "enforce", load_keys(list(paths))),))
+    return Policy((_rule_of("*", "enforce", tuple(keys), tuple(identities), trust_config),))
+
+
+def _rule_of(
+    repo: str,
+    mode: Mode,
+    keys: tuple[Path, ...],
+    identities: tuple[Identity, ...],
+    trust_config: Path | None,
+) -> Rule:
+    loaded = load_keys(list(keys)) if keys else {}
+    return Rule(repo, mode, loaded, identities, load_trust(trust_config) if identities else None)
 
 
 def read_policy(path: Path) -> Policy:
@@ -87,6 +136,11 @@ def read_policy(path: Path) -> Policy:
         repo = "meta-llama/*"
         mode = "enforce"
         keys = ["publisher.pub"]        # beside the file
+        trust-config = "sigstore.json"  # of a private Sigstore; beside the file
+
+        [[rules.identities]]
+        identity = "https://github.com/me/models/.github/workflows/publish.yml@refs/heads/main"
+        issuer = "https://token.actions.githubusercontent.com"
 
     Raises:
         InputError: It is no policy.
@@ -108,10 +162,16 @@ def _rule(document: Document, directory: Path) -> Rule:
     names = document.get("keys") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise document.failure("keys", "a list of files")
-    keys = load_keys([directory / name for name in names]) if mode != "off" else {}
-    if mode != "off" and not keys:
-        raise document.failure("keys", "at least one public key")
-    return Rule(document.text("repo"), mode, keys)
+    repo = document.text("repo")
+    if mode == "off":
+        return Rule(repo, mode, {})
+    items = document.objects("identities") if "identities" in document else []
+    identities = tuple(Identity(item.text("identity"), item.text("issuer")) for item in items)
+    if not names and not identities:
+        raise document.failure("keys", "at least one public key, or identities")
+    config = document.text("trust-config") if "trust-config" in document else None
+    keys = tuple(directory / name for name in names)
+    return _rule_of(repo, mode, keys, identities, directory / config if config else None)
 
 
 class Gate:
@@ -149,10 +209,8 @@ class Gate:
                 path = path_of(file)
                 if file.sha256 is None and is_signed(file.path) and path is not None:
                     _check_file(file.path, path, statement)
-            repo = item.snapshot.repo
-            self.signed.append(
-                Signed(repo.id, item.snapshot.commit, statement.key_id, len(statement.files))
-            )
+            snapshot = item.snapshot
+            self.signed.append(_signed(snapshot.repo.id, snapshot.commit, statement))
 
         self._guarded(item, check)
 
@@ -164,9 +222,9 @@ class Gate:
             if item.signature is None:
                 raise IntegrityError(
                     f"{item.source}: {item.snapshot.repo.id} is not signed",
-                    hint="publish it with --sign-key, or leave out --key",
+                    hint="publish it with --sign-key or --sign-keyless, or ask for no signature",
                 )
-            check(verify_bundle(item.signature, rule.keys))
+            check(rule.verify(item.signature))
         except HfModelsError as error:
             if rule.mode == "enforce":
                 raise
@@ -259,7 +317,7 @@ def _check_directory(folder: Path, snapshot: Path, repo_id: str, rule: Rule) -> 
         raise IntegrityError(f"{repo_id}@{snapshot.name} is not signed")
     if path.stat().st_size > BUNDLE_LIMIT_BYTES:
         raise IntegrityError(f"{path}: want at most {BUNDLE_LIMIT_BYTES} bytes")
-    statement = verify_bundle(path.read_bytes(), rule.keys)
+    statement = rule.verify(path.read_bytes())
     files = {str(at.relative_to(snapshot)): at for at in _files(snapshot)}
     signed = {name for name in files if is_signed(name)}
     if odd := sorted(signed ^ statement.files.keys()):
@@ -272,7 +330,7 @@ def _check_directory(folder: Path, snapshot: Path, repo_id: str, rule: Rule) -> 
                 raise IntegrityError(f"{name}: signed as {statement.files[name]}, got {blob}")
         else:
             _check_file(name, files[name], statement)
-    return Signed(repo_id, snapshot.name, statement.key_id, len(statement.files))
+    return _signed(repo_id, snapshot.name, statement)
 
 
 def _files(directory: Path) -> Iterator[Path]:

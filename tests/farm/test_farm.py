@@ -42,6 +42,8 @@ from tests.support.fake_hub import (
     sha256_of,
     tiny_repo,
 )
+from tests.support.fake_sigstore import REQUEST_TOKEN, Sigstore
+from tests.support.restore import hf_models
 from tests.support.runner_job import JobRun
 
 if TYPE_CHECKING:
@@ -339,6 +341,45 @@ def test_a_moved_branch_is_behind_and_costs_the_changed_layers_only(
     check_restored(farm, image, 1)
 
 
+@pytest.mark.parametrize(("repo", "jobs"), [("org/tiny", 1), ("org/farmed", JOBS)])
+def test_the_workflow_signs_the_files_as_itself(
+    farm: Farm, image: str, tmp_path: Path, repo: str, jobs: int
+) -> None:
+    farm.job.env["JOB"] = job_json(image, repo=repo)
+    with Sigstore() as sigstore:
+        config = sigstore.write_trust_config(tmp_path / "sigstore.json")
+        farm.job.env |= sigstore.job_environment | {
+            "SIGN_FILES": "true",
+            "TRUST_CONFIG": str(config),
+        }
+        farm.run("login")
+        farm.run("plan")
+        for index in range(1, jobs + 1):
+            farm.run("shard", SHARD=f"{index}/{jobs}")
+        farm.run("assemble")
+        check_signed(sigstore, image, config)
+
+
+def test_the_action_signs_the_files_as_the_workflow_that_uses_it(
+    farm: Farm, image: str, tmp_path: Path
+) -> None:
+    with Sigstore() as sigstore:
+        config = sigstore.write_trust_config(tmp_path / "sigstore.json")
+        farm.job.env |= sigstore.job_environment
+        signing = {"sign": "true", "trust_config": str(config)}
+        done = use_action(farm, tmp_path, repo_id="org/tiny", to=image, tag=TAG, **signing)
+        assert done.returncode == 0, done.stderr
+        assert REQUEST_TOKEN not in done.stdout + done.stderr
+        check_signed(sigstore, image, config)
+
+
+def check_signed(sigstore: Sigstore, image: str, config: Path) -> None:
+    who = ("--identity", sigstore.identity, "--issuer", sigstore.url)
+    ran = hf_models("verify", f"{image}:{TAG}", *who, "--trust-config", config)
+    assert ran.code == 0, ran.err
+    assert f"signed by {sigstore.identity}" in ran.out
+
+
 def publish_all(farm: Farm) -> None:
     """Publish the job's model with one shard."""
     for step in ("login", "plan", "shard", "assemble"):
@@ -430,6 +471,7 @@ def use_action(farm: Farm, directory: Path, **inputs: str) -> subprocess.Complet
     own |= {"GITHUB_OUTPUT": str(directory / "GITHUB_OUTPUT")}
     own |= {"GITHUB_STEP_SUMMARY": str(directory / "GITHUB_STEP_SUMMARY")}
     kept = {name: farm.job.env[name] for name in ("HF_ENDPOINT", "DOCKER_CONFIG", "BASE_IMAGE")}
+    kept |= {name: value for name, value in farm.job.env.items() if name.startswith("ACTIONS_")}
     # The environment that this test runs in has what a session would install.
     nox = f'NOX="{sys.executable} -m nox --no-venv --no-install"'
     return subprocess.run(
