@@ -425,6 +425,33 @@ def hold_lock(
         os.close(descriptor)
 
 
+@contextmanager
+def hold_own_lock(path: Path, cancelled: threading.Event | None = None) -> Iterator[None]:
+    """Hold a lock file that nobody waits for under its name: it is gone afterwards.
+
+    Args:
+        path: Of the lock.
+        cancelled: As for `hold_lock`.
+
+    Raises:
+        StorageError, TransportError: As `hold_lock`.
+    """
+    is_removed = False
+    try:
+        with hold_lock(path, cancelled):
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()
+                    is_removed = True
+    finally:
+        # Windows removes no open file. There, one that another process holds stays, too.
+        if not is_removed and sys.platform == "win32":
+            with suppress(OSError):
+                path.unlink()
+
+
 def _open_locked(path: Path) -> int | None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,20 @@ import hashlib
 import shutil
 import threading
 import unicodedata
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from downloader.errors import IntegrityError, ProtocolError, StorageError
-from downloader.fs import NewFile, hold_lock, make_directory, read_small_file, storage_errors
+from downloader.fs import (
+    NewFile,
+    hold_lock,
+    hold_own_lock,
+    make_directory,
+    read_small_file,
+    storage_errors,
+)
 from downloader.hub.cache import (
     BlobHasher,
     blob_path,
@@ -183,15 +189,12 @@ class LocalTarget:
         candidates = [self.blob(repo, oid), *(self.root / path for path in paths)]
         return next((path for path in candidates if self._holds(path, oid)), None)
 
-    @contextmanager
-    def lock(self, repo: Repo, oid: str, cancelled: threading.Event) -> Iterator[None]:
+    def lock(
+        self, repo: Repo, oid: str, cancelled: threading.Event
+    ) -> AbstractContextManager[None]:
         """Hold a lock file of our own, which is gone afterwards."""
         del repo
-        path = self.root / self._private / "locks" / f"{oid}.lock"
-        with hold_lock(path, cancelled):
-            yield
-            with suppress(OSError):  # Windows removes no open file
-                path.unlink()
+        return hold_own_lock(self.root / self._private / "locks" / f"{oid}.lock", cancelled)
 
     def check(self, snapshot: Snapshot) -> None:
         """Raise if the names of a snapshot cannot lie side by side, or not here.

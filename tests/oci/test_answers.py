@@ -23,6 +23,8 @@ from downloader.oci.store import BlobReader
 from downloader.transfer.source import RangesIgnoredError
 from tests.support.odd_registry import Asked, OddRegistry, Reply
 
+pytestmark = pytest.mark.portable
+
 DATA = bytes(range(256)) * 40
 SECRET = "s3cret-Password"
 

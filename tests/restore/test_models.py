@@ -37,6 +37,8 @@ from tests.support.make_image import (
 )
 from tests.support.restore import check_cache, hf_models, layout, registry, restore
 
+pytestmark = pytest.mark.portable
+
 FILES: Mapping[str, bytes] = {
     "config.json": b'{"model_type": "test"}',
     "model.safetensors": random_bytes(5 * MIB + 3, seed=3),

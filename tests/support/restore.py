@@ -104,11 +104,11 @@ def check_cache(
     """Fail unless the cache holds exactly these files, as the library would have left them."""
     root = cache / folder
     snapshot = root / "snapshots" / commit
-    found = {str(p.relative_to(snapshot)) for p in snapshot.rglob("*") if not p.is_dir()}
+    found = {p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if not p.is_dir()}
     assert found == set(files)
     for path, data in files.items():
         assert (snapshot / path).is_symlink()
-        target = str((snapshot / path).readlink())
+        target = (snapshot / path).readlink().as_posix()
         assert re.fullmatch(r"(\.\./){2,}blobs/[0-9a-f]{40,64}", target), target
         assert (snapshot / path).read_bytes() == data
     check_blobs(root / "blobs")

@@ -10,10 +10,13 @@ Source: the availability notes of the Python 3.13 documentation of os, signal an
 import importlib
 import os
 import pkgutil
+import shutil
 import signal
+import ssl
 import sys
 import sysconfig
 import types
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +60,27 @@ def take_posix_away() -> None:
             raise PermissionError(13, "Permission denied", str(path))
         return really_open(path, *args, **options)
 
+    really_unlink = os.unlink
+
+    def unlink(path: Any, *, dir_fd: int | None = None) -> None:
+        """Remove no file that this process has open."""
+        if str(Path(path).absolute()) in _open_files():
+            raise PermissionError(13, "The process cannot access the file", str(path))
+        really_unlink(path, dir_fd=dir_fd)
+
     os.open = open_
+    os.unlink = os.remove = unlink
+    shutil._use_fd_functions = False  # type: ignore[attr-defined]
+    ssl.enum_certificates = lambda _: []  # type: ignore[attr-defined]
     sys.platform = "win32"
+
+
+def _open_files() -> set[str]:
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one of the listing is closed
+            found.add(str(descriptor.readlink()))
+    return found
 
 
 def take_links_away() -> None:

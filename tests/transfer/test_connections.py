@@ -6,6 +6,8 @@ from downloader.net.throughput import Line
 from downloader.transfer.connections import CONNECTIONS_LIMIT, Connections
 from downloader.units import MIB
 
+pytestmark = pytest.mark.portable
+
 STEP_S = 0.05
 
 

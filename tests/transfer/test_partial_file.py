@@ -12,6 +12,8 @@ from downloader.net.ranges import ByteRange
 from downloader.transfer.partial_file import PartialFile
 from downloader.units import MIB
 
+pytestmark = pytest.mark.portable
+
 SIZE = 20 * MIB + 5
 DATA = hashlib.sha256(b"seed").digest() * (SIZE // 32 + 1)
 

@@ -8,6 +8,8 @@ import pytest
 from downloader.errors import StorageError
 from downloader.transfer.workers import WorkerGroup, run_all
 
+pytestmark = pytest.mark.portable
+
 
 def test_join_raises_the_first_error_and_cancels_the_others() -> None:
     seen = threading.Event()

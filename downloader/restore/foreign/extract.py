@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from downloader.errors import IntegrityError, ProtocolError, StorageError, TransportError
-from downloader.fs import NewFile, check_space, hold_lock, make_directory, storage_errors
+from downloader.fs import NewFile, check_space, hold_own_lock, make_directory, storage_errors
 from downloader.hub.cache import BlobHasher, parse_part
 from downloader.hub.repo import Repo, is_oid
 from downloader.oci.tar_read import ByteSource, TarMember
@@ -96,8 +96,6 @@ class Capture:
     def __exit__(self, *_: object) -> None:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
-            with suppress(OSError):
-                self._scratch.with_suffix(".lock").unlink()
         self._exit.close()
 
     def has(self, key: Key) -> bool:
@@ -163,7 +161,7 @@ class Capture:
         if self._scratch is None:
             root = make_directory(self._target.root, self._target.scratch)
             scratch = root / secrets.token_hex(8)
-            self._exit.enter_context(hold_lock(scratch.with_suffix(".lock")))
+            self._exit.enter_context(hold_own_lock(scratch.with_suffix(".lock")))
             self._scratch = make_directory(scratch)
             _take_over(root, self._scratch)
         return self._scratch
@@ -248,11 +246,10 @@ def _take_over(scratch: Path, own: Path) -> None:
     stopped.set()  # take a lock that is free, wait for none
     for lock in scratch.glob("*.lock"):
         left = lock.with_suffix("")
-        with suppress(TransportError, StorageError, OSError), hold_lock(lock, stopped):
-            if left == own or left.is_symlink():
-                continue
+        if left == own or left.is_symlink():
+            continue
+        with suppress(TransportError, StorageError, OSError), hold_own_lock(lock, stopped):
             for path in left.glob("*"):
                 if is_oid(path.name) and path.is_file() and not path.is_symlink():
                     path.replace(own / path.name)
             shutil.rmtree(left, ignore_errors=True)
-            lock.unlink(missing_ok=True)
