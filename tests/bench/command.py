@@ -36,5 +36,5 @@ def head_of(options: argparse.Namespace) -> dict[str, Any]:
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}",
         "files": options.files,
-        "file_bytes": options.file_mib * MIB,
+        **({"file_bytes": options.file_mib * MIB} if options.file_mib else {}),
     }
