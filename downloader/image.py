@@ -51,12 +51,13 @@ def plan_json(plan: Plan) -> bytes:
     return to_json_bytes(plan.to_json())
 
 
-def labels(plan: Plan, base: Mapping[str, str] | None = None) -> dict[str, str]:
+def labels(plan: Plan, base: Mapping[str, str] | None = None, builder: str = "") -> dict[str, str]:
     """Return the labels of the image, which are also the annotations of its manifest.
 
     Args:
         plan: What the image carries.
         base: ``name`` and ``digest`` of the base image, where there is one.
+        builder: The image of the stage that downloaded the files, by digest; empty for none.
 
     Source: OCI image specification 1.1, annotations.md, "Pre-Defined Annotation Keys".
     """
@@ -89,6 +90,7 @@ def labels(plan: Plan, base: Mapping[str, str] | None = None) -> dict[str, str]:
         "include": _list(snapshot.selection.include),
         "exclude": _list(snapshot.selection.exclude),
         "tool-version": __version__,
+        "builder": builder,
         "description": snapshot.description or "",
         "task": snapshot.task or "",
         "parameters": "" if snapshot.parameters is None else str(snapshot.parameters),

@@ -37,6 +37,7 @@ from downloader.engine.docker import BuildRequest, Engine, ImageInfo, check_disk
 from downloader.engine.dockerfile import (
     DEFAULT_BASE,
     NO_BASE,
+    bases_of,
     check_base,
     images_of,
     write_context,
@@ -120,11 +121,20 @@ def build(
         )
     hub, plan = resolve_plan(options, teller(quiet=quiet))
     name = image_name(image, tag_of(plan, tag))
-    if dry_run:
-        print_plan(plan, describe_plan(plan, tag_of(plan, tag), 1), as_json=as_json)
-        return
     engine = Engine(dict(environment.variables))
-    if archive or engine_name == "layout" or (engine_name == "auto" and not answers(engine)):
+    layout = archive is not None or engine_name == "layout"
+    layout = layout or (engine_name == "auto" and not answers(engine))
+    if dry_run:
+        starts = find_pins(
+            None if layout else engine,
+            connection_of(options),
+            base or DEFAULT_BASE,
+            teller(quiet=quiet),
+        )
+        document = describe_plan(plan, tag_of(plan, tag), 1) | {"images": starts}
+        print_plan(plan, document, as_json=as_json)
+        return
+    if layout:
         signer = signer_of(options)
         request = LayoutRequest(image, tag_of(plan, tag), base, archive, force=force, signer=signer)
         _build_layout(hub, plan, request, connection_of(options), as_json=as_json, quiet=quiet)
@@ -206,20 +216,26 @@ def image_name(image: str, tag: str) -> str:
 
 
 def find_pins(
-    engine: Engine, connection: Connection, base: str, note: Callable[[str], None]
+    engine: Engine | None, connection: Connection, base: str, note: Callable[[str], None]
 ) -> dict[str, str]:
     """Return ``name@digest`` for the images that the build starts from, asked once.
 
     What the engine has it would use anyway; of the others the registry says the digest. An
     image of neither is left to the engine, by its name.
+
+    Args:
+        engine: None for a layout, which starts from the base alone.
+        connection: How registries are reached.
+        base: Its name, or ``none``.
+        note: Told which digest is not known.
     """
     environment = read_environment()
     pins: dict[str, str] = {}
     with closing(connection.open_pool(environment)) as http:
         credentials = connection.find_credentials(environment, [])
-        for name in images_of(base):
+        for name in images_of(base) if engine else bases_of(base):
             reference = parse_reference(name)
-            local = engine.inspect(name)
+            local = engine.inspect(name) if engine else None
             found = [
                 digest
                 for known in (local.repo_digests if local else ())
@@ -265,7 +281,9 @@ def build_with_docker(
     if existing and not force:
         _check_same_repo(existing, plan, name)
     named = {"name": str(parse_reference(base))} if base != NO_BASE else {}
-    wanted = labels(plan, named | ({"digest": _digest_of(pins[base])} if base in pins else {}))
+    named |= {"digest": _digest_of(pins[base])} if base in pins else {}
+    builder = next(name for name in images_of(base) if name != base)
+    wanted = labels(plan, named, pins.get(builder, builder))
     with ConsoleProgress("build", quiet=quiet) as progress:
         # An image that says all the same is the engine's cache, which needs no room.
         if not existing or dict(existing.labels) != wanted:

@@ -191,6 +191,8 @@ def _print_facts(plan: Plan, document: dict[str, Any]) -> None:
         "disk for publish": "0 B",
         "tag": document["tag"],
     }
+    if document.get("images"):
+        facts["starts from"] = ", ".join(document["images"].values())
     for name, value in facts.items():
         print_result(f"{name + ':':18}{value}")
 

@@ -57,10 +57,11 @@ def images_of(base: str = DEFAULT_BASE) -> list[str]:
     """Return the images that a build starts from: the builder's, and the base if there is one."""
     text = (docker_dir() / "Dockerfile").read_text(encoding="utf-8")
     found = [match[1] for match in _FROM.finditer(text) if ":" in match[1]]
-    return list(dict.fromkeys([*(name for name in found if name != DEFAULT_BASE), *_bases(base)]))
+    return list(dict.fromkeys([*(name for name in found if name != DEFAULT_BASE), *bases_of(base)]))
 
 
-def _bases(base: str) -> list[str]:
+def bases_of(base: str) -> list[str]:
+    """Return the base image, or nothing where there is none."""
     return [] if base == NO_BASE else [base]
 
 

@@ -1,5 +1,6 @@
 """What a newcomer types first, and types wrong."""
 
+import json
 import os
 import re
 import shlex
@@ -14,9 +15,11 @@ import pytest
 
 from downloader.cli import cli
 from downloader.engine.heartbeat import heartbeat
+from downloader.oci.digest import digest_of
 from downloader.progress import NoProgress
 from tests.support.docker import ROOT, hf_models
 from tests.support.fake_hub import HubServer, HubSpec, make_repo, tiny_repo
+from tests.support.odd_registry import OddRegistry
 from tests.support.restore import hf_models as run_here
 
 CANARY = "hf_canary4711"
@@ -37,8 +40,26 @@ def hub() -> Iterator[HubServer]:
 def test_a_dry_run_of_build_prints_the_plan(hub: HubServer) -> None:
     for more in ([], ["--json"]):
         planned = hf_models("plan", "org/tiny", *more, HF_ENDPOINT=hub.endpoint).stdout
-        built = hf_models("build", "org/tiny", "--dry-run", *more, HF_ENDPOINT=hub.endpoint)
-        assert built.stdout == planned
+        built = hf_models(
+            *("build", "org/tiny", "--dry-run", "--engine", "layout", "--base", "none"),
+            *more,
+            HF_ENDPOINT=hub.endpoint,
+        )
+        assert built.stdout.replace(',\n  "images": {}', "") == planned
+
+
+def test_a_dry_run_of_build_says_the_digest_that_it_starts_from(hub: HubServer) -> None:
+    with OddRegistry() as registry:
+        data = b'{"schemaVersion": 2, "manifests": []}'
+        registry.manifests["1"] = ("application/vnd.oci.image.index.v1+json", data)
+        base = f"{registry.host}/base:1"
+        command = ("build", "org/tiny", "--dry-run", "--engine", "layout", "--base", base)
+        pinned = f"{base}@{digest_of(data)}"
+        built = hf_models(*command, "--json", HF_ENDPOINT=hub.endpoint)
+        assert json.loads(built.stdout)["images"] == {base: pinned}
+        assert pinned in hf_models(*command, HF_ENDPOINT=hub.endpoint).stdout
+        planned = hf_models("plan", "org/tiny", "--json", HF_ENDPOINT=hub.endpoint)
+        assert "images" not in json.loads(planned.stdout)  # it asks no registry
 
 
 def examples(page: str) -> list[str]:

@@ -96,7 +96,9 @@ def test_image_says_what_it_is(tiny: str, plan: Plan) -> None:
     known = dict(item.split("@") for item in inspect("busybox:stable-musl")["RepoDigests"])
     digest = known["busybox"]
     base = {"name": "docker.io/library/busybox:stable-musl", "digest": digest}
-    assert config["Labels"] == image_format.labels(plan, base)
+    builder = config["Labels"][f"{image_format.PREFIX}.builder"]
+    assert builder.startswith("python:3")
+    assert config["Labels"] == image_format.labels(plan, base, builder)
     assert set(image_format.environment(plan)) <= set(config["Env"])
     assert inspect(tiny)["Created"] == image_format.created(plan)
 

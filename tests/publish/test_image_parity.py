@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from downloader.image import PREFIX
 from tests.support import docker as docker_side
 from tests.support.docker import ROOT, Shelf, docker, inspect
 from tests.support.fake_hub import HubServer, tiny_repo
@@ -66,6 +68,8 @@ def test_same_files_labels_and_variables(shelf: Shelf, tmp_path: Path) -> None:
     assert "root/.cache/huggingface/hub/models--org--tiny/refs/main" in files
     assert files_of(by_layout) == files
     configs = [inspect(image)["Config"] for image in (by_docker, by_layout)]
+    builder = configs[0]["Labels"].pop(f"{PREFIX}.builder")  # a layout needs none
+    assert re.fullmatch(r"python:3[^@]*(@sha256:[0-9a-f]{64})?", builder)
     assert configs[0]["Labels"] == configs[1]["Labels"]
     assert sorted(configs[0]["Env"]) == sorted(configs[1]["Env"])
     assert json.dumps(inspect(by_docker)["Created"]) == json.dumps(inspect(by_layout)["Created"])
