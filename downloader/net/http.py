@@ -208,6 +208,8 @@ def transport_error(
     text, hint = _in_words(cause)
     if proxy is not None:
         text, hint = f"{proxy}: {text}", f"check {proxy.setting}, and whether the proxy runs"
+        if "407" in text.split():
+            hint = f"check the user and password in {proxy.setting}"
     # A refused connection is a timeout to urllib3, but it costs no time.
     unreachable = isinstance(cause, NewConnectionError | ConnectionRefusedError)
     return TransportError(

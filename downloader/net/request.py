@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 # The rest of an answer that costs less to read than a new handshake.
 _DRAINED_BYTES = 256 * 1024
 
+_PROXY_LOGIN = 407  # RFC 9110, section 15.5.8: not the server's answer, but the proxy's
+
 # The last one: an address that cannot be put on the line.
 _FAILURES = (HTTPError, OSError, http.client.HTTPException, UnicodeError)
 
@@ -289,6 +291,9 @@ class Exchange:
         with watch.waiting(is_whole=True):
             # urllib3's own `getresponse` belongs to its own `request`.
             self._response = http.client.HTTPConnection.getresponse(self._connection)
+        if self._response.status == _PROXY_LOGIN and self._proxy is not None:
+            refusal = OSError(f"{_PROXY_LOGIN} {self._response.reason}")
+            raise transport_error(self._method, self._address, refusal, self._proxy)
         if self._sent_s is not None:
             self._line.answered(time.monotonic() - self._sent_s, self._response.status)
         self._body = open_body(self._sock, self._response)

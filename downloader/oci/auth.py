@@ -19,7 +19,8 @@ _CHALLENGE_LIMIT = 8192  # characters; no server's header line is longer
 _TCHAR = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _SCHEME = re.compile(rf"({_TCHAR})(?:[ \t]+|(?=,)|$)")
 _PARAM = re.compile(
-    rf'({_TCHAR})[ \t]*=[ \t]*(?:({_TCHAR})|"((?:[^"\\]|\\[\t -~])*)")[ \t]*(?=,|$)'
+    # A value without quotes may be a URL, which RFC 9110 does not allow and some write.
+    rf'({_TCHAR})[ \t]*=[ \t]*(?:([^\s",=][^\s",]*)|"((?:[^"\\]|\\[\t -~])*)")[ \t]*(?=,|$)'
 )
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*[ \t]*(?=,|$)")
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{1,16384}=*")  # b64token of RFC 6750, section 2.1

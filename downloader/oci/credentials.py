@@ -267,7 +267,8 @@ def _read_config(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > _CONFIG_LIMIT_BYTES:
             raise InputError(f"{path}: want at most {_CONFIG_LIMIT_BYTES} bytes, got more")
-        document = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        document = json.loads(data) if data.strip() else {}  # as Docker and podman take it
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, RecursionError):
@@ -302,7 +303,8 @@ def _parse_entry(entry: object, key: str, path: Path) -> Credential | None:
 
 def _decode_auth(auth: object, where: str) -> tuple[str, str]:
     try:
-        text = base64.b64decode(str(auth).strip(), validate=True).decode()
+        # Docker's decoder skips line breaks, which `base64` puts into a long value.
+        text = base64.b64decode("".join(str(auth).split()), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         text = ""
     username, colon, password = text.partition(":")

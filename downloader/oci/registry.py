@@ -7,7 +7,13 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlencode
 
 from downloader.document import check_parsed_size
-from downloader.errors import InputError, IntegrityError, ProtocolError, RegistryError
+from downloader.errors import (
+    InputError,
+    IntegrityError,
+    ProtocolError,
+    RegistryError,
+    without_secrets,
+)
 from downloader.net.address import parse_address, resolve_address
 from downloader.net.body import is_inflatable
 from downloader.net.http import HttpPool
@@ -188,8 +194,14 @@ class Registry:
             return None
         if len(answer.body) > MANIFEST_LIMIT_BYTES:
             raise ProtocolError(f"{what}: want at most {MANIFEST_LIMIT_BYTES} bytes, got more")
-        digest = _check_manifest_digest(reference, answer, what)
         media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+        if not answer.body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            raise ProtocolError(
+                f"{without_secrets(answer.url)}: want a manifest, got {len(answer.body)} bytes of"
+                f" {media_type[:80] or 'no type'}",
+                hint="a login page or a proxy answers instead of the registry",
+            )
+        digest = _check_manifest_digest(reference, answer, what)
         return RawManifest(answer.body, media_type, digest)
 
     def manifest_digest(self, reference: str) -> Digest | None:

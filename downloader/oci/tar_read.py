@@ -28,7 +28,7 @@ EXTENDED_STEPS = 10
 RECORD_STEPS = 2
 SIZE_LIMIT_BYTES = 2**62  # adding an offset to it still is a file offset
 
-Kind = Literal["file", "directory", "link", "hardlink", "device"]
+Kind = Literal["file", "directory", "link", "hardlink", "device", "sparse"]
 
 _KINDS: dict[bytes, Kind] = {
     b"0": "file",
@@ -40,7 +40,9 @@ _KINDS: dict[bytes, Kind] = {
     b"4": "device",
     b"5": "directory",
     b"6": "device",
+    b"S": "sparse",
 }
+_MORE_SPARSE = 482, 504  # where GNU's header, and each block of its list, say that one follows
 _EXTENSIONS = b"LKxg"
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _RECORD = re.compile(rb"([1-9][0-9]{0,6}) ")
@@ -84,7 +86,8 @@ class TarMember:
 
     Args:
         path: Relative, without leading ``./`` and trailing ``/``; empty for the root itself.
-        kind: What it is; character and block devices and FIFOs are all ``device``.
+        kind: What it is; character and block devices and FIFOs are all ``device``; a ``sparse``
+            file has other bytes in the tar than it has in the image.
         size_bytes: Of its content in the tar; 0 for all but files.
         target: Where a link points, as it stands in the tar.
         content_offset: Of its first content byte in the tar.
@@ -104,6 +107,7 @@ class _Extended:
     path: bytes | None = None
     target: bytes | None = None
     size_bytes: int | None = None
+    is_sparse: bool = False
 
 
 def _free(_: int) -> None:
@@ -141,11 +145,23 @@ def iter_members(
         if flag in _EXTENSIONS:
             extended = _read_extension(source, block, extended, where, step)
             continue
+        if flag == b"S":
+            _skip_sparse_list(source, block, where, step)
         member = _parse_member(block, extended, source.offset, where)
         extended = _Extended()
         end = member.content_offset + member.size_bytes + -member.size_bytes % BLOCK_BYTES
         yield member
         source.skip(end - source.offset)
+
+
+def _skip_sparse_list(
+    source: ByteSource, block: bytes, where: str, step: Callable[[int], None]
+) -> None:
+    """Skip the blocks of GNU's list of what a sparse file has, which follow its header."""
+    more, at = block, _MORE_SPARSE[0]
+    while more[at]:
+        step(EXTENDED_STEPS)
+        more, at = read_exactly(source, BLOCK_BYTES, where), _MORE_SPARSE[1]
 
 
 def _read_block(source: ByteSource, what: str) -> bytes | None:
@@ -190,15 +206,14 @@ def _read_extension(
 
 
 def _apply_records(records: dict[bytes, bytes], extended: _Extended, where: str) -> _Extended:
-    if any(key.startswith(b"GNU.sparse.") for key in records):
-        raise ProtocolError(f"{where}: want a whole file, got a sparse one")
     size = records.get(b"size")
     if size is not None and not (size.isdigit() and len(size) <= 19):
         raise ProtocolError(f"{where}: size record: want digits, got {size[:40]!r}")
     return _Extended(
-        path=records.get(b"path", extended.path),
+        path=records.get(b"GNU.sparse.name", records.get(b"path", extended.path)),
         target=records.get(b"linkpath", extended.target),
         size_bytes=extended.size_bytes if size is None else int(size),
+        is_sparse=extended.is_sparse or any(key.startswith(b"GNU.sparse.") for key in records),
     )
 
 
@@ -289,11 +304,13 @@ def _parse_member(block: bytes, extended: _Extended, offset: int, where: str) ->
         raise ProtocolError(f"{where}: want a size in bytes, got {size_bytes}")
     path = _header_path(block) if extended.path is None else extended.path
     target = _text_until_nul(block[157:257]) if extended.target is None else extended.target
+    if kind == "file" and extended.is_sparse:
+        kind = "sparse"
     is_link = kind in {"link", "hardlink"}
     return TarMember(
         path=_clean_path(path, where),
         kind="directory" if kind == "file" and path.endswith(b"/") else kind,
-        size_bytes=size_bytes if kind == "file" else 0,
+        size_bytes=size_bytes if kind in {"file", "sparse"} else 0,
         target=_decode(target, f"{where}: link target") if is_link else "",
         content_offset=offset,
     )

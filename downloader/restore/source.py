@@ -164,6 +164,7 @@ def _is_root_directory(path: Path) -> bool:
         return True
     for count, (parent, names, _) in enumerate(os.walk(path)):
         below = Path(parent).relative_to(path)
+        names[:] = [name for name in names if name != ".locks"]  # beside a cache, named like it
         if any(place_of((below / name / "refs/x").as_posix()) for name in names):
             return True
         if count == _PROBE_LIMIT:

@@ -165,14 +165,17 @@ def test_proxy_that_is_not_reached_is_named(scheme: str) -> None:
     assert f"check {scheme}_proxy" in (caught.value.hint or "")
 
 
-def test_proxy_that_refuses_is_named_with_its_answer() -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_proxy_that_refuses_is_named_with_its_answer(scheme: str) -> None:
     def send(sock: socket.socket, over: threading.Event) -> None:
-        sock.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+        sock.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
 
     with server(send) as url:
-        proxy = url.removesuffix("/file")
-        with pytest.raises(TransportError, match=r"\(proxy .*: .*407 Proxy Authentication"):
-            read_whole("https://registry.example/x", proxies=read_proxies({"https_proxy": proxy}))
+        proxies = read_proxies({f"{scheme}_proxy": url.removesuffix("/file")})
+        refused = pytest.raises(TransportError, match=r"\(proxy .*: .*407 Proxy Authentication")
+        with refused as caught:
+            read_whole(f"{scheme}://registry.example/x", proxies=proxies)
+    assert caught.value.hint == f"check the user and password in {scheme}_proxy"
 
 
 def test_server_without_tls_is_said() -> None:

@@ -326,6 +326,30 @@ def test_scope_that_is_named_twice(odd: OddRegistry, pool: HttpPool) -> None:
     assert read(open_at(odd, pool).open_blob(add(odd))) == DATA
 
 
+def test_realm_without_quotes(odd: OddRegistry, pool: HttpPool) -> None:
+    hook = token_hook(f"{odd.url}/token", give_token)
+
+    def bare(asked: Asked) -> Reply | None:
+        reply: Reply | None = hook(asked)
+        if reply and reply.status == 401:
+            reply.headers["WWW-Authenticate"] = f"Bearer realm={odd.url}/token,service=s"
+        return reply
+
+    odd.hook = bare
+    assert read(open_at(odd, pool).open_blob(add(odd))) == DATA
+
+
+@pytest.mark.parametrize("body", [b"<html>Log in</html>", b"", b"[]"])
+def test_page_instead_of_a_manifest_names_the_address_and_its_type(
+    odd: OddRegistry, pool: HttpPool, body: bytes
+) -> None:
+    odd.hook = lambda _: Reply(200, body, {"Content-Type": "text/html; charset=x"})
+    with pytest.raises(ProtocolError, match=f"{odd.url}/v2/me/x/manifests/t: want a manifest") as e:
+        open_at(odd, pool).get_manifest("t")
+    assert f"got {len(body)} bytes of text/html" in e.value.message
+    assert "login page" in (e.value.hint or "")
+
+
 @pytest.mark.parametrize("status", [307, 308])
 def test_token_server_that_moves_on_its_host_keeps_the_credential(
     odd: OddRegistry, pool: HttpPool, status: int

@@ -470,10 +470,21 @@ def test_key_with_a_path_of_docker_hub(tmp_path: Path) -> None:
     assert found == Credential("me", "pw")
 
 
-@pytest.mark.parametrize("text", [b64("me:pw") + "\n", b64("me:pw\n"), b64("me:pw\0")])
-def test_credential_with_a_line_break_at_its_end(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b64("me:pw") + "\n", b64("me:pw\n"), b64("me:pw\0")),
+        b64("me:pw")[:4] + "\r\n" + b64("me:pw")[4:],  # as `base64` wraps a long one
+    ],
+)
+def test_credential_with_a_line_break_in_it(tmp_path: Path, text: str) -> None:
     found = config(tmp_path, {"auths": {"r.example": {"auth": text}}})
     assert found.find("r.example") == Credential("me", "pw")
+
+
+def test_empty_config_is_anonymous(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(" \n")
+    assert StoredCredentials([tmp_path / "config.json"]).find("r.example") is None
 
 
 def test_files_are_asked_in_order(tmp_path: Path) -> None:

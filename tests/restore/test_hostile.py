@@ -135,7 +135,7 @@ MEMBERS: Mapping[str, tuple[Member, str]] = {
         "unsafe file name",
     ),
     "unknown-type": (Member(f"{SNAPSHOT}/x", b"x", type=b"M"), "type b'M'"),
-    "sparse-file": (Member(f"{SNAPSHOT}/x", b"x", type=tarfile.GNUTYPE_SPARSE), "type b'S'"),
+    "sparse-file": (Member(f"{SNAPSHOT}/x", b"x", type=tarfile.GNUTYPE_SPARSE), "a sparse one"),
 }
 
 
@@ -156,6 +156,19 @@ def test_devices_outside_a_cache_are_nothing_to_us(attack: Callable[..., Ran]) -
     assert attack(with_cache(Member("dev/null", type=tarfile.CHRTYPE))).code == 0
 
 
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_sparse_files_outside_a_cache_are_nothing_to_us(
+    attack: Callable[..., Ran], form: str
+) -> None:
+    """As GNU tar writes /var/log/lastlog with ``-S``."""
+    stored = padded(b"abc")
+    if form == "gnu":
+        sparse = raw_header(b"lastlog", octal(3), b"S", more=True) + bytes(512) + stored
+    else:
+        sparse = pax((b"GNU.sparse.major", b"1")) + raw_header(b"lastlog", octal(3)) + stored
+    assert attack(RawLayer(sparse + tar_of(cache_members(GOOD)))).code == 0
+
+
 def test_writing_through_a_linked_directory_stays_in_the_image(
     attack: Callable[..., Ran], cache: Path
 ) -> None:
@@ -167,13 +180,16 @@ def test_writing_through_a_linked_directory_stays_in_the_image(
 # Tar headers that lie
 
 
-def raw_header(path: bytes, size: bytes, flag: bytes = b"0", *, checksum: bool = True) -> bytes:
-    """A ustar header, field by field."""
+def raw_header(
+    path: bytes, size: bytes, flag: bytes = b"0", *, checksum: bool = True, more: bool = False
+) -> bytes:
+    """A ustar header, field by field; ``more`` for a list of a sparse file that goes on."""
     block = bytearray(512)
     block[0 : len(path)] = path
     block[100:108], block[108:116], block[116:124] = b"0000644\0", b"0000000\0", b"0000000\0"
     block[124:136], block[136:148] = size, b"00000000000\0"
     block[148:156], block[156:157], block[257:265] = b" " * 8, flag, b"ustar\x0000"
+    block[482] = more
     total = sum(block) if checksum else 1
     block[148:156] = b"%06o\0 " % total
     return bytes(block)
@@ -232,7 +248,15 @@ HEADERS: Mapping[str, tuple[bytes, str]] = {
         "record of 99 bytes",
     ),
     "pax-without-length": (raw_header(b"x", octal(8), b"x") + padded(b"path=a/b"), "length"),
-    "pax-sparse": (pax((b"GNU.sparse.major", b"1")) + raw_header(b"a", octal(0)), "sparse"),
+    "pax-sparse": (
+        pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.name", f"{SNAPSHOT}/a".encode()))
+        + raw_header(b"a", octal(0)),
+        "sparse",
+    ),
+    "sparse-list-without-an-end": (
+        raw_header(b"a", octal(0), b"S", more=True) + b"\xff" * 1024,
+        "512 bytes",
+    ),
     "pax-global-path": (
         raw_header(b"x", octal(12), b"g") + padded(record(b"path", b"abc")),
         "global",

@@ -92,12 +92,13 @@ def scan_layer(
             scan.nodes.append((budget.text(path), Node(kind, target=budget.text(member.target))))
         else:
             place = place_of(path)
-            is_shown = kind == "file" and path.startswith(prefixes)
+            is_shown = kind in {"file", "sparse"} and path.startswith(prefixes)
             if place is None and not is_shared_blob(path) and not is_shown:
                 scan.others.append(budget.text(path))
                 continue
-            if kind == "device":
-                raise ProtocolError(f"device in a cache: {path[:200]!r}")
+            if kind != "file":
+                what = "a sparse one" if kind == "sparse" else "a device"
+                raise ProtocolError(f"{path[:200]!r}: want a whole file, got {what}")
             if place is not None and place.area in {"refs", "trees", "plans", "signatures"}:
                 content: Content = InMemory(_read_document(member, place, source, budget))
             else:
