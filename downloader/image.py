@@ -1,4 +1,4 @@
-"""The image of a plan: names, labels, annotations, config, and the metadata layer. Pure.
+"""The image of a plan: names, labels, annotations, config, programs and metadata layer. Pure.
 
 Both ways to build (Docker and streaming) take these from here, so that one image is like
 the other. ``docs/image-format.md`` specifies the format.
@@ -123,30 +123,44 @@ def export_script() -> bytes:
     return files("downloader").joinpath("export.sh").read_bytes()
 
 
-def metadata_entries(plan: Plan) -> tuple[list[TarEntry], list[bytes]]:
-    """Return the members of the metadata layer, and the contents of its files in tar order.
+Members = tuple[list[TarEntry], list[bytes]]
 
-    Refs, snapshot links, trees, the plan itself, the export script and the receiver, what a
-    person reads first, and in the models directory a note on the files that are not there
-    because they are split.
+
+def program_entries(plan: Plan) -> Members:
+    """Return the members of the programs layer, and the contents of its files in tar order.
+
+    The export script, the receiver, and what a person reads first: in every image of one
+    version the same layer, so that no registry and no machine takes it twice.
     """
-    extra = {plan_path(plan.snapshot.commit): plan_json(plan)}
     data = {EXPORT_PATH: export_script()}
     if plan.has_receiver:
         data[RECEIVER_PATH] = receiver()
     entries = [TarEntry(path, size_bytes=len(data[path]), executable=True) for path in data]
+    data[README_PATH] = readme()
+    entries.append(TarEntry(README_PATH, size_bytes=len(data[README_PATH])))
+    return _members(entries, data)
+
+
+def metadata_entries(plan: Plan) -> Members:
+    """Return the members of the metadata layer, and the contents of its files in tar order.
+
+    Refs, snapshot links, trees, the plan itself, the sheet, and in the models directory a note
+    on the files that are not there because they are split.
+    """
+    extra = {plan_path(plan.snapshot.commit): plan_json(plan)}
     facts = [("built by", f"hf-models {__version__}")]
-    for path, text in {README_PATH: readme(), SHEET_PATH: sheet(plan.snapshot, facts)}.items():
-        data[path] = text
-        entries.append(TarEntry(path, size_bytes=len(text)))
+    data = {SHEET_PATH: sheet(plan.snapshot, facts)}
     if plan.models_dir and plan.parts:
-        path = _note_path(plan, plan.models_dir)
-        data[path] = _split_note(plan, plan.models_dir)
-        entries.append(TarEntry(path, size_bytes=len(data[path])))
+        data[_note_path(plan, plan.models_dir)] = _split_note(plan, plan.models_dir)
+    entries = [TarEntry(path, size_bytes=len(text)) for path, text in data.items()]
     for entry in iter_metadata_entries(plan.snapshot, extra):
         path = f"{plan.folder}/{entry.path}"
         entries.append(TarEntry(path, entry.kind, len(entry.data), entry.target))
         data[path] = entry.data
+    return _members(entries, data)
+
+
+def _members(entries: list[TarEntry], data: Mapping[str, bytes]) -> Members:
     ordered = [placed.entry for placed in lay_out(entries).entries]
     return entries, [data[entry.path] for entry in ordered if entry.kind == "file"]
 
@@ -175,9 +189,18 @@ def _split_note(plan: Plan, models_dir: str) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
+def programs_tar(plan: Plan) -> bytes:
+    """Return the bytes of the programs layer: less than a megabyte."""
+    return _tar(program_entries(plan))
+
+
 def metadata_tar(plan: Plan) -> bytes:
     """Return the bytes of the metadata layer: a megabyte for some thousand files."""
-    entries, contents = metadata_entries(plan)
+    return _tar(metadata_entries(plan))
+
+
+def _tar(members: Members) -> bytes:
+    entries, contents = members
     return b"".join(iter_tar(lay_out(entries), contents))
 
 
@@ -213,6 +236,7 @@ def layer_annotations(layer: Layer) -> dict[str, str]:
 
 
 METADATA_ANNOTATIONS: Mapping[str, str] = {f"{PREFIX}.layer.metadata": "true"}
+PROGRAMS_ANNOTATIONS: Mapping[str, str] = {f"{PREFIX}.layer.programs": "true"}
 
 
 def layer_key(descriptor: Descriptor) -> str | None:
@@ -286,6 +310,11 @@ def is_signature_layer(descriptor: Descriptor) -> bool:
 def is_metadata_layer(descriptor: Descriptor) -> bool:
     """Whether a descriptor says that it is the metadata layer."""
     return f"{PREFIX}.layer.metadata" in descriptor.annotations
+
+
+def is_programs_layer(descriptor: Descriptor) -> bool:
+    """Whether a descriptor says that it is the layer of the programs."""
+    return f"{PREFIX}.layer.programs" in descriptor.annotations
 
 
 def parse_members(descriptor: Descriptor) -> tuple[Member, ...] | None:

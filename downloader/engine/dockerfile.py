@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from downloader.engine.stage import METADATA_DIR, layer_dir
+from downloader.engine.stage import METADATA_DIR, PROGRAMS_DIR, layer_dir
 from downloader.errors import StorageError
 from downloader.fs import storage_errors
 from downloader.image import plan_json
@@ -68,7 +68,7 @@ def bases_of(base: str) -> list[str]:
 def render(
     template: str, plan: Plan, base: str = DEFAULT_BASE, pins: Mapping[str, str] | None = None
 ) -> str:
-    r"""Return the Dockerfile with one COPY line per layer of the plan, the metadata last.
+    r"""Return the Dockerfile with one COPY line per layer of the plan, then programs and metadata.
 
     Args:
         template: The text of ``docker/Dockerfile``.
@@ -80,7 +80,7 @@ def render(
     Raises:
         StorageError: The template lacks a line that is to be replaced.
     """
-    names = [*(layer_dir(number) for number in range(len(plan.layers))), METADATA_DIR]
+    names = [*(layer_dir(number) for number in range(len(plan.layers))), PROGRAMS_DIR, METADATA_DIR]
     copies = "".join(_COPY_LINE.replace("/all/", f"/{name}/") for name in names)
     image = "scratch" if base == NO_BASE else base
     text = _replace_once(template, _BASE_LINE, f"FROM {image} AS base\n")

@@ -11,11 +11,12 @@ from pathlib import Path
 from downloader.errors import IntegrityError
 from downloader.fs import storage_errors
 from downloader.hub.cache import BlobHasher, blob_path
-from downloader.image import metadata_entries
+from downloader.image import Members, metadata_entries, program_entries
 from downloader.oci.tar_write import TarEntry, lay_out
 from downloader.plan import Plan
 from downloader.progress import NoProgress, Progress
 
+PROGRAMS_DIR = "programs"
 METADATA_DIR = "metadata"
 ALL_DIR = "all"  # every layer in one directory: what the Dockerfile copies on its own
 _PIECE_BYTES = 1 << 20
@@ -39,7 +40,7 @@ def stage_layers(
     Args:
         plan: What goes where.
         cache_dir: Holds the repo folder, with every blob.
-        out_dir: Gets one directory per layer, and one for the metadata.
+        out_dir: Gets one directory per layer, and one for programs and metadata each.
         one_layer: Put all layers into one directory.
         progress: Told about bytes.
 
@@ -67,7 +68,8 @@ def stage_layers(
                 else:
                     path.symlink_to(entry.target)
         told.finish_file(oid)
-    _write_metadata(plan, directory(METADATA_DIR))
+    _write_members(program_entries(plan), directory(PROGRAMS_DIR))
+    _write_members(metadata_entries(plan), directory(METADATA_DIR))
     _normalise(out_dir)
 
 
@@ -111,8 +113,8 @@ def _copy_blob(
         raise
 
 
-def _write_metadata(plan: Plan, out_dir: Path) -> None:
-    entries, contents = metadata_entries(plan)
+def _write_members(members: Members, out_dir: Path) -> None:
+    entries, contents = members
     data = iter(contents)
     with storage_errors(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)

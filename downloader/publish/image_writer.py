@@ -8,12 +8,14 @@ from downloader.errors import InputError
 from downloader.image import (
     METADATA_ANNOTATIONS,
     PREFIX,
+    PROGRAMS_ANNOTATIONS,
     config_json,
     diff_id_of,
     is_signature_layer,
     labels,
     layer_annotations,
     metadata_tar,
+    programs_tar,
     stored_layer,
 )
 from downloader.oci.digest import Digest, digest_of
@@ -97,7 +99,9 @@ def find_current(
 def put_common_blobs(
     destination: Destination, plan: Plan, base: Base, tagged: TaggedImage | None
 ) -> None:
-    """Put what of an image does not depend on its model layers: metadata, and the base's layers.
+    """Put what of an image does not depend on its model layers.
+
+    These are the metadata, the programs, and the base's layers.
 
     Args:
         destination: Where to.
@@ -108,16 +112,22 @@ def put_common_blobs(
     store, source = destination.store, base.store
     manifest = tagged.manifest if tagged else None
     there = {item.digest for item in manifest.layers} if manifest else set()
-    data = metadata_tar(plan)
-    metadata = _describe_metadata(data)
+    (programs, program_data), (metadata, data) = _programs(plan), _metadata(plan)
     calls = {}
     if metadata.digest not in there:
         calls[metadata.digest] = partial(put_blob, store, data, metadata.digest)
+    if programs.digest not in there:
+        calls[programs.digest] = partial(_put_missing, store, program_data, programs)
     for platform in base.platforms.values():
         for layer in platform.layers:
             if source is not None and layer.digest not in there:
                 calls[layer.digest] = partial(_copy_missing, source, store, layer)
     side_by_side(calls)
+
+
+def _put_missing(store: Store, data: bytes, blob: Descriptor) -> None:
+    if lacks(store, blob):
+        put_blob(store, data, blob.digest)
 
 
 def _copy_missing(source: Store, target: Store, blob: Descriptor) -> None:
@@ -151,7 +161,7 @@ def write_image(
     """
     check_complete(destination, plan.stored)
     for platform in base.platforms.values():
-        _check_count(len(platform.layers) + len(plan.layers) + (2 if signature else 1))
+        _check_count(len(platform.layers) + len(plan.layers) + (3 if signature else 2))
     blobs: dict[Digest, bytes] = {}
     if signature:
         layer, data = signature_layer(plan, signature)
@@ -212,9 +222,9 @@ def _forms(destination: Destination, plan: Plan, signature: bytes | None) -> lis
 
     The plain form is first, which engines take that do not know the annotation.
     """
-    last = [_describe_metadata(metadata_tar(plan))]
+    last = [_programs(plan)[0], _metadata(plan)[0]]
     if signature:
-        last.insert(0, signature_layer(plan, signature)[0])
+        last.insert(1, signature_layer(plan, signature)[0])
     shown = [[*_describe_layers(destination, plan.layers), *last]]
     if plan.compress == "both" and any(layer.is_packed for layer in plan.layers):
         plain = plan.stored[: len(plan.layers)]
@@ -232,8 +242,14 @@ def _describe_layers(destination: Destination, layers: Sequence[Layer]) -> list[
     ]
 
 
-def _describe_metadata(data: bytes) -> Descriptor:
-    return replace(describe(data, LAYER), annotations=METADATA_ANNOTATIONS)
+def _programs(plan: Plan) -> tuple[Descriptor, bytes]:
+    data = programs_tar(plan)
+    return replace(describe(data, LAYER), annotations=PROGRAMS_ANNOTATIONS), data
+
+
+def _metadata(plan: Plan) -> tuple[Descriptor, bytes]:
+    data = metadata_tar(plan)
+    return replace(describe(data, LAYER), annotations=METADATA_ANNOTATIONS), data
 
 
 def _fit(notes: Sequence[dict[str, str]]) -> None:

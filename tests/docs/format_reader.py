@@ -27,7 +27,8 @@ def read(layout: Path, out: Path) -> None:
         plan = json.load(tar.extractfile(name) or io.BytesIO())
     contents: dict[str, bytearray] = {}
     for layer in layers:
-        for oid, size, offset, count, *start in json.loads(layer["annotations"][KEY + "members"]):
+        members = json.loads(layer["annotations"].get(KEY + "members", "[]"))
+        for oid, size, offset, count, *start in members:
             data = contents.setdefault(oid, bytearray(size))
             at = start[0] if start else 0
             data[at : at + count] = tar_range(blob(layer["digest"]), layer, offset, count)

@@ -75,12 +75,12 @@ def plan(tiny: str) -> Plan:
 
 
 def test_one_layer_for_each_planned_one(tiny: str, plan: Plan) -> None:
-    *_, last = layers = docker_side.layer_tars(tiny)[1:]
-    assert len(layers) == len(plan.layers) + 1
+    *_, programs, _metadata = layers = docker_side.layer_tars(tiny)[1:]
+    assert len(layers) == len(plan.layers) + 2
     for planned, found in zip(plan.layers, layers, strict=False):
         want = {placed.entry.path: placed.entry.size_bytes for placed in planned.tar.entries}
         assert {member.name: member.size for member in found} == want
-    assert image_format.EXPORT_PATH in {member.name for member in last}
+    assert image_format.EXPORT_PATH in {member.name for member in programs}
 
 
 def test_layers_do_not_depend_on_when_and_who(tiny: str) -> None:
@@ -241,7 +241,7 @@ def test_push_to_two_names_keeps_weights_as_they_are(shelf: Shelf, tiny: str, pl
     done = hf_models("push", "tiny", "--image", shelf.name, *to, "--json")
     for name, told in zip(names, json.loads(done.stdout)["targets"], strict=True):
         manifest = docker_side.pushed_manifest(name, "tiny")
-        ours = manifest["layers"][-len(plan.layers) - 1 :]
+        ours = manifest["layers"][-len(plan.layers) - 2 :]
         assert {layer["mediaType"] for layer in ours} == {"application/vnd.oci.image.layer.v1.tar"}
         assert told["image"] == f"{registry()}/{name}:tiny"
     docker("image", "inspect", f"{registry()}/{names[0]}:tiny", code=1)

@@ -35,10 +35,10 @@ def template() -> str:
     return (docker_dir() / "Dockerfile").read_text()
 
 
-def test_one_copy_line_for_each_layer_and_the_metadata_last(plan: Plan) -> None:
+def test_one_copy_line_for_each_layer_then_programs_and_metadata(plan: Plan) -> None:
     _, image = render(template(), plan).split("FROM base\n")
     lines = [line for line in image.splitlines() if line.startswith("COPY --from")]
-    names = [*(f"{number:03d}" for number in range(len(plan.layers))), "metadata"]
+    names = [*(f"{number:03d}" for number in range(len(plan.layers))), "programs", "metadata"]
     assert lines == [f"COPY --from=builder /layers/{name}/ /" for name in names]
 
 

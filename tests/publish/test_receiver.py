@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from downloader.image import is_programs_layer
 from downloader.receiver import receiver
 from tests.publish.test_compression import PACKS
 from tests.publish.test_image_conformance import call
@@ -43,8 +44,8 @@ def pulled(side: Side, directory: Path, *more: str) -> Path:
     assert ran.code == 0, ran.err
     image = f"{side.direct_name}:packs"
     call("crane", "pull", "--insecure", "--platform=linux/amd64", image, f"{directory}/image.tar")
-    last = manifest_of(side.store(), "packs").layers[-1]
-    with tarfile.open(fileobj=io.BytesIO(read_blob(side.store(), last))) as tar:
+    [programs] = filter(is_programs_layer, manifest_of(side.store(), "packs").layers)
+    with tarfile.open(fileobj=io.BytesIO(read_blob(side.store(), programs))) as tar:
         file = tar.extractfile(PYZ)
         assert file is not None
         (directory / "hf-models.pyz").write_bytes(file.read())
@@ -104,6 +105,18 @@ def test_every_image_of_a_version_brings_the_same_receiver(side: Side) -> None:
     assert again.stdout.strip() == hashlib.sha256(receiver()).hexdigest()
 
 
+def test_another_revision_brings_no_programs_again(side: Side) -> None:
+    assert side.publish("org/model", "--revision", MODEL.commits[0].sha).code == 0
+    old = manifest_of(side.store(), "model").layers
+    before = side.sent_bytes()
+    assert side.publish("org/model").code == 0
+    new = manifest_of(side.store(), "model").layers
+    assert [*filter(is_programs_layer, old)] == [*filter(is_programs_layer, new)]
+    assert old[-1] != new[-1]
+    [programs] = filter(is_programs_layer, new)
+    assert side.sent_bytes() - before < programs.size_bytes
+
+
 def test_no_receiver_leaves_it_out(side: Side) -> None:
     assert side.publish("org/packs", "--no-receiver").code == 0
     files = files_of(side.store(), "packs")
@@ -123,7 +136,7 @@ def test_readme_and_sheet_are_enough_to_check_by_hand(side: Side, tmp_path: Path
         tar.extractall(tmp_path, filter="tar")
     readme = (tmp_path / "README").read_text(encoding="utf-8")
     assert "python hf-models.pyz restore image.tar" in readme
-    assert "恢复" in readme
+    assert "还原" in readme
     said = call("sh", "-c", f"cd {tmp_path}/models && grep -E '^[0-9a-f]{{64}}  ' ../SHEET"
                 " | sha256sum --check")  # fmt: skip
     assert said.splitlines() == ["half.safetensors: OK", "quantised.gguf: OK"]

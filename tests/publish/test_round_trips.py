@@ -58,7 +58,8 @@ def test_first_publish_of_a_small_repo_makes_at_most_25_requests(side: Side) -> 
     assert side.publish("org/other").code == 0
     found = requests(side)
     assert len(found) <= 25, found
-    assert not [line for line in found if line.startswith("HEAD")]
+    # Every image of a version has the same programs, so that one blob may well be there.
+    assert len([line for line in found if line.startswith("HEAD")]) == 1
     assert not [line for line in found if "PUT" in line and "shard-" in line]
 
 
