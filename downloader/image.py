@@ -94,6 +94,7 @@ def labels(plan: Plan, base: Mapping[str, str] | None = None, builder: str = "")
         "description": snapshot.description or "",
         "task": snapshot.task or "",
         "parameters": "" if snapshot.parameters is None else str(snapshot.parameters),
+        "library": snapshot.library or "",
     }
     named = {f"org.opencontainers.image.{key}": value for key, value in standard.items()}
     named |= {f"{PREFIX}.{key}": value for key, value in ours.items()}

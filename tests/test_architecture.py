@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "downloader"
 # Each layer may import itself and those before it; hub and oci stand side by side.
 LAYERS = (
     {"errors", "progress", "text", "units"},
-    {"document"},
+    {"document", "markup"},
     {"fs", "environment"},
     {"net"},
     {"transfer"},

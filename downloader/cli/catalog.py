@@ -14,13 +14,21 @@ from downloader.cli.console import ConsoleProgress, print_result, say
 from downloader.cli.models import models_file_option, read_models_file
 from downloader.cli.options import http_pool
 from downloader.cli.registries import make_registries, parse_target, registry_options
+from downloader.document import Document
 from downloader.environment import read_environment
-from downloader.errors import InputError, StorageError
-from downloader.farm.catalog.catalog import Catalog, check_hub, read_catalog
+from downloader.errors import InputError, ProtocolError, StorageError
+from downloader.farm.catalog.catalog import Catalog, check_hub, date_published, read_catalog
 from downloader.farm.catalog.page import SOURCE_URL, render_feed, render_page
-from downloader.farm.catalog.readme import language_of, parse_facts, render_table, replace_table
+from downloader.farm.catalog.readme import (
+    CATALOG_LIMIT_BYTES,
+    language_of,
+    parse_facts,
+    render_table,
+    replace_table,
+)
 from downloader.farm.models import Models
 from downloader.hub.repo import Repo
+from downloader.oci.manifest import parse_json_object
 from downloader.units import format_count
 
 _README = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -39,7 +47,7 @@ _README = click.Path(exists=True, dir_okay=False, path_type=Path)
     default="dist/site",
     show_default=True,
     metavar="DIR",
-    help="Where index.html, atom.xml and catalog.json go.",
+    help="Where index.html, atom.xml and catalog.json go; an older catalog.json there has dates.",
 )
 @click.option(
     "--check-hub", "asks_hub", is_flag=True, help="Ask the Hub which images are behind it."
@@ -95,8 +103,23 @@ def _commit_of(options: dict[str, Any]) -> Callable[[Repo, str], str]:
     return open_hub(options).commit_of
 
 
+def _previous(path: Path) -> Document | None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    return Document(parse_json_object(data, str(path), CATALOG_LIMIT_BYTES), str(path))
+
+
 def _write_site(found: Catalog, output: Path) -> None:
     document = found.to_json()
+    try:
+        previous = _previous(output / "catalog.json")
+        document = date_published(document, previous) if previous else document
+    except ProtocolError as error:  # dates are not worth a page
+        say(f"no dates of publication: {error.message}")
     texts = {
         "index.html": render_page(document, _source_url()),
         "atom.xml": render_feed(document, _source_url()),

@@ -7,7 +7,7 @@ Source: https://docs.github.com/actions/reference/workflows-and-actions/workflow
 import re
 from collections.abc import Sequence
 
-from downloader.farm.catalog.page import COMMANDS
+from downloader.farm.catalog.commands import command_line
 from downloader.farm.jobs import Job, shards_matrix
 from downloader.farm.models import Model
 from downloader.farm.steps import PlannedJob
@@ -137,9 +137,9 @@ def image_summary(
         f"### {markdown(model.tag)} is published",
         f"{markdown(model.repo.id)}, `{signed.rpartition('@')[2]}`",
         "Into the Hugging Face cache of any machine that reaches the registry:",
-        *(commands([COMMANDS[way].format(image=first)]) for way in ways),
+        *(commands([command_line(way, first)]) for way in ways),
         "The image itself:",
-        commands([COMMANDS["pull"].format(image=f"{image}:{model.tag}") for image in images]),
+        commands([command_line("pull", f"{image}:{model.tag}") for image in images]),
         "Where it comes from:",
         *(commands([line]) for line in verify_commands(signed, repository)),
     ]

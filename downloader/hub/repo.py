@@ -312,6 +312,8 @@ DESCRIPTION = re.compile(
 WANT_DESCRIPTION = f"one line of at most {DESCRIPTION_LIMIT_CHARS} characters"
 TASK = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 WANT_TASK = "the Hub's name of a task"
+LIBRARY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+WANT_LIBRARY = "the Hub's name of a library"
 
 
 @dataclass(frozen=True)
@@ -332,6 +334,7 @@ class Snapshot:
         description: One line of the model card, at most `DESCRIPTION_LIMIT_CHARS`.
         task: The Hub's ``pipeline_tag``: ``text-generation``.
         parameters: How many the safetensors files hold, where the Hub counted them.
+        library: What loads it, by the Hub's ``library_name``; ``gguf`` for GGUF files alone.
     """
 
     repo: Repo
@@ -347,6 +350,7 @@ class Snapshot:
     description: str | None = None
     task: str | None = None
     parameters: int | None = None
+    library: str | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -364,6 +368,7 @@ class Snapshot:
             "description": self.description,
             "task": self.task,
             "parameters": self.parameters,
+            "library": self.library,
         }
         return {
             "repo_type": self.repo.type,
@@ -413,6 +418,7 @@ class Snapshot:
             description=_optional(document, "description", DESCRIPTION, WANT_DESCRIPTION),
             task=_optional(document, "task", TASK, WANT_TASK),
             parameters=document.integer("parameters") if "parameters" in document else None,
+            library=_optional(document, "library", LIBRARY, WANT_LIBRARY),
         )
 
 

@@ -26,6 +26,7 @@ from downloader.hub.repo import (
     DEFAULT_REVISION,
     DESCRIPTION,
     DESCRIPTION_LIMIT_CHARS,
+    LIBRARY,
     SHA256,
     TASK,
     Repo,
@@ -168,6 +169,7 @@ class Hub:
             description=_description(card, getattr(info, "description", None)),
             task=_task(getattr(info, "pipeline_tag", None)),
             parameters=counted.total if (counted := getattr(info, "safetensors", None)) else None,
+            library=_library(getattr(info, "library_name", None), getattr(info, "tags", None)),
         )
 
     def _list_files(self, repo: Repo, commit: str) -> list[RepoFile]:
@@ -327,6 +329,14 @@ def _description(card: dict[str, Any], summary: object) -> str | None:
 def _task(found: object) -> str | None:
     """Return the Hub's name of a task; authors may write another, which says nothing here."""
     return found if isinstance(found, str) and TASK.fullmatch(found) else None
+
+
+def _library(name: object, tags: object) -> str | None:
+    """Return what loads a model: the Hub's name of a library, ``gguf`` for GGUF files alone."""
+    known = set(map(str, tags)) if isinstance(tags, list) else set()
+    if "gguf" in known and known.isdisjoint({"safetensors", "pytorch"}):
+        return "gguf"
+    return name if isinstance(name, str) and LIBRARY.fullmatch(name) else None
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -1,36 +1,19 @@
 """The page at ``/``: what is served, and the line that points each tool here."""
 
 from collections.abc import Iterable
-from html import escape
+from importlib.resources import files
 from string import Template
 
+from downloader.markup import (
+    Markup,
+    content_security_policy,
+    element,
+    escape,
+    join,
+    look,
+)
 from downloader.serve.catalogue import Entry
 from downloader.units import format_bytes, format_count
-
-_PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>hf-models: $count</title>
-<style>
-:root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent) }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
-pre { padding: .6rem .8rem; border: 1px solid var(--line); border-radius: .4rem; overflow-x: auto }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line) }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-code { overflow-wrap: anywhere } dt { margin-top: 1rem }
-</style></head><body>
-<h1>hf-models</h1>
-<p>A Hugging Face endpoint with $count. Set one variable, keep the ids.</p>
-<h2>Use it</h2>
-<dl>$tools</dl>
-<h2>Repos</h2>
-<table><thead><tr><th>Repo</th><th>Type</th><th>Revisions</th><th>Commit</th><th>License</th>
-<th class="number">Size</th></tr></thead><tbody>
-$rows
-</tbody></table>
-</body></html>
-""")
 
 _TOOLS = (
     (
@@ -59,24 +42,33 @@ def render_page(entries: Iterable[Entry], revisions: dict[str, list[str]], url: 
     """
     listed = list(entries)
     repo = next((entry.repo.id for entry in listed if entry.repo.type == "model"), "org/name")
-    tools = "".join(
-        f"<dt>{escape(name)}</dt><dd><pre><code>"
-        + escape(Template(line).substitute(url=url, host=url.partition("://")[2], repo=repo))
-        + "</code></pre></dd>"
-        for name, line in _TOOLS
-    )
-    rows = "\n".join(_row(entry, revisions.get(entry.repo.url_path, [])) for entry in listed)
-    return _PAGE.substitute(count=escape(format_count(len(listed), "repo")), tools=tools, rows=rows)
-
-
-def _row(entry: Entry, revisions: list[str]) -> str:
-    size = format_bytes(entry.size_bytes) if entry.size_bytes is not None else ""
-    cells = [
-        f"<code>{escape(entry.repo.id)}</code>",
-        escape(entry.repo.type),
-        escape(", ".join(revisions)),
-        f"<code>{escape(entry.commit[:12])}</code>",
-        escape(entry.license),
+    host = url.partition("://")[2]
+    lines = [
+        (name, Template(line).substitute(url=url, host=host, repo=repo)) for name, line in _TOOLS
     ]
-    row = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr>{row}<td class="number">{escape(size)}</td></tr>'
+    page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    return Template(page).substitute(
+        csp=content_security_policy(look()),
+        style=look(),
+        count=escape(format_count(len(listed), "repo")),
+        tools=join([_tool(name, line) for name, line in lines]),
+        rows=join([_row(entry, revisions.get(entry.repo.url_path, [])) for entry in listed]),
+    )
+
+
+def _tool(name: str, line: str) -> Markup:
+    code = element("pre", element("code", line), tabindex="0")
+    return join([element("dt", name), element("dd", code)])
+
+
+def _row(entry: Entry, revisions: list[str]) -> Markup:
+    size = format_bytes(entry.size_bytes) if entry.size_bytes is not None else ""
+    return element(
+        "tr",
+        element("td", element("code", entry.repo.id)),
+        element("td", entry.repo.type),
+        element("td", ", ".join(revisions)),
+        element("td", element("code", entry.commit[:12])),
+        element("td", entry.license),
+        element("td", size, class_="number"),
+    )

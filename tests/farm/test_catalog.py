@@ -70,7 +70,7 @@ def test_a_tag_says_what_it_carries(tmp_path: Path, indexed: bool, annotated: bo
     assert (found.layers, found.layer_bytes) == (2, sum(map(len, LAYERS)))
     assert (found.license, found.committed_at) == ("Apache-2.0", "2024-05-06T07:08:09Z")
     assert (found.description, found.task) == ("A small model.", "text-generation")
-    assert found.parameters == 1_543_714_304
+    assert (found.parameters, found.library) == (1_543_714_304, "transformers")
 
 
 def test_an_image_of_somebody_else_has_layers_only(tmp_path: Path) -> None:
@@ -100,6 +100,7 @@ def test_a_tag_that_is_not_there(tmp_path: Path) -> None:
         ({"hf-models.description": "x" * 201}, "label description: want one line of at most 200"),
         ({"task": "<b>"}, "label task: want the Hub's name of a task, got '<b>'"),
         ({"parameters": "1.5B"}, "label parameters: want a number, got '1.5B'"),
+        ({"library": "a b"}, "label library: want the Hub's name of a library, got 'a b'"),
     ],
 )
 def test_an_annotation_that_cannot_be(tmp_path: Path, changed: dict[str, str], said: str) -> None:
@@ -272,6 +273,41 @@ def test_catalog_writes_page_and_json(
 
 
 @pytest.mark.docker
+def test_the_last_catalog_says_since_when_a_digest_is_published(
+    store: Registry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_image(store, "same", make_image_plan("org/same"))
+    put_image(store, "moved", make_image_plan("org/moved"))
+    path = models_file(tmp_path, name, tags=("same", "moved", "new", "never"))
+    arguments = ("catalog", "--file", str(path), "--output", str(tmp_path))
+    command(capsys, *arguments)
+    first, _ = read_site(tmp_path)
+    assert [model["published_at"] for model in first["models"]] == [None] * 4
+    first["models"][0]["published_at"] = NOW
+    (tmp_path / "catalog.json").write_text(json.dumps(first))
+    put_image(store, "moved", make_image_plan("org/moved", commit="b" * 40))
+    put_image(store, "new", make_image_plan("org/new"))
+    command(capsys, *arguments)
+    second, _ = read_site(tmp_path)
+    now = second["generated_at"]
+    assert [model["published_at"] for model in second["models"]] == [NOW, now, now, None]
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("last", ["<html>", '{"format_version": 2}', '{"format_version": 1}'])
+def test_a_last_catalog_that_is_none_costs_only_the_dates(
+    store: Registry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], last: str
+) -> None:
+    put_image(store, "tiny", make_image_plan())
+    (tmp_path / "catalog.json").write_text(last)
+    path = models_file(tmp_path, name)
+    code, _, err = command(capsys, "catalog", "--file", str(path), "--output", str(tmp_path))
+    assert code == 0
+    assert "no dates of publication: " in err
+    assert read_site(tmp_path)[0]["models"][0]["published_at"] is None
+
+
+@pytest.mark.docker
 def test_catalog_says_which_registries_have_it(
     store: Registry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -420,7 +456,7 @@ class Elements(HTMLParser):
 
 
 def test_no_text_of_a_registry_becomes_markup() -> None:
-    told = dict.fromkeys(("license", "description", "task"), HOSTILE)
+    told = dict.fromkeys(("license", "description", "task", "library"), HOSTILE)
     page = page_of(ONE, {**told, "commit": "a" * 40, "committed_at": NOW})
     elements = Elements(page)
     assert [tag for tag, _ in elements.found].count("script") == 2
@@ -431,13 +467,13 @@ def test_no_text_of_a_registry_becomes_markup() -> None:
 def test_the_feed_has_the_newest_first_and_no_text_becomes_markup() -> None:
     document = Catalog(tuple(map(Entry, parse_models(ONE))), ("me/x",), NOW).to_json()
     (model,) = document["models"]
-    told = {"registries": ["me/x"], "commit": "a" * 40, "description": HOSTILE}
+    told = {"published": True, "registries": ["me/x"], "commit": "a" * 40, "description": HOSTILE}
     old = model | told | {"tag": "old", "digest": f"sha256:{'1' * 64}", "committed_at": NOW}
-    later = {"digest": f"sha256:{'2' * 64}", "committed_at": "2026-02-03T04:05:06+01:00"}
+    later = {"digest": f"sha256:{'2' * 64}", "published_at": "2026-02-03T04:05:06+01:00"}
     document["models"] = [old, model, old | later | {"tag": "new"}]
     feed = ET.fromstring(render_feed(document))
     atom = "{http://www.w3.org/2005/Atom}"
-    assert feed.findtext(f"{atom}updated") == later["committed_at"]
+    assert feed.findtext(f"{atom}updated") == later["published_at"]
     entries = feed.findall(f"{atom}entry")
     titles = [entry.findtext(f"{atom}title") for entry in entries]
     assert titles == [f"{tag}: {model['repo_id']}" for tag in ("new", "old")]

@@ -11,10 +11,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
 from downloader.farm.catalog.catalog import Catalog, Entry
-from downloader.farm.catalog.page import render_page, words
+from downloader.farm.catalog.page import SOURCE_URL, render_page, words
 from downloader.farm.catalog.published import Published
 from downloader.farm.models import Model, parse_models
 from downloader.image import ImageLabels
@@ -53,12 +53,13 @@ repo = "org/with-a-long-name-as-some-have-{"y" * 60}"
 type = "dataset"
 include = ["*.json"]
 """
-# size, files, layers, license, commit's date, is behind, registries
+# size, parameters, library, license, commit's date, is behind, registries
 FACTS: dict[str, tuple[Any, ...]] = {
-    "middle": (242_000_000, 9, 3, "Apache-2.0", "2024-01-09", False, (GHCR, HUB)),
-    "largest": (63_800_000_000, 1022, 15, "LicenseRef-openrail", "2022-08-21", True, (GHCR,)),
-    "smallest": (999, 10, 2, None, "2025-01-01", None, (GHCR, HUB)),
+    "middle": (242e6, 60e6, "transformers", "Apache-2.0", "2024-01-09", False, (GHCR, HUB)),
+    "largest": (63.8e9, 15.5e9, "gguf", "LicenseRef-openrail", "2022-08-21", True, (GHCR,)),
+    "smallest": (999, None, None, None, "2025-01-01", None, (GHCR, HUB)),
 }
+DIGEST = digest_of(b"")
 ORDER = ["middle", "largest", "absent", "smallest"]
 
 
@@ -66,18 +67,22 @@ def make_entry(model: Model) -> Entry:
     facts = FACTS.get(model.tag.split("-", maxsplit=1)[0])
     if facts is None:
         return Entry(model)
-    size, count, layers, license_, date, behind, registries = facts
+    size, parameters, library, license_, date, behind, registries = facts
     labels = ImageLabels(model.repo, "ab" * 20, "main", "-" in model.tag, behind is True, False)
     image = Published(
-        model.tag,
-        digest_of(b""),
-        labels,
-        license_,
-        count,
-        size,
-        layers,
-        size + 1,
-        f"{date}T00:00:00Z",
+        tag=model.tag,
+        digest=DIGEST,
+        labels=labels,
+        license=license_,
+        files=9,
+        size_bytes=int(size),
+        layers=3,
+        layer_bytes=int(size),
+        committed_at=f"{date}T00:00:00Z",
+        description="What its card says" if library else None,
+        task="text-generation" if library else None,
+        parameters=parameters and int(parameters),
+        library=library,
     )
     return Entry(model, image, registries, behind)
 
@@ -105,7 +110,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     entries = tuple(make_entry(model) for model in models)
     document = Catalog(entries, models.registries, "2026-01-02T03:04:05Z").to_json()
     directory = tmp_path_factory.mktemp("site")
+    document["models"][0]["published_at"] = "2026-01-01T00:00:00Z"
     (directory / "index.html").write_text(render_page(document), encoding="utf-8")
+    # The same page of nothing, of one model, of models that are not there, and of very many.
+    several = [document["models"][0] | {"tag": f"m{i}"} for i in range(300)]
+    for name, models in {
+        "none": [],
+        "one": document["models"][:1],
+        "missing": document["models"][2:3],
+        "many": several,
+    }.items():
+        page = render_page(document | {"models": models})
+        (directory / f"{name}.html").write_text(page, encoding="utf-8")
     (directory / "catalog.json").write_text(json.dumps(document), encoding="utf-8")
     with served(directory) as url:
         yield url
@@ -166,10 +182,27 @@ def shown(page: Page) -> list[str]:
     return [tag.split("-", maxsplit=1)[0] for tag in tags]
 
 
-def commands(page: Page) -> dict[str, str]:
-    rows = page.locator("tbody:has(.line)")
-    tags = [tag.split("-", maxsplit=1)[0] for tag in rows.locator(".tag").all_inner_texts()]
-    return dict(zip(tags, rows.locator(".line code").all_inner_texts(), strict=True))
+def opened(page: Page, tag: str) -> Locator:
+    """Return the row of a tag, with its commands open."""
+    row = page.locator(f"tbody[id^=m-{tag}]")
+    if not row.locator("details[open]").count():
+        row.locator("summary").click()
+    # The choices come with the page's own event.
+    expect(row.locator("#chooser")).to_be_visible()
+    return row
+
+
+def command(page: Page, tag: str, name: str | None = None) -> str:
+    """Return the command that a row shows, after choosing one by its name."""
+    row = opened(page, tag)
+    if name:
+        row.get_by_role("radio", name=name, exact=True).check()
+    return row.locator(".line code").inner_text()
+
+
+def choices(page: Page, tag: str) -> list[str]:
+    labels = opened(page, tag).locator(".choices label:not([hidden])")
+    return labels.all_inner_texts()
 
 
 def sort(page: Page, name: str) -> str | None:
@@ -204,9 +237,51 @@ def test_search_that_finds_nothing_can_be_cleared(browser: Browser) -> None:
     page.get_by_label("Search").fill("nothing like this")
     assert shown(page) == []
     expect(page.get_by_text("No model matches.")).to_be_visible()
-    page.get_by_role("button", name="Clear the search").click()
+    page.get_by_role("button", name="Clear search and filters").click()
     assert shown(page) == ORDER
     expect(page.locator("#empty")).to_be_hidden()
+
+
+FILTERS = {
+    "Task": {"text-generation": ["middle", "largest"]},
+    "Parameters": {"< 1B": ["middle"], "10B – 100B": ["largest"], "> 100B": []},
+    "License": {"Apache-2.0": ["middle"], "openrail": ["largest"]},
+    "Size": {"< 1 GB": ["middle", "smallest"], "1 – 10 GB": [], "10 – 100 GB": ["largest"]},
+}
+
+
+def test_filters(browser: Browser) -> None:
+    page = browser.open()
+    for name, found in FILTERS.items():
+        for choice, left in found.items():
+            page.get_by_label(name, exact=True).select_option(label=choice)
+            assert shown(page) == left
+            expect(page.locator("#count")).to_contain_text(f"{len(left)} / 4")
+        page.get_by_label(name, exact=True).select_option(label="Any")
+    page.get_by_label("Size", exact=True).select_option(label="< 1 GB")
+    page.get_by_label("Task", exact=True).select_option(label="text-generation")
+    page.get_by_label("Search").fill("openrail")
+    expect(page.get_by_text("No model matches.")).to_be_visible()
+    page.get_by_role("button", name="Clear search and filters").click()
+    assert shown(page) == ORDER
+
+
+def test_nothing_to_show_says_why(browser: Browser) -> None:
+    for path, said in {"none": "no_models", "missing": "nothing_published"}.items():
+        for scripts in (True, False):
+            page = browser.open(f"{path}.html", java_script_enabled=scripts)
+            expect(page.get_by_text(words()["en"][said])).to_be_visible()
+            expect(page.locator("#empty")).to_be_hidden()
+    page = browser.open()
+    expect(page.locator(".nothing")).to_have_count(0)
+
+
+def test_many_models_are_found_one_by_one(browser: Browser) -> None:
+    page = browser.open("many.html")
+    assert len(shown(page)) == 300
+    page.get_by_label("Search").fill("m299")
+    assert shown(page) == ["m299"]
+    assert command(page, "m299") == f"hf-models restore {GHCR}:m299"
 
 
 # --- sort ---------------------------------------------------------------------------------
@@ -217,10 +292,9 @@ SORTED = {
     "Model": ("absent largest middle smallest", "smallest middle largest absent"),
     "License": ("middle largest absent smallest", "largest middle absent smallest"),
     "Size": ("largest middle smallest absent", "smallest middle largest absent"),
-    "Files": ("largest smallest middle absent", "middle smallest largest absent"),
-    "Layers": ("largest middle smallest absent", "smallest middle largest absent"),
+    "Parameters": ("largest middle absent smallest", "middle largest absent smallest"),
     "Commit": ("smallest middle largest absent", "largest middle smallest absent"),
-    "Status": ("middle smallest largest absent", "absent largest middle smallest"),
+    "Published": ("middle smallest largest absent", "largest smallest middle absent"),
 }
 
 
@@ -228,7 +302,7 @@ def test_sort(browser: Browser) -> None:
     page = browser.open()
     for column, (first, second) in SORTED.items():
         assert shown(page) == ORDER
-        is_text = column in {"Model", "License", "Status"}
+        is_text = column in {"Model", "License"}
         directions = ["ascending", "descending"] if is_text else ["descending", "ascending"]
         assert sort(page, column) == directions[0]
         assert shown(page) == first.split()
@@ -249,18 +323,40 @@ def test_one_column_is_sorted_at_a_time(browser: Browser) -> None:
 
 def test_commands(browser: Browser) -> None:
     page = browser.open()
-    assert commands(page)["middle"] == f"hf-models restore {GHCR}:middle"
-    page.get_by_label("docker run … export").check()
+    assert command(page, "middle") == f"hf-models restore {GHCR}:middle"
     run = f"docker run --rm -v ~/.cache/huggingface:/export {GHCR}:middle export"
-    assert commands(page)["middle"] == run
-    page.get_by_label("hf-models restore").check()
-    assert commands(page)["middle"] == f"hf-models restore {GHCR}:middle"
-    assert "absent" not in commands(page)
+    assert command(page, "middle", "docker run … export") == run
+    assert command(page, "middle", "docker pull") == f"docker pull {GHCR}:middle"
+    assert command(page, "middle", "vLLM") == "HF_HUB_OFFLINE=1 vllm serve Salesforce/codet5-small"
+    assert 'pipeline("text-generation", model="Salesforce/codet5-small")' in command(
+        page, "middle", "transformers"
+    )
+    assert page.locator("#m-absent summary").count() == 0
+
+
+def test_the_commands_fit_the_model(browser: Browser) -> None:
+    page = browser.open()
+    every = ["hf-models restore", "docker run … export", "docker pull", "hf-models serve"]
+    assert choices(page, "middle") == [*every, "transformers", "vLLM"]
+    assert choices(page, "largest") == [*every, "llama.cpp"]
+    assert choices(page, "smallest") == [*every, "datasets"]
+
+
+def test_one_row_is_open_at_a_time_and_keeps_the_choice(browser: Browser) -> None:
+    page = browser.open()
+    command(page, "middle", "docker pull")
+    assert command(page, "largest") == f"docker pull {GHCR}:largest"
+    assert page.locator("tbody details[open]").count() == 1
+    command(page, "largest", "llama.cpp")
+    # Where the choice does not fit, the first command stands.
+    assert command(page, "middle") == f"hf-models restore {GHCR}:middle"
+    page = browser.open("one.html")
+    expect(page.locator("#m-middle .line")).to_be_visible()
 
 
 def test_copy(browser: Browser) -> None:
     page = browser.open(permissions=["clipboard-read", "clipboard-write"])
-    page.get_by_label("hf-models restore").check()
+    command(page, "largest", "hf-models restore")
     button = page.get_by_role("button", name="Copy the command for largest")
     button.click()
     expect(button).to_have_text("Copied")
@@ -272,6 +368,7 @@ def test_copy(browser: Browser) -> None:
 def test_copy_where_the_clipboard_is_not_allowed(browser: Browser) -> None:
     page = browser.open()
     page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    opened(page, "middle")
     page.get_by_role("button", name="Copy the command for middle").click()
     expect(page.locator("#said")).not_to_be_empty()
     assert page.evaluate("getSelection().toString()") == f"hf-models restore {GHCR}:middle"
@@ -280,10 +377,11 @@ def test_copy_where_the_clipboard_is_not_allowed(browser: Browser) -> None:
 def test_another_registry_rewrites_the_commands(browser: Browser) -> None:
     page = browser.open()
     page.get_by_label("Registry").select_option(HUB)
-    found = commands(page)
-    assert found["middle"] == f"hf-models restore {HUB}:middle"
-    assert found["largest"] == f"hf-models restore {GHCR}:largest"
-    note = page.locator("tbody:has-text('largest') .elsewhere")
+    assert command(page, "middle") == f"hf-models restore {HUB}:middle"
+    # Nobody asked this registry for the digest.
+    expect(page.locator("#m-middle .pin")).to_be_hidden()
+    assert command(page, "largest") == f"hf-models restore {GHCR}:largest"
+    note = page.locator("#m-largest .elsewhere")
     expect(note).to_have_text(f"{HUB}: not in the chosen registry; shown for {GHCR}")
 
 
@@ -294,22 +392,30 @@ MIRRORS = {
 }
 
 
-def test_a_mirror_rewrites_the_commands(browser: Browser) -> None:
+def test_a_mirror_is_in_the_commands_and_the_pin(browser: Browser) -> None:
     page = browser.open()
+    pin = page.locator("#m-middle .pin samp")
     for typed, host in MIRRORS.items():
         page.get_by_label("Mirror").fill(typed)
-        assert commands(page)["middle"] == f"hf-models restore {host}/me/hf-models:middle"
+        # Our own commands keep the image's name, and fall back to its registry.
+        restore = f"hf-models restore {GHCR}:middle --mirror {host}"
+        assert command(page, "middle", "hf-models restore") == restore
+        assert command(page, "middle", "hf-models serve").endswith(f":middle --mirror {host}")
+        expect(pin).to_have_text(f"{GHCR}@{DIGEST}")
+        mirrored = f"{host}/me/hf-models"
+        assert command(page, "middle", "docker pull") == f"docker pull {mirrored}:middle"
+        expect(pin).to_have_text(f"{mirrored}@{DIGEST}")
     page.get_by_label("Mirror").fill("")
-    assert commands(page)["middle"] == f"hf-models restore {GHCR}:middle"
+    assert command(page, "middle") == f"docker pull {GHCR}:middle"
+    expect(pin).to_have_text(f"{GHCR}@{DIGEST}")
 
 
 def test_a_mirror_of_one_registry_says_nothing_of_what_is_in_another(browser: Browser) -> None:
     page = browser.open()
     page.get_by_label("Registry").select_option(HUB)
     page.get_by_label("Mirror").fill("mirror.example")
-    found = commands(page)
-    assert found["middle"] == "hf-models restore mirror.example/me/hf-models:middle"
-    assert found["largest"] == f"hf-models restore {GHCR}:largest"
+    assert command(page, "middle") == f"hf-models restore {HUB}:middle --mirror mirror.example"
+    assert command(page, "largest") == f"hf-models restore {GHCR}:largest"
 
 
 def test_a_mirror_that_is_none_changes_no_command(browser: Browser) -> None:
@@ -317,7 +423,7 @@ def test_a_mirror_that_is_none_changes_no_command(browser: Browser) -> None:
     field = page.get_by_label("Mirror")
     for typed in ("a b", "x; rm -rf ~", "$(id)", "-x", "a/../b"):
         field.fill(typed)
-        assert commands(page)["middle"] == f"hf-models restore {GHCR}:middle"
+        assert command(page, "middle") == f"hf-models restore {GHCR}:middle"
         assert field.get_attribute("aria-invalid") == "true"
         expect(page.get_by_role("alert")).to_contain_text("Want a host")
 
@@ -326,12 +432,12 @@ def test_choices_are_remembered(browser: Browser) -> None:
     page = browser.open()
     page.get_by_label("Registry").select_option(HUB)
     page.get_by_label("Mirror").fill("mirror.example")
-    page.get_by_label("hf-models restore").check()
+    command(page, "middle", "docker pull")
     page.get_by_role("button", name="Switch to dark colors").click()
     page.get_by_role("button", name="切换到中文").click()
     page.reload()
     assert page.get_by_label("镜像仓库").input_value() == HUB
-    assert commands(page)["middle"] == "hf-models restore mirror.example/me/hf-models:middle"
+    assert command(page, "middle") == "docker pull mirror.example/me/hf-models:middle"
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
 
@@ -352,15 +458,17 @@ def test_everything_by_keyboard(browser: Browser) -> None:
     assert page.get_by_label("Search").input_value() == "a/b"
     page.keyboard.press("Escape")
     assert page.get_by_label("Search").input_value() == ""
-    for _ in range(3):  # Model, License, Size
-        page.keyboard.press("Tab")
+    page.locator("[data-sort=size]").focus()
     page.keyboard.press("Enter")
     assert shown(page) == ["largest", "middle", "smallest", "absent"]
-    page.locator("[name=command]").first.focus()
+    page.locator("#m-middle summary").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#m-middle #chooser")).to_be_visible()
+    page.keyboard.press("Tab")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    assert commands(page)["middle"] == f"docker pull {GHCR}:middle"
-    page.locator("tbody").first.locator("code").focus()
+    assert command(page, "middle") == f"docker pull {GHCR}:middle"
+    page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     assert focused(page) == "copy"
     page.keyboard.press("Enter")
@@ -377,6 +485,8 @@ def test_the_first_tab_skips_to_the_models(browser: Browser) -> None:
 
 def test_every_stop_of_the_tab_key_is_seen(browser: Browser) -> None:
     page = browser.open()
+    opened(page, "middle")
+    page.evaluate("document.activeElement.blur()")
     stops = 0
     while True:
         page.keyboard.press("Tab")
@@ -389,7 +499,7 @@ def test_every_stop_of_the_tab_key_is_seen(browser: Browser) -> None:
           return getComputedStyle(at.type === "radio" ? at.nextElementSibling : at).outlineStyle;
         }""")
         assert outline == "solid", focused(page)
-    assert stops > 20
+    assert stops > 12
 
 
 # --- languages, colors, sizes -------------------------------------------------------------
@@ -445,6 +555,7 @@ AA = 4.5
 @pytest.mark.parametrize("javascript", [True, False], ids=["js", "no js"])
 def test_every_text_has_enough_contrast(browser: Browser, scheme: str, javascript: bool) -> None:
     page = browser.open(color_scheme=scheme, java_script_enabled=javascript)
+    page.locator("tbody summary").first.click()
     found = page.evaluate(CONTRAST)
     assert len(found) > 40
     assert not [pair for pair in found if pair[0] < AA]
@@ -472,7 +583,8 @@ TOO_WIDE = """() => [...document.querySelectorAll("main *, header *")]
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Browser, locale: str) -> None:
     page = browser.open(locale=locale)
-    for width in (360, 600, 820, 1000):
+    opened(page, "smallest")
+    for width in (360, 390, 600, 820, 1000):
         page.set_viewport_size({"width": width, "height": 740})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(TOO_WIDE) == []
@@ -487,6 +599,7 @@ def test_a_phone_can_sort_and_copy(browser: Browser) -> None:
     )
     page.get_by_role("columnheader", name="Size").get_by_role("button").tap()
     assert shown(page)[0] == "largest"
+    opened(page, "largest")
     copy = page.get_by_role("button", name="Copy the command for largest")
     box = copy.bounding_box()
     assert box is not None
@@ -498,9 +611,10 @@ def test_a_phone_can_sort_and_copy(browser: Browser) -> None:
 def test_without_javascript_it_is_a_plain_table(browser: Browser) -> None:
     page = browser.open(java_script_enabled=False)
     assert shown(page) == ORDER
+    page.locator("#m-middle summary").click()
     expect(page.get_by_text(f"hf-models restore {GHCR}:middle")).to_be_visible()
     expect(page.locator(".notice")).to_be_visible()
-    for gone in ("#search", "#theme", "#language", ".copy >> nth=0"):
+    for gone in ("#search", "#theme", "#language", "#chooser", ".copy >> nth=0"):
         expect(page.locator(gone)).to_be_hidden()
     for button in page.locator("thead button").all():
         expect(button).to_be_disabled()
@@ -508,15 +622,16 @@ def test_without_javascript_it_is_a_plain_table(browser: Browser) -> None:
 
 def test_a_table_stays_a_table_for_screen_readers_on_a_phone(browser: Browser) -> None:
     page = browser.open(viewport={"width": 360, "height": 740})
-    assert page.get_by_role("columnheader").count() == 7
+    assert page.get_by_role("columnheader").count() == 6
     assert page.get_by_role("rowheader").count() == 4
     row = page.get_by_role("row", name="middle")
-    expect(row.first.get_by_role("cell").nth(1)).to_contain_text("242 MB")
+    expect(row.first.get_by_role("cell").nth(2)).to_contain_text("242 MB")
 
 
 def test_an_address_leads_to_one_model(browser: Browser) -> None:
     page = browser.open("#m-largest", viewport={"width": 800, "height": 300})
     expect(page.locator("#m-largest .tag")).to_be_in_viewport()
+    expect(page.locator("#m-largest .line")).to_be_visible()
 
 
 def test_the_policy_forbids_whatever_is_not_the_page(browser: Browser) -> None:
@@ -535,10 +650,28 @@ def test_the_policy_forbids_whatever_is_not_the_page(browser: Browser) -> None:
     browser.problems.clear()
 
 
-def test_links_lead_to_repo_and_commit(browser: Browser) -> None:
+def test_links_lead_to_repo_commit_image_and_attestations(browser: Browser) -> None:
     page = browser.open()
     repo = page.get_by_role("link", name="bigcode/starcoder")
     assert repo.get_attribute("href") == "https://huggingface.co/bigcode/starcoder"
     long = page.locator("tbody").last.locator(".commit")
     assert str(long.get_attribute("href")).startswith("https://huggingface.co/datasets/org/")
     assert str(long.get_attribute("href")).endswith(f"/tree/{'ab' * 20}")
+    row = opened(page, "middle")
+    addresses = {
+        GHCR: f"https://{GHCR}",
+        HUB: "https://hub.docker.com/r/me/hf-models/tags?name=middle",
+        "Attestations": f"{SOURCE_URL}/attestations",
+    }
+    for name, address in addresses.items():
+        assert row.get_by_role("link", name=name).get_attribute("href") == address
+
+
+def test_a_phone_shows_search_and_the_first_model(browser: Browser) -> None:
+    page = browser.open(viewport={"width": 390, "height": 844})
+    expect(page.get_by_label("Search")).to_be_in_viewport()
+    expect(page.locator("#m-middle .tag")).to_be_in_viewport()
+    expect(page.get_by_label("Mirror")).to_be_hidden()
+    page.get_by_text("Filters, registry, mirror").click()
+    page.get_by_label("Mirror").fill("mirror.example")
+    assert command(page, "middle").endswith(" --mirror mirror.example")

@@ -148,6 +148,26 @@ def test_task_and_parameters_are_the_hub_s(
     assert Snapshot.from_json(found.to_json()) == found
 
 
+@pytest.mark.parametrize(
+    ("name", "tags", "want"),
+    [
+        ("transformers", ["safetensors"], "transformers"),
+        ("transformers", ["gguf", "safetensors"], "transformers"),
+        ("transformers", ["gguf"], "gguf"),
+        ("$(id)", [], None),
+        (None, [], None),
+    ],
+)
+def test_library_is_what_loads_the_weights(
+    server: HubServer, hub: Hub, name: object, tags: list[str], want: str | None
+) -> None:
+    values = {"library_name": name, "tags": tags}
+    server.add_fault(faults.ChangedJson(path="/api/*/revision/*", values=values))
+    found = hub.resolve(MODEL)
+    assert found.library == want
+    assert Snapshot.from_json(found.to_json()) == found
+
+
 def test_all_pages_of_a_mirror_that_forgets_to_rewrite_link(server: HubServer, hub: Hub) -> None:
     server.add_fault(faults.LinkNotRewritten(path="/api/*/tree/*"))
     assert len(hub.resolve(Repo("model", "org/many")).files) == 25

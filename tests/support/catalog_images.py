@@ -45,6 +45,7 @@ def make_image_plan(repo_id: str = "org/tiny", **fields: Any) -> Plan:
         "description": "A small model.",
         "task": "text-generation",
         "parameters": 1_543_714_304,
+        "library": "transformers",
         "committed_at": datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC),
     }
     return make_plan(Snapshot(repo=Repo("model", repo_id), files=files, **{**usual, **fields}))

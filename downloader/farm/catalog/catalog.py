@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from downloader import __version__
+from downloader.document import Document
 from downloader.errors import (
     HfModelsError,
     HubError,
@@ -13,7 +14,7 @@ from downloader.errors import (
     RegistryError,
     TransportError,
 )
-from downloader.farm.catalog.published import Published, read_published
+from downloader.farm.catalog.published import DATE, WANT_DATE, Published, read_published
 from downloader.farm.models import Model, Models
 from downloader.hub.repo import Repo
 from downloader.image import HUB_URL
@@ -192,4 +193,36 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "description": published.description if published else None,
         "task": published.task if published else None,
         "parameters": published.parameters if published else None,
+        "library": published.library if published else None,
+        "published_at": None,
     }
+
+
+def date_published(document: dict[str, Any], previous: Document) -> dict[str, Any]:
+    """Return the catalogue with the dates on which its digests were first seen.
+
+    No registry says when it got a manifest, and an image, the same wherever it is made, cannot.
+    So the catalogue before says it: what it did not have was published since.
+
+    Args:
+        document: Of `Catalog.to_json`.
+        previous: The last such document.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    if previous.get("format_version") != FORMAT_VERSION:
+        raise previous.failure("format_version", str(FORMAT_VERSION))
+    known = {
+        (item.text("tag"), item.get("digest")): item.text("published_at", DATE, WANT_DATE)
+        if item.get("published_at")
+        else None
+        for item in previous.objects("models")
+    }
+
+    def date(model: dict[str, Any]) -> str | None:
+        here = (model["tag"], model["digest"])
+        return known.get(here, document["generated_at"]) if model["published"] else None
+
+    models = [model | {"published_at": date(model)} for model in document["models"]]
+    return document | {"models": models}

@@ -1,10 +1,11 @@
 "use strict";
 (() => {
-  const { catalog, words, commands } = JSON.parse(document.getElementById("data").textContent);
+  const { catalog, words, commands, fitting } = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
   const byId = (id) => document.getElementById(id);
   const table = byId("models"), search = byId("search"), registry = byId("registry");
-  const mirror = byId("mirror"), said = byId("said");
+  const mirror = byId("mirror"), said = byId("said"), chooser = byId("chooser");
+  const filters = ["task", "parameters", "license", "size"].map((key) => byId("filter-" + key));
   // host, host:port, and a path for registries that proxy others under one
   const HOST = /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(\/[a-z0-9]+([._\/-]+[a-z0-9]+)*)?$/i;
 
@@ -19,7 +20,7 @@
 
   const rows = catalog.models.map((model, place) => ({
     model, place, body: byId("m-" + model.tag),
-    text: [model.tag, model.repo_id, model.license, model.commit, model.repo_type, model.task, model.description]
+    text: [model.tag, model.repo_id, model.license, model.commit, model.repo_type, model.task, model.library, model.description]
       .filter(Boolean).join(" ").toLowerCase(),
   }));
 
@@ -54,6 +55,9 @@
     button.textContent = word("language");
     button.setAttribute("aria-label", word("language_label"));
     button.lang = language === "zh" ? "en" : "zh-CN";
+    for (const item of table.querySelectorAll(".copy")) {
+      item.setAttribute("aria-label", `${word("copy_of")} ${item.closest("tbody").querySelector(".tag").textContent}`);
+    }
     for (const [key, help] of [["gated", "gated_help"], ["partial", "partial_help"], ["behind", "behind_help"]]) {
       for (const item of table.querySelectorAll("." + key)) item.title = word(help);
     }
@@ -66,7 +70,10 @@
   });
 
   // --- commands ---------------------------------------------------------------------------
-  const chosen = () => document.querySelector("input[name=command]:checked").value;
+  // One chooser for all rows: it goes where one is open.
+  const radios = [...chooser.querySelectorAll("input")];
+  const isOpen = (row) => Boolean(row.body.querySelector("details[open]"));
+  const HELPS = { restore: 1, export: 1, pull: 1, serve: 1, llama: 1 };
 
   function mirrorHost() {
     const text = mirror.value.trim().replace(/^https?:\/\//i, "").replace(/\/+$/, "");
@@ -76,32 +83,49 @@
     return isWrong ? "" : text;
   }
 
-  function showCommands() {
-    const key = chosen(), host = mirrorHost();
-    byId("help").textContent = word(key + "_help");
-    for (const { model, body } of rows) {
-      if (!model.published) continue;
-      const isThere = model.registries.includes(registry.value);
-      const name = isThere ? registry.value : model.registries[0];
-      // A mirror is one of the chosen registry: it has nothing of another.
-      const image = (host && isThere ? host + name.slice(name.indexOf("/")) : name) + ":" + model.tag;
-      body.querySelector("code").textContent = commands[key].replace("{image}", image);
-      // Only the first registry that has it was asked for the digest.
-      const pin = body.querySelector(".pin");
-      if (pin) pin.hidden = name !== model.registries[0];
-      if (pin) pin.querySelector("samp").textContent = image.slice(0, -model.tag.length - 1) + "@" + model.digest;
-      const copy = body.querySelector(".copy");
-      copy.hidden = false;
-      copy.setAttribute("aria-label", `${word("copy_of")} ${model.tag}`);
-      const note = body.querySelector(".elsewhere");
-      note.hidden = isThere;
-      note.textContent = isThere ? "" : `${registry.value}: ${word("only_in")} ${name}`;
-    }
+  function choose(tag) {
+    const wanted = memory.get("command") || "restore";
+    for (const radio of radios) radio.parentElement.hidden = !fitting[tag].includes(radio.value);
+    const key = fitting[tag].includes(wanted) ? wanted : "restore";
+    radios.find((radio) => radio.value === key).checked = true;
+    byId("help").textContent = word((key in HELPS ? key : "load") + "_help");
+    return key;
   }
 
-  for (const radio of document.querySelectorAll("input[name=command]")) {
-    radio.addEventListener("change", () => { memory.set("command", chosen()); showCommands(); });
+  function showCommand({ model, body }) {
+    const details = body.querySelector("details"), line = details.querySelector(".line");
+    if (line.previousElementSibling !== chooser) details.insertBefore(chooser, line);
+    chooser.hidden = false;
+    const isThere = model.registries.includes(registry.value);
+    const name = isThere ? registry.value : model.registries[0];
+    // A mirror is one of the chosen registry: it has nothing of another.
+    const host = isThere ? mirrorHost() : "";
+    const mirrored = host ? host + name.slice(name.indexOf("/")) : name;
+    const command = commands[choose(model.tag)];
+    const values = {
+      origin: `${name}:${model.tag}`, image: `${mirrored}:${model.tag}`, mirror: host ? ` --mirror ${host}` : "",
+      repo: model.repo_id, task: model.task,
+    };
+    line.querySelector("code").textContent = command.replace(/\{(\w+)\}/g, (_, key) => values[key]);
+    // Only the first registry that has it was asked for the digest.
+    const pin = details.querySelector(".pin");
+    pin.hidden = name !== model.registries[0];
+    pin.querySelector("samp").textContent = `${command.includes("{image}") ? mirrored : name}@${model.digest}`;
+    const note = details.querySelector(".elsewhere");
+    note.hidden = isThere;
+    note.textContent = isThere ? "" : `${registry.value}: ${word("only_in")} ${name}`;
   }
+
+  function showCommands() {
+    mirrorHost();
+    const row = rows.find(isOpen);
+    if (row) showCommand(row);
+  }
+
+  table.addEventListener("toggle", (event) => {
+    if (event.target.open) showCommand(rows.find((row) => row.body.contains(event.target)));
+  }, true);
+  chooser.addEventListener("change", (event) => { memory.set("command", event.target.value); showCommands(); });
   registry.addEventListener("change", () => { memory.set("registry", registry.value); showCommands(); });
   mirror.addEventListener("input", () => { memory.set("mirror", mirror.value.trim()); showCommands(); });
 
@@ -140,22 +164,38 @@
     }, 2000);
   });
 
-  // --- search -----------------------------------------------------------------------------
+  // --- search and filters -----------------------------------------------------------------
+  function isWithin(number, band) {
+    if (number === null) return false;
+    const [from, to] = band.split("-").map((power) => (power ? 10 ** power : Infinity));
+    return number >= (from > 1 ? from : 0) && number < to;
+  }
+  const tests = [
+    (model, value) => model.task === value,
+    (model, value) => isWithin(model.parameters, value),
+    (model, value) => model.license === value,
+    (model, value) => isWithin(model.size_bytes, value),
+  ];
+
   function showFound() {
     const terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const isFiltered = terms.length > 0 || filters.some((item) => item.value);
     let shown = 0;
     for (const row of rows) {
-      row.body.hidden = !terms.every((term) => row.text.includes(term));
+      row.body.hidden = !(terms.every((term) => row.text.includes(term))
+        && filters.every((item, i) => !item.value || tests[i](row.model, item.value)));
       shown += row.body.hidden ? 0 : 1;
     }
-    byId("count").firstElementChild.textContent = terms.length ? `${shown} / ${rows.length}` : `${shown}`;
-    byId("empty").hidden = shown > 0;
+    byId("count").firstElementChild.textContent = isFiltered ? `${shown} / ${rows.length}` : `${shown}`;
+    byId("empty").hidden = shown > 0 || !isFiltered;
+    table.hidden = shown === 0;
   }
   function clear() {
-    search.value = "";
+    for (const item of [search, ...filters]) item.value = "";
     showFound();
     search.focus();
   }
+  for (const item of filters) item.addEventListener("change", showFound);
   search.addEventListener("input", showFound);
   byId("clear").addEventListener("click", clear);
   document.addEventListener("keydown", (event) => {
@@ -173,18 +213,16 @@
 
   // --- sort -------------------------------------------------------------------------------
   const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
-  const rank = (model) => (model.published ? (model.behind ? 1 : 0) : 2);
   const keys = {
     model: (model) => model.tag,
     license: (model) => model.license,
     size: (model) => model.size_bytes,
-    files: (model) => model.files,
-    layers: (model) => model.layers,
+    parameters: (model) => model.parameters,
     version: (model) => model.committed_at,
-    status: rank,
+    published: (model) => (model.published ? model.published_at || model.committed_at : null),
   };
   // Numbers and dates are of interest from the largest down.
-  const DESCENDING = new Set(["size", "files", "layers", "version"]);
+  const DESCENDING = new Set(["size", "parameters", "version", "published"]);
 
   function compare(key, direction) {
     return (a, b) => {
@@ -219,10 +257,15 @@
   const theme = memory.get("theme");
   if (theme === "light" || theme === "dark") root.dataset.theme = theme;
   if (catalog.registries.includes(memory.get("registry"))) registry.value = memory.get("registry");
-  const remembered = document.querySelector(`input[name=command][value="${CSS.escape(memory.get("command") || "")}"]`);
-  if (remembered) remembered.checked = true;
   mirror.value = memory.get("mirror") || "";
+  for (const item of table.querySelectorAll(".copy")) item.hidden = false;
+  byId("tools").hidden = byId("count").hidden = rows.length === 0;
+  byId("more").open = matchMedia("(min-width: 60.01rem)").matches;
   byId("language").hidden = byId("theme").hidden = false;
   setLanguage(memory.get("language") || (/^zh\b/i.test(navigator.language) ? "zh" : "en"));
   showFound();
+  // The one that the address names is open, and the only one that there is.
+  const open = rows.length === 1 ? rows[0] : rows.find(({ body }) => "#" + body.id === location.hash);
+  const details = open && open.body.querySelector("details");
+  if (details) details.open = true;
 })();

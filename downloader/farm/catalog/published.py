@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from downloader.errors import ProtocolError
-from downloader.hub.repo import DESCRIPTION, TASK, WANT_DESCRIPTION, WANT_TASK
+from downloader.hub.repo import (
+    DESCRIPTION,
+    LIBRARY,
+    TASK,
+    WANT_DESCRIPTION,
+    WANT_LIBRARY,
+    WANT_TASK,
+)
 from downloader.image import PREFIX, ImageLabels, parse_labels
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import (
@@ -24,7 +31,8 @@ from downloader.publish.copy import read_blob
 CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
 _ANNOTATION = "org.opencontainers.image"
 _PREFERRED = "linux/amd64"
-_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
+DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
+WANT_DATE = "a date by RFC 3339"
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Published:
         description: One line of the model card; None where nothing is stated.
         task: The Hub's ``pipeline_tag``; None where nothing is stated.
         parameters: How many the model has; None where nothing is stated.
+        library: What loads it, as the Hub names it; None where nothing is stated.
     """
 
     tag: str
@@ -58,6 +67,7 @@ class Published:
     description: str | None = None
     task: str | None = None
     parameters: int | None = None
+    library: str | None = None
 
 
 def read_published(store: Store, tag: str) -> Published | None:
@@ -89,6 +99,7 @@ def read_published(store: Store, tag: str) -> Published | None:
         description=_line(facts, "description", DESCRIPTION, WANT_DESCRIPTION),
         task=_line(facts, "task", TASK, WANT_TASK),
         parameters=_number(facts, "parameters"),
+        library=_line(facts, "library", LIBRARY, WANT_LIBRARY),
     )
 
 
@@ -144,6 +155,6 @@ def _line(facts: Mapping[str, str], key: str, pattern: re.Pattern[str], want: st
 
 
 def _date(text: str | None) -> str | None:
-    if text is not None and not _DATE.fullmatch(text):
-        raise ProtocolError(f"label created: want a date by RFC 3339, got {text[:40]!r}")
+    if text is not None and not DATE.fullmatch(text):
+        raise ProtocolError(f"label created: want {WANT_DATE}, got {text[:40]!r}")
     return text

@@ -1,7 +1,11 @@
 """HTML that cannot be forgotten to be escaped: text is escaped unless it is markup already."""
 
+import base64
+import hashlib
 import html
 import json
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from downloader.text import visible
@@ -13,7 +17,7 @@ class Markup(str):
     __slots__ = ()
 
 
-def element(name: str, *children: str | None, **attributes: str | bool | None) -> Markup:
+def element(name: str, /, *children: str | None, **attributes: str | bool | None) -> Markup:
     """Return an element; an underscore in an attribute's name is a dash, at its end nothing.
 
     Args:
@@ -50,6 +54,30 @@ def join(parts: list[Markup]) -> Markup:
 def escape(text: str) -> Markup:
     """Return text as HTML, fit for an attribute as well; markup as it is."""
     return text if isinstance(text, Markup) else Markup(html.escape(visible(text)))
+
+
+@cache
+def look() -> str:
+    """Return the style sheet that every page begins with: colors, type, tables."""
+    return files("downloader").joinpath("look.css").read_text(encoding="utf-8")
+
+
+def content_security_policy(style: str, script: str | None = None) -> str:
+    """Return a policy that allows exactly these two texts and the inline icon."""
+    allowed = {
+        "default-src": "'none'",
+        "style-src": _hash(style),
+        "script-src": "'none'" if script is None else _hash(script),
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{key} {value}" for key, value in allowed.items())
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _attributes(attributes: dict[str, str | bool | None]) -> str:
