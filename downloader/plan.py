@@ -1,12 +1,13 @@
 """Snapshot and limits to layers, parts and shards. Pure: same input, same plan, everywhere.
 
-Three kinds of layers, bottom first:
+Four kinds of layers, bottom first:
 
 - **file**: one large file, or one part of a file that is larger than a layer may be;
 - **shared**: small files together; the model card apart, because it changes most often;
-- **metadata**: refs, snapshot links, trees and the export script. Always last, and tiny.
+- **programs**: the export script, the receiver and README, the same in all images of a version;
+- **metadata**: refs, snapshot links, trees and the plan. Always last, and tiny.
 
-Every layer but the last is a pure function of what lies in it, so an unchanged file keeps
+Every layer but these two is a pure function of what lies in it, so an unchanged file keeps
 its layer, and its digest, from revision to revision.
 """
 
@@ -44,6 +45,7 @@ LARGE_FILE_BYTES = 64 * MIB
 SHARED_LAYER_BYTES = 1 * GIB
 # Engines stop at 125 to 127 layers, and the base image needs some of them.
 MAX_LAYERS = 100
+OWN_LAYERS = 2  # above those of a plan: programs and metadata
 # Headers, long names and parent directories of a layer that carries a single content.
 TAR_OVERHEAD_BYTES = 64 * 1024
 # Below this a layer is not worth its round trips whatever the registry allows.
@@ -413,6 +415,18 @@ def layer_title(layer: Layer, plan: Plan) -> str:
 def disk_needed_bytes(plan: Plan) -> int:
     """Return the free disk that `build` needs where the engine keeps its data, in bytes."""
     return BUILD_DISK_FACTOR * plan.size_bytes + BUILD_DISK_EXTRA_BYTES
+
+
+def parse_compress(text: object) -> Compress:
+    """Return what to compress.
+
+    Raises:
+        InputError: It is none of `COMPRESS`.
+    """
+    for known in COMPRESS:
+        if text == known:
+            return known
+    raise InputError(f"compress: want one of {', '.join(COMPRESS)}, got {text!r}")
 
 
 def parse_layer_limit(text: str) -> int:

@@ -62,7 +62,9 @@ document = json.loads((layout / "index.json").read_bytes())
 while "manifests" in document:
     digest = document["manifests"][0]["digest"].replace(":", "/")
     document = json.loads((layout / "blobs" / digest).read_bytes())
-with tarfile.open(layout / "blobs" / document["layers"][-1]["digest"].replace(":", "/")) as tar:
+KEY = "io.github.alphahinex.hf-models.layer.programs"
+[programs] = [layer for layer in document["layers"] if KEY in layer.get("annotations", {})]
+with tarfile.open(layout / "blobs" / programs["digest"].replace(":", "/")) as tar:
     target.write_bytes(tar.extractfile("usr/local/bin/hf-models.pyz").read())
 """
 

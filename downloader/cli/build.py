@@ -54,7 +54,7 @@ from downloader.net.retry import RetryPolicy
 from downloader.net.trust import Trust
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
-from downloader.plan import Plan, disk_needed_bytes
+from downloader.plan import OWN_LAYERS, Plan, disk_needed_bytes
 from downloader.units import format_bytes
 
 # BuildKit's own names: it records none of their values, and they are in no cache key.
@@ -403,7 +403,7 @@ def _print_built(found: ImageInfo | None, plan: Plan, name: str, as_json: bool) 
             **describe_repo(plan.snapshot),
             "image": name,
             "id": found.id if found else None,
-            "layers": len(plan.layers) + 1,
+            "layers": len(plan.layers) + OWN_LAYERS,
             "size_bytes": plan.snapshot.size_bytes,
         }
     )

@@ -295,7 +295,7 @@ def action() -> int:
     signer = KeylessSigner(trust_config=config) if wanted.sign else None
     images = job.model.registries
     _say_command(plan_command(job))
-    planned = PlannedJob(plan_job(job, network, wanted.compress), 1)
+    planned = PlannedJob(plan_job(job, network), 1)
     planned.write()
     write_summary(plan_summary(job, planned, "action.yml streams", images, ()))
     outcomes, code = _publish(job, planned.plan, Shard(), images, network, signer)

@@ -12,6 +12,7 @@ from downloader.environment import read_environment
 from downloader.farm.models import ENGINES, MODELS_FILE, Model, Models, read_models
 from downloader.farm.models_edit import add_model, remove_model
 from downloader.oci.reference import tag_from_name
+from downloader.plan import COMPRESS
 from downloader.units import format_count
 
 models_file_option = click.option(
@@ -93,6 +94,7 @@ def show(tag: str, models_file: Path, as_json: bool) -> None:
 @click.option("--revision", metavar="REV", help="Branch, tag or commit.  [default: main]")
 @selection_options
 @click.option("--layer-size", metavar="SIZE", help="Largest layer: default, mirror, or like 2GB.")
+@click.option("--compress", type=click.Choice(COMPRESS), help="Which layers are compressed.")
 @click.option("--to", multiple=True, metavar="NAME", help="Registry and image name; repeatable.")
 @click.option("--engine", type=click.Choice(ENGINES), help="How to build it.")
 @click.option("--allow-gated", is_flag=True, help="Publish it although it is gated or private.")
@@ -117,6 +119,7 @@ def add(
         "include": [*options["include"], *([name.path] if name.path else [])],
         "exclude": list(options["exclude"]),
         "layer_size": options["layer_size"] or "",
+        "compress": options["compress"] or "",
         "registries": list(options["to"]),
         "engine": options["engine"] or "",
         "allow_gated": options["allow_gated"],

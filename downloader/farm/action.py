@@ -1,14 +1,14 @@
 """What action.yml publishes, of its inputs: one model, one job, no models.toml. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from downloader.errors import InputError
 from downloader.farm.destinations import IMAGE, Login
 from downloader.farm.jobs import Job, jobs_of_inputs
 from downloader.farm.models import Models
 from downloader.oci.reference import parse_reference
-from downloader.plan import COMPRESS, Compress
+from downloader.plan import parse_compress
 
 # Inputs that `jobs_of_inputs` knows, under the names of its fields.
 _FIELDS = ("repo-id", "repo-type", "revision", "include", "exclude", "tag")
@@ -25,7 +25,6 @@ class ActionInputs:
     Args:
         job: What to publish, and where to.
         logins: Credentials for its registries; those of the others are what the job stored.
-        compress: Whether layers are compressed.
         sign: Whether the files are signed as the workflow.
         trust_config: Of a private Sigstore; empty for the public one.
         hub_token: Of the Hub; empty for none.
@@ -33,7 +32,6 @@ class ActionInputs:
 
     job: Job
     logins: tuple[Login, ...]
-    compress: Compress
     sign: bool
     trust_config: str
     hub_token: str = field(repr=False)
@@ -62,10 +60,11 @@ def parse_action_inputs(
     fields["registries"] = given.get("to") or own
     fields["allow_gated"] = _is_true(given, "allow-gated")
     (job,) = jobs_of_inputs(fields, Models("action.yml", (), ()))
+    compress = parse_compress(given.get("compress") or "none")
+    job = replace(job, model=replace(job.model, compress=compress))
     return ActionInputs(
         job,
         _logins(job, given, environment),
-        _compress(given),
         _is_true(given, "sign"),
         given.get("trust-config", ""),
         given.get("hf-token", ""),
@@ -77,14 +76,6 @@ def _is_true(given: Mapping[str, str], name: str) -> bool:
     if value not in {"", "true", "false"}:
         raise InputError(f"{name}: want true or false, got {value!r}")
     return value == "true"
-
-
-def _compress(given: Mapping[str, str]) -> Compress:
-    value = given.get("compress") or "none"
-    for known in COMPRESS:
-        if value == known:
-            return known
-    raise InputError(f"compress: want one of {', '.join(COMPRESS)}, got {value!r}")
 
 
 def _logins(

@@ -10,7 +10,7 @@ from downloader.errors import InputError
 from downloader.farm.models import ENGINES, Engine, Model, Models
 from downloader.hub.repo import Repo, Selection, parse_repo, parse_repo_name, parse_revision
 from downloader.oci.reference import check_tag, parse_reference, tag_from_name
-from downloader.plan import Plan, group_by_file, parse_layer_limit, split_shards
+from downloader.plan import Plan, group_by_file, parse_compress, parse_layer_limit, split_shards
 
 # A job of this size takes some minutes at the 100 MB/s that hosted runners reach, and every
 # job costs half a minute before its first byte.
@@ -55,6 +55,7 @@ def parse_job(text: str) -> Job:
             revision=parse_revision(document["revision"]),
             selection=Selection((), tuple(document["include"]), tuple(document["exclude"])),
             layer_size=_layer_size(document["layer_size"]),
+            compress=parse_compress(document["compress"]),
             registries=tuple(_registry(name) for name in document["registries"]),
             engine=_engine(document["engine"]),
             allow_gated=document["allow_gated"] is True,
@@ -175,6 +176,7 @@ def _new_model(given: Mapping[str, Any], models: Models) -> Model:
         revision="main",
         selection=Selection(),
         layer_size="default",
+        compress="none",
         registries=models.registries,
         engine="auto",
         allow_gated=False,

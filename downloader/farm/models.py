@@ -12,7 +12,7 @@ from downloader.farm.toml_table import TomlTable, parse_toml
 from downloader.hub.repo import Repo, RepoType, Selection, parse_repo, parse_revision
 from downloader.hub.selection import find_impossible
 from downloader.oci.reference import check_tag, parse_reference
-from downloader.plan import SMALLEST_LIMIT_BYTES, parse_layer_limit
+from downloader.plan import SMALLEST_LIMIT_BYTES, Compress, parse_compress, parse_layer_limit
 
 MODELS_FILE = "models.toml"
 
@@ -21,7 +21,7 @@ Engine = Literal["auto", "publish", "docker", "prefer-docker"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 DEFAULTS = {"type": "model", "revision": "main", "layer_size": "default", "engine": "auto"}
-_DEFAULT_KEYS = ("owner", "registries", "layer_size", "engine")
+_DEFAULT_KEYS = ("owner", "registries", "layer_size", "compress", "engine")
 _MODEL_KEYS = (
     "tag",
     "repo",
@@ -30,6 +30,7 @@ _MODEL_KEYS = (
     "include",
     "exclude",
     "layer_size",
+    "compress",
     "registries",
     "engine",
     "allow_gated",
@@ -47,6 +48,7 @@ class Model:
         revision: Branch, tag or commit.
         selection: Which files; everything where nothing is said.
         layer_size: A layer profile's name, or a size.
+        compress: Which layers are compressed where the model is streamed.
         registries: Image names without tag, ``ghcr.io/me/hf-models``; at least one.
         engine: How it is to be built.
         allow_gated: Whether a gated or private repo may be published.
@@ -58,6 +60,7 @@ class Model:
     revision: str
     selection: Selection
     layer_size: str
+    compress: Compress
     registries: tuple[str, ...]
     engine: Engine
     allow_gated: bool
@@ -83,6 +86,7 @@ class Model:
             "include": list(self.selection.include),
             "exclude": list(self.selection.exclude),
             "layer_size": self.layer_size,
+            "compress": self.compress,
             "registries": list(self.registries),
             "engine": self.engine,
             "allow_gated": self.allow_gated,
@@ -188,6 +192,7 @@ class _Defaults:
     owner: str
     registries: tuple[str, ...]
     layer_size: str
+    compress: Compress
     engine: Engine
 
 
@@ -201,6 +206,7 @@ def _parse_defaults(table: TomlTable, owner: str | None) -> _Defaults:
         owner=name,
         registries=_parse_registries(table, name),
         layer_size=_parse_layer_size(table, DEFAULTS["layer_size"]),
+        compress=_parse_compress(table, "none"),
         engine=_parse_engine(table, "auto"),
     )
 
@@ -217,6 +223,7 @@ def _parse_model(table: TomlTable, defaults: _Defaults) -> Model:
         revision=table.checked(lambda: parse_revision(revision), "revision"),
         selection=_parse_selection(table),
         layer_size=_parse_layer_size(table, defaults.layer_size),
+        compress=_parse_compress(table, defaults.compress),
         registries=registries,
         engine=_parse_engine(table, defaults.engine),
         allow_gated=table.flag("allow_gated"),
@@ -274,6 +281,11 @@ def _parse_layer_size(table: TomlTable, default: str) -> str:
         want = f"want a layer size of at least {SMALLEST_LIMIT_BYTES} bytes"
         table.fail(f"{want}, got {text!r}", "layer_size")
     return text
+
+
+def _parse_compress(table: TomlTable, default: Compress) -> Compress:
+    text = table.text("compress", default)
+    return table.checked(lambda: parse_compress(text), "compress")
 
 
 def _parse_engine(table: TomlTable, default: str) -> Engine:

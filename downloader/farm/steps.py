@@ -20,7 +20,7 @@ from downloader.oci.auth import Credential
 from downloader.oci.credentials import ExplicitCredentials
 from downloader.oci.digest import Digest
 from downloader.oci.reference import parse_reference
-from downloader.plan import Compress, Plan, disk_needed_bytes
+from downloader.plan import Plan, disk_needed_bytes
 from downloader.progress import NoProgress, Progress
 from downloader.publish import (
     AssembleOptions,
@@ -97,7 +97,7 @@ class Network:
             )
 
 
-def plan_job(job: Job, network: Network, compress: Compress = "none") -> Plan:
+def plan_job(job: Job, network: Network) -> Plan:
     """Resolve a job's repo at a commit, and plan it.
 
     Raises:
@@ -111,7 +111,7 @@ def plan_job(job: Job, network: Network, compress: Compress = "none") -> Plan:
         include=model.selection.include,
         exclude=model.selection.exclude,
         layer_size=model.layer_size,
-        compress=compress,
+        compress=model.compress,
     )
     with network.open() as (hub, registries):
         plan = plan_of(hub, model.repo.id, options, registries.http, network.environment)
@@ -243,7 +243,8 @@ def check_images(
 
 def plan_command(job: Job) -> list[str]:
     """Return the command line of `plan_job`."""
-    return ["plan", *_repo_flags(job), "--json", "--", job.model.repo.id]
+    flags = [*_repo_flags(job), f"--compress={job.model.compress}"]
+    return ["plan", *flags, "--json", "--", job.model.repo.id]
 
 
 def publish_command(

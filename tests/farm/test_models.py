@@ -72,6 +72,7 @@ revision = "refs/pr/1"
 include = ["*.json", "data/"]
 exclude = ["data/test/*"]
 layer_size = "mirror"
+compress = "zstd"
 engine = "prefer-docker"
 allow_gated = true
 """
@@ -80,6 +81,7 @@ allow_gated = true
     assert model.registries == ("localhost:5000/x", "docker.io/me/y")
     assert model.selection == Selection(include=("*.json", "data/"), exclude=("data/test/*",))
     assert (model.layer_limit_bytes, model.engine) == (1_000_000_000, "prefer-docker")
+    assert model.compress == "zstd"
     assert model.allow_gated
 
 
@@ -111,6 +113,7 @@ WRONG = {
     ),
     "layer_size": ('layer_size = "huge"', "want a size like 2GB or one of default, mirror"),
     "layer_size small": ('layer_size = "5kB"', "want a layer size of at least 1048576 bytes"),
+    "compress": ('compress = "gzip"', "compress: want one of none, auto, zstd, both, got 'gzip'"),
     "registry tag": ('registries = ["ghcr.io/me/x:1"]', "want an image name without tag"),
     "registry twice": ('registries = ["me/x", "docker.io/me/x"]', "is listed twice"),
     "registry name": ('registries = ["ghcr.io/Me/x"]', "want an image name"),
@@ -278,6 +281,7 @@ def test_add_takes_every_key(file: Path, capsys: pytest.CaptureFixture[str]) -> 
         capsys,
         *("add", "org/second", "--tag", "s", "--type", "dataset", "--revision", "v1"),
         *("--exclude", "*.bin", "--layer-size", "2GB", "--to", "quay.io/a/b"),
+        *("--compress", "auto"),
         *("--engine", "docker", "--allow-gated", "--file", str(file)),
     )
     assert (code, "commit" in err) == (0, True)
@@ -292,6 +296,7 @@ def test_add_takes_every_key(file: Path, capsys: pytest.CaptureFixture[str]) -> 
         "include": [],
         "exclude": ["*.bin"],
         "layer_size": "2GB",
+        "compress": "auto",
         "registries": ["quay.io/a/b"],
         "engine": "docker",
         "allow_gated": True,

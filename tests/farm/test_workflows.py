@@ -549,6 +549,13 @@ def test_prefer_docker_says_why_it_takes_what_it_takes(plan_job: JobRun) -> None
     assert re.search(r"Engine: .*building needs .* free", plan_job.summary)
 
 
+def test_an_entry_with_compress_is_planned_compressed(plan_job: JobRun) -> None:
+    plan_job.env["JOB"] = job_of("tiny", compress="zstd")
+    assert plan_job.run("plan") == 0
+    layers = json.loads((plan_job.directory / "dist/plan.json").read_text())["plan"]["layers"]
+    assert {layer["compression"] for layer in layers} == {"zstd"}
+
+
 @pytest.mark.parametrize(
     ("changes", "token", "said"),
     [

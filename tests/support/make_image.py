@@ -20,10 +20,12 @@ import zstandard
 from downloader.hub.repo import Repo, RepoFile, Snapshot
 from downloader.image import (
     METADATA_ANNOTATIONS,
+    PROGRAMS_ANNOTATIONS,
     config_json,
     labels,
     layer_annotations,
     metadata_tar,
+    programs_tar,
 )
 from downloader.oci.digest import Digest, digest_of
 from downloader.oci.manifest import (
@@ -166,6 +168,7 @@ def our_layers(plan: Plan, files: Mapping[str, bytes], *, annotated: bool = True
         RawLayer(layer_bytes(layer, blobs), annotations=layer_annotations(layer))
         for layer in plan.layers
     ]
+    layers.append(RawLayer(programs_tar(plan), annotations=PROGRAMS_ANNOTATIONS))
     layers.append(RawLayer(metadata_tar(plan), annotations=METADATA_ANNOTATIONS))
     return layers if annotated else [replace(layer, annotations={}) for layer in layers]
 
