@@ -17,6 +17,7 @@ from downloader.library.consumer import select
 from downloader.net.http import HttpPool
 from downloader.oci.auth import Credential
 from downloader.oci.credentials import ExplicitCredentials, remove_login, store_login
+from downloader.oci.digest import Digest
 from downloader.oci.reference import Reference, check_tag, parse_reference, tag_from_name
 from downloader.oci.registry import Registry
 from downloader.plan import DEFAULT_CACHE_ROOT, Compress, Plan, make_plan, parse_layer_limit
@@ -30,7 +31,9 @@ from downloader.publish import (
 )
 from downloader.publish import assemble as assemble_in_store
 from downloader.publish import publish as publish_to_stores
+from downloader.publish.checkpoint import MODELPACK_TAG
 from downloader.publish.samples import choose_compression
+from downloader.publish.sign import referrers_tag
 
 BASE_VARIABLE = "HF_MODELS_BASE"
 
@@ -255,6 +258,8 @@ def remove(
 ) -> None:
     """Remove a tag from a registry; its layers go when the registry cleans up.
 
+    The ModelPack tag and the signatures that go with the image are removed, too.
+
     Args:
         image: With a tag or digest.
         environment: None for the process's own.
@@ -274,14 +279,27 @@ def remove(
         found = registry.get_manifest(reference.target)
         if found is None:
             raise InputError(f"{reference}: not found", hint=f"hf-models list {reference.name}")
-        # Some registries remove a tag, others only a manifest and with it every tag of it.
-        for target in (reference.target, found.digest):
-            if registry.delete_manifest(target) and registry.get_manifest(reference.target) is None:
-                return
-        raise RegistryError(
-            f"{reference}: the registry does not remove images",
-            hint="remove it on the registry's own page",
-        )
+        if not _remove_manifest(registry, reference.target, found.digest):
+            raise RegistryError(
+                f"{reference}: the registry does not remove images",
+                hint="remove it on the registry's own page",
+            )
+        others = [f"{reference.tag}{MODELPACK_TAG}"] if reference.tag else []
+        if registry.get_manifest(found.digest) is None:  # else another tag still names the image
+            others.append(referrers_tag(found.digest))
+        for tag in others:
+            other = registry.get_manifest(tag)
+            if other is not None:
+                _remove_manifest(registry, tag, other.digest)
+
+
+def _remove_manifest(registry: Registry, target: str, digest: Digest) -> bool:
+    """Remove what a name leads to; False where the registry does not."""
+    # Some registries remove a tag, others only a manifest and with it every tag of it.
+    for name in (target, digest):
+        if registry.delete_manifest(name) and registry.get_manifest(target) is None:
+            return True
+    return False
 
 
 def login(

@@ -151,6 +151,11 @@ def signature_layer(plan: Plan, bundle: bytes) -> tuple[Descriptor, bytes]:
     return replace(describe(data, LAYER), annotations=notes), data
 
 
+def referrers_tag(image: Digest) -> str:
+    """Return the fallback tag of an image, which lists its referrers."""
+    return f"sha256-{hex_of(image)}"
+
+
 def attach_signature(destination: Destination, image: Digest, bundle: bytes) -> None:
     """Make a bundle a referrer of an image, found by the fallback tag where the API is missing.
 
@@ -169,7 +174,7 @@ def attach_signature(destination: Destination, image: Digest, bundle: bytes) -> 
     ).to_bytes()
     entry = replace(describe(data, MANIFEST), artifact_type=BUNDLE_TYPE)
     store.put_manifest(entry.digest, data, MANIFEST)
-    tag = f"sha256-{hex_of(image)}"
+    tag = referrers_tag(image)
     listed = store.get_manifest(tag)
     known = parse_manifest(listed.data) if listed else None
     others = known.manifests if isinstance(known, Index) else ()

@@ -187,6 +187,19 @@ def test_remove_takes_a_tag_away_and_only_with_yes() -> None:
 
 
 @pytest.mark.docker
+def test_remove_takes_what_goes_with_the_image_and_leaves_other_tags() -> None:
+    name, store = registry()
+    digest = put_image(store, "t", make_image_plan())
+    for tag in ("t.modelpack", digest.replace(":", "-"), "other"):
+        put_image(store, tag, make_image_plan(description=tag))
+    ran = hf_models("remove", f"{name}:t", "--yes")
+    if ran.code:
+        assert "does not remove images" in ran.err
+    else:
+        assert store.list_tags() == ["other"]
+
+
+@pytest.mark.docker
 def test_login_is_stored_where_docker_and_podman_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
