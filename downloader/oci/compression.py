@@ -92,7 +92,7 @@ class PlainStream:
             case "gzip":
                 return _Gzip(self._input, self._what)
             case "zstd":
-                return _open_zstd(self._input)
+                return _open_zstd(self._input, self._what)
             case "xz":
                 return _Frames(self._input, self._what, _new_xz)
             case "bzip2":
@@ -181,7 +181,7 @@ class _Input:
 
 
 class _Members:
-    """Counts the small members of a compressed stream: gzip's members, streams of xz and bzip2."""
+    """Counts the small members, streams or frames of a compressed stream."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -261,19 +261,29 @@ def _new_xz() -> lzma.LZMADecompressor:
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)
 
 
-class _Frames:
-    """The streams of an xz or bzip2 file, one after the other."""
+class _Decompressor(Protocol):
+    """Of one stream or frame, as those of the standard library."""
 
-    def __init__(
-        self,
-        source: _Input,
-        what: str,
-        create: Callable[[], lzma.LZMADecompressor | bz2.BZ2Decompressor],
-    ) -> None:
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
+
+
+class _Frames:
+    """The streams of an xz or bzip2 file, or the frames of a zstd file, one after the other."""
+
+    def __init__(self, source: _Input, what: str, create: Callable[[], _Decompressor]) -> None:
         self._source = source
         self._members = _Members(what)
         self._create = create
-        self._frame: lzma.LZMADecompressor | bz2.BZ2Decompressor | None = None
+        self._frame: _Decompressor | None = None
         self._next = b""
 
     def readinto(self, buffer: memoryview) -> int:
@@ -316,9 +326,13 @@ if sys.version_info >= (3, 14):
     def _zstd_error() -> type[Exception]:
         return _zstd.ZstdError
 
-    def _open_zstd(source: _Input) -> _Reader:
+    def _open_zstd(source: _Input, what: str) -> _Reader:
+        # Not ZstdFile, which takes ten microseconds for each of any number of empty frames.
+        return _Frames(source, what, _new_zstd)
+
+    def _new_zstd() -> _zstd.ZstdDecompressor:
         limit = {_zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_LIMIT}
-        return cast("_Reader", _zstd.ZstdFile(cast("Any", source), options=limit))
+        return _zstd.ZstdDecompressor(options=limit)
 
     def has_zstd() -> bool:
         """Whether this Python can read zstd."""
@@ -332,8 +346,7 @@ if sys.version_info >= (3, 14):
         return _zstd.get_frame_info(frame).decompressed_size
 
     def _decompress(frame: bytes, size_bytes: int) -> bytes:
-        limit = {_zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_LIMIT}
-        decompressor = _zstd.ZstdDecompressor(options=limit)
+        decompressor = _new_zstd()
         data = decompressor.decompress(frame, size_bytes + 1)
         return data if decompressor.eof and not decompressor.unused_data else b""
 else:
@@ -341,7 +354,8 @@ else:
     def _zstd_error() -> type[Exception]:
         return cast("type[Exception]", _zstandard().ZstdError)
 
-    def _open_zstd(source: _Input) -> _Reader:
+    def _open_zstd(source: _Input, what: str) -> _Reader:
+        del what  # its reader skips empty frames fast enough
         context = _zstandard().ZstdDecompressor(max_window_size=1 << _WINDOW_LOG_LIMIT)
         reader = context.stream_reader(cast("Any", source), read_across_frames=True)
         return cast("_Reader", reader)

@@ -284,7 +284,7 @@ def test_the_page_of_a_plan_says_what_where_and_why() -> None:
     assert "2 files, 4.0 MB, license unknown." in page
     assert f"| 1/1 | 2 | {plan.size_bytes:,} |" in page
     assert f"| 1 | {plan.layers[0].size_bytes:,} | 000.bin |" in page
-    assert "<summary>3 layers</summary>" in page
+    assert "<summary>4 layers</summary>" in page
 
 
 def test_the_page_of_an_image_has_commands_to_copy() -> None:

@@ -71,6 +71,8 @@ def take_posix_away() -> None:
     os.open = open_
     os.unlink = os.remove = unlink
     shutil._use_fd_functions = False  # type: ignore[attr-defined]
+    if hasattr(shutil, "_rmtree_impl"):  # Python 3.13 and later choose when they are imported
+        shutil._rmtree_impl = shutil._rmtree_unsafe  # type: ignore[attr-defined]
     ssl.enum_certificates = lambda _: []  # type: ignore[attr-defined]
     sys.platform = "win32"
 
