@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from downloader import image as image_format
-from downloader.plan import Plan
+from downloader.plan import OWN_LAYERS, Plan
 from tests.support import docker as docker_side
 from tests.support.docker import HUB_DIR, ROOT, Shelf, docker, hf_models, inspect, registry
 from tests.support.fake_hub import (
@@ -76,7 +76,7 @@ def plan(tiny: str) -> Plan:
 
 def test_one_layer_for_each_planned_one(tiny: str, plan: Plan) -> None:
     *_, programs, _metadata = layers = docker_side.layer_tars(tiny)[1:]
-    assert len(layers) == len(plan.layers) + 2
+    assert len(layers) == len(plan.layers) + OWN_LAYERS
     for planned, found in zip(plan.layers, layers, strict=False):
         want = {placed.entry.path: placed.entry.size_bytes for placed in planned.tar.entries}
         assert {member.name: member.size for member in found} == want
@@ -157,7 +157,7 @@ def test_names_that_break_a_careless_builder(shelf: Shelf, tmp_path: Path) -> No
     assert {(path, size) for _, path, size in found} == {
         (path, file.size_bytes) for path, file in files.items()
     }
-    assert built["layers"] == 2
+    assert built["layers"] == 1 + OWN_LAYERS
 
 
 def _plan_path(plan: Plan) -> str:
@@ -241,7 +241,7 @@ def test_push_to_two_names_keeps_weights_as_they_are(shelf: Shelf, tiny: str, pl
     done = hf_models("push", "tiny", "--image", shelf.name, *to, "--json")
     for name, told in zip(names, json.loads(done.stdout)["targets"], strict=True):
         manifest = docker_side.pushed_manifest(name, "tiny")
-        ours = manifest["layers"][-len(plan.layers) - 2 :]
+        ours = manifest["layers"][-len(plan.layers) - OWN_LAYERS :]
         assert {layer["mediaType"] for layer in ours} == {"application/vnd.oci.image.layer.v1.tar"}
         assert told["image"] == f"{registry()}/{name}:tiny"
     docker("image", "inspect", f"{registry()}/{names[0]}:tiny", code=1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from downloader.image import layer_key
 from downloader.oci.seekable import FRAME_BYTES
 from tests.publish.test_image_conformance import call
 from tests.publish.test_models_dir import check_directory
@@ -64,8 +65,8 @@ def published(side: Side, *more: str, repo: str = "org/packs") -> Any:
 
 def types_of(side: Side, tag: str = "packs") -> dict[str, str]:
     """Return the compression of the layer of each large file."""
-    large = manifest_of(side.store(), tag).layers[:-1]  # the last one has no file of the repo
-    layers = [layer for layer in large if layer.size_bytes > MIB // 2]
+    files = filter(layer_key, manifest_of(side.store(), tag).layers)
+    layers = [layer for layer in files if layer.size_bytes > MIB // 2]
     return {str(layer.digest): layer.media_type.rpartition(".")[2] for layer in layers}
 
 
