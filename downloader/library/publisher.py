@@ -18,6 +18,7 @@ from downloader.net.http import HttpPool
 from downloader.oci.auth import Credential
 from downloader.oci.credentials import ExplicitCredentials, remove_login, store_login
 from downloader.oci.digest import Digest
+from downloader.oci.manifest import Index, parse_manifest
 from downloader.oci.reference import Reference, check_tag, parse_reference, tag_from_name
 from downloader.oci.registry import Registry
 from downloader.plan import DEFAULT_CACHE_ROOT, Compress, Plan, make_plan, parse_layer_limit
@@ -258,7 +259,8 @@ def remove(
 ) -> None:
     """Remove a tag from a registry; its layers go when the registry cleans up.
 
-    The ModelPack tag and the signatures that go with the image are removed, too.
+    The ModelPack tag and the signatures that go with the image are removed, too, but for a
+    manifest that another image names in a registry that removes no tags.
 
     Args:
         image: With a tag or digest.
@@ -289,8 +291,19 @@ def remove(
             others.append(referrers_tag(found.digest))
         for tag in others:
             other = registry.get_manifest(tag)
-            if other is not None:
-                _remove_manifest(registry, tag, other.digest)
+            if other is None or (registry.delete_manifest(tag) and not registry.get_manifest(tag)):
+                continue
+            # By its digest, unless another image would lose the manifest with it.
+            rest = [name for name in registry.list_tags() if name != tag]
+            if not any(_is_named(registry, name, other.digest) for name in rest):
+                registry.delete_manifest(other.digest)
+
+
+def _is_named(registry: Registry, tag: str, digest: Digest) -> bool:
+    raw = registry.get_manifest(tag)
+    parsed = parse_manifest(raw.data) if raw else None
+    inner = parsed.manifests if isinstance(parsed, Index) else ()
+    return raw is not None and digest in {raw.digest, *(item.digest for item in inner)}
 
 
 def _remove_manifest(registry: Registry, target: str, digest: Digest) -> bool:

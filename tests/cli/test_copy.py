@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from downloader import copy
+from downloader.oci.manifest import INDEX, Index, describe
 from downloader.progress import NoProgress
 from tests.restore.test_archives import LAYERS, entry_of, packed, write_archive
 from tests.support.catalog_images import make_image_plan, put_image
@@ -197,6 +198,22 @@ def test_remove_takes_what_goes_with_the_image_and_leaves_other_tags() -> None:
         assert "does not remove images" in ran.err
     else:
         assert store.list_tags() == ["other"]
+
+
+@pytest.mark.docker
+def test_remove_leaves_a_manifest_that_another_image_names() -> None:
+    name, store = registry()
+    inner = put_image(store, "gone.modelpack", make_image_plan())
+    raw = store.get_manifest(inner)
+    assert raw is not None
+    for tag in ("gone", "stays"):
+        index = Index((describe(raw.data, raw.media_type),), {"tag": tag})
+        store.put_manifest(tag, index.to_bytes(), INDEX)
+    ran = hf_models("remove", f"{name}:gone", "--yes")
+    if ran.code:
+        assert "does not remove images" in ran.err
+    assert store.get_manifest("stays") is not None
+    assert store.get_manifest(inner) is not None
 
 
 @pytest.mark.docker
