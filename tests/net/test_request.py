@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from downloader.errors import TransportError
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.net.proxies import Proxies
 from downloader.net.request import Exchange
+from tests.support.tls import make_certificate
 
 TIMEOUT_S = 0.4
 
@@ -186,11 +186,7 @@ def test_server_without_tls_is_said() -> None:
 
 def test_certificate_that_is_not_trusted_is_said(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate = tmp_path / "server.pem"
-    make = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    files = ("-keyout", certificate, "-out", tmp_path / "cert.pem", "-subj", "/CN=localhost")
-    subprocess.run(["openssl", *make, *files], check=True, capture_output=True)
-    context.load_cert_chain(tmp_path / "cert.pem", certificate)
+    context.load_cert_chain(*make_certificate(tmp_path, "localhost", "IP:127.0.0.1"))
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:

@@ -3,7 +3,6 @@
 import json
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +22,7 @@ from downloader.net.trust import Trust
 from downloader.oci.reference import Reference
 from downloader.oci.registry import Registry
 from tests.support.odd_registry import Asked, OddRegistry, Reply
+from tests.support.tls import make_certificate
 
 NAME = "tokens.example"
 Names = Callable[[str, list[list[str]]], list[str]]
@@ -71,12 +71,7 @@ class TokenServer(BaseHTTPRequestHandler):
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for the name alone: ``cert.pem`` and ``key.pem``."""
     path = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
-         "-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"],
-        check=True, capture_output=True, cwd=path,
-    )  # fmt: skip
+    make_certificate(path, NAME, f"DNS:{NAME}")
     return path
 
 

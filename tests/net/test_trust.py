@@ -1,7 +1,6 @@
 """Certificates: what the variables name is added to the system's, and a wrong one is named."""
 
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +13,7 @@ from downloader.errors import InputError, TransportError
 from downloader.net.http import HttpPool, http_settings_of
 from downloader.net.request import Exchange
 from downloader.net.trust import Trust, trust_of
+from tests.support.tls import make_certificate
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,12 +29,7 @@ class Handler(BaseHTTPRequestHandler):
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for loopback that signs itself: ``cert.pem`` and ``key.pem``."""
     path = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True, cwd=path,
-    )  # fmt: skip
+    make_certificate(path, "localhost", "IP:127.0.0.1")
     return path
 
 
@@ -80,12 +75,7 @@ def test_each_variable_adds_its_certificates(name: str, host: str, keys: Path) -
 
 
 def test_variables_add_up(host: str, keys: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-keyout", "/dev/null", "-out", str(other), "-subj", "/CN=other"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    other, _ = make_certificate(tmp_path, "other", "DNS:other")
     mine = str(keys / "cert.pem")
     assert ask(host, {"SSL_CERT_FILE": str(other), "REQUESTS_CA_BUNDLE": mine}) == 204
     assert ask(host, {"SSL_CERT_FILE": mine, "REQUESTS_CA_BUNDLE": str(other)}) == 204

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -36,6 +35,7 @@ from downloader.oci.responses import next_url, parse_errors, parse_next_link
 from downloader.oci.upload import UploadInterrupted, UploadMode, parse_offset, takes_chunks
 from downloader.units import MIB
 from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.tls import make_certificate
 
 CHUNK_BYTES = 64 * 1024
 SIZE_BYTES = 5 * CHUNK_BYTES + 1234  # several chunks, the last one odd
@@ -606,20 +606,20 @@ def test_nobody_listens(pool: HttpPool, waits: list[float]) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A certificate for loopback that nobody has signed, with its key."""
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-keyout", str(path), "-out", f"{path}.crt", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
-    return str(path)
+    directory = tmp_path_factory.mktemp("tls")
+    certificate, key = make_certificate(directory, "localhost", "IP:127.0.0.1")
+    both = directory / "both.pem"
+    both.write_bytes(key.read_bytes() + certificate.read_bytes())
+    return str(both)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_tls_on_loopback(certificate: str, mode: UploadMode) -> None:
-    pool = HttpPool(HttpSettings(trust=Trust(files=(Setting("--ca-file", f"{certificate}.crt"),))))
+    pool = HttpPool(
+        HttpSettings(
+            trust=Trust(files=(Setting("--ca-file", str(Path(certificate).with_name("cert.pem"))),))
+        )
+    )
     with FaultyProxy(os.environ["HF_TEST_REGISTRY"], certificate=certificate) as server:
         reference = Reference(server.host, f"tests/{uuid.uuid4().hex}")
         registry = Registry(reference, pool, upload=mode, chunk_bytes=CHUNK_BYTES)

@@ -16,7 +16,7 @@ from tests.publish.test_image_conformance import call
 from tests.publish.test_models_dir import check_directory
 from tests.support.docker import docker
 from tests.support.fake_hub import Generated, HubServer, HubSpec, faults, make_repo
-from tests.support.publish import MIB, MODEL, Side, manifest_of, new_side
+from tests.support.publish import MIB, MODEL, Side, manifest_of
 from tests.support.restore import restored
 
 pytestmark = pytest.mark.docker
@@ -47,14 +47,6 @@ SPLIT = make_repo("org/split", {"big.safetensors": shrinking(7 * MIB + 5, 3), "a
 def hub() -> Iterator[HubServer]:
     with HubServer(HubSpec((MODEL, PACKS, SPLIT))) as server:
         yield server
-
-
-@pytest.fixture
-def side(
-    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Side]:
-    with new_side(hub, capsys, monkeypatch) as made:
-        yield made
 
 
 def published(side: Side, *more: str, repo: str = "org/packs") -> Any:

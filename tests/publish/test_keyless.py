@@ -16,7 +16,7 @@ from tests.publish.test_signatures import SIGNED, signature_in
 from tests.support.docker import docker
 from tests.support.fake_hub import HubServer, HubSpec
 from tests.support.fake_sigstore import REQUEST_TOKEN, Habits, Sigstore
-from tests.support.publish import MODEL, Ran, Side, new_side
+from tests.support.publish import MODEL, Ran, Side
 from tests.support.restore import hf_models, restore, restored
 
 pytestmark = pytest.mark.docker
@@ -29,14 +29,6 @@ OTHER_ISSUER = "https://token.actions.githubusercontent.com"
 def hub() -> Iterator[HubServer]:
     with HubServer(HubSpec((MODEL, SIGNED))) as server:
         yield server
-
-
-@pytest.fixture
-def side(
-    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Side]:
-    with new_side(hub, capsys, monkeypatch) as made:
-        yield made
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.publish.test_image_conformance import call
 from tests.support.docker import Shelf, docker
 from tests.support.docker import shelf as new_shelf
 from tests.support.fake_hub import Generated, HubServer, HubSpec, Repo, make_repo, read_all
-from tests.support.publish import MIB, MODEL, Side, files_of, manifest_of, new_side
+from tests.support.publish import MIB, MODEL, Side, files_of, manifest_of
 from tests.support.restore import restored
 
 pytestmark = pytest.mark.docker
@@ -45,14 +45,6 @@ DATA = make_repo("org/data", {"train/a.csv": b"a,b\n"}, type="dataset")
 def hub() -> Iterator[HubServer]:
     with HubServer(HubSpec((MODEL, SHOWN, SPLIT, DATA))) as server:
         yield server
-
-
-@pytest.fixture
-def side(
-    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Side]:
-    with new_side(hub, capsys, monkeypatch) as made:
-        yield made
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.publish.test_compression import PACKS
 from tests.publish.test_image_conformance import call
 from tests.publish.test_models_dir import check_directory
 from tests.support.fake_hub import HubServer, HubSpec
-from tests.support.publish import MODEL, Side, files_of, manifest_of, new_side, read_blob
+from tests.support.publish import MODEL, Side, files_of, manifest_of, read_blob
 
 pytestmark = pytest.mark.docker
 
@@ -28,14 +28,6 @@ PYZ = "usr/local/bin/hf-models.pyz"
 def hub() -> Iterator[HubServer]:
     with HubServer(HubSpec((MODEL, PACKS))) as server:
         yield server
-
-
-@pytest.fixture
-def side(
-    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Side]:
-    with new_side(hub, capsys, monkeypatch) as made:
-        yield made
 
 
 def pulled(side: Side, directory: Path, *more: str) -> Path:

@@ -15,7 +15,7 @@ from downloader.signing import load_keys, verify_bundle
 from tests.publish.test_image_conformance import call
 from tests.support.docker import docker
 from tests.support.fake_hub import Generated, HubServer, HubSpec, make_repo
-from tests.support.publish import MIB, MODEL, Side, manifest_of, new_side
+from tests.support.publish import MIB, MODEL, Side, manifest_of
 from tests.support.restore import hf_models, restore, restored
 
 pytestmark = pytest.mark.docker
@@ -36,14 +36,6 @@ SIGNED = make_repo(
 def hub() -> Iterator[HubServer]:
     with HubServer(HubSpec((MODEL, SIGNED))) as server:
         yield server
-
-
-@pytest.fixture
-def side(
-    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Side]:
-    with new_side(hub, capsys, monkeypatch) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,21 @@
+"""Certificates that sign themselves, for servers of the tests."""
+
+import subprocess
+from pathlib import Path
+
+
+def make_certificate(directory: Path, name: str, subject_alternative: str) -> tuple[Path, Path]:
+    """Write ``cert.pem`` and ``key.pem``, and return them.
+
+    Args:
+        directory: Where to.
+        name: The common name.
+        subject_alternative: What clients compare with the address: ``IP:127.0.0.1``, ``DNS:NAME``.
+    """
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
+         "-subj", f"/CN={name}", "-addext", f"subjectAltName={subject_alternative}"],
+        check=True, capture_output=True, cwd=directory,
+    )  # fmt: skip
+    return directory / "cert.pem", directory / "key.pem"
