@@ -45,7 +45,9 @@ LARGE_FILE_BYTES = 64 * MIB
 SHARED_LAYER_BYTES = 1 * GIB
 # Engines stop at 125 to 127 layers, and the base image needs some of them.
 MAX_LAYERS = 100
-OWN_LAYERS = 2  # above those of a plan: programs and metadata
+# Above those of a plan, in every image: the programs, and the metadata.
+OWN_LAYER_TITLES = ("export script, receiver, README", "refs, links, plan")
+OWN_LAYERS = len(OWN_LAYER_TITLES)
 # Headers, long names and parent directories of a layer that carries a single content.
 TAR_OVERHEAD_BYTES = 64 * 1024
 # Below this a layer is not worth its round trips whatever the registry allows.

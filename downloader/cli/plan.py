@@ -29,7 +29,7 @@ from downloader.library.publisher import PlanOptions, plan_of, resolve, tag_of
 from downloader.library.publisher import open_hub as open_connection
 from downloader.plan import (
     DEFAULT_CACHE_ROOT,
-    OWN_LAYERS,
+    OWN_LAYER_TITLES,
     Layer,
     Plan,
     disk_needed_bytes,
@@ -221,12 +221,8 @@ def layer_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
         (str(number), str(layer.size_bytes), _compression(layer), layer_title(layer, plan))
         for number, layer in enumerate(plan.layers, 1)
     ]
-    count = len(rows)
-    return [
-        *rows,
-        (str(count + 1), "", "", "export script, receiver, README"),
-        (str(count + OWN_LAYERS), "", "", "refs, links, plan"),
-    ]
+    own = enumerate(OWN_LAYER_TITLES, len(rows) + 1)
+    return [*rows, *((str(number), "", "", title) for number, title in own)]
 
 
 def _write_outputs(document: dict[str, Any]) -> None:

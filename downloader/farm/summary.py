@@ -11,7 +11,7 @@ from downloader.farm.catalog.commands import command_line
 from downloader.farm.jobs import Job, shards_matrix
 from downloader.farm.models import Model
 from downloader.farm.steps import PlannedJob
-from downloader.plan import OWN_LAYERS, Plan, layer_title
+from downloader.plan import OWN_LAYER_TITLES, Plan, layer_title
 from downloader.publish import Outcome, Shard
 from downloader.text import markdown, markdown_code
 from downloader.units import format_bytes, format_count
@@ -65,9 +65,8 @@ def plan_summary(
         (number, f"{layer.size_bytes:,}", layer_title(layer, plan))
         for number, layer in enumerate(plan.layers, 1)
     ]
-    own = [
-        (len(layers) + 1, "", "export script, receiver, README"),
-        (len(layers) + OWN_LAYERS, "", "refs, links, plan"),
+    layers += [
+        (number, "", title) for number, title in enumerate(OWN_LAYER_TITLES, len(layers) + 1)
     ]
     parts = [
         f"### {markdown(snapshot.repo.id)} → {markdown(tag)}",
@@ -80,8 +79,8 @@ def plan_summary(
             [(item["shard"], item["layers"], f"{item['size_bytes']:,}") for item in shards],
         ),
         folded(
-            format_count(len(layers) + OWN_LAYERS, "layer"),
-            table(["#", ">bytes", "carries"], [*layers, *own]),
+            format_count(len(layers), "layer"),
+            table(["#", ">bytes", "carries"], layers),
         ),
     ]
     return "\n\n".join(parts) + "\n"

@@ -35,7 +35,7 @@ from downloader.oci.manifest import (
 )
 from downloader.oci.reference import TAG_LIMIT
 from downloader.oci.store import Store
-from downloader.plan import Layer, Plan, split_shards
+from downloader.plan import OWN_LAYERS, Layer, Plan, split_shards
 from downloader.publish.base import Base
 from downloader.publish.checkpoint import MODELPACK_TAG, Shard
 from downloader.publish.copy import copy_blob, lacks, put_blob, side_by_side
@@ -161,7 +161,7 @@ def write_image(
     """
     check_complete(destination, plan.stored)
     for platform in base.platforms.values():
-        _check_count(len(platform.layers) + len(plan.layers) + (3 if signature else 2))
+        _check_count(len(platform.layers) + len(plan.layers) + OWN_LAYERS + bool(signature))
     blobs: dict[Digest, bytes] = {}
     if signature:
         layer, data = signature_layer(plan, signature)
