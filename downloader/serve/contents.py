@@ -10,12 +10,12 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from downloader.errors import HfModelsError, IntegrityError, StorageError, TransportError
 from downloader.fs import storage_errors
@@ -33,6 +33,7 @@ from downloader.transfer.source import RangeSource
 from downloader.transfer.workers import WorkerGroup
 from downloader.units import MIB
 
+K = TypeVar("K")
 T = TypeVar("T")
 Pieces = AsyncGenerator[bytes, None]
 
@@ -130,7 +131,7 @@ class Contents:
             )
         lookup = loaded.lookup(file.oid)
         if lookup is not None and not lookup.is_over:
-            await asyncio.shield(self._look(lookup))
+            await _once(self._lookups, lookup, lambda: self.run(lookup.run))
         location = await self.run(lambda: loaded.locate(file.oid))
         path = await self._find(location, file)
         if path is not None:
@@ -158,14 +159,6 @@ class Contents:
         """End the threads."""
         self._sources.close()
         self._disk.close()
-
-    def _look(self, lookup: Lookup) -> "asyncio.Task[None]":
-        """Return the one task that looks through an image, whoever asks for its files."""
-        task = self._lookups.get(lookup)
-        if task is None:
-            task = self._lookups[lookup] = asyncio.create_task(self.run(lookup.run))
-            task.add_done_callback(lambda _: self._lookups.pop(lookup))
-        return task
 
     # From the disk
 
@@ -265,12 +258,8 @@ class Contents:
         neighbours = groups.get(file.oid)
         if neighbours is None or neighbours.is_refused:
             return None
-        task = self._bringing.get(neighbours)
-        if task is None:
-            task = asyncio.create_task(self._bring(neighbours, cache, loaded.snapshot.commit))
-            self._bringing[neighbours] = task
-            task.add_done_callback(lambda _: self._bringing.pop(neighbours))
-        await asyncio.shield(task)
+        commit = loaded.snapshot.commit
+        await _once(self._bringing, neighbours, lambda: self._bring(neighbours, cache, commit))
         return await self._find(location, file)
 
     async def _bring(self, neighbours: Neighbours, cache: Cache, commit: str) -> None:
@@ -547,6 +536,17 @@ class _Shared:
     def _close_unused(self) -> None:
         if self._is_over and not self._readers:
             self.filling.close()
+
+
+def _once(
+    tasks: "dict[K, asyncio.Task[None]]", key: K, work: Callable[[], Coroutine[Any, Any, None]]
+) -> "asyncio.Future[None]":
+    """Return the one run of ``work`` for a key; a client that leaves does not end it."""
+    task = tasks.get(key)
+    if task is None:
+        task = tasks[key] = asyncio.create_task(work())
+        task.add_done_callback(lambda _: tasks.pop(key))
+    return asyncio.shield(task)
 
 
 async def _wait_for(changed: asyncio.Event) -> None:
