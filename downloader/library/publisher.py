@@ -281,7 +281,9 @@ def remove(
         found = registry.get_manifest(reference.target)
         if found is None:
             raise InputError(f"{reference}: not found", hint=f"hf-models list {reference.name}")
-        if not _remove_manifest(registry, reference.target, found.digest):
+        # Some registries remove a tag, others only a manifest and with it every tag of it.
+        names = reference.target, found.digest
+        if not any(_removes(registry, name, reference.target) for name in names):
             raise RegistryError(
                 f"{reference}: the registry does not remove images",
                 hint="remove it on the registry's own page",
@@ -291,7 +293,7 @@ def remove(
             others.append(referrers_tag(found.digest))
         for tag in others:
             other = registry.get_manifest(tag)
-            if other is None or (registry.delete_manifest(tag) and not registry.get_manifest(tag)):
+            if other is None or _removes(registry, tag, tag):
                 continue
             # By its digest, unless another image would lose the manifest with it.
             rest = [name for name in registry.list_tags() if name != tag]
@@ -306,13 +308,9 @@ def _is_named(registry: Registry, tag: str, digest: Digest) -> bool:
     return raw is not None and digest in {raw.digest, *(item.digest for item in inner)}
 
 
-def _remove_manifest(registry: Registry, target: str, digest: Digest) -> bool:
-    """Remove what a name leads to; False where the registry does not."""
-    # Some registries remove a tag, others only a manifest and with it every tag of it.
-    for name in (target, digest):
-        if registry.delete_manifest(name) and registry.get_manifest(target) is None:
-            return True
-    return False
+def _removes(registry: Registry, name: str, target: str) -> bool:
+    """Remove ``name``, a tag or digest; return whether ``target`` leads to nothing now."""
+    return registry.delete_manifest(name) and registry.get_manifest(target) is None
 
 
 def login(

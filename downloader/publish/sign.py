@@ -2,13 +2,13 @@
 
 import hashlib
 import io
-import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
 
 from downloader.errors import HfModelsError
 from downloader.image import is_packed, is_signature_layer, signature_tar
 from downloader.net.ranges import ByteRange
+from downloader.oci.compression import PlainStream
 from downloader.oci.digest import Digest, digest_of, hex_of
 from downloader.oci.manifest import (
     INDEX,
@@ -22,6 +22,7 @@ from downloader.oci.manifest import (
 )
 from downloader.oci.seekable import FrameReader, read_table
 from downloader.oci.store import BlobReader
+from downloader.oci.tar_read import iter_members, read_exactly
 from downloader.plan import Content, Layer, Plan
 from downloader.publish.copy import put_blob, read_blob
 from downloader.publish.destination import Destination
@@ -86,11 +87,11 @@ def _read_bundle(destination: Destination, tagged: TaggedImage | None) -> bytes 
     for layer in filter(is_signature_layer, layers):
         try:
             data = read_blob(destination.store, layer, BUNDLE_LIMIT_BYTES)
-            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                for member in tar:
-                    if file := tar.extractfile(member):
-                        return file.read()
-        except (HfModelsError, tarfile.TarError):
+            tar = PlainStream(io.BytesIO(data).readinto, "signature layer")
+            for member in iter_members(tar, "signature layer"):
+                if member.kind == "file" and member.size_bytes <= len(data):
+                    return read_exactly(tar, member.size_bytes, member.path)
+        except HfModelsError:
             return None  # then it is signed again
     return None
 
