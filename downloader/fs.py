@@ -427,7 +427,7 @@ def hold_lock(
 
 @contextmanager
 def hold_own_lock(path: Path, cancelled: threading.Event | None = None) -> Iterator[None]:
-    """Hold a lock file that nobody waits for under its name: it is gone afterwards.
+    """Hold a lock file that no other process waits for under its name: it is gone afterwards.
 
     Args:
         path: Of the lock.

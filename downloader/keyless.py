@@ -1,7 +1,7 @@
-"""Keyless signatures: by who ran the job, as an OIDC issuer says. Sigstore does the cryptography.
+"""Keyless signatures, by an identity that an OIDC issuer states. Sigstore does the cryptography.
 
 A signature carries a certificate of some minutes, and the proof of a public log that it was made
-within them. Signing asks the issuer, Fulcio and Rekor; checking asks nobody.
+within them. Signing asks the issuer, Fulcio and Rekor; checking makes no request.
 
 Source: sigstore-python 4; Sigstore bundle 0.3; model-signing 1.1, ``sign sigstore``.
 """
@@ -204,7 +204,7 @@ def _ambient_token() -> str:
     hint = "in GitHub Actions: permissions: id-token: write; elsewhere: --identity-token FILE"
     try:
         token = detect_credential()
-    except IdentityError as error:  # what is in parentheses is the server's, and may hold anything
+    except IdentityError as error:  # the text in parentheses is the server's
         said = str(error).partition("(")[0].strip()
         raise InputError(f"no identity: {said}", hint=hint) from None
     if token is None:

@@ -247,7 +247,7 @@ class ConsoleProgress:
         self._group = WorkerGroup()
 
     def start(self, total_bytes: int, total_files: int) -> None:
-        """Show how much there is to do; what is said again, for a next target, adds to it."""
+        """Show how much there is to do; a further call, for the next target, adds to it."""
         with self._lock:
             self._total_bytes += total_bytes
             self._total_files += total_files

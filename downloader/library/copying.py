@@ -121,7 +121,7 @@ class _Opened:
         try:
             layers = inspect_image(self.open()).layers
         except HfModelsError:
-            return {}  # names are for people; what is wrong, the copy tells
+            return {}  # names are for people; the copy itself reports the error
         parts = Counter(path for layer in layers for path in layer.paths)
         seen: Counter[str] = Counter()
         names: dict[Digest, str] = {}

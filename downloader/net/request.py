@@ -90,7 +90,7 @@ class Exchange:
         read_timeout_s: For the next byte, in both directions, and for a head as a whole;
             None for the pool's.
         addresses: The IP addresses that its host was judged by: no other is connected to. None
-            where nobody judged them.
+            where they were not judged.
 
     Raises:
         TransportError: No connection: DNS, connect, TLS, proxy, timeout or reset.

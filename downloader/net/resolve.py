@@ -1,7 +1,7 @@
-"""Names of hosts looked up once: what is judged is what is connected to.
+"""Names of hosts looked up once: the addresses that were judged are connected to.
 
 A server of names may answer the second question otherwise than the first (DNS rebinding), so
-whoever judges the addresses of a host hands the same ones to the connection.
+the code that judges the addresses of a host hands the same ones to the connection.
 """
 
 import socket
@@ -12,7 +12,7 @@ _HERE = ("127.0.0.1", "::1")
 
 
 def look_up(address: Address) -> tuple[str, ...]:
-    """Return the IP addresses of a host, in the order to try; empty where nobody knows it.
+    """Return the IP addresses of a host, in the order to try; empty for an unknown name.
 
     ``localhost`` and the names below it are this machine, whatever a server of names says.
 

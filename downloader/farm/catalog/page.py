@@ -105,7 +105,7 @@ def render_feed(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
 
 
 def _date(model: dict[str, Any]) -> str | None:
-    """Return when a model was published, or, where nobody noted it, when it was committed."""
+    """Return the date of publication, or, where that is not known, of the commit."""
     date: str | None = model["published_at"] or model["committed_at"]
     return date
 
