@@ -20,6 +20,7 @@ pass through `without_secrets` before they get into one.
 """
 
 import re
+from collections.abc import Collection
 from typing import ClassVar
 
 # Signed CDN URLs carry their signature in the query; user:password@ is a credential as well.
@@ -62,7 +63,22 @@ class HubError(ServerError):
 
 
 class RegistryError(ServerError):
-    """A registry said no: not found, denied, unauthorized, rate limited."""
+    """A registry said no: not found, denied, unauthorized, rate limited.
+
+    Attributes:
+        codes: The specification's words for it, ``MANIFEST_BLOB_UNKNOWN``; empty for none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        hint: str | None = None,
+        codes: Collection[str] = (),
+    ) -> None:
+        super().__init__(message, status=status, hint=hint)
+        self.codes = frozenset(codes)
 
 
 class TransportError(HfModelsError):

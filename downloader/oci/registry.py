@@ -44,6 +44,7 @@ _TAGS_PARSED_LIMIT_BYTES = 24 * 1024 * 1024  # of all pages in memory: 300,000 t
 _UNTOLD_LIMIT_BYTES = 4 * 1024 * 1024  # of a blob whose size only its bytes tell
 # Statuses of HEAD where GET may work: not implemented, or a URL signed for GET only.
 _NO_HEAD = (400, 403, 405, 501)
+_MAY_COME = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
 _TAGS_PER_PAGE = 1000
 _PAGES_LIMIT = 10_000  # a registry whose pages go round in a circle
 _MANIFEST_TYPES = (
@@ -235,7 +236,7 @@ class Registry:
         digest = digest_of(data)
         if ":" in reference and reference != digest:
             raise IntegrityError(f"{what}: want its own digest, which is {digest}")
-        answer = self._client.call(
+        answer = self._call_put(
             Request(
                 "PUT",
                 self._manifest_url(reference),
@@ -250,6 +251,17 @@ class Registry:
         if got != digest:
             raise IntegrityError(f"{what}: want {digest}, the registry has {got[:100]!r}")
         return digest
+
+    def _call_put(self, request: Request) -> Answer:
+        # A registry may not see a blob for a moment that it has: while another publisher
+        # writes the same one, or until its copies agree.
+        retries = self._client.retries()
+        while True:
+            try:
+                return self._client.call(request)
+            except RegistryError as error:
+                if not (error.codes & _MAY_COME and retries.wait(error)):
+                    raise
 
     def delete_manifest(self, reference: str) -> bool:
         """Remove a tag or manifest; False where the registry does not allow it."""

@@ -71,11 +71,12 @@ def registry_error(registry: str, what: str, answer: Answer) -> RegistryError:
     """
     errors = parse_errors(answer.body)
     said = "; ".join(f"{code}: {message}" for code, message in errors[:_ERRORS_SHOWN])
-    hint = _hint(registry, answer.status, {code for code, _ in errors}, said)
+    codes = {code for code, _ in errors}
+    hint = _hint(registry, answer.status, codes, said)
     asked_s = parse_retry_after(answer.headers, datetime.now(UTC))
     wait = f", and asks to wait {format_seconds(asked_s)}" if asked_s else ""
     message = f"{what}: {said or 'no reason given'} (status {answer.status}{wait})"
-    return RegistryError(message, status=answer.status, hint=hint)
+    return RegistryError(message, status=answer.status, hint=hint, codes=codes)
 
 
 def _hint(registry: str, status: int, codes: set[str], said: str) -> str | None:

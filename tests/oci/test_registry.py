@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import uuid
@@ -569,10 +570,26 @@ def test_manifest_of_a_hundred_megabytes(open_registry: Opener, proxy: FaultyPro
         open_registry().get_manifest("t")
 
 
-def test_manifest_without_its_blobs(open_registry: Opener) -> None:
+def test_manifest_without_its_blobs(open_registry: Opener, waits: list[float]) -> None:
     data = manifest_of(open_registry())
     with pytest.raises(RegistryError, match="MANIFEST_BLOB_UNKNOWN"):
         open_registry().put_manifest("t", data, MANIFEST_TYPE)
+    assert len(waits) == 3
+
+
+def test_manifest_whose_blobs_the_registry_does_not_see_yet(
+    open_registry: Opener, proxy: FaultyProxy, waits: list[float]
+) -> None:
+    # As distribution says it while another publisher writes the link of the same blob.
+    errors = [
+        {"code": code, "message": "m"} for code in ("DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN")
+    ]
+    body = json.dumps({"errors": errors}).encode()
+    proxy.faults = [Fault("not yet", "PUT", "/manifests/", times=2, status=400, body=body)]
+    registry = open_registry()
+    data = manifest_of(registry)
+    assert registry.put_manifest("t", data, MANIFEST_TYPE) == digest_of(data)
+    assert len(waits) == 2
 
 
 @pytest.mark.parametrize("status", [401, 403, 405])
