@@ -1,11 +1,11 @@
 """A line of progress now and then while another program runs silently."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from downloader.progress import Progress
+from downloader.transfer.workers import WorkerGroup
 
 BEAT_S = 10.0  # ten seconds do not look like a hang, and a log of an hour stays readable
 
@@ -26,7 +26,7 @@ def heartbeat(
         progress: Told, as notes.
         beat_s: So long a silence is worth a note, and then every further one.
     """
-    done = threading.Event()
+    group = WorkerGroup()
     heard_at_s = time.monotonic()
 
     def feed_heard(line: str) -> None:
@@ -35,15 +35,11 @@ def heartbeat(
         feed(line)
 
     def beat() -> None:
-        while not done.wait(beat_s):
+        while not group.cancelled.wait(beat_s):
             silent_s = time.monotonic() - heard_at_s
             if silent_s >= beat_s:
                 progress.note(f"{work()}: {silent_s:.0f} s")
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
+    with group:
+        group.start(beat, name="heartbeat", is_service=True)
         yield feed_heard
-    finally:
-        done.set()
-        thread.join()

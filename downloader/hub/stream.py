@@ -32,6 +32,7 @@ from downloader.net.retry import Retry, RetryPolicy, TransientError
 from downloader.net.throughput import Pace
 from downloader.progress import Note, ignore
 from downloader.transfer.ring import BufferPool, Ring, RingClosedError
+from downloader.transfer.workers import WorkerGroup
 from downloader.units import MIB
 
 _SCRATCH_BYTES = 256 * 1024
@@ -118,6 +119,7 @@ class FileStream:
         self._responses: set[Exchange] = set()
         self._cancelled = threading.Event()
         self._sequential_reader: int | None = None
+        self._group = WorkerGroup()  # never joined: a thread may wait for a silent server
         self._workers = 0
         if wanted.size_bytes:
             self._start_worker()
@@ -162,16 +164,12 @@ class FileStream:
         with self._lock:
             if self._workers >= self._settings.connections or self._is_over():
                 return
-            # A daemon: one that waits for an answer must not keep the process alive.
             name = f"stream-{self._workers + 1}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads here
-                if not self._workers:
-                    raise
-            else:
-                self._workers += 1
+            if not self._workers:
+                self._group.start(self._work, name=name)
+            elif not self._group.try_start(self._work, name=name):
+                return
+            self._workers += 1
 
     def _work(self) -> None:
         pace = Pace()

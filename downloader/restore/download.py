@@ -15,7 +15,7 @@ from downloader.restore.places import Places
 from downloader.restore.target import Target
 from downloader.restore.values import BlobPlan
 from downloader.transfer.scheduler import Bounds, FileTask, Scheduler
-from downloader.transfer.source import SEQUENTIAL_TRIES, RangesIgnoredError, RangeSource
+from downloader.transfer.source import RangeSource, retry_without_ranges
 from downloader.units import MIB
 
 _SPAN_LIMIT_BYTES = 4 * MIB
@@ -183,22 +183,17 @@ class Span:
 
     def _read(self) -> memoryview:
         view = memoryview(bytearray(self.byte_range.size_bytes))
-        tries = SEQUENTIAL_TRIES
-        while view:
-            try:
-                with self.source.open(self.byte_range) as reader:
-                    filled = 0
-                    while count := reader.readinto(view[filled:]):
-                        filled += count
-            except RangesIgnoredError:
-                tries -= 1
-                if not tries:
-                    raise
-                continue
-            if filled < len(view):
-                raise ProtocolError(f"{self.source.name}: want {len(view)} bytes, got {filled}")
-            break
+        filled = retry_without_ranges(partial(self._fill, view)) if view else 0
+        if filled < len(view):
+            raise ProtocolError(f"{self.source.name}: want {len(view)} bytes, got {filled}")
         return view
+
+    def _fill(self, view: memoryview) -> int:
+        filled = 0
+        with self.source.open(self.byte_range) as reader:
+            while count := reader.readinto(view[filled:]):
+                filled += count
+        return filled
 
     def _checked(self, plan: BlobPlan, view: memoryview) -> memoryview:
         wanted = plan.pieces[0].byte_range

@@ -10,6 +10,7 @@ name before its hash is right.
 import os
 import threading
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -21,12 +22,7 @@ from downloader.net.throughput import Pace
 from downloader.restore.target import CacheTarget
 from downloader.restore.values import BlobPlan
 from downloader.transfer.partial_file import Claim, PartialFile
-from downloader.transfer.source import (
-    SEQUENTIAL_TRIES,
-    RangesIgnoredError,
-    RangeSource,
-    Reader,
-)
+from downloader.transfer.source import RangeSource, Reader, retry_without_ranges
 from downloader.units import MIB
 
 BLOCK_BYTES = MIB  # one step; locks and calls cost nothing beside it
@@ -52,22 +48,16 @@ class Stream:
         Raises:
             RegistryError, TransportError, ProtocolError: From the last place.
         """
-        tries = SEQUENTIAL_TRIES
-        while True:
-            try:
-                if self._reader is None:
-                    self._reader = self._source.open(ByteRange(self._at, self._end))
-                count = self._reader.readinto(buffer[: self._end - self._at])
-            except RangesIgnoredError:
-                self.close()
-                tries -= 1
-                if not tries:
-                    raise
-                continue
-            if not count and buffer and self._at < self._end:
-                raise ProtocolError(f"{self._source.name}: ended at {self._at} of {self._end}")
-            self._at += count
-            return count
+        count = retry_without_ranges(partial(self._read, buffer), self.close)
+        if not count and buffer and self._at < self._end:
+            raise ProtocolError(f"{self._source.name}: ended at {self._at} of {self._end}")
+        self._at += count
+        return count
+
+    def _read(self, buffer: memoryview) -> int:
+        if self._reader is None:
+            self._reader = self._source.open(ByteRange(self._at, self._end))
+        return self._reader.readinto(buffer[: self._end - self._at])
 
     def close(self) -> None:
         """Let go of the connection."""

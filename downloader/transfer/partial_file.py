@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
-from downloader.errors import HfModelsError, StorageError, TransportError
+from downloader.errors import StorageError
 from downloader.fs import open_own_file, read_at, storage_error, storage_errors, write_at
 from downloader.net.ranges import ByteRange
 from downloader.transfer.journal import Journal, boot_id
@@ -100,14 +100,14 @@ class Claim:
 class PartialFile:
     """An unfinished file on disk, used under the lock of its final name.
 
-    Several threads `claim` ranges, or `split` those of others, and write them, one calls
-    `hash_to_gap`, and any number `follow` the file as it grows.
+    Several threads `claim` ranges, or `split` those of others, and write them; one calls
+    `hash_to_gap`.
 
     Args:
         final: The name that it gets when it is right.
         size_bytes: Of the finished file.
         new_hasher: Makes what knows whether the content is right.
-        changed: Notified whenever there is more to fetch, to hash or to follow; guards all
+        changed: Notified whenever there is more to fetch or to hash; guards all
             numbers here. Files that are filled by the same threads share one.
 
     Attributes:
@@ -140,8 +140,6 @@ class PartialFile:
         self._there = RangeSet()
         self._claimed = RangeSet()
         self._claims: list[Claim] = []
-        self._followers: list[_Follower] = []
-        self._error: HfModelsError | None = None
         self._descriptor = -1
         self._is_closing = False
         # A file system lets one write at a time into a file; a thread that waits for its lock
@@ -233,11 +231,7 @@ class PartialFile:
             return claim.at - at
 
     def _next_gap(self) -> ByteRange | None:
-        for start in [*(follower.at for follower in self._followers), 0]:
-            gap = next(self._claimed.gaps(ByteRange(start, self.size_bytes)), None)
-            if gap is not None:
-                return gap
-        return None
+        return next(self._claimed.gaps(ByteRange(0, self.size_bytes)), None)
 
     def release(self, claim: Claim, noted_end: int) -> None:
         """Give a claim back, and let another thread fetch what did not come.
@@ -279,11 +273,11 @@ class PartialFile:
             raise storage_error(self.path, error) from error
 
     def note(self, written: ByteRange) -> None:
-        """Record that bytes are there, for the next run, for the hash and for followers."""
+        """Record that bytes are there, for the next run and for the hash."""
         self._journal.add(written)
         with self._changed:
             self._there.add(written)
-            if self.is_hash_behind() or self.is_whole() or self._followers:
+            if self.is_hash_behind() or self.is_whole():
                 self._changed.notify_all()
 
     def is_whole(self) -> bool:
@@ -397,14 +391,9 @@ class PartialFile:
             with suppress(OSError):
                 path.unlink()
 
-    def close(self, error: HfModelsError | None = None) -> None:
-        """Close the file; what is in it stays for the next run.
-
-        Args:
-            error: Why it will not become whole, for those who follow it.
-        """
+    def close(self) -> None:
+        """Close the file; what is in it stays for the next run."""
         with self._changed:
-            self._error = error
             self._is_closing = True
             self._changed.notify_all()
             if not self.readers:  # else the last `release` does it: its descriptor is in use
@@ -415,58 +404,3 @@ class PartialFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    # Following it
-
-    def follow(self, wanted: ByteRange) -> "_Follower":
-        """Return a `Reader` of a range, which waits for bytes that are not there yet.
-
-        The ranges that followers wait for are fetched first. The bytes are not verified: they
-        come from the same place as the file, whose hash is known only at its end. After the
-        file was closed unfinished, reading on raises.
-
-        Raises (from ``readinto``):
-            HfModelsError: Why the file was closed before the bytes came.
-        """
-        with storage_errors(self.path):
-            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        return _Follower(self, wanted, descriptor)
-
-    def _wait_for(self, follower: "_Follower") -> int:
-        """Wait for bytes at the follower's place; return the offset where they end."""
-        with self._changed:
-            while True:
-                at, end = follower.at, follower.end
-                gap = next(self._there.gaps(ByteRange(at, end)), ByteRange(end, end))
-                if gap.start > at:
-                    return gap.start
-                if self._is_closing:
-                    raise self._error or TransportError(f"{self.final.name}: closed unfinished")
-                self._changed.wait()
-
-
-class _Follower:
-    def __init__(self, file: PartialFile, wanted: ByteRange, descriptor: int) -> None:
-        self.at, self.end = wanted.start, wanted.end
-        self._file = file
-        self._descriptor = descriptor
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Read the next bytes that are there, waiting for the first; 0 at the end."""
-        if self.at >= self.end or not buffer:
-            return 0
-        there_end = self._file._wait_for(self)  # noqa: SLF001 - one class in two parts
-        with storage_errors(self._file.path):
-            count = read_at(self._descriptor, buffer[: there_end - self.at], self.at)
-        self.at += count
-        return count
-
-    def __enter__(self) -> Self:
-        with self._file._changed:  # noqa: SLF001
-            self._file._followers.append(self)  # noqa: SLF001
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._file._changed:  # noqa: SLF001
-            self._file._followers.remove(self)  # noqa: SLF001
-        os.close(self._descriptor)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from downloader.errors import HfModelsError, IntegrityError, ProtocolError, TransportError
+from downloader.errors import IntegrityError, ProtocolError, TransportError
 from downloader.fs import NewFile, storage_errors
 from downloader.net.ranges import ByteRange
 from downloader.net.throughput import Line
@@ -209,9 +209,6 @@ class Scheduler:
             file = PartialFile(task.final, task.size_bytes, task.new_hasher, self._changed)
             try:
                 self._fill(task, file, buffer)
-            except HfModelsError as error:
-                file.close(error)
-                raise
             finally:
                 with self._changed:
                     self._open = [item for item in self._open if item[0] is not file]

@@ -5,7 +5,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from downloader.errors import HfModelsError, ProtocolError, TransportError
 from downloader.net.ranges import ByteRange
@@ -14,6 +14,8 @@ from downloader.net.retry import Retry, TransientError
 if TYPE_CHECKING:  # the receiver inside an image has no urllib3
     from downloader.net.request import Exchange
 
+Result = TypeVar("Result")
+
 _SCRATCH_BYTES = 128 * 1024
 # Of a server without ranges: each try reads the file again from its first byte.
 SEQUENTIAL_TRIES = 5
@@ -21,6 +23,28 @@ SEQUENTIAL_TRIES = 5
 
 class RangesIgnoredError(ProtocolError):
     """A server sends the whole file where a range was asked for; reading from 0 on works."""
+
+
+def retry_without_ranges(
+    read: Callable[[], Result], close: Callable[[], None] = lambda: None
+) -> Result:
+    """Call ``read`` until it does not fail because its server has no ranges.
+
+    Args:
+        read: Reads from a source, beginning anew each time.
+        close: Called before it is called again.
+
+    Raises:
+        RangesIgnoredError: The server's connection broke each time.
+    """
+    for left in reversed(range(SEQUENTIAL_TRIES)):
+        try:
+            return read()
+        except RangesIgnoredError:
+            if not left:
+                raise
+            close()
+    raise AssertionError
 
 
 class Reader(Protocol):

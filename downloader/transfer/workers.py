@@ -1,7 +1,7 @@
 """Threads that belong together: started, cancelled and joined as one, the first error raised.
 
-Threads are started here (docs/architecture.md names three exceptions), as daemons: one that
-waits for a silent server must not keep the process alive after Ctrl-C.
+Threads are started here, as daemons: one that waits for a silent server must not keep the
+process alive after Ctrl-C.
 """
 
 import threading

@@ -1,13 +1,11 @@
 """A partial file that is read while it is filled."""
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from downloader.errors import TransportError
 from downloader.net.ranges import ByteRange
 from downloader.transfer.partial_file import PartialFile
 from downloader.units import MIB
@@ -43,58 +41,6 @@ def put(file: PartialFile, written: ByteRange) -> None:
     """Write bytes of the content, and say that they are there."""
     file.write(memoryview(DATA)[written.start : written.end], written.start)
     file.note(written)
-
-
-def read_all(file: PartialFile, wanted: ByteRange, got: bytearray, errors: list[Exception]) -> None:
-    buffer = memoryview(bytearray(MIB))
-    with file.follow(wanted) as reader:
-        try:
-            while count := reader.readinto(buffer):
-                got += buffer[:count]
-        except Exception as error:  # noqa: BLE001 - the test looks at it
-            errors.append(error)
-
-
-def test_reader_of_a_range_gets_its_bytes_in_order_though_they_come_out_of_order(
-    file: PartialFile,
-) -> None:
-    wanted = ByteRange(3 * MIB + 7, 9 * MIB + 1)
-    got, errors = bytearray(), list[Exception]()
-    reader = threading.Thread(target=read_all, args=(file, wanted, got, errors))
-    reader.start()
-    for start in (8, 5, 3, 4, 7, 9, 6):
-        put(file, ByteRange(start * MIB, (start + 1) * MIB))
-    reader.join(10)
-    assert not reader.is_alive()
-    assert errors == []
-    assert bytes(got) == DATA[wanted.start : wanted.end]
-
-
-def test_range_that_a_reader_waits_for_is_fetched_first(file: PartialFile) -> None:
-    with file.follow(ByteRange(11 * MIB, 12 * MIB)):
-        claimed = file.claim(connections=4)
-        assert claimed is not None
-        assert claimed.start == 11 * MIB
-    nobody_reads = file.claim(connections=4)
-    assert nobody_reads is not None
-    assert nobody_reads.start == 0
-    for one in (claimed, nobody_reads):
-        file.release(one, one.start)
-
-
-def test_reader_of_a_file_that_is_closed_unfinished_gets_the_reason_after_the_bytes_there(
-    file: PartialFile,
-) -> None:
-    got, errors = bytearray(), list[Exception]()
-    args = (file, ByteRange(0, 2 * MIB), got, errors)
-    reader = threading.Thread(target=read_all, args=args)
-    put(file, ByteRange(0, MIB))
-    reader.start()
-    reason = TransportError("the line broke")
-    file.close(reason)
-    reader.join(10)
-    assert errors == [reason]
-    assert bytes(got) == DATA[:MIB]
 
 
 def test_the_end_of_a_claim_is_taken_over_and_both_halves_are_fetched(file: PartialFile) -> None:

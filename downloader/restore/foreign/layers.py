@@ -7,6 +7,7 @@ what becomes of the contents in it.
 
 import hashlib
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import TypeVar
 
 from downloader.errors import IntegrityError, ProtocolError
@@ -28,7 +29,7 @@ from downloader.restore.foreign.scan import (
 )
 from downloader.restore.image import Image
 from downloader.transfer.mirrors import MirroredSource
-from downloader.transfer.source import SEQUENTIAL_TRIES, RangesIgnoredError
+from downloader.transfer.source import RangesIgnoredError, retry_without_ranges
 
 # A layer up to here is read as a whole, so that its digest proves every header in it.
 WHOLE_LAYER_BYTES = 32 * 1024**2
@@ -154,14 +155,11 @@ def read_layer(
         IntegrityError: The layer is not the one that the manifest names.
     """
     source = image.places.source(layer.digest, layer.size_bytes)
-    tries = SEQUENTIAL_TRIES
     while True:
         try:
-            return _read_once(source, layer, budget, read)
+            return retry_without_ranges(partial(_read_once, source, layer, budget, read))
         except RangesIgnoredError:
-            tries -= 1
-            if not tries:
-                raise
+            raise
         except (IntegrityError, ProtocolError):
             if not source.blame():
                 raise

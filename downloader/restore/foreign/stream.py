@@ -7,11 +7,11 @@ seems to be, a layer or a small document, and put together when all have passed.
 import hashlib
 import json
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from downloader.errors import EngineError, ProtocolError
@@ -271,46 +271,36 @@ def open_saved(name: str, docker: str = "docker") -> Iterator[ReadInto]:
     Raises:
         EngineError: There is no docker, or it said no.
     """
-    try:
-        process = subprocess.Popen(
-            [docker, "image", "save", name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-    except OSError as error:
-        raise EngineError(
-            f"want to run {docker}, got {error.strerror}", hint="install Docker, or use a registry"
-        ) from error
-    said: list[bytes] = []
-    assert process.stdout is not None  # noqa: S101 - for the type checker
-    assert process.stderr is not None  # noqa: S101
-    reader = threading.Thread(target=_keep_end, args=(process.stderr, said), daemon=True)
-    reader.start()
-    try:
-        yield process.stdout.readinto  # type: ignore[attr-defined]  # a BufferedReader has it
-    except ProtocolError as error:
-        if process.wait() == 0:
-            raise
-        reader.join()
-        raise _refused("save", name, said) from error
-    finally:
-        process.stdout.close()
-        if process.poll() is None:
-            process.terminate()
-        process.wait()
-        reader.join()
-        process.stderr.close()
+    with TemporaryFile() as said:  # a pipe that nobody reads would stop docker
+        try:
+            process = subprocess.Popen(
+                [docker, "image", "save", name],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=said,
+            )
+        except OSError as error:
+            raise EngineError(
+                f"want to run {docker}, got {error.strerror}",
+                hint="install Docker, or use a registry",
+            ) from error
+        assert process.stdout is not None  # noqa: S101 - for the type checker
+        try:
+            yield process.stdout.readinto  # type: ignore[attr-defined]  # a BufferedReader has it
+        except ProtocolError as error:
+            if process.wait() == 0:
+                raise
+            said.seek(0)
+            raise _refused("save", name, said.read(_ERROR_LIMIT_BYTES)) from error
+        finally:
+            process.stdout.close()
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
 
 
-def _keep_end(pipe: Any, said: list[bytes]) -> None:  # noqa: ANN401 - an untyped pipe
-    for line in pipe:
-        said.append(line[:_ERROR_LIMIT_BYTES])
-        del said[:-5]
-
-
-def _refused(verb: str, name: str, said: list[bytes]) -> EngineError:
-    text = b" ".join(said).decode("utf-8", "replace").strip()
+def _refused(verb: str, name: str, said: bytes) -> EngineError:
+    text = " ".join(said.decode("utf-8", "replace").split())
     return EngineError(f"docker image {verb} {name}: {text or 'no reason given'}")
 
 
@@ -323,7 +313,7 @@ def inspect_in_engine(name: str, docker: str = "docker") -> dict[str, Any]:
     """
     done = _run(docker, ["image", "inspect", name])
     if done is None or done.returncode:
-        said = [done.stderr] if done else [b"no docker command"]
+        said = done.stderr if done else b"no docker command"
         raise _refused("inspect", name, said)
     try:
         documents = json.loads(done.stdout)
