@@ -101,11 +101,11 @@ def assemble(
     put_common_blobs(destination, plan, options.base, tagged)
     signer = options.signer
     signature = sign_plan(signer, plan, destination, {}, tagged) if signer else None
-    digest = write_image(
+    image = write_image(
         destination, plan, options.base, modelpack=options.modelpack, signature=signature
     )
-    replace_records(destination, shards, progress)
-    return digest
+    replace_records(destination, image, shards, progress)
+    return image.digest
 
 
 def _read_records(destination: Destination, count: int | None) -> list[Record]:

@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from downloader.errors import HfModelsError, RegistryError
 from downloader.image import plan_json
-from downloader.oci.digest import digest_of
+from downloader.oci.digest import Digest, digest_of
 from downloader.oci.manifest import MANIFEST, Descriptor, Manifest, parse_manifest
-from downloader.oci.store import Store
+from downloader.oci.store import RawManifest, Store
 from downloader.plan import Layer, Plan
 from downloader.progress import Progress
 from downloader.publish.checkpoint import (
@@ -18,7 +19,7 @@ from downloader.publish.checkpoint import (
     plan_descriptor,
     record_manifest,
 )
-from downloader.publish.copy import put_blob
+from downloader.publish.copy import put_blob, side_by_side
 
 EMPTY_JSON = b"{}"  # OCI image specification 1.1, manifest.md, "Guidance for an Empty Descriptor"
 
@@ -35,7 +36,8 @@ class Destination:
         pending: Those of them that carry parts of a file whose oid is not verified yet.
         moved: Names of the layers whose bytes were sent in this run.
         tags: The repository's tags, where they were listed; None where they were not.
-        recorded: The shards whose records are there.
+        recorded: The shards whose records are there, and the digests of those that this run
+            has written.
         mounts_from: Another destination of the run whose layers this one can take without
             their bytes being sent again, as `find_mounts` has tried.
         error: Why this destination was given up.
@@ -48,7 +50,7 @@ class Destination:
     pending: set[str] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)
     tags: Sequence[str] | None = None
-    recorded: set[Shard] = field(default_factory=set)
+    recorded: dict[Shard, Digest | None] = field(default_factory=dict)
     mounts_from: "Destination | None" = None
     error: HfModelsError | None = None
 
@@ -145,8 +147,9 @@ class Destination:
             put_blob(self.store, plan_json(plan), record.plan.digest)
             self._plan = record.plan
         tag = record.shard.tag(self.tag)
-        self.store.put_manifest(tag, record_manifest(record), MANIFEST)
-        self.recorded.add(record.shard)
+        self.recorded[record.shard] = self.store.put_manifest(
+            tag, record_manifest(record), MANIFEST
+        )
 
 
 def find_mounts(destinations: Sequence[Destination]) -> None:
@@ -170,28 +173,40 @@ def _can_mount(destination: Destination, source: Destination) -> bool:
         return False  # whatever is wrong with one of them shows when layers are sent
 
 
-def replace_records(destination: Destination, shards: Sequence[Shard], progress: Progress) -> None:
+def replace_records(
+    destination: Destination, image: RawManifest, shards: Iterable[Shard], progress: Progress
+) -> None:
     """Remove the records of shards, which the image has taken the place of.
 
     Docker Hub and GHCR let nobody delete a tag by this API; there the tags go on to name the
     finished image, so that no later run takes what is old for what is new.
+
+    Args:
+        destination: Which has the image.
+        image: What its tag names now.
+        shards: Whose records are there.
+        progress: Told where tags stay behind.
     """
-    store = destination.store
     try:
-        for shard in shards:
-            tag = shard.tag(destination.tag)
-            if not _delete(store, tag):
-                image = store.get_manifest(destination.tag)
-                if image is not None:
-                    store.put_manifest(tag, image.data, image.media_type)
+        side_by_side(
+            {shard: partial(_replace_record, destination, image, shard) for shard in shards}
+        )
     except HfModelsError as error:
         # The image is complete; a tag that stays behind does no harm.
         progress.note(f"{destination.name}: tags of shards stay behind: {error.message}")
 
 
-def _delete(store: Store, tag: str) -> bool:
+def _replace_record(destination: Destination, image: RawManifest, shard: Shard) -> None:
+    store, tag = destination.store, shard.tag(destination.tag)
+    if not _delete(store, tag, destination.recorded.get(shard)):
+        store.put_manifest(tag, image.data, image.media_type)
+
+
+def _delete(store: Store, tag: str, digest: Digest | None) -> bool:
     if store.delete_manifest(tag):
         return True
+    if digest is not None:
+        return store.delete_manifest(digest)
     raw = store.get_manifest(tag)
     record = parse_manifest(raw.data) if raw else None
     # By digest a registry removes every tag of the manifest: of a record only, never an image.

@@ -34,7 +34,7 @@ from downloader.oci.manifest import (
     parse_manifest,
 )
 from downloader.oci.reference import TAG_LIMIT
-from downloader.oci.store import Store
+from downloader.oci.store import RawManifest, Store
 from downloader.plan import OWN_LAYERS, Layer, Plan, split_shards
 from downloader.publish.base import Base
 from downloader.publish.checkpoint import MODELPACK_TAG, Shard
@@ -142,7 +142,7 @@ def write_image(
     *,
     modelpack: bool,
     signature: bytes | None = None,
-) -> Digest:
+) -> RawManifest:
     """Write configs, manifests and index, and move the tag.
 
     Args:
@@ -153,7 +153,7 @@ def write_image(
         signature: The bundle over the files; None for an image without one.
 
     Returns:
-        The digest of the index, which the tag names now.
+        The index, which the tag names now.
 
     Raises:
         InputError: Layers are missing, or there are too many with those of the base.
@@ -184,12 +184,15 @@ def write_image(
         }
     )
     index = Index(tuple(item for item, _ in manifests), labels(plan, base.labels)).to_bytes()
-    digest = store.put_manifest(destination.tag, index, INDEX)
-    if modelpack:
-        _put_modelpack_tag(destination, manifests[-1][1])
-    if signature and not isinstance(store, Layout):  # which a second tag would make ambiguous
-        attach_signature(destination, digest, signature)
-    return digest
+    image = RawManifest(index, INDEX, store.put_manifest(destination.tag, index, INDEX))
+    has_one_tag = isinstance(store, Layout)  # a second one would make a directory ambiguous
+    modelpack_tag = f"{destination.tag}{MODELPACK_TAG}"
+    if modelpack and len(modelpack_tag) <= TAG_LIMIT and not has_one_tag:
+        # Its readers take a tag for a manifest, not an index.
+        store.put_manifest(modelpack_tag, manifests[-1][1], MANIFEST)
+    if signature and not has_one_tag:
+        attach_signature(destination, image.digest, signature)
+    return image
 
 
 def check_complete(destination: Destination, layers: Sequence[Layer]) -> None:
@@ -285,14 +288,6 @@ def _platform_manifest(
     notes = labels(plan, base.labels)
     data = Manifest(describe(config, CONFIG), (*found.layers, *layers), notes).to_bytes()
     return replace(describe(data, MANIFEST), platform=platform), data
-
-
-def _put_modelpack_tag(destination: Destination, data: bytes) -> None:
-    """Give the ModelPack manifest a tag: its readers take a tag for a manifest, not an index."""
-    tag = f"{destination.tag}{MODELPACK_TAG}"
-    # A second tag would make a directory ambiguous.
-    if len(tag) <= TAG_LIMIT and not isinstance(destination.store, Layout):
-        destination.store.put_manifest(tag, data, MANIFEST)
 
 
 def _modelpack_manifest(

@@ -316,14 +316,15 @@ class _Job:
 
     def _write_image(self, destination: Destination) -> None:
         options = self._options
-        self._digests[destination] = write_image(
+        image = write_image(
             destination,
             self._plan,
             options.base,
             modelpack=options.modelpack,
             signature=self._sign(destination),
         )
-        replace_records(destination, sorted(destination.recorded), self._progress)
+        self._digests[destination] = image.digest
+        replace_records(destination, image, sorted(destination.recorded), self._progress)
 
     def _sign(self, destination: Destination) -> bytes | None:
         signer, tagged = self._options.signer, self._tagged[destination]

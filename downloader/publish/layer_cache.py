@@ -165,7 +165,8 @@ def _finds_in_records(
     others = sorted({*shards_among(destination.tags or (), tag)} - {*shards})
     read = side_by_side({shard: partial(read_record, store, tag, shard) for shard in others})
     records += [record for record in read.values() if record is not None]
-    destination.recorded.update(record.shard for record in records)
+    for record in records:
+        destination.recorded.setdefault(record.shard)
     return [
         (key, _Find(layer, store, key in record.pending))
         for record in records
