@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from downloader.cli.command import examples
-from downloader.cli.console import ConsoleProgress, print_json, print_result, print_table, say
+from downloader.cli.console import (
+    UNKNOWN,
+    ConsoleProgress,
+    print_json,
+    print_result,
+    print_table,
+    say,
+)
 from downloader.cli.options import http_pool, json_option
 from downloader.cli.registries import make_registries, parse_target, registry_options
 from downloader.errors import HfModelsError, InputError, RegistryError
@@ -118,12 +125,12 @@ def _row(image: Published) -> tuple[str, ...]:
     size_bytes = image.layer_bytes if image.size_bytes is None else image.size_bytes
     return (
         image.tag,
-        labels.repo.url_path if labels else "-",
-        labels.commit[:7] if labels else "-",
-        image.license or "-",
+        labels.repo.url_path if labels else UNKNOWN,
+        labels.commit[:7] if labels else UNKNOWN,
+        image.license or UNKNOWN,
         format_bytes(size_bytes),
-        "-" if image.files is None else str(image.files),
+        UNKNOWN if image.files is None else str(image.files),
         str(image.layers),
-        (image.committed_at or "-")[:10],
+        (image.committed_at or UNKNOWN)[:10],
         ", ".join(notes),
     )

@@ -178,6 +178,9 @@ def test_list_prints_every_image(
         *("tiny", "org/tiny", "aaaaaaa", "Apache-2.0", "12.3", "kB", "2", "2", "2024-05-06"),
     ]
     assert lines[2].endswith("partial, gated")
+    theirs = lines[3].split()
+    assert theirs[:4] == ["theirs", *(3 * ["unknown"])]  # as `inspect` says it
+    assert (theirs[6], theirs[8:]) == ("unknown", ["unknown"])
 
 
 def publish(hub: HubServer, name: str, *more: str) -> None:
