@@ -95,3 +95,16 @@ def test_the_consumer_side_does_not_import_huggingface_hub() -> None:
         "assert not {'huggingface_hub', 'hf_transfer', 'httpx2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize(
+    "path", sorted(TESTS.rglob("test_*.py")), ids=lambda path: str(path.relative_to(TESTS))
+)
+def test_module_that_runs_openssl_says_so(path: Path) -> None:
+    marker = 'mark.tools("openssl")'
+    without_markers = path.read_text(encoding="utf-8").replace(marker, "")
+    runs = "import make_certificate" in without_markers or 'call("openssl"' in without_markers
+    assert not runs or marker in path.read_text(encoding="utf-8")

@@ -184,6 +184,7 @@ def test_server_without_tls_is_said() -> None:
         read_whole(url.replace("http:", "https:"))
 
 
+@pytest.mark.tools("openssl")
 def test_certificate_that_is_not_trusted_is_said(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*make_certificate(tmp_path, "localhost", "IP:127.0.0.1"))

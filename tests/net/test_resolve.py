@@ -108,6 +108,7 @@ def open_at(registry: OddRegistry, pool: HttpPool) -> Registry:
     return Registry(reference, pool, retry=RetryPolicy(tries=1))
 
 
+@pytest.mark.tools("openssl")
 def test_token_server_is_looked_up_once_and_known_by_its_name(
     names: Names, token_port: int, pool: HttpPool
 ) -> None:
@@ -118,6 +119,7 @@ def test_token_server_is_looked_up_once_and_known_by_its_name(
     assert asked == [NAME]
 
 
+@pytest.mark.tools("openssl")
 @pytest.mark.parametrize("first", [["127.0.0.2"], []], ids=["another address", "none at first"])
 def test_name_that_leads_elsewhere_after_it_was_judged_is_not_followed(
     names: Names, pool: HttpPool, first: list[str]
@@ -132,6 +134,7 @@ def test_name_that_leads_elsewhere_after_it_was_judged_is_not_followed(
             victim.accept()
 
 
+@pytest.mark.tools("openssl")
 def test_realm_whose_name_leads_into_a_network_that_the_registry_is_not_in(
     names: Names, pool: HttpPool
 ) -> None:
@@ -141,6 +144,7 @@ def test_realm_whose_name_leads_into_a_network_that_the_registry_is_not_in(
         open_at(registry, pool).get_manifest("t")
 
 
+@pytest.mark.tools("openssl")
 def test_connection_that_was_kept_from_another_address_is_not_used(
     names: Names, token_port: int, pool: HttpPool
 ) -> None:

@@ -69,11 +69,13 @@ def ask(host: str, variables: dict[str, str], ca_file: str | None = None) -> int
         pool.close()
 
 
+@pytest.mark.tools("openssl")
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_each_variable_adds_its_certificates(name: str, host: str, keys: Path) -> None:
     assert ask(host, {name: str(keys / "cert.pem")}) == 204
 
 
+@pytest.mark.tools("openssl")
 def test_variables_add_up(host: str, keys: Path, tmp_path: Path) -> None:
     other, _ = make_certificate(tmp_path, "other", "DNS:other")
     mine = str(keys / "cert.pem")
@@ -82,15 +84,18 @@ def test_variables_add_up(host: str, keys: Path, tmp_path: Path) -> None:
     assert ask(host, {"SSL_CERT_FILE": str(other)}, ca_file=mine) == 204
 
 
+@pytest.mark.tools("openssl")
 def test_directory_of_certificates_without_hashed_names(host: str, keys: Path) -> None:
     assert ask(host, {"SSL_CERT_DIR": str(keys)}) == 204
 
 
+@pytest.mark.tools("openssl")
 def test_without_the_certificate_it_is_not_trusted(host: str) -> None:
     with pytest.raises(TransportError, match="certificate not trusted"):
         ask(host, {})
 
 
+@pytest.mark.tools("openssl")
 def test_system_certificates_stay_trusted(keys: Path) -> None:
     alone = trust_of(read_environment({})).context()
     added = trust_of(read_environment({"SSL_CERT_FILE": str(keys / "cert.pem")})).context()
@@ -112,6 +117,7 @@ def test_file_without_certificates_is_reported_under_its_variable(tmp_path: Path
         ask("127.0.0.1:1", {"SSL_CERT_FILE": str(tmp_path / "x.pem")})
 
 
+@pytest.mark.tools("openssl")
 def test_certificates_of_one_registry_are_read_for_it_alone(
     host: str, keys: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +130,7 @@ def test_certificates_of_one_registry_are_read_for_it_alone(
         ask(host, {"DOCKER_CONFIG": str(tmp_path)})
 
 
+@pytest.mark.tools("openssl")
 def test_client_certificate_of_a_registry_is_shown(
     host_with_client_certificates: str, keys: Path, tmp_path: Path
 ) -> None:

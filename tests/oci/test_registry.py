@@ -630,6 +630,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(both)
 
 
+@pytest.mark.tools("openssl")
 @pytest.mark.parametrize("mode", MODES)
 def test_tls_on_loopback(certificate: str, mode: UploadMode) -> None:
     pool = HttpPool(
@@ -650,6 +651,7 @@ def test_tls_on_loopback(certificate: str, mode: UploadMode) -> None:
     pool.close()
 
 
+@pytest.mark.tools("openssl")
 def test_certificate_that_nobody_trusts(certificate: str, pool: HttpPool) -> None:
     with FaultyProxy(os.environ["HF_TEST_REGISTRY"], certificate=certificate) as server:
         registry = Registry(Reference(server.host, "a"), pool, sleep=lambda _: None)

@@ -240,6 +240,7 @@ def test_the_bundle_of_another_model_is_refused(
     assert (ran.code, "such files" in ran.err) == (6, True), ran.err
 
 
+@pytest.mark.tools("openssl")
 def test_a_policy_names_keys_and_identities(
     side: Side, sigstore: Sigstore, config: Path, tmp_path: Path
 ) -> None:
