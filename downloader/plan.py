@@ -43,7 +43,8 @@ PROGRAMS_DIR = "/usr/local/bin"  # of `export`: in PATH, and no base keeps its o
 LARGE_FILE_BYTES = 64 * MIB
 # Small files share layers of about this size, so that one changed file moves little.
 SHARED_LAYER_BYTES = 1 * GIB
-# Engines stop at 125 to 127 layers, and the base image needs some of them.
+# A plan has fewer layers than this: engines stop at 125 to 127, and the base image, the
+# layers of `OWN_LAYER_TITLES` and a signature need some of them.
 MAX_LAYERS = 100
 # Above those of a plan, in every image: the programs, and the metadata.
 OWN_LAYER_TITLES = ("export script, receiver, README", "refs, links, plan")
@@ -518,7 +519,7 @@ def _group(
     card = [[contents[oid]] for oid in small if oid in cards]
     rest = [contents[oid] for oid in small if oid not in cards]
     own = [[content] for oid in large for content in _split(contents[oid], limit_bytes)]
-    room = MAX_LAYERS - 1 - len(card)  # the last layer is the metadata
+    room = MAX_LAYERS - 1 - len(card)
     fewest_shared = len(_fill(rest, limit_bytes))
     own = _pack_if_needed(own, room - fewest_shared, limit_bytes)
     shared = _fill(rest, _shared_target(rest, room - len(own), limit_bytes))
@@ -609,7 +610,8 @@ def _fill(contents: Sequence[Content], target_bytes: int) -> list[list[Content]]
 
 def _too_large(size_bytes: int, limit_bytes: int) -> InputError:
     return InputError(
-        f"want at most {MAX_LAYERS} layers of {limit_bytes} bytes, got {size_bytes} bytes of files",
+        f"want fewer than {MAX_LAYERS} layers of {limit_bytes} bytes,"
+        f" got {size_bytes} bytes of files",
         hint="raise --layer-size, or build several images with --include",
     )
 

@@ -30,6 +30,7 @@ from downloader.library.publisher import open_hub as open_connection
 from downloader.plan import (
     DEFAULT_CACHE_ROOT,
     OWN_LAYER_TITLES,
+    OWN_LAYERS,
     Layer,
     Plan,
     disk_needed_bytes,
@@ -185,7 +186,7 @@ def _print_facts(plan: Plan, document: dict[str, Any]) -> None:
         "gated": str(snapshot.gated).lower(),
         "files": f"{len(snapshot.files)}{' (partial)' if snapshot.is_partial else ''}",
         "bytes": f"{snapshot.size_bytes} ({format_bytes(snapshot.size_bytes)})",
-        "layers": f"{len(plan.layers)} + 1 for links",
+        "layers": f"{len(plan.layers)} with files, {OWN_LAYERS} with programs and metadata",
         "on the wire": _wire(plan),
         "split files": str(len(plan.parts)),
         "disk for build": format_bytes(document["disk_bytes"]),

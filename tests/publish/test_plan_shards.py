@@ -1,5 +1,6 @@
 """What `plan` gives a CI job: a matrix without empty jobs, and values that cannot be forged."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def test_the_parts_of_a_file_are_one_job(capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr()
     assert '"layers": 0' not in said.out
     assert "instead of 8" in said.err
+
+
+def test_the_layers_of_an_image_are_counted_as_they_are_listed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["plan", "org/model", "--layer-size", LAYER_SIZE]) == 0
+    said = capsys.readouterr().out
+    with_files = len(WEIGHTS) + 1  # small files share one
+    assert f"layers:           {with_files} with files, 2 with programs and metadata\n" in said
+    rows = re.findall(r"^ *(\d+) ", said.partition("carries")[2], re.MULTILINE)
+    assert rows == [str(number) for number in range(1, with_files + 3)]
 
 
 def test_without_a_job_nothing_is_asked_of_the_hub(
