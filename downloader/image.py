@@ -24,6 +24,7 @@ from downloader.receiver import receiver
 from downloader.sheet import sheet
 
 PREFIX = "io.github.alphahinex.hf-models"
+REPO_ID_LABEL = f"{PREFIX}.repo-id"
 HUB_URL = "https://huggingface.co"
 PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 
@@ -437,7 +438,7 @@ def parse_labels(found: Mapping[str, str]) -> ImageLabels | None:
     Raises:
         ProtocolError: They are ours, and say what cannot be.
     """
-    repo_id = found.get(f"{PREFIX}.repo-id")
+    repo_id = found.get(REPO_ID_LABEL)
     if repo_id is None:
         return None
     ours = {key: found.get(f"{PREFIX}.{key}", "") for key in _PARSED}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from downloader.errors import (
     ProtocolError,
     RegistryError,
 )
-from downloader.image import PREFIX, ImageLabels, parse_labels
+from downloader.image import PREFIX, REPO_ID_LABEL, ImageLabels, parse_labels
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, digest_of
 from downloader.oci.image import CONFIG_LIMIT_BYTES, all_labels, choose_manifest
@@ -40,20 +41,28 @@ class Image:
         name: As the user named it, for messages.
         digest: Of what the name led to: the index, where there is one.
         manifest: For this machine's platform.
-        config: The image config.
         places: Where its blobs are.
     """
 
     name: str
     digest: Digest
     manifest: Manifest
-    config: Mapping[str, Any]
     places: Places
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The image config, read when it is first asked for."""
+        return _read_config(self.places, self.manifest)
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The labels of the config, and the annotations of the manifest over them."""
-        return all_labels(self.manifest, self.config)
+        """What the image says of itself.
+
+        `publish` writes every label as an annotation of the manifest too. Of any other image,
+        these are the labels of the config, and the annotations over them.
+        """
+        notes = self.manifest.annotations
+        return notes if REPO_ID_LABEL in notes else all_labels(self.manifest, self.config)
 
     @property
     def shown_dirs(self) -> tuple[str, ...]:
@@ -93,8 +102,7 @@ def open_registry_image(
             raise
 
     manifest = choose_manifest(raw, get)
-    config = _read_config(places, manifest)
-    return Image(name, digest_of(raw), manifest, config, places)
+    return Image(name, digest_of(raw), manifest, places)
 
 
 def first_manifest(
@@ -164,7 +172,7 @@ def open_local_image(name: str, blobs: LocalBlobs, tag: str | None) -> Image:
     named = blobs.choose(tag)
     manifest = choose_manifest(named.data, blobs.get)
     places = Places([blobs])
-    return Image(name, digest_of(named.data), manifest, _read_config(places, manifest), places)
+    return Image(name, digest_of(named.data), manifest, places)
 
 
 def open_root_directory(root: Path, note: Note) -> Image:
@@ -176,4 +184,4 @@ def open_root_directory(root: Path, note: Note) -> Image:
     blobs = RootDirectory(root, note)
     manifest, places = blobs.manifest, Places([blobs])
     digest = digest_of(manifest.to_bytes())
-    return Image(str(root), digest, manifest, _read_config(places, manifest), places)
+    return Image(str(root), digest, manifest, places)

@@ -14,7 +14,7 @@ from downloader.hub.repo import (
     WANT_LIBRARY,
     WANT_TASK,
 )
-from downloader.image import PREFIX, ImageLabels, parse_labels
+from downloader.image import PREFIX, REPO_ID_LABEL, ImageLabels, parse_labels
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import (
     PARSED_LIMIT_BYTES,
@@ -122,7 +122,7 @@ def _is_image(item: Descriptor) -> bool:
 
 def _facts(store: Store, top: Manifest | Index, manifest: Manifest) -> Mapping[str, str]:
     for annotations in (top.annotations, manifest.annotations):
-        if f"{PREFIX}.repo-id" in annotations:
+        if REPO_ID_LABEL in annotations:
             return annotations
     # `docker push` from the classic image store keeps no annotation; the labels survive.
     return _read_labels(store, manifest.config)

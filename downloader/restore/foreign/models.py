@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from downloader.errors import HfModelsError, ProtocolError
 from downloader.hub.repo import Repo, check_repo_path, is_commit, is_oid, parse_repo
-from downloader.image import PREFIX
+from downloader.image import REPO_ID_LABEL
 from downloader.oci.digest import hex_of
 from downloader.oci.manifest import Descriptor, Manifest
 from downloader.restore.foreign.cache_scan import Extent, FoundSnapshot
@@ -87,7 +87,7 @@ def kind_of(manifest: Manifest, labels: Mapping[str, str]) -> Kind:
             return kind
     if manifest.config.media_type not in IMAGE_CONFIGS:
         return "artifact"
-    if f"{PREFIX}.repo-id" in labels:
+    if REPO_ID_LABEL in labels:
         return "hf-models"
     annotated = any(key in layer.annotations for layer in manifest.layers for key in _MODELCAR)
     return "modelcar" if annotated else "image"
