@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from downloader.cli.command import Group, examples
 from downloader.cli.console import ConsoleProgress, print_result, say, say_error
 from downloader.cli.github import write_environment, write_outputs, write_summary
 from downloader.cli.models import read_models_file
-from downloader.cli.options import image_option
+from downloader.cli.options import http_pool, image_option
 from downloader.cli.publish import report
 from downloader.cli.push import push_from_engine
 from downloader.cli.targets import exit_code_of, report_results
@@ -30,6 +31,7 @@ from downloader.engine.dockerfile import DEFAULT_BASE
 from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.farm.action import parse_action_inputs
+from downloader.farm.catalog.site import fetch_catalog, site_url
 from downloader.farm.cleanup import reclaimable_bytes
 from downloader.farm.destinations import (
     Destinations,
@@ -69,6 +71,7 @@ from downloader.farm.steps import (
     signer_of_job,
 )
 from downloader.farm.summary import image_summary, plan_summary, shard_summary, table
+from downloader.fs import write_atomically
 from downloader.hub.repo import is_commit
 from downloader.keyless import KeylessSigner
 from downloader.library import publisher
@@ -281,6 +284,23 @@ def check() -> None:
     is_bare = environment.get("BASE_IMAGE") == "none"
     page = image_summary(job.model, images, f"{signed}@{digest}", repository, is_bare=is_bare)
     write_summary(page)
+
+
+@farm.command()
+def site() -> None:
+    """Bring in the published catalog.json, whose dates of publication `catalog` keeps."""
+    environment, path = read_environment(), Path("dist/site/catalog.json")
+    url = site_url(environment)
+    if url is None:
+        say("no address of a published catalogue; the variable CATALOG_URL names one")
+        return
+    with closing(http_pool()) as http:
+        data = fetch_catalog(http, url)
+    if data is None:
+        say(f"{url} has no catalog.json yet")
+        return
+    write_atomically(path, data)
+    print_result(f"{path}: {len(data)} bytes from {url}")
 
 
 @farm.command()

@@ -257,6 +257,11 @@ def test_the_page_says_what_is_behind_the_hub() -> None:
     assert "make catalog ARGS=--check-hub" in runs
 
 
+def test_the_last_catalog_is_there_before_the_next_is_made() -> None:
+    runs = [step.get("run") for step in jobs_of(FOLDER / "pages.yml")["build"]["steps"]]
+    assert runs.index("make farm STEP=site") < runs.index("make catalog ARGS=--check-hub")
+
+
 def test_a_model_that_fails_does_not_keep_the_others_off_the_page() -> None:
     catalog = jobs_of(FOLDER / "publish.yml")["catalog"]["if"]
     assert "!cancelled()" in catalog
@@ -634,7 +639,8 @@ def test_a_step_that_fails_says_why_on_the_page_of_the_run(
 ) -> None:
     job.env["GITHUB_ACTIONS"] = "true"
     assert job.run(step) == 2
-    wanted = "INPUTS" if step in {"choose", "action"} else "JOB"
+    known = {"choose": "INPUTS", "action": "INPUTS", "site": "CATALOG_URL or GITHUB_REPOSITORY"}
+    wanted = known.get(step, "JOB")
     lines = capsys.readouterr().err.splitlines()
     assert f"::error title=hf-models::want the variable {wanted}, got none" in lines
     assert f"want the variable {wanted}, got none" in job.summary
