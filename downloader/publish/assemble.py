@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from downloader.errors import InputError, ProtocolError
-from downloader.image import ImageLabels, layer_key, plan_json
+from downloader.image import ImageLabels, is_metadata_layer, layer_key, plan_json, plan_path
 from downloader.oci.digest import Digest
-from downloader.oci.manifest import Manifest
+from downloader.oci.manifest import Manifest, parse_json_object
 from downloader.oci.store import Store
 from downloader.plan import Plan
 from downloader.progress import NoProgress, Progress
 from downloader.publish.base import Base, no_base
 from downloader.publish.checkpoint import (
+    PLAN_LIMIT_BYTES,
     Record,
     Shard,
     list_shards,
@@ -20,7 +21,7 @@ from downloader.publish.checkpoint import (
     read_plan,
     read_record,
 )
-from downloader.publish.copy import side_by_side
+from downloader.publish.copy import read_member, side_by_side
 from downloader.publish.destination import Destination, replace_records
 from downloader.publish.image_writer import missing_shards, put_common_blobs, write_image
 from downloader.publish.layer_cache import (
@@ -30,7 +31,7 @@ from downloader.publish.layer_cache import (
     look_at_tag,
     read_labels,
 )
-from downloader.publish.sign import sign_plan
+from downloader.publish.sign import is_signed_as, sign_plan
 from downloader.signing import Signer
 
 
@@ -82,10 +83,16 @@ def assemble(
     progress = progress or NoProgress()
     destination = Destination(store, tag)
     records = _read_records(destination, options.count)
-    if not records and (assembled := _find_assembled(destination, options)):
+    signer = options.signer
+    assembled = None if records else _find_assembled(destination, options)
+    if assembled and not signer:
         progress.note(f"{destination.name}: assembled already")
-        return assembled
-    plan = options.plan or _plan_of(destination, records, options.commit)
+        return assembled.digest
+    plan = options.plan or (
+        _plan_in(destination, assembled)
+        if assembled
+        else _plan_of(destination, records, options.commit)
+    )
     tagged = look_at_tag(destination, plan, force=options.force)
     shards = [record.shard for record in records]
     find_layers(
@@ -97,10 +104,12 @@ def assemble(
         progress=progress,
     )
     _check_shards(destination, plan, records, options.count)
+    signature = sign_plan(signer, plan, destination, {}, tagged) if signer else None
+    if assembled and signature and is_signed_as(signature, destination, tagged):
+        progress.note(f"{destination.name}: assembled and signed already")
+        return assembled.digest
     options.base.load()
     put_common_blobs(destination, plan, options.base, tagged)
-    signer = options.signer
-    signature = sign_plan(signer, plan, destination, {}, tagged) if signer else None
     image = write_image(
         destination, plan, options.base, modelpack=options.modelpack, signature=signature
     )
@@ -118,7 +127,16 @@ def _read_records(destination: Destination, count: int | None) -> list[Record]:
     return [record for record in read.values() if record is not None]
 
 
-def _find_assembled(destination: Destination, options: AssembleOptions) -> Digest | None:
+@dataclass(frozen=True)
+class _Assembled:
+    """An image of every shard that the tag names: its digest, or its index's, and its commit."""
+
+    digest: Digest
+    image: Manifest
+    commit: str
+
+
+def _find_assembled(destination: Destination, options: AssembleOptions) -> _Assembled | None:
     """Return what an earlier run has made of the shards, whose records it took away."""
     plan, store = options.plan, destination.store
     wanted = plan.snapshot.commit if plan else options.commit
@@ -130,7 +148,20 @@ def _find_assembled(destination: Destination, options: AssembleOptions) -> Diges
         return None  # whatever lies under the tag, it is none of ours
     if raw is None or image is None or labels is None or labels.commit != wanted:
         return None
-    return raw.digest if plan is None or _is_of(plan, image, labels) else None
+    is_it = plan is None or _is_of(plan, image, labels)
+    return _Assembled(raw.digest, image, labels.commit) if is_it else None
+
+
+def _plan_in(destination: Destination, assembled: _Assembled) -> Plan:
+    suffix = f"/{plan_path(assembled.commit)}"
+    for layer in filter(is_metadata_layer, assembled.image.layers):
+        found = read_member(destination.store, layer, PLAN_LIMIT_BYTES, suffix)
+        if found is not None:
+            return Plan.from_json(parse_json_object(found, "plan", PLAN_LIMIT_BYTES))
+    raise InputError(
+        f"{destination.name}: want the plan of the image, to sign its files, got none",
+        hint="give it with --plan FILE",
+    )
 
 
 def _is_of(plan: Plan, image: Manifest, labels: ImageLabels) -> bool:

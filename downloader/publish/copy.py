@@ -4,6 +4,7 @@ What is there stays, every byte is verified on the way, and the tag moves last.
 """
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from downloader.errors import HfModelsError, InputError, IntegrityError, ProtocolError
 from downloader.net.ranges import ByteRange
+from downloader.oci.compression import PlainStream
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor, Index, parse_manifest
 from downloader.oci.store import Blobs, BlobSource, RawManifest, ReadableStore, Store
+from downloader.oci.tar_read import iter_members, read_exactly
 from downloader.oci.upload import UploadInterrupted
 from downloader.progress import Meter, NoProgress, Progress
 from downloader.transfer.workers import WorkerGroup
@@ -69,6 +72,23 @@ def read_blob(store: Store, descriptor: Descriptor, limit_bytes: int) -> bytes:
             filled += count
     check_bytes(descriptor, filled, hashlib.sha256(memoryview(data)[:filled]).hexdigest())
     return bytes(data[:filled])
+
+
+def read_member(store: Store, layer: Descriptor, limit_bytes: int, suffix: str) -> bytes | None:
+    """Return the first file of a small uncompressed layer whose path ends so; None without one.
+
+    Raises:
+        ProtocolError: The layer is larger than ``limit_bytes``, or no tar.
+        IntegrityError: It is not what the descriptor says.
+    """
+    data = read_blob(store, layer, limit_bytes)
+    what = str(layer.digest)
+    tar = PlainStream(io.BytesIO(data).readinto, what)
+    for member in iter_members(tar, what):
+        is_wanted = member.kind == "file" and f"/{member.path}".endswith(suffix)
+        if is_wanted and member.size_bytes <= len(data):
+            return read_exactly(tar, member.size_bytes, member.path)
+    return None
 
 
 def put_blob(store: Store, data: bytes, digest: Digest) -> None:

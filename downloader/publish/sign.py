@@ -1,14 +1,12 @@
 """Signing what was published: no large byte is read twice, for its oid is its sha256."""
 
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import replace
 
 from downloader.errors import HfModelsError
 from downloader.image import is_packed, is_signature_layer, signature_tar
 from downloader.net.ranges import ByteRange
-from downloader.oci.compression import PlainStream
 from downloader.oci.digest import Digest, digest_of, hex_of
 from downloader.oci.manifest import (
     INDEX,
@@ -22,9 +20,8 @@ from downloader.oci.manifest import (
 )
 from downloader.oci.seekable import FrameReader, read_table
 from downloader.oci.store import BlobReader
-from downloader.oci.tar_read import iter_members, read_exactly
 from downloader.plan import Content, Layer, Plan
-from downloader.publish.copy import put_blob, read_blob
+from downloader.publish.copy import put_blob, read_member
 from downloader.publish.destination import Destination
 from downloader.publish.layer_cache import TaggedImage
 from downloader.signing import BUNDLE_LIMIT_BYTES, BUNDLE_TYPE, Signer, make_statement
@@ -81,16 +78,17 @@ def find_signature(
     return signer.find(statement, _read_bundle(destination, tagged))
 
 
+def is_signed_as(bundle: bytes, destination: Destination, tagged: TaggedImage | None) -> bool:
+    """Return whether what the tag names carries this very bundle."""
+    return _read_bundle(destination, tagged) == bundle
+
+
 def _read_bundle(destination: Destination, tagged: TaggedImage | None) -> bytes | None:
     """Return the bundle of an image that is there; None where it has none that can be read."""
     layers = tagged.manifest.layers if tagged and tagged.manifest else ()
     for layer in filter(is_signature_layer, layers):
         try:
-            data = read_blob(destination.store, layer, BUNDLE_LIMIT_BYTES)
-            tar = PlainStream(io.BytesIO(data).readinto, "signature layer")
-            for member in iter_members(tar, "signature layer"):
-                if member.kind == "file" and member.size_bytes <= len(data):
-                    return read_exactly(tar, member.size_bytes, member.path)
+            return read_member(destination.store, layer, BUNDLE_LIMIT_BYTES, ".json")
         except HfModelsError:
             return None  # then it is signed again
     return None

@@ -184,6 +184,31 @@ def test_shards_are_signed_when_they_are_assembled(side: Side, keys: Path, tmp_p
     restored(f"{side.name}:signed", tmp_path, "--key", keys / "our.pub")
 
 
+def test_an_image_that_was_assembled_unsigned_is_signed(
+    side: Side, keys: Path, tmp_path: Path
+) -> None:
+    for index in (1, 2):
+        assert side.publish("org/signed", "--shard", f"{index}/2").code == 0
+    assert side.assemble("signed").code == 0
+    commit = ("--revision", SIGNED.sha)
+    plain = manifest_of(side.store(), "signed").layers
+    side.hub.clear_log()
+    ran = side.assemble("signed", *commit, "--sign-key", str(keys / "our.key"))
+    assert ran.code == 0, ran.err
+    restored(f"{side.name}:signed", tmp_path, "--key", keys / "our.pub")
+    layers = manifest_of(side.store(), "signed").layers
+    assert [*layers[:-2], layers[-1]] == list(plain)
+    again = side.assemble("signed", *commit, "--sign-key", str(keys / "our.key"))
+    assert (again.code, "signed already" in again.err) == (0, True), again.err
+    plan = side.run("plan", "org/signed", "--json").json["plan"]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    flags = ("--plan", str(tmp_path / "plan.json"), "--sign-key", str(keys / "other.key"))
+    assert side.assemble("signed", *flags).code == 0
+    restored(f"{side.name}:signed", tmp_path, "--key", keys / "other.pub")
+    assert side.assemble("signed", *commit).out == side.assemble("signed", *commit).out
+    assert side.read_bytes() == 0
+
+
 def test_a_bundle_is_a_referrer_under_the_fallback_tag(side: Side, keys: Path) -> None:
     digest = published(side, keys)["digest"]
     tag = f"{side.direct_name}:sha256-{digest.removeprefix('sha256:')}"
