@@ -10,6 +10,8 @@ from typing import Any
 
 from downloader.text import visible
 
+LANGUAGE = "en"  # of a page as it is sent; its script changes it
+
 
 class Markup(str):
     """Text that is HTML."""
@@ -60,6 +62,26 @@ def escape(text: str) -> Markup:
 def look() -> str:
     """Return the style sheet that every page begins with: colors, type, tables."""
     return files("downloader").joinpath("look.css").read_text(encoding="utf-8")
+
+
+@cache
+def language_script() -> str:
+    """Return the script that every page in several languages begins with."""
+    return files("downloader").joinpath("language.js").read_text(encoding="utf-8")
+
+
+@cache
+def read_words(package: str) -> dict[str, dict[str, str]]:
+    """Return every text of a package's page, by language and key."""
+    parsed: dict[str, dict[str, str]] = json.loads(
+        files(package).joinpath("words.json").read_text(encoding="utf-8")
+    )
+    return parsed
+
+
+def word(words: dict[str, dict[str, str]], key: str) -> Markup:
+    """Return a text of a page, in `LANGUAGE` until the script puts another one there."""
+    return element("span", words[LANGUAGE][key], data_w=key)
 
 
 def content_security_policy(style: str, script: str | None = None) -> str:

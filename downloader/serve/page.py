@@ -5,22 +5,27 @@ from importlib.resources import files
 from string import Template
 
 from downloader.markup import (
+    LANGUAGE,
     Markup,
     content_security_policy,
     element,
-    escape,
     join,
+    json_script,
+    language_script,
     look,
+    read_words,
+    word,
 )
 from downloader.serve.catalogue import Entry
-from downloader.units import format_bytes, format_count
+from downloader.units import format_bytes
 
+_DOWNLOAD = "Download"  # the only one of them that has a word in each language
 _TOOLS = (
     (
         "Python: transformers, datasets, diffusers, vLLM, sentence-transformers, hf",
         "export HF_ENDPOINT=$url",
     ),
-    ("Download", "HF_ENDPOINT=$url hf download $repo"),
+    (_DOWNLOAD, "HF_ENDPOINT=$url hf download $repo"),
     ("vLLM", "HF_ENDPOINT=$url vllm serve $repo"),
     ("llama.cpp", "MODEL_ENDPOINT=$url/ llama-cli -hf $repo"),
     ("Ollama", "ollama pull --insecure $host/$repo"),
@@ -46,19 +51,32 @@ def render_page(entries: Iterable[Entry], revisions: dict[str, list[str]], url: 
     lines = [
         (name, Template(line).substitute(url=url, host=host, repo=repo)) for name, line in _TOOLS
     ]
-    page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    return Template(page).substitute(
-        csp=content_security_policy(look()),
+    script, words = language_script() + _asset("page.js"), read_words(__package__)
+    return Template(_asset("page.html")).substitute(
+        {f"w_{key}": _word(key) for key in words[LANGUAGE]},
+        csp=content_security_policy(look(), script),
+        title=element("title", words[LANGUAGE]["title"]),
         style=look(),
-        count=escape(format_count(len(listed), "repo")),
+        script=script,
+        words=json_script(words),
+        count=str(len(listed)),
         tools=join([_tool(name, line) for name, line in lines]),
         rows=join([_row(entry, revisions.get(entry.repo.url_path, [])) for entry in listed]),
     )
 
 
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _word(key: str) -> Markup:
+    return word(read_words(__package__), key)
+
+
 def _tool(name: str, line: str) -> Markup:
     code = element("pre", element("code", line), tabindex="0")
-    return join([element("dt", name), element("dd", code)])
+    label = _word("download") if name == _DOWNLOAD else name
+    return join([element("dt", label), element("dd", code)])
 
 
 def _row(entry: Entry, revisions: list[str]) -> Markup:
@@ -66,7 +84,7 @@ def _row(entry: Entry, revisions: list[str]) -> Markup:
     return element(
         "tr",
         element("td", element("code", entry.repo.id)),
-        element("td", entry.repo.type),
+        element("td", _word(entry.repo.type)),
         element("td", ", ".join(revisions)),
         element("td", element("code", entry.commit[:12])),
         element("td", entry.license),

@@ -1,4 +1,3 @@
-"use strict";
 (() => {
   const { catalog, words, commands, fitting } = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
@@ -9,14 +8,7 @@
   // host, host:port, and a path for registries that proxy others under one
   const HOST = /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(\/[a-z0-9]+([._\/-]+[a-z0-9]+)*)?$/i;
 
-  // A page from a file, or a browser that blocks storage, still works; it only forgets.
-  const memory = {
-    get(key) { try { return localStorage.getItem("hf-models." + key); } catch { return null; } },
-    set(key, value) { try { localStorage.setItem("hf-models." + key, value); } catch { /* no storage */ } },
-  };
-
-  let language = "en";
-  const word = (key) => words[language][key];
+  const { word, begin } = languages(words, showWords);
 
   const rows = catalog.models.map((model, place) => ({
     model, place, body: byId("m-" + model.tag),
@@ -40,21 +32,7 @@
   prefersDark.addEventListener("change", showTheme);
 
   // --- language ---------------------------------------------------------------------------
-  function setLanguage(wanted) {
-    language = wanted in words ? wanted : "en";
-    root.lang = language === "zh" ? "zh-CN" : language;
-    document.title = word("title");
-    document.querySelector("meta[name=description]").content = word("description");
-    for (const item of document.querySelectorAll("[data-w]")) item.textContent = word(item.dataset.w);
-    for (const name of ["placeholder", "aria-label"]) {
-      for (const item of document.querySelectorAll(`[data-w-${name}]`)) {
-        item.setAttribute(name, word(item.getAttribute("data-w-" + name)));
-      }
-    }
-    const button = byId("language");
-    button.textContent = word("language");
-    button.setAttribute("aria-label", word("language_label"));
-    button.lang = language === "zh" ? "en" : "zh-CN";
+  function showWords() {
     for (const item of table.querySelectorAll(".copy")) {
       item.setAttribute("aria-label", `${word("copy_of")} ${item.closest("tbody").querySelector(".tag").textContent}`);
     }
@@ -64,10 +42,6 @@
     showTheme();
     showCommands();
   }
-  byId("language").addEventListener("click", () => {
-    setLanguage(language === "zh" ? "en" : "zh");
-    memory.set("language", language);
-  });
 
   // --- commands ---------------------------------------------------------------------------
   // One chooser for all rows: it goes where one is open.
@@ -261,8 +235,8 @@
   for (const item of table.querySelectorAll(".copy")) item.hidden = false;
   byId("tools").hidden = byId("count").hidden = rows.length === 0;
   byId("more").open = matchMedia("(min-width: 60.01rem)").matches;
-  byId("language").hidden = byId("theme").hidden = false;
-  setLanguage(memory.get("language") || (/^zh\b/i.test(navigator.language) ? "zh" : "en"));
+  byId("theme").hidden = false;
+  begin();
   showFound();
   // The one that the address names is open, and the only one that there is.
   const open = rows.length === 1 ? rows[0] : rows.find(({ body }) => "#" + body.id === location.hash);

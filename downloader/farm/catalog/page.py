@@ -1,26 +1,27 @@
 """The catalogue as one static page: no network, no framework, readable without JavaScript."""
 
-import json
 from datetime import datetime
-from functools import cache
 from importlib.resources import files
 from string import Template
 from typing import Any
 
 from downloader.farm.catalog.commands import COMMANDS, NAMES, command_line, commands_of
 from downloader.markup import (
+    LANGUAGE,
     Markup,
     content_security_policy,
     element,
     escape,
     join,
     json_script,
+    language_script,
     look,
+    read_words,
+    word,
 )
 from downloader.units import format_bytes
 
 SOURCE_URL = "https://github.com/AlphaHinex/hf-models"
-LANGUAGE = "en"  # of the page as it is served; the script changes it
 _SORTABLE = ("model", "parameters", "license", "size", "version", "published")
 _NUMBERS = {"parameters", "size"}
 _COLUMNS = len(_SORTABLE)
@@ -29,11 +30,9 @@ _SIZES = {"0-9": "< 1 GB", "9-10": "1 – 10 GB", "10-11": "10 – 100 GB", "11-
 _PARAMETERS = {"0-9": "< 1B", "9-10": "1B – 10B", "10-11": "10B – 100B", "11-": "> 100B"}
 
 
-@cache
 def words() -> dict[str, dict[str, str]]:
     """Return every text of the page, by language and key."""
-    parsed: dict[str, dict[str, str]] = json.loads(_asset("words.json"))
-    return parsed
+    return read_words(__package__)
 
 
 def render_page(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
@@ -43,7 +42,7 @@ def render_page(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
         document: The catalogue as ``catalog.schema.json`` specifies it.
         source_url: Where the project that publishes these images is.
     """
-    style, script = look() + _asset("page.css"), _asset("page.js")
+    style, script = look() + _asset("page.css"), language_script() + _asset("page.js")
     text = words()[LANGUAGE]
     models = document["models"]
     values = {
@@ -74,7 +73,7 @@ def render_page(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
         "generated": element(
             "time", _day(document["generated_at"]), datetime=document["generated_at"]
         ),
-    } | {f"w_{key}": element("span", value, data_w=key) for key, value in text.items()}
+    } | {f"w_{key}": _word(key) for key in text}
     values |= {f"t_{key}": escape(value) for key, value in text.items()}
     return Template(_asset("page.html")).substitute(values)
 
@@ -330,7 +329,7 @@ def _registry_page(name: str, tag: str) -> str | None:
 
 
 def _word(key: str) -> Markup:
-    return element("span", words()[LANGUAGE][key], data_w=key)
+    return word(words(), key)
 
 
 def _count(number: int | None) -> str:

@@ -1,0 +1,1 @@
+languages(JSON.parse(document.getElementById("words").textContent), () => {}).begin();
