@@ -9,12 +9,15 @@ Source: sigstore-python 4; Sigstore bundle 0.3; model-signing 1.1, ``sign sigsto
 import base64
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from downloader.errors import (
     HfModelsError,
@@ -26,10 +29,13 @@ from downloader.errors import (
     TransportError,
     install_hint,
 )
+from downloader.net.http import HttpSettings
 from downloader.signing import PAYLOAD_TYPE, Statement, parse_bundle, parse_statement
+from downloader.transfer.workers import WorkerGroup
 
 # A token is some 2 kB, the public instance's trust configuration 20 kB.
 _FILE_LIMIT_BYTES = 1024 * 1024
+_PUBLIC_URL = "https://tuf-repo-cdn.sigstore.dev"  # by which sigstore names what it ships
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,21 @@ class KeylessSigner:
         token_file: Holds the token; None for the one that the CI job offers, which is asked for
             anew for each signature, because it lives for some minutes only.
         trust_config: Of a private Sigstore; None for the public one.
+        timeout_s: How long Fulcio and Rekor may be silent, each.
 
     Raises:
         InputError: There is no token, a file cannot be used, or sigstore is not installed.
         TransportError: The public instance's keys could not be brought up to date.
     """
 
-    def __init__(self, token_file: Path | None = None, trust_config: Path | None = None) -> None:
+    def __init__(
+        self,
+        token_file: Path | None = None,
+        trust_config: Path | None = None,
+        timeout_s: float = HttpSettings.read_timeout_s,
+    ) -> None:
         self._token_file = token_file
+        self._timeout_s = timeout_s
         self._config = _trust(trust_config, offline=False)
         self._token()  # before anything is moved
         self._signed: dict[bytes, bytes] = {}
@@ -83,16 +96,20 @@ class KeylessSigner:
             TransportError: One of them gave no usable answer.
         """
         if statement not in self._signed:
-            from sigstore.dsse import Statement as Signable  # noqa: PLC0415 - an extra
-            from sigstore.sign import SigningContext  # noqa: PLC0415 - an extra
-
             token = self._token()
             with _signing_errors():
-                context = SigningContext.from_trust_config(self._config)
-                with context.signer(token) as signer:
-                    bundle = signer.sign_dsse(Signable(statement))
-            self._signed[statement] = bundle.to_json().encode()
+                self._signed[statement] = _bounded(
+                    partial(self._ask, token, statement), 2 * self._timeout_s
+                )
         return self._signed[statement]
+
+    def _ask(self, token: Any, statement: bytes) -> bytes:  # noqa: ANN401 - an extra
+        from sigstore.dsse import Statement as Signable  # noqa: PLC0415 - an extra
+        from sigstore.sign import SigningContext  # noqa: PLC0415 - an extra
+
+        context = SigningContext.from_trust_config(self._config)
+        with context.signer(token) as signer:
+            return signer.sign_dsse(Signable(statement)).to_json().encode()
 
     def _token(self) -> Any:  # noqa: ANN401 - an extra
         from sigstore.oidc import IdentityError, IdentityToken  # noqa: PLC0415 - an extra
@@ -107,12 +124,35 @@ class KeylessSigner:
             ) from error
 
 
+def _bounded(call: Callable[[], bytes], limit_s: float) -> bytes:
+    """Return what a call returns; sigstore's clients of Fulcio and Rekor have no timeout.
+
+    Raises:
+        TransportError: It takes longer than ``limit_s``.
+    """
+    answer: Future[bytes] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised below
+            answer.set_exception(error)
+
+    WorkerGroup().start(work, name="sigstore")  # never joined: it may wait for a silent server
+    if not wait([answer], limit_s).done:
+        raise TransportError(
+            f"Sigstore: no answer in {limit_s:g} s", hint="try again, or raise --timeout"
+        )
+    return answer.result()
+
+
 def load_trust(path: Path | None) -> Any:  # noqa: ANN401 - an extra
     """Return whom signatures are trusted of, without asking anybody.
 
     Args:
         path: The trust configuration of a private Sigstore, ``ClientTrustConfig`` as JSON; None
-            for the public one, as it came with sigstore or as a signing run has updated it.
+            for the public one, as a signing run has updated it in sigstore's own directory; as
+            it came with sigstore where that directory cannot be used.
 
     Raises:
         InputError: It is none, or sigstore is not installed.
@@ -171,7 +211,7 @@ def _trust(path: Path | None, *, offline: bool) -> Any:  # noqa: ANN401 - an ext
     logging.getLogger("sigstore._internal.tuf").setLevel(logging.ERROR)
     try:
         if path is None:
-            return ClientTrustConfig.production(offline=offline)
+            return _offline_trust() if offline else ClientTrustConfig.production()
         config = ClientTrustConfig.from_json(_read(path, str(path)))
         _ = config.trusted_root, config.signing_config  # parsed when they are asked for
     except (Error, ValueError) as error:
@@ -181,6 +221,23 @@ def _trust(path: Path | None, *, offline: bool) -> Any:  # noqa: ANN401 - an ext
     except OSError as error:
         raise StorageError(f"Sigstore's public keys: {error.strerror}") from error
     return config
+
+
+def _offline_trust() -> Any:  # noqa: ANN401 - an extra
+    from sigstore.errors import Error  # noqa: PLC0415 - an extra
+    from sigstore.models import ClientTrustConfig  # noqa: PLC0415 - an extra
+
+    try:
+        return ClientTrustConfig.production(offline=True)
+    except (Error, ValueError, OSError):  # it writes to the home directory, and reads that
+        folder = files("sigstore._store") / quote(_PUBLIC_URL, safe="")
+        parts = {
+            "trustedRoot": "trusted_root.json",
+            "signingConfig": "signing_config.v0.2.json",
+        }
+        document = {key: json.loads((folder / name).read_bytes()) for key, name in parts.items()}
+        kind = ClientTrustConfig.ClientTrustConfigType.CONFIG_0_1.value
+        return ClientTrustConfig.from_json(json.dumps({"mediaType": kind} | document))
 
 
 def _read_token(path: Path) -> str:

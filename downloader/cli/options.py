@@ -254,7 +254,8 @@ def signer_of(options: Mapping[str, Any]) -> Signer | None:
     if options["sign_keyless"]:
         if key:
             raise InputError("want --sign-key or --sign-keyless, got both")
-        return KeylessSigner(token, config)
+        timeout_s = options.get("timeout", HttpSettings.read_timeout_s)
+        return KeylessSigner(token, config, timeout_s)
     if token or config:
         name = "--identity-token" if token else "--trust-config"
         raise InputError(f"want {name} with --sign-keyless, got it alone")

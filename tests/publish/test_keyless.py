@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,7 @@ def hub() -> Iterator[HubServer]:
 def sigstore(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sigstore]:
     """Give a private Sigstore, and be a job that may sign there."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))  # of sigstore's own files
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with Sigstore() as made:
         for name, value in made.job_environment.items():
             monkeypatch.setenv(name, value)
@@ -349,6 +351,47 @@ def test_no_service_is_a_transport_error(side: Side, sigstore: Sigstore, tmp_pat
         config = gone.write_trust_config(tmp_path / "gone.json")
     ran = publish(side, config, "--identity-token", token)
     assert (ran.code, "no answer" in ran.err) == (4, True), ran.err
+
+
+@pytest.mark.parametrize("silent", ["/signingCert", "/log/entries"])
+def test_a_service_that_is_silent_is_a_transport_error(
+    side: Side, sigstore: Sigstore, config: Path, silent: str
+) -> None:
+    sigstore.habits = Habits(silent=silent)
+    began = time.monotonic()
+    ran = publish(side, config, "--timeout", "1")
+    assert (ran.code, "no answer in 2 s" in ran.err) == (4, True), ran.err
+    assert time.monotonic() - began < 30
+    assert sum(silent in request for request in sigstore.requests) == 1
+
+
+@pytest.mark.parametrize("home", ["cannot be written", "is damaged"])
+def test_the_keys_that_came_with_sigstore_need_no_home(
+    *,
+    side: Side,
+    sigstore: Sigstore,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    home: str,
+) -> None:
+    published(side, config)
+    flags = ["--identity", sigstore.identity, "--issuer", sigstore.url]
+    usual = hf_models("verify", f"{side.name}:signed", *flags)
+    assert (usual.code, "none of the trusted identities" in usual.err) == (6, True), usual.err
+    if home == "is damaged":
+        kept = list((tmp_path / "data").rglob("*.json")) + list(
+            (tmp_path / "cache").rglob("*.json")
+        )
+        assert len(kept) == 2
+        for path in kept:
+            path.write_bytes(path.read_bytes()[:1000])
+    else:
+        (tmp_path / "file").write_bytes(b"")
+        for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME"):
+            monkeypatch.setenv(name, str(tmp_path / "file" / "home"))
+    ran = hf_models("verify", f"{side.name}:signed", *flags)
+    assert (ran.code, ran.err) == (6, usual.err)
 
 
 def test_what_cannot_sign_is_refused_before_anything_is_asked(

@@ -55,12 +55,14 @@ class Habits:
         fulcio_status: Answer each request for a certificate with this.
         rekor_status: Answer each new entry with this.
         oidc_status: Answer each request for a token with this, and repeat what was asked with.
+        silent: Answer no request whose path has this, until `Sigstore` is closed.
     """
 
     log_is_late: timedelta = timedelta(0)
     fulcio_status: int | None = None
     rekor_status: int | None = None
     oidc_status: int | None = None
+    silent: str = ""
 
 
 class _RefusedError(Exception):
@@ -381,6 +383,7 @@ class Sigstore:
     def __init__(self, habits: Habits | None = None) -> None:
         self.habits = habits or Habits()
         self.requests: list[str] = []
+        self._closed = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.oidc, self.fulcio = OidcIssuer(self.url), Fulcio()
@@ -391,6 +394,7 @@ class Sigstore:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -506,6 +510,8 @@ class Sigstore:
         """Return status and document."""
         parts = urlsplit(target)
         self.requests.append(f"{method} {parts.path}")
+        if self.habits.silent and self.habits.silent in parts.path:
+            self._closed.wait()
         match method, parts.path:
             case "GET", "/token":
                 return self._give_token(parse_qs(parts.query), headers.get("Authorization", ""))
