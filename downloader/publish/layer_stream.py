@@ -13,7 +13,7 @@ from functools import partial
 from downloader.errors import IntegrityError, TransportError
 from downloader.hub.cache import BlobHasher
 from downloader.hub.repo import RepoFile, Snapshot
-from downloader.hub.resolver import FileSource
+from downloader.hub.resolver import FileSource, HubFile
 from downloader.hub.stream import FileStream, StreamSettings, open_file
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
@@ -21,6 +21,7 @@ from downloader.oci.tar_write import END_OF_ARCHIVE
 from downloader.plan import Content, Layer
 from downloader.publish.sha256 import Sha256
 from downloader.transfer.ring import BufferPool
+from downloader.transfer.source import interrupt_of, read_all
 from downloader.transfer.workers import WorkerGroup
 from downloader.units import MIB
 
@@ -30,8 +31,8 @@ SourceOf = Callable[[RepoFile], FileSource]
 # one after the other a thousand of them would take minutes.
 SMALL_FILE_BYTES = 4 * MIB
 PREFETCH_BYTES = 8 * MIB  # of small files in memory for one layer
-# At once for one layer: enough for 2,000 files in 15 s at a round trip of 200 ms.
-PREFETCH_FILES = 32
+# At once for one layer: enough for 2,000 files in 10 s at a round trip of 200 ms.
+PREFETCH_FILES = 64
 _BATCH_BYTES = 1 * MIB  # headers, padding and tiny files travel together
 
 
@@ -68,7 +69,7 @@ class HubContents:
         for file in snapshot.files:  # one content at two paths is read from the first
             self._files.setdefault(file.oid, file)
         self.sha256s: dict[str, str] = {}  # of small files outside LFS, which a signature names
-        self._streams: set[FileStream] = set()
+        self._interrupts: set[Callable[[], None]] = set()
         self._is_closed = False
         self._lock = threading.Lock()
 
@@ -90,13 +91,8 @@ class HubContents:
             settings=access.settings,
             byte_range=ByteRange(whole.start + skip_bytes, whole.end),
         )
-        with stream:
-            self._enter(stream)
-            try:
-                yield stream
-            finally:
-                with self._lock:
-                    self._streams.discard(stream)
+        with stream, self._entered(stream.close):
+            yield stream
 
     @contextmanager
     def prefetched(self, contents: Sequence[Content]) -> Iterator["Prefetch"]:
@@ -104,8 +100,8 @@ class HubContents:
         calls = [partial(self._read, content) for content in contents]
         prefetch = Prefetch(calls, [content.size_bytes for content in contents])
         with self._group.interrupting(prefetch.close):
-            for _ in range(min(PREFETCH_FILES, len(calls))):
-                self._group.start(prefetch.work, name="prefetch")
+            count = min(PREFETCH_FILES, len(calls))
+            self._group.start_all([prefetch.work] * count, count, name="prefetch")
             try:
                 yield prefetch
             finally:
@@ -115,15 +111,22 @@ class HubContents:
         """Wake up every thread that reads; further streams are refused."""
         with self._lock:
             self._is_closed = True
-            streams = list(self._streams)
-        for stream in streams:
-            stream.close()
+            interrupts = list(self._interrupts)
+        for interrupt in interrupts:
+            interrupt()
 
-    def _enter(self, stream: FileStream) -> None:
+    @contextmanager
+    def _entered(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """Have `close` interrupt what is read in the block."""
         with self._lock:
             if self._is_closed:
                 raise TransportError("interrupted")
-            self._streams.add(stream)
+            self._interrupts.add(interrupt)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._interrupts.discard(interrupt)
 
     def _read(self, content: Content) -> bytes:
         try:
@@ -133,14 +136,25 @@ class HubContents:
 
     def _read_once(self, content: Content) -> bytes:
         hasher = BlobHasher(content.oid, content.blob_bytes)
-        data = b""
-        if content.size_bytes:
-            with self.opened(content) as stream:
-                data = b"".join(stream)
-        hasher.update(data)
+        data = self._download(content) if content.size_bytes else b""
+        hasher.update(memoryview(data))
         hasher.check(self.path_of(content))
         self.sha256s[content.oid] = hashlib.sha256(data).hexdigest()
         return data
+
+    def _download(self, content: Content) -> bytes:
+        access, file = self._access, self._files[content.oid]
+        settings = access.settings
+        source = HubFile(
+            access.http,
+            access.source_of(file),
+            content.size_bytes,
+            policy=settings.policy,
+            note=settings.note,
+        )
+        reader = source.open(ByteRange(0, content.size_bytes))
+        with reader, self._entered(interrupt_of(reader)):
+            return read_all(reader, content.size_bytes, file.path)
 
 
 class Prefetch:

@@ -26,8 +26,8 @@ from downloader.oci.store import RawManifest
 from downloader.progress import Note, Progress
 from downloader.restore.foreign.entries import MODELS_DIRS
 from downloader.restore.foreign.root_directory import RootDirectory
-from downloader.restore.foreign.scan import read_all
 from downloader.restore.places import Places
+from downloader.transfer.source import read_all
 
 if TYPE_CHECKING:
     from downloader.oci.registry import Registry

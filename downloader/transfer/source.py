@@ -63,6 +63,22 @@ class Reader(Protocol):
     ) -> None: ...
 
 
+def read_all(reader: Reader, size_bytes: int, what: str) -> bytes:
+    """Return exactly so many bytes of a reader.
+
+    Raises:
+        ProtocolError: There are fewer.
+    """
+    data = bytearray(size_bytes)
+    filled = 0
+    while filled < size_bytes:
+        count = reader.readinto(memoryview(data)[filled:])
+        if not count:
+            raise ProtocolError(f"{what}: want {size_bytes} bytes, got {filled} bytes")
+        filled += count
+    return bytes(data)
+
+
 class RangeSource(Protocol):
     """The bytes of one file, which any number of threads read by range.
 

@@ -81,4 +81,4 @@ def test_publish_of_many_small_files_stays_below_the_hubs_quota(side: Side) -> N
     assert ran.code == 0, ran.err
     asked = side.hub.log().of(origin="hub", path="org/many/resolve/")
     assert len(asked) >= files
-    assert {entry.status for entry in asked} == {206}
+    assert {entry.status for entry in asked} == {200}  # and none of 429

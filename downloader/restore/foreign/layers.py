@@ -24,12 +24,11 @@ from downloader.restore.foreign.scan import (
     Locator,
     RangedSource,
     Taker,
-    read_all,
     scan_layer,
 )
 from downloader.restore.image import Image
 from downloader.transfer.mirrors import MirroredSource
-from downloader.transfer.source import RangesIgnoredError, retry_without_ranges
+from downloader.transfer.source import RangesIgnoredError, read_all, retry_without_ranges
 
 # A layer up to here is read as a whole, so that its digest proves every header in it.
 WHOLE_LAYER_BYTES = 32 * 1024**2

@@ -22,6 +22,7 @@ from downloader.restore.foreign.entries import (
     is_shared_blob,
     place_of,
 )
+from downloader.transfer.source import read_all
 
 # A ref holds 41 bytes.
 _REF_LIMIT_BYTES = 1024
@@ -189,19 +190,3 @@ class RangedSource:
         with self._open_range(ByteRange(self.offset, end)) as reader:
             self._window = read_all(reader, end - self.offset, self._what)
         self._window_start = self.offset
-
-
-def read_all(reader: BlobReader, size_bytes: int, what: str) -> bytes:
-    """Return exactly so many bytes of a reader.
-
-    Raises:
-        ProtocolError: There are fewer.
-    """
-    data = bytearray(size_bytes)
-    filled = 0
-    while filled < size_bytes:
-        count = reader.readinto(memoryview(data)[filled:])
-        if not count:
-            raise ProtocolError(f"{what}: want {size_bytes} bytes, got {filled} bytes")
-        filled += count
-    return bytes(data)
