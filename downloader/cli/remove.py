@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from downloader.cli.command import examples
-from downloader.cli.console import print_json, print_result
+from downloader.cli.console import print_json, print_result, say
 from downloader.cli.options import connection_of, connection_options, json_option
 from downloader.errors import InputError
 from downloader.library.publisher import remove as remove_image
@@ -31,7 +31,7 @@ def remove(image: str, yes: bool, as_json: bool, **options: Any) -> None:
         if not sys.stdin.isatty():
             raise InputError(f"want --yes to remove {image} without a terminal", hint="add --yes")
         click.confirm(f"Remove {image}?", abort=True, err=True)
-    remove_image(image, connection=connection_of(options))
+    remove_image(image, connection=connection_of(options), note=say)
     if as_json:
         print_json({"image": image, "removed": True})
     else:

@@ -256,6 +256,7 @@ def remove(
     environment: Environment | None = None,
     *,
     connection: Connection | None = None,
+    note: Note = ignore,
 ) -> None:
     """Remove a tag from a registry; its layers go when the registry cleans up.
 
@@ -266,6 +267,7 @@ def remove(
         image: With a tag or digest.
         environment: None for the process's own.
         connection: How registries are reached, beside what the environment says.
+        note: Told which tag of those that go with the image stays, and why.
 
     Raises:
         InputError: ``image`` has no tag and no digest, or there is no such image.
@@ -297,8 +299,14 @@ def remove(
                 continue
             # By its digest, unless another image would lose the manifest with it.
             rest = [name for name in registry.list_tags() if name != tag]
-            if not any(_is_named(registry, name, other.digest) for name in rest):
-                registry.delete_manifest(other.digest)
+            owner = next((name for name in rest if _is_named(registry, name, other.digest)), None)
+            if owner:
+                note(
+                    f"{reference.name}:{tag} stays: the registry removes it only together with"
+                    f" its manifest, which {owner} needs"
+                )
+            elif not _removes(registry, other.digest, tag):
+                note(f"{reference.name}:{tag} stays: the registry does not remove it")
 
 
 def _is_named(registry: Registry, tag: str, digest: Digest) -> bool:

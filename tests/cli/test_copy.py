@@ -212,6 +212,9 @@ def test_remove_leaves_a_manifest_that_another_image_names() -> None:
     ran = hf_models("remove", f"{name}:gone", "--yes")
     if ran.code:
         assert "does not remove images" in ran.err
+    else:
+        stays = f"{name}:gone.modelpack stays: "  # where the registry removes no tag alone
+        assert (stays in ran.err) == ("gone.modelpack" in store.list_tags()), ran.err
     assert store.get_manifest("stays") is not None
     assert store.get_manifest(inner) is not None
 
