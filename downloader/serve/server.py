@@ -27,6 +27,7 @@ from downloader.serve.metrics import Metrics
 from downloader.serve.sources import Reading, Source, open_sources
 from downloader.serve.threads import Threads
 from downloader.transfer.workers import WorkerGroup
+from downloader.units import format_count
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -231,7 +232,7 @@ def _retired(index: Index, current: Sequence[Entry]) -> list[Entry]:
 def _count(entries: Sequence[Entry]) -> str:
     repos = {entry.repo for entry in entries}
     commits = {(entry.repo, entry.commit) for entry in entries}
-    return f"{len(repos)} repos, {len(commits)} commits"
+    return f"{format_count(len(repos), 'repo')}, {format_count(len(commits), 'commit')}"
 
 
 def access_line(request: Request, log_format: str) -> str:

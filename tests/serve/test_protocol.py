@@ -294,6 +294,15 @@ def test_page_names_every_repo_and_this_address(server: Server) -> None:
         assert f"<code>{name}</code>" in text
 
 
+def test_log_counts_repos_and_commits(server: Server, tmp_path: Path) -> None:
+    assert server.said(": 4 repos, 5 commits")
+    name, store = registry()
+    small = {"config.json": b"{}"}
+    put_ours(store, small, "gpt2", snapshot=make_snapshot(small, "gpt2"))
+    with serving(name, "--cache-dir", tmp_path) as running:
+        assert any(line.endswith(": 1 repo, 1 commit") for line in running.lines)
+
+
 def test_metrics_count_requests_and_bytes(server: Server) -> None:
     before = server.metric("served_bytes_total")
     server.ask(resolve_path("vocab.txt"))
