@@ -206,10 +206,12 @@ def test_every_flag_that_the_page_and_the_manifest_use_exists(manifest: dict[str
         assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= options
 
 
-def test_the_page_names_every_secret_and_variable_of_the_workflow() -> None:
-    workflow = (ROOT / ".github/workflows/model.yml").read_text()
-    used = set(re.findall(r"(?:vars|secrets)\.([A-Z_]+)", workflow))
-    named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", FARM))
+@pytest.mark.parametrize("name", ["farm.md", "farm.zh-CN.md"])
+def test_the_page_names_every_secret_and_variable_of_the_workflows(name: str) -> None:
+    workflows = [ROOT / ".github/workflows" / file for file in ("model.yml", "pages.yml")]
+    text = "".join(path.read_text() for path in workflows)
+    used = set(re.findall(r"(?:vars|secrets)\.([A-Z_]+)", text))
+    named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", (ROOT / "docs" / name).read_text()))
     assert used <= named
     for known in KNOWN[1:]:  # GHCR has the job's own token
         assert {known.username, known.password} <= used
