@@ -130,7 +130,7 @@ def test_make_prints_the_result_alone() -> None:
     assert done.stdout == run_here("models", "show", "codet5-small").out
 
 
-@pytest.mark.parametrize("page", ["install.md", "command-line.md"])
+@pytest.mark.parametrize("page", ["install.md", "command-line.md", "command-line.zh-CN.md"])
 def test_bash_completes_after_the_line_of_the_documents(page: str) -> None:
     text = (ROOT / "docs" / page).read_text()
     [line] = re.findall(r"^eval .*bash_source.*$", text, re.MULTILINE)

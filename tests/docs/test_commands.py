@@ -308,9 +308,10 @@ def test_the_messages_of_troubleshooting_are_those_of_the_code(name: str) -> Non
     assert [message for message in quoted if message not in code and message not in commands] == []
 
 
-def test_every_variable_that_is_read_is_documented() -> None:
+@pytest.mark.parametrize("name", ["command-line.md", "command-line.zh-CN.md"])
+def test_every_variable_that_is_read_is_documented(name: str) -> None:
     code = (ROOT / "downloader/environment.py").read_text()
     read = set(re.findall(r"[\"']([A-Z]+(?:_[A-Z]+)+)[\"']", code))
     assert "HF_TOKEN" in read
-    text = (ROOT / "docs/command-line.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert read - set(re.findall(r"`([A-Z_]+)`", text)) == set()
