@@ -127,7 +127,7 @@ class Location:
             TransientError, HubError: As `open` does.
         """
         with self.open(ByteRange(0, 1)) as response:
-            return self._target, response.status == 206
+            return self._target, response.status == 206 and not response.inflate(1)
 
     def _open(self, headers: Mapping[str, str]) -> Exchange:
         for _ in range(_LONGEST_CHAIN):
@@ -203,6 +203,9 @@ def _hub_error(url: str, response: Exchange, is_home: bool) -> HubError:
 def check_answer(response: Exchange, want: ByteRange, size_bytes: int, name: str) -> bool:
     """Return whether the body is exactly ``want``; False where it is the whole file.
 
+    A body that was compressed against our wish is inflated as it is read. Where that is the
+    answer to a range, it is of no use, and False: the file is read from its first byte.
+
     Args:
         response: Status 200 or 206.
         want: The half-open interval of byte offsets that was asked for.
@@ -214,6 +217,8 @@ def check_answer(response: Exchange, want: ByteRange, size_bytes: int, name: str
     """
     is_range = response.status == 206
     expected = want.size_bytes if is_range else size_bytes
+    if response.inflate(expected):
+        return False
     try:
         if is_range:
             # First the size of the file: another one is the file's fault, not the server's.
@@ -318,7 +323,8 @@ class _HubReader(ResumingReader):
         want = ByteRange(self.at, self.end or 0)
         is_whole = want == ByteRange(0, size_bytes) or not self._file.has_ranges
         response = self._file.location.open(None if is_whole else want)
-        if not check_answer(response, want, size_bytes, self.name) and want.start:
+        is_range = check_answer(response, want, size_bytes, self.name)
+        if not is_range and (want.start or response.status == 206):
             response.close()
             self._file.has_ranges = False
             raise RangesIgnoredError(f"{self.name}: the server sends the whole file, not a range")

@@ -67,51 +67,53 @@ def inflate(data: bytes, encoding: str, limit_bytes: int) -> bytes:
         raise ProtocolError(f"want a body in Content-Encoding {encoding}, got another") from error
 
 
-class Reader(Protocol):
-    """What fills a buffer: fewer bytes at the end only, then 0."""
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill ``buffer``."""
-
-
-class Inflater:
+class InflatedBody:
     """A long body without its ``Content-Encoding``, in constant memory.
 
     Args:
-        source: The body as it is sent.
+        body: As it is sent.
         encoding: Its ``Content-Encoding``.
     """
 
-    def __init__(self, source: Reader, encoding: str) -> None:
-        self._source = source
+    def __init__(self, body: Body, encoding: str) -> None:
+        self._body = body
         self._encoding = encoding
         self._inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
         self._buffer = memoryview(bytearray(_PIECE_BYTES))
+        self._has_begun = False
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill ``buffer`` with the next bytes; fewer at the end only, then 0.
+        """Read the next bytes into ``buffer``; 0 at the end.
 
         Raises:
-            TransportError: The connection was cut, or nothing came for too long.
+            OSError, http.client.HTTPException: The line broke, or nothing came for too long.
             ProtocolError: The body is not encoded so.
         """
-        filled = 0
-        while filled < len(buffer) and not self._inflater.eof:
+        while buffer and not self._inflater.eof:
             data = self._inflater.unconsumed_tail or self._next()
-            if not data:
-                break
             try:
-                piece = self._inflater.decompress(data, len(buffer) - filled)
+                piece = self._inflater.decompress(data, len(buffer))
             except zlib.error as error:
                 raise ProtocolError(
                     f"want a body in Content-Encoding {self._encoding}, got another"
                 ) from error
-            buffer[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        return filled
+            if piece:
+                buffer[: len(piece)] = piece
+                return len(piece)
+            if not data:
+                break
+        return 0
 
     def _next(self) -> bytes:
-        return bytes(self._buffer[: self._source.readinto(self._buffer)])
+        data = bytes(self._buffer[: self._body.readinto(self._buffer)])
+        if not data and self._has_begun:
+            raise http.client.IncompleteRead(b"")
+        self._has_begun = True
+        return data
+
+    def end(self) -> None:
+        """Leave the connection as the next answer needs it."""
+        self._body.end()
 
 
 class _BufferedBody:

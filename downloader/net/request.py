@@ -25,7 +25,7 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 
 from downloader.errors import TransportError
 from downloader.net.address import is_loopback, parse_address
-from downloader.net.body import Body, inflate, open_body
+from downloader.net.body import Body, InflatedBody, inflate, is_inflatable, open_body
 from downloader.net.http import USER_AGENT, HttpPool, connect_to, transport_error
 from downloader.net.resolve import look_up
 from downloader.net.throughput import Watch
@@ -344,8 +344,30 @@ class Exchange:
         """
         data = bytearray(limit_bytes)
         body = bytes(data[: self.readinto(memoryview(data))])
+        if isinstance(self._body, InflatedBody):
+            return body
         encoding = self.headers.get("Content-Encoding", "")
         return inflate(body, encoding, limit_bytes) if body else body
+
+    def inflate(self, size_bytes: int | None) -> bool:
+        """Read the body from here on without its ``Content-Encoding``, where it has one.
+
+        Call it before the first read. A store may name an encoding for a file that is itself
+        compressed, and that it sends as it is: then the length of the body is the file's.
+
+        Args:
+            size_bytes: Of the body without its encoding; None where that is not known.
+
+        Returns:
+            Whether the body is encoded: then ``Content-Length`` is not its size.
+        """
+        encoding = self.headers.get("Content-Encoding", "")
+        is_as_it_is = self.headers.get("Content-Length") == str(size_bytes)
+        if not is_inflatable(encoding) or is_as_it_is:
+            return False
+        assert self._body is not None  # noqa: S101 - for the type checker
+        self._body = InflatedBody(self._body, encoding)
+        return True
 
     def drain(self) -> None:
         """Read the rest of the answer where that keeps the connection cheaply, and close."""

@@ -1,7 +1,6 @@
 """Reading a registry's blob: one stream, continued where a connection broke."""
 
 from downloader.errors import ProtocolError, TransportError
-from downloader.net.body import Inflater, is_inflatable
 from downloader.net.ranges import ByteRange, check_content_range, range_header
 from downloader.net.request import Exchange
 from downloader.oci.auth import Scopes
@@ -38,13 +37,11 @@ class RegistryBlobReader(ResumingReader):
         self._url = url
         self._scopes = scopes
         self._is_ranged = byte_range is not None
-        self._inflater: Inflater | None = None
         if end is None or start < end:
             self.open()
 
     def connect(self) -> Exchange:
         """Ask for the bytes that are left."""
-        self._inflater = None
         want = None
         if self._is_ranged or self.at:
             if self.end is None:
@@ -64,10 +61,6 @@ class RegistryBlobReader(ResumingReader):
             raise
         return exchange
 
-    def read_body(self, exchange: Exchange, buffer: memoryview) -> int:
-        """Read the body without the encoding that it was sent in."""
-        return (self._inflater or exchange).readinto(buffer)
-
     def _ask(self, headers: dict[str, str]) -> Exchange:
         expect = (200, 206, *_NO_RANGES) if headers else (200, 206)
         request = Request("GET", self._url, self.name, self._scopes, expect, headers, redirect=True)
@@ -76,16 +69,14 @@ class RegistryBlobReader(ResumingReader):
     def _check(self, exchange: Exchange, want: ByteRange | None) -> None:
         length = exchange.headers.get("Content-Length", "")
         size_bytes = int(length) if length.isascii() and length.isdigit() else None
-        encoding = exchange.headers.get("Content-Encoding", "")
-        # A store may say so of a gzip layer that it keeps as it is: then the length is right.
-        if is_inflatable(encoding) and (want is None or size_bytes != want.end):
+        is_encoded = exchange.inflate(want.end if want else None)
+        if is_encoded:
             size_bytes = None
-            self._inflater = Inflater(exchange, encoding)
         if exchange.status == 206:
             if want is None:
                 raise ProtocolError(f"{self.name}: want status 200, got 206 without asking")
-            if self._inflater:
-                raise self._ranges_ignored(want, f"a range of its {encoding} form")
+            if is_encoded:
+                raise self._ranges_ignored(want, "a range of its compressed form")
             check_content_range(exchange.headers.get("Content-Range"), want)
         elif want is None:
             self.end = size_bytes

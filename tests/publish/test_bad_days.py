@@ -95,6 +95,12 @@ def test_a_long_wait_for_the_hub_is_said(side: Side) -> None:
     assert re.search(r"w\.bin: .*429.*; again in 2 s", ran.err)
 
 
+def test_a_proxy_compresses_what_the_hub_sends(side: Side) -> None:
+    side.hub.add_fault(faults.Compressed(path="*w.bin"))
+    side.hub.add_fault(faults.Compressed(path="*config.json"))
+    must_work(side, side.publish("org/one"))
+
+
 @pytest.mark.parametrize("status", [500, 502])
 def test_the_hub_has_a_bad_moment(side: Side, status: int) -> None:
     side.hub.add_fault(faults.ServerError(path="*w.bin", status=status, times=2))

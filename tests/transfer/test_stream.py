@@ -140,6 +140,7 @@ PASSING = [
     faults.FewerBytes(path=FILE, times=1),
     faults.RedirectElsewhere(path=FILE, origin="hub"),
     faults.NoRanges(path=FILE),
+    faults.Compressed(path=FILE),
     faults.NoRanges(path=FILE, from_byte=5 * MIB),
     faults.NoRanges(path=FILE, skip=3),
     faults.SlowFirstByte(path=FILE, delay_s=1.3, times=2),

@@ -156,13 +156,20 @@ class ChangedJson(Fault):
 
 @dataclass(frozen=True, kw_only=True)
 class Compressed(Fault):
-    """A body that a proxy has compressed, though the request wants it as it is."""
+    """A body that a proxy has compressed, though the request wants it as it is.
+
+    Args:
+        encoding: Of the body.
+        extra_bytes: Zeros behind the content, which compress to almost nothing.
+    """
 
     encoding: str = "gzip"
+    extra_bytes: int = 0
 
     def change(self, reply: Reply, request: Request, world: World) -> Reply:
-        data = read_all(reply.source)
-        packed = {"gzip": gzip.compress(data), "deflate": zlib.compress(data)}
+        data = read_all(reply.source, reply.start, reply.stop) + bytes(self.extra_bytes)
+        level = 1 if self.extra_bytes else 0  # noise does not shrink, and clients are impatient
+        packed = {"gzip": gzip.compress(data, level), "deflate": zlib.compress(data, level)}
         answer = Reply.text(reply.status, packed.get(self.encoding, data))
         answer.headers |= reply.headers | {"Content-Encoding": self.encoding}
         return answer
