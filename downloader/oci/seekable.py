@@ -199,6 +199,10 @@ def parse_table(data: bytes, size_bytes: int, what: str) -> SeekTable:
     return SeekTable(packed, plain)
 
 
+class DamagedFrameError(ProtocolError):
+    """A frame is not what the table says of it; another place may have the right bytes."""
+
+
 class FrameReader:
     """A range of the tar, from the frames that hold it; a `BlobReader`.
 
@@ -209,7 +213,8 @@ class FrameReader:
         what: The blob, for messages.
 
     Raises (also from `readinto`):
-        ProtocolError: The table or a frame lies about its size, or a frame is damaged.
+        ProtocolError: The table lies about its size.
+        DamagedFrameError: A frame lies about its size, or is damaged.
     """
 
     def __init__(
@@ -251,7 +256,10 @@ class FrameReader:
         start, end = self._table.plain[number], self._table.plain[number + 1]
         size_bytes = self._table.packed[number + 1] - self._table.packed[number]
         packed = _read_exactly(self._reader, size_bytes, self._what)
-        plain = memoryview(decompress_frame(packed, end - start, self._what))
+        try:
+            plain = memoryview(decompress_frame(packed, end - start, self._what))
+        except ProtocolError as error:
+            raise DamagedFrameError(error.message) from error
         return plain[max(0, self._wanted.start - start) : self._wanted.end - start]
 
     def __enter__(self) -> Self:

@@ -1,11 +1,12 @@
 """The places that hold an image's registry blobs: mirrors in their order, then its own."""
 
 from collections.abc import Sequence
+from typing import Self
 
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor
-from downloader.oci.seekable import FrameReader, SeekTable, read_table
+from downloader.oci.seekable import DamagedFrameError, FrameReader, SeekTable, read_table
 from downloader.oci.store import Blobs, BlobSource
 from downloader.progress import Note, ignore
 from downloader.restore.values import BlobPlan
@@ -93,7 +94,45 @@ class _PackedSource:
         return self._packed.has_ranges
 
     def open(self, wanted: ByteRange) -> Reader:
+        return _PackedReader(self, wanted)
+
+    def open_frames(self, wanted: ByteRange) -> FrameReader:
         return FrameReader(self._packed.open, self._table, wanted, self.name)
 
     def blame(self) -> bool:
         return self._packed.blame()
+
+
+class _PackedReader:
+    """A range of such a tar; where a mirror sent a damaged frame, the rest from the next place."""
+
+    def __init__(self, source: _PackedSource, wanted: ByteRange) -> None:
+        self._source = source
+        self._at, self._end = wanted.start, wanted.end
+        self._frames = source.open_frames(wanted)
+        self._has_failed = False  # since the last byte came
+
+    def readinto(self, buffer: memoryview) -> int:
+        while True:
+            try:
+                count = self._frames.readinto(buffer)
+            except DamagedFrameError:
+                # Another connection may have blamed the mirror already: then a second try shows it.
+                if not self._source.blame() and self._has_failed:
+                    raise
+                self._has_failed = True
+                self.__exit__()
+                self._frames = self._source.open_frames(ByteRange(self._at, self._end))
+                continue
+            self._has_failed = False
+            self._at += count
+            return count
+
+    def interrupt(self) -> None:
+        self._frames.interrupt()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._frames.__exit__()

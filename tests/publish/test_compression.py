@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from downloader.image import layer_key
 from downloader.oci.seekable import FRAME_BYTES
 from tests.publish.test_image_conformance import call
 from tests.publish.test_models_dir import check_directory
+from tests.restore.test_restore_network import kill_after
 from tests.support.docker import docker
 from tests.support.fake_hub import Generated, HubServer, HubSpec, faults, make_repo
+from tests.support.mirror import Habits, Mirror
 from tests.support.publish import MIB, MODEL, Side, manifest_of
-from tests.support.restore import restored
+from tests.support.restore import restore, restored, start
 
 pytestmark = pytest.mark.docker
 
@@ -40,12 +43,13 @@ PACKS = make_repo(
         "quantised.gguf": Generated(5 * MIB, seed=2),
     },
 )
+LARGE = make_repo("org/large", {"model.safetensors": shrinking(40 * MIB + 11, 4), "a.txt": b"a"})
 SPLIT = make_repo("org/split", {"big.safetensors": shrinking(7 * MIB + 5, 3), "a.txt": b"a"})
 
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubServer]:
-    with HubServer(HubSpec((MODEL, PACKS, SPLIT))) as server:
+    with HubServer(HubSpec((MODEL, PACKS, LARGE, SPLIT))) as server:
         yield server
 
 
@@ -139,6 +143,75 @@ def test_finished_parts_are_read_back_from_their_frames(side: Side, tmp_path: Pa
     assert asked_bytes(side) > MIB  # the part that was there
     report = restored(f"{side.name}:split", tmp_path)
     check_directory(Path(report["snapshots"][0]["path"]), SPLIT)
+
+
+def built(side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> Path:
+    """Return a layout directory of LARGE whose layers are compressed."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--engine=layout", "--base=none", "--compress=zstd", f"--layer-size={size}"]
+    ran = side.run("build", "org/large", *flags)
+    assert ran.code == 0, ran.err
+    return tmp_path / "dist" / "large"
+
+
+@pytest.mark.parametrize("size", ["64MiB", "16MiB"], ids=["whole", "split"])
+def test_a_restore_of_compressed_layers_is_killed_and_continued(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    image, cache = built(side, tmp_path, monkeypatch, size), tmp_path / "cache"
+    packed_bytes = sum(path.stat().st_size for path in (image / "blobs" / "sha256").iterdir())
+
+    def is_noted() -> bool:
+        journals = cache.glob("*/blobs/*.journal.incomplete")
+        return any(len(journal.read_text().splitlines()) > 1 for journal in journals)
+
+    with Mirror(image) as own:
+        process = start(f"{own.host}/org/large", cache)
+        kill_after(own, process, packed_bytes // 2, and_when=is_noted)
+        sent_bytes = own.log.blob_bytes
+        report = restored(f"{own.host}/org/large", cache)
+        assert own.log.blob_bytes - sent_bytes < packed_bytes
+    assert report["resumed_bytes"] > 0
+    assert report["resumed_bytes"] + report["fetched_bytes"] + report["kept_bytes"] >= 40 * MIB
+    check_directory(Path(report["snapshots"][0]["path"]), LARGE)
+
+
+@pytest.mark.parametrize("size", ["64MiB", "16MiB"], ids=["whole", "split"])
+@pytest.mark.parametrize(
+    "habits",
+    [
+        Habits(lies=True),
+        Habits(status=404),
+        Habits(cut_after=300_000),
+        Habits(stall_after=300_000),
+    ],
+    ids=lambda habits: ",".join(key for key, value in vars(habits).items() if value),
+)
+def test_a_mirror_that_is_wrong_about_the_largest_compressed_layers(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, habits: Habits, size: str
+) -> None:
+    image = built(side, tmp_path, monkeypatch, size)
+    largest = max(path.stat().st_size for path in (image / "blobs" / "sha256").iterdir())
+    wrong = replace(habits, from_bytes=largest)
+    with Mirror(image) as own, Mirror(image, wrong) as mirror:
+        flags = ("--mirror", mirror.host, "--stall-timeout", "1", "--json")
+        ran = restore(f"{own.host}/org/large", tmp_path / "cache", *flags)
+        assert ran.code == 0, ran.err
+        assert "trying the next place" in ran.err
+        assert own.log.blob_bytes > 0
+    check_directory(Path(ran.json["snapshots"][0]["path"]), LARGE)
+
+
+def test_a_damaged_compressed_layer_everywhere_is_found(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = built(side, tmp_path, monkeypatch, "64MiB")
+    lies = Habits(lies=True, from_bytes=MIB)
+    with Mirror(image, lies) as own, Mirror(image, lies) as mirror:
+        flags = ("--mirror", mirror.host)
+        ran = restore(f"{own.host}/org/large", tmp_path / "cache", *flags)
+    assert ran.code in {5, 6}, ran.err
+    assert not list((tmp_path / "cache").glob("*/snapshots"))
 
 
 @pytest.mark.parametrize("engine", ["layout", "archive"])
