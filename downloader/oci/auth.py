@@ -193,7 +193,7 @@ class Auth:
         if self._basic and self._credential:
             return self._credential.basic
         for granted, token in self._tokens.items():
-            if token.renew_at_s > now_s and _covers(granted, scopes):
+            if token.renew_at_s > now_s and covers(granted, scopes):
                 return f"Bearer {token.value}"
         return None
 
@@ -298,7 +298,8 @@ def login_hint(registry: str) -> str:
     return f"log in with `docker login {registry}`, or give --username and --password-stdin"
 
 
-def _covers(granted: Iterable[Scope], wanted: Scopes) -> bool:
+def covers(granted: Iterable[Scope], wanted: Scopes) -> bool:
+    """Whether a token for ``granted`` is good for ``wanted``."""
     held = list(granted)
     return all(any(scope.covers(want) for scope in held) for want in wanted)
 

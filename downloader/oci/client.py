@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
 from downloader.errors import InputError, ProtocolError, ServerError, TransportError
@@ -15,7 +16,7 @@ from downloader.net.http import HttpPool
 from downloader.net.request import Exchange
 from downloader.net.resolve import look_up
 from downloader.net.retry import Retry, RetryPolicy, is_passing
-from downloader.oci.auth import Auth, Scopes, TokenRequest
+from downloader.oci.auth import Auth, Scopes, TokenRequest, covers
 from downloader.oci.credentials import Credentials
 from downloader.oci.reference import Reference
 from downloader.oci.responses import (
@@ -64,6 +65,46 @@ class Request:
     read_timeout_s: float | None = None
 
 
+class _Shared:
+    """Work that several threads want at once: one does it, the others wait for how it ends.
+
+    No lock is held meanwhile. ``work`` looks first whether it was done a moment ago.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[Scopes, Future[None]] = {}
+        self._lock = threading.Lock()
+
+    def run(self, key: Scopes, work: Callable[[], None]) -> None:
+        """Do ``work``, or wait for the thread that does it, and raise what it raised.
+
+        Args:
+            key: What the work is for; work under a key that covers it ends first.
+            work: What to do.
+        """
+        with self._lock:
+            wider = [it for held, it in self._running.items() if held != key and covers(held, key)]
+        wait(wider)  # it may make this work needless; its errors are not ours
+        with self._lock:
+            running = self._running.get(key)
+            mine = self._running.setdefault(key, Future())
+        if running is not None:
+            return running.result()
+        try:
+            work()
+        except BaseException as error:
+            self._forget(key)
+            mine.set_exception(error)
+            raise
+        self._forget(key)
+        mine.set_result(None)
+        return None
+
+    def _forget(self, key: Scopes) -> None:
+        with self._lock:
+            del self._running[key]
+
+
 class Client:
     """Sends requests to one registry; used by any number of threads.
 
@@ -100,7 +141,8 @@ class Client:
         self._base_address: Address | None = None
         self._auth: Auth | None = None
         self._peer: str | None = None
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # of `_auth`; never held over input or output
+        self._address_work, self._auth_work, self._token_work = _Shared(), _Shared(), _Shared()
 
     @property
     def base_url(self) -> str:
@@ -108,13 +150,17 @@ class Client:
         return self._base().root
 
     def _base(self) -> Address:
-        with self._lock:
-            if self._base_address is None:
-                plain = parse_address(f"http://{self._host}/", "registry", InputError)
-                if not self._is_plain(plain):
-                    plain = parse_address(f"https://{self._host}/", "registry", InputError)
-                self._base_address = plain
-            return self._base_address
+        if self._base_address is None:
+            self._address_work.run(frozenset(), self._find_base)
+        assert self._base_address is not None  # noqa: S101 - for the type checker
+        return self._base_address
+
+    def _find_base(self) -> None:
+        if self._base_address is None:
+            address = parse_address(f"http://{self._host}/", "registry", InputError)
+            if not self._is_plain(address):
+                address = parse_address(f"https://{self._host}/", "registry", InputError)
+            self._base_address = address
 
     def _is_plain(self, address: Address) -> bool:
         if self._plain_http is not None:
@@ -244,13 +290,21 @@ class Client:
         """Return the ``Authorization`` for ``url``, with a token that is not about to expire."""
         if not self.owns(url):
             return None
+        auth = self._auth
+        if auth is None:
+            return None
         with self._lock:
-            if self._auth is None:
-                return None
-            renewal = self._auth.renewal(scopes, time.monotonic())
-            if renewal:
-                self._fetch_token(self._auth, renewal)
-            return self._auth.header(scopes, time.monotonic())
+            is_due = auth.renewal(scopes, time.monotonic()) is not None
+        if is_due:
+            self._token_work.run(scopes, lambda: self._renew(auth, scopes))
+        with self._lock:
+            return auth.header(scopes, time.monotonic())
+
+    def _renew(self, auth: Auth, scopes: Scopes) -> None:
+        with self._lock:
+            request = auth.renewal(scopes, time.monotonic())
+        if request:
+            self._fetch_token(auth, request)
 
     def challenged(self, headers: Mapping[str, str], scopes: Scopes, sent: str | None) -> None:
         """Take a 401 answer, so that the next `authorization` is another one.
@@ -259,16 +313,25 @@ class Client:
             RegistryError: There is no other one.
         """
         challenge = headers.get("WWW-Authenticate", "")
+        if self._auth is None:
+            self._auth_work.run(frozenset(), self._find_credential)
+        auth = self._auth
+        assert auth is not None  # noqa: S101 - for the type checker
+        self._token_work.run(scopes, lambda: self._answer(auth, challenge, scopes, sent))
+
+    def _find_credential(self) -> None:
+        if self._auth is None:
+            credential = self._credentials.find(self.registry, self._repository)
+            self._auth = Auth(self.registry, credential, self._base())
+
+    def _answer(self, auth: Auth, challenge: str, scopes: Scopes, sent: str | None) -> None:
         with self._lock:
-            if self._auth is None:
-                credential = self._credentials.find(self.registry, self._repository)
-                self._auth = Auth(self.registry, credential, self._base())
-            now = self._auth.header(scopes, time.monotonic())
+            now = auth.header(scopes, time.monotonic())
             if now is not None and now != sent:
                 return  # another thread was quicker
-            request = self._auth.challenged(challenge, scopes, sent)
-            if request:
-                self._fetch_token(self._auth, request)
+            request = auth.challenged(challenge, scopes, sent)
+        if request:
+            self._fetch_token(auth, request)
 
     def _fetch_token(self, auth: Auth, request: TokenRequest) -> None:
         retries = self.retries()
@@ -282,7 +345,8 @@ class Client:
                 raise
             refusal = _refusal(f"token for {self.registry}", answer.status)
             if not (is_passing(answer.status) and retries.wait(refusal, answer.headers)):
-                auth.accept(request, answer.status, answer.body, asked_at_s)
+                with self._lock:
+                    auth.accept(request, answer.status, answer.body, asked_at_s)
                 return
 
     def _ask(self, request: TokenRequest) -> Answer:

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlencode
 
@@ -348,6 +350,43 @@ def test_page_instead_of_a_manifest_names_the_address_and_its_type(
         open_at(odd, pool).get_manifest("t")
     assert f"got {len(body)} bytes of text/html" in e.value.message
     assert "login page" in (e.value.hint or "")
+
+
+def test_token_that_does_not_come_stops_no_request_that_has_its_own(
+    odd: OddRegistry, pool: HttpPool
+) -> None:
+    asked_for_more, is_over = threading.Event(), threading.Event()
+
+    def answer(asked: Asked) -> Reply | None:
+        if "delete" not in asked.query["scope"]:
+            return give_token(asked)
+        asked_for_more.set()
+        is_over.wait(10)
+        return Reply(404)
+
+    def hook(asked: Asked) -> Reply | None:
+        challenge = f'Bearer realm="{odd.url}/token"'
+        if asked.path == "/token":
+            return answer(asked)
+        is_refused = asked.method == "DELETE" or "authorization" not in asked.headers
+        asked.headers.pop("authorization", None)
+        return Reply(401, headers={"WWW-Authenticate": challenge}) if is_refused else None
+
+    odd.hook = hook
+    digest = add(odd)
+    odd.add_manifest("t", {"manifests": []}, INDEX)
+    registry = open_at(odd, pool)
+    assert read(registry.open_blob(digest)) == DATA
+    with ThreadPoolExecutor(3) as threads:
+        waiting = [threads.submit(registry.delete_manifest, "t") for _ in range(3)]
+        try:
+            assert asked_for_more.wait(5)
+            assert read(registry.open_blob(digest)) == DATA
+            assert not any(one.done() for one in waiting)
+        finally:
+            is_over.set()
+        refusals = [one.exception() for one in waiting]
+    assert [type(error) for error in refusals] == [RegistryError] * 3
 
 
 @pytest.mark.parametrize("status", [307, 308])
