@@ -136,7 +136,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Speed, side by side with what a user would do instead: `nox -s bench -- publish`."""
-    install(session, "-e", ".[hub]")
+    install(session, "-e", ".[hub]", *groups("bench"))
     session.run("python", "-m", "tests.bench", *session.posargs, stderr=None)
 
 

@@ -1,10 +1,16 @@
-"""``nox -s bench -- publish|restore|serve|line [flags]``: one bench, or all without flags."""
+"""``nox -s bench -- publish|restore|serve|line|formats [flags]``: one, or all."""
 
 import sys
 
-from tests.bench import line, publish, restore, serve
+from tests.bench import formats, line, publish, restore, serve
 
-BENCHES = {"publish": publish.main, "restore": restore.main, "serve": serve.main, "line": line.main}
+BENCHES = {
+    "publish": publish.main,
+    "restore": restore.main,
+    "serve": serve.main,
+    "line": line.main,
+    "formats": formats.main,
+}
 
 
 def main() -> None:
