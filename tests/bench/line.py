@@ -7,7 +7,7 @@ that is not over after ``--most-s`` is stopped, and its row says so.
 
 Every measurement is in ``line.json`` at once; ``--resume`` goes on with what is missing there, and
 ``--plot docs/images/speed.svg`` draws it and measures nothing. The whole table, with files as long
-as each line needs (32 to 128 MiB), takes some 20 minutes: ``nox -s bench -- line --runs 1``.
+as each line needs (64 or 128 MiB), takes some 20 minutes: ``nox -s bench -- line --runs 1``.
 """
 
 import argparse
@@ -38,8 +38,8 @@ ROUND_TRIPS_MS = (0, 20, 200)
 RATES_MB = (5, 20, 100)
 MOST_CONNECTIONS = 16  # of the floor
 TAGS = ("x", "x-zstd")
-# Of each of the files, by the MB/s of a connection: long enough to see the rate, and no longer.
-FILE_MIB = {5: 32, 20: 64, 100: 128}
+# Of each of the files, by the MB/s of a connection. From 64 MiB on a file has a layer of its own.
+FILE_MIB = {5: 64, 20: 64, 100: 128}
 _MANIFESTS = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json"
 _OURS = [sys.executable, "-m", "downloader"]
 _HF = str(Path(sys.executable).with_name("hf"))
