@@ -1,6 +1,6 @@
 """The command line: flags to one library call per command.
 
-The only package that prints, reads the environment, or exits. Commands are loaded when they
+The only package that prints or exits, but for `downloader.receive`. Commands are loaded when they
 are called, so that the consumer's commands never import what only publishers need.
 """
 

@@ -1,4 +1,4 @@
-"""Repo and revision to a snapshot: the only module that calls huggingface_hub's API.
+"""Repo and revision to a snapshot: the only module that asks huggingface_hub anything.
 
 The commit is resolved with ``repo_info``, never through ``snapshot_download``, which falls
 back to a stale cached snapshot without a word when the Hub answers 429 or 503.

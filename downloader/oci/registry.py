@@ -62,7 +62,7 @@ class Registry:
         reference: Registry and repository; tag and digest are ignored.
         pool: Connections, shared by any number of registries.
         credentials: Where the user's credential is looked up; None for anonymous.
-        upload: How blobs are sent; ``auto`` chooses by host and learns from the answers.
+        upload: How blobs are sent; ``auto`` streams, and learns from the answers.
         chunk_bytes: Of one chunk; None to follow the round trip and the rate of the line.
         for_writing: Whether this is where an image goes: then reading asks for the right to
             write as well, because a token that may only read a repository that does not

@@ -63,7 +63,7 @@ _GONE_HINT = (
 )
 _OTHER_WAY_HINT = "try another way to send: --upload stream, or --upload chunked"
 
-# Registries whose uploads are one streamed request, always: host (or its parent) -> reason.
+# Registries that a cut upload does not switch to chunks: host (or its parent) -> reason.
 _NO_CHUNKS = {
     # Answers 416, "the request body is too large and exceeds the maximum permissible limit of
     # 4 MiB", for a PATCH with a Content-Range; one without it, as `docker push` sends, may be long.
