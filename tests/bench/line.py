@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,8 +115,7 @@ class Scene:
 
     def new_name(self) -> str:
         """Return the name of a repository that does not exist yet."""
-        self.taken.append(1)
-        return f"bench/new-{len(self.taken)}"
+        return f"bench/{uuid.uuid4().hex}"  # every line has the same registry
 
 
 def publish(scene: Scene, *flags: str) -> float:
