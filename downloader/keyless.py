@@ -140,9 +140,7 @@ def _bounded(call: Callable[[], bytes], limit_s: float) -> bytes:
 
     WorkerGroup().start(work, name="sigstore")  # never joined: it may wait for a silent server
     if not wait([answer], limit_s).done:
-        raise TransportError(
-            f"Sigstore: no answer in {limit_s:g} s", hint="try again, or raise --timeout"
-        )
+        raise TransportError(f"Sigstore: no answer in {limit_s:g} s", hint="run it again later")
     return answer.result()
 
 

@@ -68,7 +68,7 @@ class Request:
 class _Shared:
     """Work that several threads want at once: one does it, the others wait for how it ends.
 
-    No lock is held meanwhile. ``work`` looks first whether it was done a moment ago.
+    No lock is held meanwhile. ``work`` must look first whether it was done a moment ago.
     """
 
     def __init__(self) -> None:
@@ -85,24 +85,21 @@ class _Shared:
         with self._lock:
             wider = [it for held, it in self._running.items() if held != key and covers(held, key)]
         wait(wider)  # it may make this work needless; its errors are not ours
+        mine: Future[None] = Future()
         with self._lock:
-            running = self._running.get(key)
-            mine = self._running.setdefault(key, Future())
-        if running is not None:
-            return running.result()
+            running = self._running.setdefault(key, mine)
+        if running is not mine:
+            running.result()
+            return
         try:
             work()
+            mine.set_result(None)
         except BaseException as error:
-            self._forget(key)
             mine.set_exception(error)
             raise
-        self._forget(key)
-        mine.set_result(None)
-        return None
-
-    def _forget(self, key: Scopes) -> None:
-        with self._lock:
-            del self._running[key]
+        finally:
+            with self._lock:
+                del self._running[key]
 
 
 class Client:
@@ -317,7 +314,11 @@ class Client:
             self._auth_work.run(frozenset(), self._find_credential)
         auth = self._auth
         assert auth is not None  # noqa: S101 - for the type checker
-        self._token_work.run(scopes, lambda: self._answer(auth, challenge, scopes, sent))
+        for _ in range(2):  # the thread that was waited for may have answered another challenge
+            self._token_work.run(scopes, lambda: self._answer(auth, challenge, scopes, sent))
+            with self._lock:
+                if auth.header(scopes, time.monotonic()) != sent:
+                    return
 
     def _find_credential(self) -> None:
         if self._auth is None:

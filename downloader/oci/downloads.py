@@ -69,10 +69,12 @@ class RegistryBlobReader(ResumingReader):
     def _check(self, exchange: Exchange, want: ByteRange | None) -> None:
         length = exchange.headers.get("Content-Length", "")
         size_bytes = int(length) if length.isascii() and length.isdigit() else None
-        is_encoded = exchange.inflate(want.end if want else None)
+        is_range = exchange.status == 206
+        plain_bytes = None if want is None else want.size_bytes if is_range else want.end
+        is_encoded = exchange.inflate(plain_bytes)
         if is_encoded:
             size_bytes = None
-        if exchange.status == 206:
+        if is_range:
             if want is None:
                 raise ProtocolError(f"{self.name}: want status 200, got 206 without asking")
             if is_encoded:

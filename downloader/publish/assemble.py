@@ -104,12 +104,16 @@ def assemble(
         progress=progress,
     )
     _check_shards(destination, plan, records, options.count)
-    signature = sign_plan(signer, plan, destination, {}, tagged) if signer else None
-    if assembled and signature and is_signed_as(signature, destination, tagged):
-        progress.note(f"{destination.name}: assembled and signed already")
-        return assembled.digest
+    signature = None
+    if assembled and signer:
+        signature = sign_plan(signer, plan, destination, {}, tagged)
+        if is_signed_as(signature, destination, tagged):
+            progress.note(f"{destination.name}: assembled and signed already")
+            return assembled.digest
     options.base.load()
     put_common_blobs(destination, plan, options.base, tagged)
+    if signer and signature is None:  # a keyless one cannot be taken back
+        signature = sign_plan(signer, plan, destination, {}, tagged)
     image = write_image(
         destination, plan, options.base, modelpack=options.modelpack, signature=signature
     )

@@ -21,7 +21,7 @@ from downloader.oci.tar_write import END_OF_ARCHIVE
 from downloader.plan import Content, Layer
 from downloader.publish.sha256 import Sha256
 from downloader.transfer.ring import BufferPool
-from downloader.transfer.source import interrupt_of, read_all
+from downloader.transfer.source import interrupt_of, read_all, retry_without_ranges
 from downloader.transfer.workers import WorkerGroup
 from downloader.units import MIB
 
@@ -31,8 +31,9 @@ SourceOf = Callable[[RepoFile], FileSource]
 # one after the other a thousand of them would take minutes.
 SMALL_FILE_BYTES = 4 * MIB
 PREFETCH_BYTES = 8 * MIB  # of small files in memory for one layer
-# At once for one layer: enough for 2,000 files in 10 s at a round trip of 200 ms.
+# At once for all layers of a run: enough for 2,000 files in 10 s at a round trip of 200 ms.
 PREFETCH_FILES = 64
+_LEAST_PREFETCH_FILES = 8  # of each layer, where those before it take the others
 _BATCH_BYTES = 1 * MIB  # headers, padding and tiny files travel together
 
 
@@ -70,6 +71,7 @@ class HubContents:
             self._files.setdefault(file.oid, file)
         self.sha256s: dict[str, str] = {}  # of small files outside LFS, which a signature names
         self._interrupts: set[Callable[[], None]] = set()
+        self._prefetching = 0
         self._is_closed = False
         self._lock = threading.Lock()
 
@@ -100,12 +102,17 @@ class HubContents:
         calls = [partial(self._read, content) for content in contents]
         prefetch = Prefetch(calls, [content.size_bytes for content in contents])
         with self._group.interrupting(prefetch.close):
-            count = min(PREFETCH_FILES, len(calls))
-            self._group.start_all([prefetch.work] * count, count, name="prefetch")
+            with self._lock:
+                left = max(_LEAST_PREFETCH_FILES, PREFETCH_FILES - self._prefetching)
+                count = min(left, len(calls))
+                self._prefetching += count
             try:
+                self._group.start_all([prefetch.work] * count, count, name="prefetch")
                 yield prefetch
             finally:
                 prefetch.close()
+                with self._lock:
+                    self._prefetching -= count
 
     def close(self) -> None:
         """Wake up every thread that reads; further streams are refused."""
@@ -152,9 +159,13 @@ class HubContents:
             policy=settings.policy,
             note=settings.note,
         )
-        reader = source.open(ByteRange(0, content.size_bytes))
-        with reader, self._entered(interrupt_of(reader)):
-            return read_all(reader, content.size_bytes, file.path)
+
+        def read() -> bytes:
+            reader = source.open(ByteRange(0, content.size_bytes))
+            with reader, self._entered(interrupt_of(reader)):
+                return read_all(reader, content.size_bytes, file.path)
+
+        return retry_without_ranges(read)
 
 
 class Prefetch:

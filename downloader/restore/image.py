@@ -56,10 +56,9 @@ class Image:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """What the image says of itself.
+        """The annotations of the manifest, where `publish` has written every label there too.
 
-        `publish` writes every label as an annotation of the manifest too. Of any other image,
-        these are the labels of the config, and the annotations over them.
+        Of any other image, the labels of the config, and the annotations over them.
         """
         notes = self.manifest.annotations
         return notes if REPO_ID_LABEL in notes else all_labels(self.manifest, self.config)

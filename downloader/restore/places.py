@@ -111,24 +111,28 @@ class _PackedReader:
         self._at, self._end = wanted.start, wanted.end
         self._frames = source.open_frames(wanted)
         self._has_failed = False  # since the last byte came
+        self._is_interrupted = False
 
     def readinto(self, buffer: memoryview) -> int:
         while True:
             try:
                 count = self._frames.readinto(buffer)
             except DamagedFrameError:
-                # Another connection may have blamed the mirror already: then a second try shows it.
+                # Another connection may have blamed the mirror already; a second failure is raised.
                 if not self._source.blame() and self._has_failed:
                     raise
                 self._has_failed = True
                 self.__exit__()
                 self._frames = self._source.open_frames(ByteRange(self._at, self._end))
+                if self._is_interrupted:
+                    self._frames.interrupt()
                 continue
             self._has_failed = False
             self._at += count
             return count
 
     def interrupt(self) -> None:
+        self._is_interrupted = True
         self._frames.interrupt()
 
     def __enter__(self) -> Self:

@@ -128,6 +128,16 @@ def test_gzip_layer_that_a_store_labels_as_encoded_stays_as_it_is(
     assert read(open_at(odd, pool).open_blob(digest, ByteRange(0, len(layer)))) == layer
 
 
+def test_range_of_a_gzip_layer_that_a_store_labels_as_encoded_is_that_range(
+    odd: OddRegistry, pool: HttpPool
+) -> None:
+    layer = gzip.compress(DATA)
+    digest = add(odd, layer)
+    headers = {"Content-Encoding": "gzip", "Content-Range": f"bytes 10-19/{len(layer)}"}
+    odd.hook = lambda _: Reply(206, layer[10:20], headers)
+    assert read(open_at(odd, pool).open_blob(digest, ByteRange(10, 20))) == layer[10:20]
+
+
 def test_body_that_is_not_gzip_is_a_protocol_error(odd: OddRegistry, pool: HttpPool) -> None:
     odd.hook = lambda _: Reply(body=b"plain", headers={"Content-Encoding": "gzip"})
     with pytest.raises(ProtocolError, match="Content-Encoding"):

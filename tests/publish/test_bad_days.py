@@ -101,6 +101,14 @@ def test_a_proxy_compresses_what_the_hub_sends(side: Side) -> None:
     must_work(side, side.publish("org/one"))
 
 
+def test_a_small_file_is_cut_by_a_hub_without_ranges(side: Side) -> None:
+    side.hub.add_fault(faults.NoRanges(path="*README.md"))
+    side.hub.add_fault(faults.CutAfter(path="*README.md", after_bytes=5, times=2))
+    must_work(side, side.publish("org/model"), MODEL)
+    asked = side.hub.log().of(file="README.md", path="org/model/resolve/")
+    assert len(asked) >= 3
+
+
 @pytest.mark.parametrize("status", [500, 502])
 def test_the_hub_has_a_bad_moment(side: Side, status: int) -> None:
     side.hub.add_fault(faults.ServerError(path="*w.bin", status=status, times=2))

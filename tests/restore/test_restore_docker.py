@@ -142,6 +142,18 @@ def test_what_docker_saves(tmp_path: Path, image: str, compress: bool) -> None:
     check_cache(tmp_path / "cache")
 
 
+def test_an_engine_that_goes_on_after_an_archive_that_is_none_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\ncase $2 in inspect) echo '[{}]';; save) yes;; esac\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    ran = hf_models("restore", "docker-daemon:some/image", "--cache-dir", tmp_path / "c")
+    assert ran.code == 5, ran.err
+
+
 def test_an_image_that_the_engine_lacks(tmp_path: Path) -> None:
     ran = hf_models("restore", "docker-daemon:no/such:image", "--cache-dir", tmp_path / "c")
     assert ran.code == 8

@@ -21,11 +21,13 @@ def site_url(environment: Environment) -> str | None:
     ``CATALOG_URL`` says it; without, it is at GitHub Pages.
 
     Raises:
-        InputError: This is no job of a repository.
+        InputError: This is no job of a repository, or the address has a query or a user.
 
     Source: https://docs.github.com/pages, "Types of GitHub Pages sites".
     """
     if given := environment.get("CATALOG_URL"):
+        if "?" in given or "@" in given:  # it is printed, and a name is added to its end
+            raise InputError("want CATALOG_URL without a query, a user or a password")
         return given
     owner, _, name = environment.get("GITHUB_REPOSITORY", "").partition("/")
     if not name:
@@ -60,7 +62,7 @@ def fetch_catalog(
 
 
 def _fetch_once(pool: HttpPool, url: str) -> bytes | None:
-    address = parse_address(url)
+    address = parse_address(url, "CATALOG_URL", InputError)
     for _ in range(_LONGEST_CHAIN):
         try:
             with Exchange(pool, "GET", address.url, {}) as answer:
@@ -69,6 +71,7 @@ def _fetch_once(pool: HttpPool, url: str) -> bytes | None:
                     address = resolve_address(address, answer.headers.get("Location"))
                     continue
                 status, data = answer.status, answer.read(CATALOG_LIMIT_BYTES + 1)
+                _check_length(answer, data)
         except TransportError as error:
             raise TransientError(error) from error
         if status == http.HTTPStatus.NOT_FOUND:
@@ -80,3 +83,10 @@ def _fetch_once(pool: HttpPool, url: str) -> bytes | None:
             raise ProtocolError(f"{address}: want at most {CATALOG_LIMIT_BYTES} bytes")
         return data
     raise ProtocolError(f"{url}: more than {_LONGEST_CHAIN - 1} redirects")
+
+
+def _check_length(answer: Exchange, data: bytes) -> None:
+    length = answer.headers.get("Content-Length", "")
+    is_encoded = answer.headers.get("Content-Encoding") is not None
+    if not is_encoded and length.isdecimal() and len(data) < min(int(length), CATALOG_LIMIT_BYTES):
+        raise TransportError(f"{answer.url}: cut after {len(data)} of {length} bytes")

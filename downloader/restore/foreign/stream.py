@@ -6,15 +6,16 @@ seems to be, a layer or a small document, and put together when all have passed.
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, Any
 
-from downloader.errors import EngineError, ProtocolError
+from downloader.errors import EngineError, ProtocolError, StorageError
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import PlainStream
 from downloader.oci.digest import Digest, digest_of
@@ -45,6 +46,7 @@ _DOCUMENT_LIMIT_BYTES = 4 * 1024**2  # of a config or manifest; the budget limit
 _USTAR = slice(257, 262)
 _ERROR_LIMIT_BYTES = 4096  # of what docker says, for the message
 _DRAIN_BYTES = 1024**2
+_END_TIMEOUT_S = 1.0  # of docker that has closed its end of the pipe
 _ANSWER_TIMEOUT_S = 20.0  # of an engine that only looks something up
 
 ReadInto = Callable[[memoryview], int]
@@ -271,7 +273,7 @@ def open_saved(name: str, docker: str = "docker") -> Iterator[ReadInto]:
     Raises:
         EngineError: There is no docker, or it said no.
     """
-    with TemporaryFile() as said:  # a pipe that nobody reads would stop docker
+    with _open_temporary() as said:  # a pipe that nobody reads would stop docker
         try:
             process = subprocess.Popen(
                 [docker, "image", "save", name],
@@ -288,15 +290,24 @@ def open_saved(name: str, docker: str = "docker") -> Iterator[ReadInto]:
         try:
             yield process.stdout.readinto  # type: ignore[attr-defined]  # a BufferedReader has it
         except ProtocolError as error:
-            if process.wait() == 0:
-                raise
-            said.seek(0)
-            raise _refused("save", name, said.read(_ERROR_LIMIT_BYTES)) from error
+            # docker that still writes waits for a reader: it did not say no.
+            with suppress(subprocess.TimeoutExpired):
+                if process.wait(_END_TIMEOUT_S):
+                    said.seek(max(0, said.seek(0, os.SEEK_END) - _ERROR_LIMIT_BYTES))
+                    raise _refused("save", name, said.read()) from error
+            raise
         finally:
             process.stdout.close()
             if process.poll() is None:
                 process.terminate()
             process.wait()
+
+
+def _open_temporary() -> IO[bytes]:
+    try:
+        return TemporaryFile()
+    except OSError as error:
+        raise StorageError(f"want a temporary file, got {error.strerror}") from error
 
 
 def _refused(verb: str, name: str, said: bytes) -> EngineError:
