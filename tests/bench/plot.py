@@ -112,9 +112,9 @@ def short_name(line: str) -> str:
     """Return the name of a line as it fits beside its row.
 
     >>> short_name("200 ms, 20 MB/s, 80 MB/s in all")
-    '200 ms, 20 of 80 MB/s'
+    '200 ms, 20/80 MB/s'
     """
-    return re.sub(r" MB/s, (\d+) MB/s in all", r" of \1 MB/s", line)
+    return re.sub(r" MB/s, (\d+) MB/s in all", r"/\1 MB/s", line)
 
 
 def _x(ratio: float) -> float:
