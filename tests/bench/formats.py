@@ -14,8 +14,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import gguf
-import ml_dtypes
 import numpy as np
 
 from downloader.oci.compression import decompress_frame, frame_compressor
@@ -30,6 +28,8 @@ _DEVIATION = 0.02  # of a trained layer's weights, about
 
 def as_fp8(weights: "np.ndarray[Any, Any]") -> bytes:
     """Return one scale for all, and numbers up to 448: the largest of e4m3."""
+    import ml_dtypes  # noqa: PLC0415 - only benches have it
+
     return bytes(
         (weights * (448 / np.abs(weights).max())).astype(ml_dtypes.float8_e4m3fn).tobytes()
     )
@@ -50,26 +50,27 @@ def as_int4(weights: "np.ndarray[Any, Any]") -> bytes:
     return bytes(scales.astype(np.float16).tobytes() + packed.tobytes())
 
 
-def as_gguf(kind: gguf.GGMLQuantizationType) -> "Callable[[np.ndarray[Any, Any]], bytes]":
-    """Return what quantizes to a type of GGUF."""
-    return lambda weights: bytes(gguf.quantize(weights, kind).tobytes())
-
-
 def as_type(kind: Any) -> "Callable[[np.ndarray[Any, Any]], bytes]":
     """Return what casts to a floating-point type."""
     return lambda weights: bytes(weights.astype(kind).tobytes())
 
 
-FORMATS: "Mapping[str, Callable[[np.ndarray[Any, Any]], bytes]]" = {
-    "fp32": as_type(np.float32),
-    "bf16": as_type(ml_dtypes.bfloat16),
-    "fp16": as_type(np.float16),
-    "fp8 e4m3, one scale": as_fp8,
-    "int8, one scale": as_int8,
-    "int4, groups of 128": as_int4,
-    "GGUF Q8_0": as_gguf(gguf.GGMLQuantizationType.Q8_0),
-    "GGUF Q4_0": as_gguf(gguf.GGMLQuantizationType.Q4_0),
-}
+def formats() -> "Mapping[str, Callable[[np.ndarray[Any, Any]], bytes]]":
+    """Return what brings weights into each format."""
+    import gguf  # noqa: PLC0415 - only benches have it
+    import ml_dtypes  # noqa: PLC0415 - only benches have it
+
+    kinds = gguf.GGMLQuantizationType
+    return {
+        "fp32": as_type(np.float32),
+        "bf16": as_type(ml_dtypes.bfloat16),
+        "fp16": as_type(np.float16),
+        "fp8 e4m3, one scale": as_fp8,
+        "int8, one scale": as_int8,
+        "int4, groups of 128": as_int4,
+        "GGUF Q8_0": lambda weights: bytes(gguf.quantize(weights, kinds.Q8_0).tobytes()),
+        "GGUF Q4_0": lambda weights: bytes(gguf.quantize(weights, kinds.Q4_0).tobytes()),
+    }
 
 
 def measure(data: bytes, runs: int) -> dict[str, float]:
@@ -97,9 +98,10 @@ def measure(data: bytes, runs: int) -> dict[str, float]:
 
 def iter_rows(count: int, runs: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the row of each format, for so many numbers."""
+    known = formats()
     weights = np.random.default_rng(1).normal(0, _DEVIATION, (count // _ROW, _ROW))
     for name in names:
-        yield {"format": name, **measure(FORMATS[name](weights.astype(np.float32)), runs)}
+        yield {"format": name, **measure(known[name](weights.astype(np.float32)), runs)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -107,11 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="nox -s bench -- formats", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="of each format; medians are shown")
     parser.add_argument("--numbers", type=int, default=32 * MIB, help="of each format")
-    parser.add_argument("--only", action="append", choices=list(FORMATS), help="repeatable")
+    parser.add_argument("--only", action="append", choices=list(formats()), help="repeatable")
     parser.add_argument("--out", type=Path, default=Path("dist/bench"))
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     options.files, options.file_mib = 1, None
-    rows = list(iter_rows(options.numbers, options.runs, options.only or list(FORMATS)))
+    rows = list(iter_rows(options.numbers, options.runs, options.only or list(formats())))
     options.out.mkdir(parents=True, exist_ok=True)
     document = {**head_of(options), "rows": rows}
     (options.out / "formats.json").write_text(json.dumps(document, indent=2) + "\n")
