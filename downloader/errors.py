@@ -20,7 +20,6 @@ pass through `without_secrets` before they get into one.
 """
 
 import re
-from collections.abc import Collection
 from typing import ClassVar
 
 # Signed CDN URLs carry their signature in the query; user:password@ is a credential as well.
@@ -69,16 +68,7 @@ class RegistryError(ServerError):
         codes: The specification's words for it, ``MANIFEST_BLOB_UNKNOWN``; empty for none.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int | None = None,
-        hint: str | None = None,
-        codes: Collection[str] = (),
-    ) -> None:
-        super().__init__(message, status=status, hint=hint)
-        self.codes = frozenset(codes)
+    codes: frozenset[str] = frozenset()
 
 
 class TransportError(HfModelsError):

@@ -76,7 +76,9 @@ def registry_error(registry: str, what: str, answer: Answer) -> RegistryError:
     asked_s = parse_retry_after(answer.headers, datetime.now(UTC))
     wait = f", and asks to wait {format_seconds(asked_s)}" if asked_s else ""
     message = f"{what}: {said or 'no reason given'} (status {answer.status}{wait})"
-    return RegistryError(message, status=answer.status, hint=hint, codes=codes)
+    error = RegistryError(message, status=answer.status, hint=hint)
+    error.codes = frozenset(codes)
+    return error
 
 
 def _hint(registry: str, status: int, codes: set[str], said: str) -> str | None:
