@@ -78,9 +78,7 @@ class _Shared:
     def run(self, key: Scopes, work: Callable[[], None]) -> None:
         """Do ``work``, or wait for the thread that does it, and raise what it raised.
 
-        Args:
-            key: What the work is for; work under a key that covers it ends first.
-            work: What to do.
+        Work under a key that covers ``key`` ends first.
         """
         with self._lock:
             wider = [it for held, it in self._running.items() if held != key and covers(held, key)]

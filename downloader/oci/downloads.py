@@ -70,8 +70,7 @@ class RegistryBlobReader(ResumingReader):
         length = exchange.headers.get("Content-Length", "")
         size_bytes = int(length) if length.isascii() and length.isdigit() else None
         is_range = exchange.status == 206
-        plain_bytes = None if want is None else want.size_bytes if is_range else want.end
-        is_encoded = exchange.inflate(plain_bytes)
+        is_encoded = exchange.inflate(want and (want.size_bytes if is_range else want.end))
         if is_encoded:
             size_bytes = None
         if is_range:
