@@ -70,7 +70,8 @@ class RegistryBlobReader(ResumingReader):
         length = exchange.headers.get("Content-Length", "")
         size_bytes = int(length) if length.isascii() and length.isdigit() else None
         is_range = exchange.status == 206
-        is_encoded = exchange.inflate(want and (want.size_bytes if is_range else want.end))
+        plain_bytes = want.size_bytes if want and is_range else want.end if want else None
+        is_encoded = exchange.inflate(plain_bytes)
         if is_encoded:
             size_bytes = None
         if is_range:
