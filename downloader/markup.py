@@ -59,23 +59,25 @@ def escape(text: str) -> Markup:
 
 
 @cache
+def read_asset(package: str, name: str) -> str:
+    """Return the text of a file that lies in a package."""
+    return files(package).joinpath(name).read_text(encoding="utf-8")
+
+
 def look() -> str:
     """Return the style sheet that every page begins with: colors, type, tables."""
-    return files("downloader").joinpath("look.css").read_text(encoding="utf-8")
+    return read_asset("downloader", "look.css")
 
 
-@cache
 def language_script() -> str:
     """Return the script that every page in several languages begins with."""
-    return files("downloader").joinpath("language.js").read_text(encoding="utf-8")
+    return read_asset("downloader", "language.js")
 
 
 @cache
 def read_words(package: str) -> dict[str, dict[str, str]]:
     """Return every text of a package's page, by language and key."""
-    parsed: dict[str, dict[str, str]] = json.loads(
-        files(package).joinpath("words.json").read_text(encoding="utf-8")
-    )
+    parsed: dict[str, dict[str, str]] = json.loads(read_asset(package, "words.json"))
     return parsed
 
 

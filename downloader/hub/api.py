@@ -23,7 +23,7 @@ from huggingface_hub.utils._http import default_client_factory
 from urllib3 import HTTPHeaderDict
 
 from downloader.errors import HubError, ProtocolError, TransportError
-from downloader.net.address import Address, parse_address, resolve_address
+from downloader.net.address import REDIRECTS, Address, parse_address, resolve_address
 from downloader.net.http import HttpPool
 from downloader.net.request import Exchange
 from downloader.net.retry import (
@@ -35,7 +35,6 @@ from downloader.net.retry import (
 )
 from downloader.progress import Note
 
-_REDIRECTS = {301, 302, 303, 307, 308}
 _LONGEST_CHAIN = 6  # a renamed repo needs one
 _ANSWER_LIMIT_BYTES = 64 * 1024**2  # a page has 1000 files; `siblings` has all of them
 _READ_BYTES = 256 * 1024
@@ -94,7 +93,7 @@ class Call:
                 sent = token if address.origin == home else {}
                 with Exchange(self.http, "GET", address.url, sent) as response:
                     response.wait()
-                    if response.status in _REDIRECTS:
+                    if response.status in REDIRECTS:
                         response.drain()
                         address = resolve_address(address, response.headers.get("Location"))
                         continue

@@ -16,7 +16,7 @@ from downloader.errors import (
     TransportError,
     without_secrets,
 )
-from downloader.net.address import parse_address, resolve_address
+from downloader.net.address import REDIRECTS, parse_address, resolve_address
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange, check_content_range, range_header
 from downloader.net.request import Exchange
@@ -35,7 +35,6 @@ from downloader.transfer.source import (
     TailReader,
 )
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LONGEST_CHAIN = 6  # the Hub needs two: resolve-cache, then the CDN
 # What S3, CloudFront and the Hub's CAS bridge answer to a signature that is over.
 _SIGNATURE_OVER = frozenset({400, 401, 403, 404, 410})
@@ -133,7 +132,7 @@ class Location:
         for _ in range(_LONGEST_CHAIN):
             target = self._target
             response = self._request(target, headers)
-            if response.status in _REDIRECTS:
+            if response.status in REDIRECTS:
                 self._follow(target, response)
                 continue
             if response.status in {200, 206}:

@@ -16,6 +16,7 @@ from urllib.parse import quote, urljoin
 
 from downloader.errors import HfModelsError, ProtocolError, without_secrets
 
+REDIRECTS = frozenset({301, 302, 303, 307, 308})  # statuses; RFC 9110, section 15.4
 LENGTH_LIMIT = 16 * 1024  # characters; the signed URLs of CDNs have some 2,000
 
 _PORTS = {"http": 80, "https": 443}

@@ -11,7 +11,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
 from downloader.errors import InputError, ProtocolError, ServerError, TransportError
-from downloader.net.address import Address, is_loopback, network_of, parse_address
+from downloader.net.address import REDIRECTS, Address, is_loopback, network_of, parse_address
 from downloader.net.http import HttpPool
 from downloader.net.request import Exchange
 from downloader.net.resolve import look_up
@@ -27,7 +27,6 @@ from downloader.oci.responses import (
 )
 from downloader.progress import Note, ignore
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KEEPING_REDIRECTS = frozenset({307, 308})  # method and body stay; RFC 9110, 15.4.8 and 15.4.9
 _REDIRECT_LIMIT = 5
 # A URL that carries its own credential, on the registry's own host: stores refuse a second one.
@@ -362,7 +361,7 @@ class Client:
                     exchange.send(memoryview(body))
                 data = exchange.read(ERROR_BODY_LIMIT_BYTES)
                 answer = Answer(exchange.status, exchange.headers, data, here.url)
-            if answer.status not in _REDIRECTS:
+            if answer.status not in REDIRECTS:
                 return answer
             there = parse_address(next_url(here.url, answer.headers.get("Location")))
             if there.origin != home.origin:
@@ -401,7 +400,7 @@ class Client:
 
 def _is_followed(request: Request, status: int) -> bool:
     if request.method in {"GET", "HEAD"}:
-        return request.redirect and status in _REDIRECTS
+        return request.redirect and status in REDIRECTS
     return status in _KEEPING_REDIRECTS
 
 

@@ -18,7 +18,7 @@ from downloader.errors import ProtocolError
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import decompress_frame, frame_compressor
 from downloader.oci.store import BlobReader
-from downloader.transfer.source import interrupt_of
+from downloader.transfer.source import interrupt_of, read_all
 
 # Content of every frame but the last: small, because a reader holds a frame of each connection
 # in memory, and large enough that the table of a layer of 10 GB stays below 100 KB.
@@ -255,7 +255,7 @@ class FrameReader:
             return memoryview(b"")
         start, end = self._table.plain[number], self._table.plain[number + 1]
         size_bytes = self._table.packed[number + 1] - self._table.packed[number]
-        packed = _read_exactly(self._reader, size_bytes, self._what)
+        packed = read_all(self._reader, size_bytes, self._what)
         try:
             plain = memoryview(decompress_frame(packed, end - start, self._what))
         except ProtocolError as error:
@@ -272,15 +272,4 @@ class FrameReader:
 
 def _read(open_range: OpenRange, wanted: ByteRange, what: str) -> bytes:
     with open_range(wanted) as reader:
-        return _read_exactly(reader, wanted.size_bytes, what)
-
-
-def _read_exactly(reader: BlobReader, size_bytes: int, what: str) -> bytes:
-    data = bytearray(size_bytes)
-    filled = 0
-    while filled < size_bytes:
-        count = reader.readinto(memoryview(data)[filled:])
-        if not count:
-            raise ProtocolError(f"{what}: want {size_bytes} bytes, got {filled} before the end")
-        filled += count
-    return bytes(data)
+        return read_all(reader, wanted.size_bytes, what)

@@ -124,7 +124,7 @@ class HubContents:
 
     @contextmanager
     def _entered(self, interrupt: Callable[[], None]) -> Iterator[None]:
-        """Have `close` interrupt what is read in the block."""
+        """Have `close` interrupt the read in the block."""
         with self._lock:
             if self._is_closed:
                 raise TransportError("interrupted")

@@ -1,7 +1,6 @@
-"""The page at ``/``: what is served, and the line that points each tool here."""
+"""The page at ``/``: the repos that are served, and the line that points each tool here."""
 
 from collections.abc import Iterable
-from importlib.resources import files
 from string import Template
 
 from downloader.markup import (
@@ -13,6 +12,7 @@ from downloader.markup import (
     json_script,
     language_script,
     look,
+    read_asset,
     read_words,
     word,
 )
@@ -51,8 +51,8 @@ def render_page(entries: Iterable[Entry], revisions: dict[str, list[str]], url: 
     lines = [
         (name, Template(line).substitute(url=url, host=host, repo=repo)) for name, line in _TOOLS
     ]
-    script, words = language_script() + _asset("page.js"), read_words(__package__)
-    return Template(_asset("page.html")).substitute(
+    script, words = language_script() + read_asset(__package__, "page.js"), read_words(__package__)
+    return Template(read_asset(__package__, "page.html")).substitute(
         {f"w_{key}": _word(key) for key in words[LANGUAGE]},
         csp=content_security_policy(look(), script),
         title=element("title", words[LANGUAGE]["title"]),
@@ -63,10 +63,6 @@ def render_page(entries: Iterable[Entry], revisions: dict[str, list[str]], url: 
         tools=join([_tool(name, line) for name, line in lines]),
         rows=join([_row(entry, revisions.get(entry.repo.url_path, [])) for entry in listed]),
     )
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _word(key: str) -> Markup:

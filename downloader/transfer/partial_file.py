@@ -392,7 +392,7 @@ class PartialFile:
                 path.unlink()
 
     def close(self) -> None:
-        """Close the file; what is in it stays for the next run."""
+        """Close the file; its bytes stay for the next run."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()

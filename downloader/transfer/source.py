@@ -74,7 +74,9 @@ def read_all(reader: Reader, size_bytes: int, what: str) -> bytes:
     while filled < size_bytes:
         count = reader.readinto(memoryview(data)[filled:])
         if not count:
-            raise ProtocolError(f"{what}: want {size_bytes} bytes, got {filled} bytes")
+            raise ProtocolError(
+                f"{what}: want {size_bytes} bytes, got {filled} bytes before the end"
+            )
         filled += count
     return bytes(data)
 

@@ -193,7 +193,7 @@ def test_only_the_wanted_bytes_are_fetched(image: Path, tmp_path: Path) -> None:
     with Mirror(image) as own:
         flags = ["--connections", "1"]  # others would break its answers off
         restored(f"{own.host}/me/model", tmp_path / "cache", "sub folder/b.bin", *flags)
-        small_bytes = 64 * 1024  # the config and the metadata; nobody asks for the programs
+        small_bytes = 64 * 1024  # the config and the metadata; the programs are not read
         assert own.log.blob_bytes < len(FILES["sub folder/b.bin"]) + small_bytes
 
 

@@ -1,7 +1,6 @@
 """The catalogue as one static page: no network, no framework, readable without JavaScript."""
 
 from datetime import datetime
-from importlib.resources import files
 from string import Template
 from typing import Any
 
@@ -16,6 +15,7 @@ from downloader.markup import (
     json_script,
     language_script,
     look,
+    read_asset,
     read_words,
     word,
 )
@@ -42,7 +42,8 @@ def render_page(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
         document: The catalogue as ``catalog.schema.json`` specifies it.
         source_url: Where the project that publishes these images is.
     """
-    style, script = look() + _asset("page.css"), language_script() + _asset("page.js")
+    style = look() + read_asset(__package__, "page.css")
+    script = language_script() + read_asset(__package__, "page.js")
     text = words()[LANGUAGE]
     models = document["models"]
     values = {
@@ -75,7 +76,7 @@ def render_page(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
         ),
     } | {f"w_{key}": _word(key) for key in text}
     values |= {f"t_{key}": escape(value) for key, value in text.items()}
-    return Template(_asset("page.html")).substitute(values)
+    return Template(read_asset(__package__, "page.html")).substitute(values)
 
 
 def render_feed(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
@@ -119,10 +120,6 @@ def _feed_entry(model: dict[str, Any]) -> Markup:
         element("link", href=f"{model['repo_url']}/tree/{model['commit']}"),
         element("summary", " · ".join(filter(None, text))),
     )
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _summary(models: list[dict[str, Any]]) -> Markup:

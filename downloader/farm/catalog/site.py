@@ -6,13 +6,12 @@ from collections.abc import Callable
 from downloader.environment import Environment
 from downloader.errors import InputError, ProtocolError, ServerError, TransportError
 from downloader.farm.catalog.readme import CATALOG_LIMIT_BYTES
-from downloader.net.address import parse_address, resolve_address
+from downloader.net.address import REDIRECTS, parse_address, resolve_address
 from downloader.net.http import HttpPool
 from downloader.net.request import Exchange
 from downloader.net.retry import Retry, RetryPolicy, TransientError, is_passing
 
-_REDIRECTS = {301, 302, 303, 307, 308}  # a page with a domain of its own is redirected there
-_LONGEST_CHAIN = 5  # addresses
+_LONGEST_CHAIN = 5  # addresses: a page with a domain of its own is redirected there
 
 
 def site_url(environment: Environment) -> str | None:
@@ -67,7 +66,7 @@ def _fetch_once(pool: HttpPool, url: str) -> bytes | None:
         try:
             with Exchange(pool, "GET", address.url, {}) as answer:
                 answer.wait()
-                if answer.status in _REDIRECTS:
+                if answer.status in REDIRECTS:
                     address = resolve_address(address, answer.headers.get("Location"))
                     continue
                 status, data = answer.status, answer.read(CATALOG_LIMIT_BYTES + 1)

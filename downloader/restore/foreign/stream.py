@@ -273,7 +273,7 @@ def open_saved(name: str, docker: str = "docker") -> Iterator[ReadInto]:
     Raises:
         EngineError: There is no docker, or it said no.
     """
-    with _open_temporary() as said:  # a pipe that nobody reads would stop docker
+    with _open_temporary() as said:  # docker would stop at a full pipe
         try:
             process = subprocess.Popen(
                 [docker, "image", "save", name],
