@@ -91,7 +91,8 @@ def test_only_one_module_reads_the_environment() -> None:
 def test_the_consumer_side_does_not_import_huggingface_hub() -> None:
     program = (
         "import sys, downloader.cli, downloader.restore, downloader.cli.restore, "
-        "downloader.cli.inspect, downloader.cli.verify, downloader.cli.serve\n"
+        "downloader.cli.inspect, downloader.cli.verify, downloader.cli.serve, "
+        "downloader.cli.copy, downloader.cli.login, downloader.cli.push, downloader.cli.assemble\n"
         "assert not {'huggingface_hub', 'hf_transfer', 'httpx2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -19,7 +19,7 @@ import click
 from downloader import __version__
 from downloader.cli.command import VERBOSE, Group
 from downloader.cli.console import error_document, print_json, say, say_error, start_log, stop_log
-from downloader.environment import check_hub_variables, read_environment
+from downloader.environment import read_environment
 from downloader.errors import (
     HfModelsError,
     InputError,
@@ -84,31 +84,19 @@ class LazyGroup(Group):
         if cmd_name not in COMMANDS:
             return None
         name, _, attribute = COMMANDS[cmd_name].partition(":")
-        try:
-            module = importlib.import_module(name)
-        except ValueError:  # huggingface_hub parses its variables when it is imported
-            check_hub_variables(read_environment())
-            raise
-        command = getattr(module, attribute or cmd_name.replace("-", "_"))
+        command = getattr(importlib.import_module(name), attribute or cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)  # noqa: S101 - a table of our own
         if VERBOSE not in command.params:
             command.params.append(VERBOSE)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a line per command; a consumer's install lacks what publishing needs."""
-        rows = [(name, self._short_help(ctx, name)) for name in COMMANDS if name not in HIDDEN]
+        """Write a line per command."""
+        commands = {name: self.get_command(ctx, name) for name in COMMANDS if name not in HIDDEN}
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-    def _short_help(self, ctx: click.Context, name: str) -> str:
-        try:
-            command = self.get_command(ctx, name)
-        except ModuleNotFoundError as error:
-            if error.name not in EXTRA_MODULES:
-                raise
-            return "(needs the extra hub: docs/install.md)"
-        return command.get_short_help_str(limit=100) if command else ""
+            formatter.write_dl(
+                [(n, c.get_short_help_str(limit=100)) for n, c in commands.items() if c]
+            )
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

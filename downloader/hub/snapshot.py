@@ -1,5 +1,7 @@
 """Repo and revision to a snapshot: the only module that asks huggingface_hub anything.
 
+The package is imported when the Hub is first asked: `push`, `copy` and `login` run without it.
+
 The commit is resolved with ``repo_info``, never through ``snapshot_download``, which falls
 back to a stale cached snapshot without a word when the Hub answers 429 or 503.
 
@@ -9,16 +11,12 @@ Source: https://huggingface.co/docs/hub/api; huggingface_hub 2.4, hf_api.py.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from urllib.parse import quote
-
-from huggingface_hub import HfApi, errors
-from huggingface_hub.hf_api import RepoFile as HubFile
 
 from downloader import __version__
 from downloader.document import Document, objects_of
 from downloader.errors import HfModelsError, HubError, InputError, ProtocolError, without_secrets
-from downloader.hub.api import Call, answered_by
 from downloader.hub.licenses import spdx_from_hub
 from downloader.hub.repo import (
     BLOB_ID,
@@ -45,6 +43,10 @@ from downloader.net.address import Address, parse_address
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.progress import Note, ignore
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, errors
+    from huggingface_hub.hf_api import RepoFile as HubFile
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -131,7 +133,9 @@ class Hub:
         return replace(base, path=f"{base.path.rstrip('/')}/{path}", query=query)
 
     @property
-    def _api(self) -> HfApi:
+    def _api(self) -> "HfApi":
+        from huggingface_hub import HfApi  # noqa: PLC0415
+
         return HfApi(
             endpoint=self._address("").url.rstrip("/"),
             token=self.token or False,  # it looks for no other one
@@ -185,6 +189,8 @@ class Hub:
                 raise ProtocolError(f"{repo.id}: more than {_LISTING_LIMIT_FILES} files")
 
         def list_files() -> list[RepoFile]:
+            from huggingface_hub.hf_api import RepoFile as HubFile  # noqa: PLC0415
+
             entries = self._api.list_repo_tree(
                 repo.id, recursive=True, revision=commit, repo_type=repo.type
             )
@@ -204,13 +210,19 @@ class Hub:
             raise InputError(
                 f"want to ask the Hub, but {self.offline} is set", hint=f"unset {self.offline}"
             )
+        from huggingface_hub import errors  # noqa: PLC0415
+
+        from downloader.hub.api import Call, answered_by  # noqa: PLC0415
+
         try:
             with answered_by(Call(self.http, self.retry, self.note, repo.id, check)):
                 return call()
         except errors.HfHubHTTPError as error:
             raise self._hub_error(repo, revision, error) from error
 
-    def _hub_error(self, repo: Repo, revision: str, error: errors.HfHubHTTPError) -> HubError:
+    def _hub_error(self, repo: Repo, revision: str, error: "errors.HfHubHTTPError") -> HubError:
+        from huggingface_hub import errors  # noqa: PLC0415
+
         status = error.response.status_code
         hint: str | None = None
         match error:
@@ -231,6 +243,10 @@ class Hub:
 
     def _other(self, repo: Repo) -> str:
         """Return the hint for a repo that was not found: it may be of another type."""
+        from huggingface_hub import errors  # noqa: PLC0415
+
+        from downloader.hub.api import Call, answered_by  # noqa: PLC0415
+
         call = Call(self.http, RetryPolicy(tries=1), ignore, repo.id, lambda *_: None)
         for other in get_args(RepoType):
             if other == repo.type:
@@ -280,7 +296,7 @@ def _parse_id(info: Document, asked: Repo) -> Repo:
         raise info.failure("id", "the id of a repo") from error
 
 
-def _parse_file(entry: HubFile) -> RepoFile:
+def _parse_file(entry: "HubFile") -> RepoFile:
     xet_hash = entry.xet_hash  # a gated repo shows asterisks
     return RepoFile(
         path=entry.path,

@@ -8,7 +8,13 @@ from functools import partial
 from typing import get_args
 
 from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
-from downloader.environment import Environment, Setting, read_environment, read_hub_token
+from downloader.environment import (
+    Environment,
+    Setting,
+    check_hub_variables,
+    read_environment,
+    read_hub_token,
+)
 from downloader.errors import HfModelsError, HubError, InputError, RegistryError, TransportError
 from downloader.hub.repo import HUB_HOSTS, Repo, RepoType, Snapshot, parse_repo_name
 from downloader.hub.snapshot import DEFAULT_ENDPOINT, Hub
@@ -374,6 +380,7 @@ def open_hub(
     Raises:
         InputError: A token that no header can carry, or a setting that names nothing.
     """
+    check_hub_variables(environment)
     token = connection.hub_token
     given = None if token is None else Setting("--token", token.strip())
     found = read_hub_token(environment, given)

@@ -229,3 +229,45 @@ def test_a_wrong_repo_type_is_answered_with_the_right_one() -> None:
     with HubServer(HubSpec((repo,))) as server:
         done = hf_models("plan", "org/rows", code=3, HF_ENDPOINT=server.endpoint)
     assert done.stderr.splitlines()[-1] == "hint: org/rows is a dataset: add --repo-type dataset"
+
+
+WITHOUT_HUB = """
+import sys
+sys.modules["huggingface_hub"] = None  # as where the extra is not installed
+from downloader.cli import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def without_hub(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_HUB, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", sorted(cli.list_commands(click.Context(cli))))
+def test_help_of_every_command_without_the_extra_hub(name: str) -> None:
+    assert without_hub(name, "--help").returncode == 0
+
+
+def test_only_what_asks_the_hub_needs_the_extra_hub(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    build = ("build", "org/tiny", "--engine", "layout", "--base", "none")
+    with monkeypatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.endpoint)
+        assert run_here(*build).code == 0
+    closed = ("--tries", "1", "--plain-http", "127.0.0.1:1")
+    for command, code in (
+        (("copy", "dist/tiny", "--to", "./copied"), 0),
+        (("logout", "127.0.0.1:1"), 0),
+        (("push", "tiny", "--engine", "layout", "--to", "127.0.0.1:1/models", *closed), 4),
+        (("assemble", "tiny", "--base", "none", "--to", "127.0.0.1:1/models", *closed), 4),
+        (("remove", "127.0.0.1:1/models:tiny", "--yes", *closed), 4),
+    ):
+        done = without_hub(*command)
+        assert done.returncode == code, done.stderr
+        assert "huggingface_hub" not in done.stderr
+    missing = without_hub("plan", "org/tiny")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("error: this command needs huggingface_hub\nhint: pip install")
