@@ -28,6 +28,7 @@ UNSIGNED = (".git", ".gitattributes", ".github", ".gitignore")
 # A hundred thousand files are 20 MB.
 BUNDLE_LIMIT_BYTES = 64 * 1024 * 1024
 _KEY_LIMIT_BYTES = 64 * 1024
+_ISSUER_OID = "1.3.6.1.4.1.57264.1.8"
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,27 @@ def is_keyless(bundle: bytes) -> bool:
         return "publicKey" not in json.loads(bundle)["verificationMaterial"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+def claimed_signer(bundle: bytes) -> str | None:
+    """Return whose signature a bundle claims to be, None where it does not say; unchecked.
+
+    Source: Sigstore bundle 0.3; Fulcio, docs/oid-info.md, 1.3.6.1.4.1.57264.1.8.
+    """
+    try:
+        material = json.loads(bundle)["verificationMaterial"]
+        if "publicKey" in material:
+            return f"key {material['publicKey']['hint']}"
+        from cryptography import x509  # noqa: PLC0415 - an extra
+
+        der = base64.b64decode(material["certificate"]["rawBytes"], validate=True)
+        found = x509.load_der_x509_certificate(der).extensions
+        [name] = found.get_extension_for_class(x509.SubjectAlternativeName).value
+        issuer = found.get_extension_for_oid(x509.ObjectIdentifier(_ISSUER_OID)).value
+        assert isinstance(issuer, x509.UnrecognizedExtension)  # noqa: S101 - for the type checker
+        return f"{name.value} ({issuer.value[2:].decode()})"  # after the tag and length of DER
+    except Exception:  # noqa: BLE001 - it comes from anybody, and says nothing then
+        return None
 
 
 def parse_bundle(data: bytes) -> tuple[bytes, list[bytes]]:

@@ -43,7 +43,8 @@ def inspect(
         connection = connection_of(options)
         if report:
             text = make_sheet(source, progress=progress, connection=connection)
-            print_result(text.rstrip("\n"))
+            for line in text.rstrip("\n").split("\n"):
+                print_result(line)
             return
         found = inspect_image(
             source, progress=progress, with_files=with_files, connection=connection

@@ -37,7 +37,7 @@ from downloader.restore.source import RegistrySource, Source
 from downloader.restore.source import is_image as names_image
 from downloader.restore.trust import Gate, Policy, Signed, check_cache, check_image
 from downloader.sheet import sheet
-from downloader.signing import is_keyless
+from downloader.signing import claimed_signer, is_keyless
 
 Image = str | os.PathLike[str]
 
@@ -195,6 +195,8 @@ def make_sheet(
         sheets = []
         for item in read_source(source, network, Glance(), progress):
             more = [("image", f"{item.source}@{item.digest}"), ("kind", said.kind)]
+            if said.tool_version:
+                more.append(("built by", f"hf-models {said.tool_version}"))
             more.append(("signed", _how_signed(item.signature)))
             sheets.append(sheet(item.snapshot, more).decode("utf-8", "replace"))
     return "\n".join(sheets)
@@ -203,8 +205,9 @@ def make_sheet(
 def _how_signed(signature: bytes | None) -> str:
     if signature is None:
         return "no"
-    who = "--identity NAME --issuer URL" if is_keyless(signature) else "--key FILE"
-    return f"yes: hf-models verify {who}"
+    flags = "--identity NAME --issuer URL" if is_keyless(signature) else "--key FILE"
+    by = claimed_signer(signature) or "somebody unnamed"
+    return f"yes, by {by}, as it says itself; to check: hf-models verify IMAGE {flags}"
 
 
 def verify(

@@ -57,12 +57,13 @@ class Inspection:
         commit: 40 hex digits.
         revision: The branch or tag that was built.
         license: An SPDX expression.
-        is_partial: Whether files of the commit were left out.
+        is_partial: Whether files are left out.
         files: How many files the image holds.
         size_bytes: Of those files.
         layers: Bottom first.
-        layer_bytes: Of all layers, as they are kept there.
-        listing: The files themselves, where they were asked for.
+        layer_bytes: Of all layers, as stored.
+        listing: The files, if asked for.
+        tool_version: Of hf-models.
     """
 
     source: str
@@ -79,6 +80,7 @@ class Inspection:
     layers: tuple[InspectedLayer, ...]
     layer_bytes: int
     listing: tuple[RepoFile, ...] = ()
+    tool_version: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it for programs; ``docs/json.md`` specifies it."""
@@ -110,7 +112,7 @@ def inspect(
 
     Raises:
         ProtocolError: Its labels say what cannot be.
-        RegistryError, TransportError, EngineError, StorageError: It cannot be read.
+        HfModelsError: It cannot be read.
     """
     progress = progress or NoProgress()
     match source:
@@ -231,6 +233,7 @@ def _describe(source: str, digest: str, labels: Mapping[str, str]) -> Inspection
         size_bytes=_number(labels, "bytes"),
         layers=(),
         layer_bytes=0,
+        tool_version=labels.get(f"{PREFIX}.tool-version"),
     )
 
 

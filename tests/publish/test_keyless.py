@@ -316,7 +316,8 @@ def test_a_person_signs_with_a_token_in_a_file(
     flags = ("--identity", "me@example.com", "--issuer", sigstore.url, "--trust-config", config)
     restored(f"{side.name}:signed", tmp_path / "c", *flags)
     sheet = hf_models("inspect", f"{side.name}:signed", "--report").out
-    assert "verify --identity NAME --issuer URL" in sheet
+    assert f"signed:     yes, by me@example.com ({sigstore.url})" in sheet
+    assert "verify IMAGE --identity NAME --issuer URL" in sheet
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from downloader import __version__
 from downloader.signing import load_keys, verify_bundle
 from tests.publish.test_image_conformance import call
 from tests.support.docker import docker
@@ -229,9 +230,12 @@ def test_inspect_prints_the_sheet(side: Side, keys: Path) -> None:
     published(side, keys)
     ran = hf_models("inspect", f"{side.name}:signed", "--report")
     assert ran.code == 0, ran.err
-    assert f"commit:     {SIGNED.sha}" in ran.out
-    assert "signed:     yes" in ran.out
-    assert f"{SIGNED.files()['model.safetensors'].oid}  model.safetensors" in ran.out
+    lines = ran.out.splitlines()
+    [key_id] = load_keys([keys / "our.pub"])
+    assert f"commit:     {SIGNED.sha}" in lines
+    assert f"built by:   hf-models {__version__}" in lines
+    assert [line for line in lines if line.startswith(f"signed:     yes, by key {key_id}")]
+    assert f"{SIGNED.files()['model.safetensors'].oid}  model.safetensors" in lines
 
 
 def test_a_key_that_is_none_is_refused(side: Side, keys: Path, tmp_path: Path) -> None:
