@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode
 
 from downloader.errors import HfModelsError, IntegrityError, ProtocolError
@@ -33,6 +33,7 @@ from downloader.serve.routes import (
     parse_route,
 )
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -239,7 +240,7 @@ class App:
     async def _route(self, request: Request, route: Route, answer: "_Answer") -> None:
         match route.name:
             case "page":
-                await self._wait_for_sources()
+                await _soon(self._wait_for_sources())
                 await answer.send(200, self._page(request).encode(), "text/html; charset=utf-8")
             case "healthz":
                 status, text = (200, b"ok\n") if self.is_ready else (503, b"starting\n")
@@ -275,7 +276,7 @@ class App:
 
     async def _list(self, request: Request, route: Route, answer: "_Answer") -> None:
         assert route.repo is not None  # noqa: S101 - every list has a type
-        await self._wait_for_sources()
+        await answer.waiting_for(self._wait_for_sources())
         index = self.index
         kind = route.repo.type
         entries = [index.find(repo, "main").entry for repo in index.repos if repo.type == kind]
@@ -287,7 +288,9 @@ class App:
         await answer.json([documents.summary(entry) for entry in page], headers)
 
     async def _document(self, request: Request, route: Route, answer: "_Answer") -> None:
-        version = await self._version(route)
+        body = await answer.body(_BODY_LIMIT_BYTES) if route.name == "paths-info" else b""
+        # A foreign or compressed image may take minutes: blanks before JSON keep a client waiting.
+        version = await answer.waiting_for(self._version(route))
         headers = {"X-Repo-Commit": version.commit}
         match route.name:
             case "refs":
@@ -299,9 +302,9 @@ class App:
             case "commits":
                 await answer.json(documents.commits(version.entry), {"X-Total-Count": "1"})
                 return
-        body = await answer.body(_BODY_LIMIT_BYTES) if route.name == "paths-info" else b""
-        # A foreign or compressed image may take minutes: blanks before JSON keep a client waiting.
         loaded = await answer.waiting_for(asyncio.shield(self._load(version)))
+        if route.name in {"info", "tree"}:  # files are asked for next, and cannot wait
+            await answer.waiting_for(self._contents.look_through(loaded))
         if route.name == "info":
             query = request.query
             document = documents.info(
@@ -328,9 +331,10 @@ class App:
             recursive=query.get("recursive", "").lower() in {"true", "1"},
             expand=query.get("expand", "").lower() in {"true", "1"},
         )
-        page, cursor = documents.page_of(
-            entries, query.get("limit"), query.get("cursor"), _TREE_PAGE
-        )
+        # The link to a next page is a header, which is gone when the client was kept waiting.
+        limit = str(len(entries)) if answer.is_blank else query.get("limit")
+        most = max(_TREE_PAGE, len(entries)) if answer.is_blank else _TREE_PAGE
+        page, cursor = documents.page_of(entries, limit, query.get("cursor"), most)
         headers = {"X-Repo-Commit": version.commit, **_link(request, cursor)}
         await answer.json(list(page), headers)
 
@@ -346,13 +350,8 @@ class App:
         def is_known() -> bool:
             return self.is_ready or (repo is not None and self.index.has(repo))
 
-        try:
-            async with asyncio.timeout(_SILENCE_S), self._looked:
-                await self._looked.wait_for(is_known)
-        except TimeoutError:
-            raise Refusal(
-                503, "Still looking through the sources; try again", Retry_After="5"
-            ) from None
+        async with self._looked:
+            await self._looked.wait_for(is_known)
 
     def _load(self, version: Version) -> "asyncio.Task[Loaded]":
         task = self._loading.get(version)
@@ -367,7 +366,7 @@ class App:
     # Files
 
     async def _file(self, request: Request, route: Route, answer: "_Answer") -> None:
-        version = await self._version(route)
+        version = await _soon(self._version(route))
         loaded = await asyncio.shield(self._load(version))
         file = find_file(loaded, route.path)
         headers = {"X-Repo-Commit": version.commit, "Accept-Ranges": "bytes"}
@@ -421,7 +420,7 @@ class App:
                 document, {"X-Repo-Commit": version.commit}, documents.OLLAMA_MANIFEST
             )
             return
-        version = await self._version(Route("blob", route.repo))
+        version = await _soon(self._version(Route("blob", route.repo)))
         loaded = await asyncio.shield(self._load(version))
         digest = route.path.removeprefix("sha256:")
         for file in loaded.snapshot.files:
@@ -437,7 +436,7 @@ class App:
 
     async def _tagged(self, repo: Repo, tag: str) -> tuple[Version, str]:
         """Return what ``org/name:tag`` means: a revision, or a quantization of ``main``."""
-        version = await self._version(Route("manifest", repo))
+        version = await _soon(self._version(Route("manifest", repo)))
         revision = self.index.revisions(repo).get(tag)
         if tag not in {"main", "latest"} and revision is not None:
             return self.index.find(repo, tag), "latest"
@@ -459,7 +458,7 @@ class _Answer:
         self._send = send
         self._headers = headers
         self.is_begun = False
-        self._is_blank = False
+        self.is_blank = False
 
     async def body(self, limit_bytes: int) -> bytes:
         """Return the request's body.
@@ -503,7 +502,8 @@ class _Answer:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send a whole answer."""
-        if self._is_blank:
+        if self.is_blank:
+            self._request.sent_bytes += len(body)
             await self._send({"type": "http.response.body", "body": body})
             return
         fixed = dict(headers or {})
@@ -537,7 +537,7 @@ class _Answer:
         body = json.dumps({"error": refusal.message}).encode()
         await self.send(refusal.status, body, "application/json; charset=utf-8", refusal.headers)
 
-    async def waiting_for(self, work: Awaitable[Loaded]) -> Loaded:
+    async def waiting_for(self, work: Awaitable[T]) -> T:
         """Return what ``work`` gives; blanks before a JSON document keep the client waiting."""
         task = asyncio.ensure_future(work)
         while not task.done():
@@ -545,7 +545,7 @@ class _Answer:
             if task.done() or self._request.method == "HEAD":
                 continue
             if not self.is_begun:
-                self._is_blank = True
+                self.is_blank = True
                 await self.begin(200, {"Content-Type": "application/json; charset=utf-8"})
             await self._send({"type": "http.response.body", "body": b" ", "more_body": True})
         return task.result()
@@ -596,6 +596,20 @@ class _Answer:
     async def _wait_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+
+async def _soon(work: Awaitable[T]) -> T:
+    """Return what ``work`` gives, for an answer that no blanks can keep its client waiting for.
+
+    Raises:
+        Refusal: The sources are still being looked through.
+    """
+    try:
+        async with asyncio.timeout(_SILENCE_S):
+            return await work
+    except TimeoutError:
+        text = "Still looking through the sources; try again"
+        raise Refusal(503, text, Retry_After="5") from None
 
 
 def _link(request: Request, cursor: int | None) -> dict[str, str]:

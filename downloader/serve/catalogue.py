@@ -38,24 +38,29 @@ class Lookup:
 
     Args:
         look: Reads the image, so it blocks for long, and raises its errors.
+        found: What it has returned already.
     """
 
     look: Callable[[], "Loaded"] = field(repr=False)
-    _found: "Loaded | None" = field(default=None, init=False)
+    found: "Loaded | None" = None
 
     @property
     def is_over(self) -> bool:
         """Whether `locate` knows the answer."""
-        return self._found is not None
+        return self.found is not None
 
     def run(self) -> None:
         """Look through the image."""
-        self._found = self.look()
+        self.found = self.look()
+
+    def forget(self) -> None:
+        """Look again the next time."""
+        self.found = None
 
     def locate(self, oid: str) -> Location:
         """Return where a content lies, once `run` has found it."""
-        assert self._found is not None  # noqa: S101 - the caller has asked `is_over`
-        return self._found.locate(oid)
+        assert self.found is not None  # noqa: S101 - the caller has asked `is_over`
+        return self.found.locate(oid)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from downloader.errors import HfModelsError, IntegrityError, StorageError, TransportError
 from downloader.fs import storage_errors
 from downloader.hub.cache import BlobHasher
-from downloader.hub.repo import RepoFile
+from downloader.hub.repo import Repo, RepoFile
 from downloader.net.ranges import ByteRange
 from downloader.progress import Note
 from downloader.serve.cache import Cache
@@ -130,14 +130,21 @@ class Contents:
                 f"{file.path}: its bytes were wrong where they come from, a moment ago"
             )
         lookup = loaded.lookup(file.oid)
-        if lookup is not None and not lookup.is_over:
-            await _once(self._lookups, lookup, lambda: self.run(lookup.run))
-        location = await self.run(lambda: loaded.locate(file.oid))
-        path = await self._find(location, file)
+        path = None
+        if lookup is not None and not lookup.is_over:  # the cache may have it from an earlier run
+            path = await self._find(loaded.snapshot.repo, file)
         if path is not None:
             self._metrics.add("hits")
-            return self._from_disk(path, file, wanted, is_ours=path is not location)
-        assert isinstance(location, Remote)  # noqa: S101 - a path was found above
+            return self._from_disk(path, file, wanted, is_ours=True)
+        location = await self._locate(loaded, lookup, file.oid)
+        if isinstance(location, Path):
+            self._metrics.add("hits")
+            is_ours = lookup is not None
+            return self._from_disk(location, file, wanted, is_ours=is_ours)
+        path = await self._find(location.plan.repo, file)
+        if path is not None:
+            self._metrics.add("hits")
+            return self._from_disk(path, file, wanted, is_ours=True)
         self._metrics.add("misses")
         path = await self._with_neighbours(location, loaded, file)
         if path is not None:
@@ -146,6 +153,22 @@ class Contents:
         if shared is not None:
             return self._follow(shared, wanted)
         return self._pass_through(location, file, wanted)
+
+    async def look_through(self, loaded: Loaded) -> None:
+        """Find out where the contents lie that the cache lacks; compressed ones are there then."""
+        cache, repo = self._cache, loaded.snapshot.repo
+        found = [(file, loaded.lookup(file.oid)) for file in loaded.snapshot.files]
+        unknown = [(file, look) for file, look in found if look is not None and not look.is_over]
+        if cache is None or not unknown:
+            return
+
+        def lacking() -> dict[Lookup, None]:
+            sized = ((look, cache.existing(repo, f.oid, f.size_bytes)) for f, look in unknown)
+            return {look: None for look, path in sized if path is None}
+
+        with suppress(HfModelsError):  # said to those who ask for the files
+            for lookup in await self._disk.run(lacking):
+                await _once(self._lookups, lookup, partial(self.run, lookup.run))
 
     async def run(self, call: Callable[[], T]) -> T:
         """Run what reads a source on one of the threads for it."""
@@ -162,13 +185,22 @@ class Contents:
 
     # From the disk
 
-    async def _find(self, location: Location, file: RepoFile) -> Path | None:
-        if isinstance(location, Path):
-            return location
+    async def _locate(self, loaded: Loaded, lookup: Lookup | None, oid: str) -> Location:
+        """Return where a content lies; look through its image where that is not known."""
+        if lookup is None:
+            return await self.run(lambda: loaded.locate(oid))
+        if lookup.is_over:
+            location = lookup.locate(oid)
+            if isinstance(location, Remote) or location.exists():
+                return location
+            lookup.forget()  # somebody has removed it from the cache
+        await _once(self._lookups, lookup, lambda: self.run(lookup.run))
+        return lookup.locate(oid)
+
+    async def _find(self, repo: Repo, file: RepoFile) -> Path | None:
         cache = self._cache
         if cache is None:
             return None
-        repo = location.plan.repo
         return await self._disk.run(lambda: cache.existing(repo, file.oid, file.size_bytes))
 
     async def _from_disk(
@@ -260,7 +292,7 @@ class Contents:
             return None
         commit = loaded.snapshot.commit
         await _once(self._bringing, neighbours, lambda: self._bring(neighbours, cache, commit))
-        return await self._find(location, file)
+        return await self._find(plan.repo, file)
 
     async def _bring(self, neighbours: Neighbours, cache: Cache, commit: str) -> None:
         try:

@@ -49,6 +49,7 @@ from downloader.serve.catalogue import Entry, Loaded, Location, Lookup, Remote
 from downloader.transfer.workers import run_all
 
 T = TypeVar("T")
+Snapped = tuple[Found, Loaded]
 
 _REQUESTS_AT_ONCE = 8  # manifests of one repository, side by side
 _GIT_LIMIT_BYTES = 10 * 1024**2  # the Hub takes no larger file into git itself
@@ -232,13 +233,12 @@ class LocalSource:
         name, progress = str(source), self._reading.progress
         progress.note(f"{name}: is compressed; reading it into the cache")
         _target_for(name, self._reading)
-        yield from [
-            _found_entry(found, loaded)
-            for found, loaded in _load_found(
-                lambda taker: read_source(source, self._reading.network, taker, progress),
-                self._reading,
-            )
-        ]
+        look = partial(
+            _load_found,
+            lambda taker: read_source(source, self._reading.network, taker, progress),
+            self._reading,
+        )
+        yield from [_found_entry(found, loaded, look) for found, loaded in look()]
 
 
 class DirectorySource:
@@ -284,8 +284,8 @@ def entries_of(image: Image, reading: Reading) -> Iterator[Entry]:
     """
     ours = image.ours
     if ours is None:
-        for found, loaded in _look_into(image, reading):
-            yield _found_entry(found, loaded)
+        look = partial(_look_into, image, reading)
+        yield from [_found_entry(found, loaded, look) for found, loaded in look()]
         return
     labels = image.labels
     size = labels.get("io.github.alphahinex.hf-models.bytes", "")
@@ -319,20 +319,23 @@ def _load(image: Image, reading: Reading) -> Loaded:
 def _look_for_ours(image: Image, reading: Reading) -> Loaded:
     """Look through an image for the snapshot that its labels name."""
     ours = image.ours
-    for found, loaded in _look_into(image, reading):
-        if ours and (found.snapshot.repo, found.snapshot.commit) == (ours.repo, ours.commit):
+    assert ours is not None  # noqa: S101 - the caller's images have labels
+    return _look_for(partial(_look_into, image, reading), ours.repo, ours.commit, image.name)
+
+
+def _look_for(look: Callable[[], list[Snapped]], repo: Repo, commit: str, name: str) -> Loaded:
+    for found, loaded in look():
+        if (found.snapshot.repo, found.snapshot.commit) == (repo, commit):
             return loaded
-    raise ProtocolError(f"{image.name}: lacks the snapshot that its labels name")
+    raise ProtocolError(f"{name}: lacks the snapshot of {repo.id} at {commit}")
 
 
-def _look_into(image: Image, reading: Reading) -> list[tuple[Found, Loaded]]:
+def _look_into(image: Image, reading: Reading) -> list[Snapped]:
     reading.progress.note(f"{image.name}: does not say what lies where; looking through it")
     return _load_found(lambda taker: read_image(image, taker, reading.progress), reading)
 
 
-def _load_found(
-    read: Callable[[Taker], list[Found]], reading: Reading
-) -> list[tuple[Found, Loaded]]:
+def _load_found(read: Callable[[Taker], list[Found]], reading: Reading) -> list[Snapped]:
     """Return the snapshots of an image; contents of streams go into the cache on the way."""
     if reading.target is None:
         found = read(Glance())
@@ -368,8 +371,12 @@ def _target_for(name: str, reading: Reading) -> CacheTarget:
     return reading.target
 
 
-def _found_entry(item: Found, loaded: Loaded) -> Entry:
+def _found_entry(item: Found, loaded: Loaded, look: Callable[[], list[Snapped]]) -> Entry:
+    """Return a snapshot that ``look`` has found; it looks again if its cache blobs were removed."""
     snapshot = item.snapshot
+    again = partial(_look_for, look, snapshot.repo, snapshot.commit, item.source)
+    lookup = Lookup(again, loaded)
+    loaded = Loaded(snapshot, lookup.locate, lambda _oid: lookup)
     date = snapshot.committed_at
     return Entry(
         snapshot.repo,

@@ -21,6 +21,8 @@ from downloader.plan import make_plan
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.make_image import (
     MIB,
+    cache_members,
+    layer_of,
     lfs_oid,
     make_snapshot,
     our_layers,
@@ -47,13 +49,15 @@ def put_big(tag: str = "latest") -> str:
 
 
 @contextmanager
-def asked(server: Server, receive_bytes: int | None = None) -> Iterator[socket.socket]:
+def asked(
+    server: Server, receive_bytes: int | None = None, path: str = PATH
+) -> Iterator[socket.socket]:
     """Ask for the large file on a socket of its own, and read nothing yet."""
     host, _, port = server.host.partition(":")
     with socket.create_connection((host, int(port)), timeout=60) as line:
         if receive_bytes:
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        head = f"GET {PATH} HTTP/1.1\r\nHost: {server.host}\r\nConnection: close\r\n\r\n"
+        head = f"GET {path} HTTP/1.1\r\nHost: {server.host}\r\nConnection: close\r\n\r\n"
         line.sendall(head.encode())
         yield line
 
@@ -379,6 +383,70 @@ def test_client_of_a_compressed_image_hears_of_a_file_before_its_layer_has_come(
             assert not mirror.released.is_set()
             mirror.released.set()
             assert answer.read() == WEIGHTS
+
+
+def put_gzipped(directory: Path, *, is_ours: bool) -> None:
+    """Put an image whose layers must be read from their beginning."""
+    store = layout(directory)
+    if is_ours:
+        plan = make_plan(make_snapshot(BIG))
+        layers = [layer.gzipped() for layer in our_layers(plan, BIG)]
+        put_image(store, layers, "latest", {"config": {"Labels": labels(plan)}}, labels(plan))
+    else:
+        put_image(store, [layer_of(*cache_members(BIG)).gzipped()], "latest", {})
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_lists_of_a_compressed_image_wait_until_its_files_are_there(
+    tmp_path: Path, *, is_ours: bool
+) -> None:
+    # A client that is kept waiting for a file itself gives up after five tries.
+    put_gzipped(tmp_path / "layout", is_ours=is_ours)
+    slow = Habits(bytes_per_s=1, from_bytes=MIB)
+    flags = ("--cache-dir", tmp_path / "cache")
+    with (
+        Mirror(tmp_path / "layout", slow) as mirror,
+        serving(f"{mirror.host}/org/models:latest", *flags, is_ready=is_ours) as server,
+        asked(server, path="/api/models/org/model/tree/main?recursive=true&limit=1") as line,
+        line.makefile("rb") as answer,
+    ):
+        assert answer.readline().startswith(b"HTTP/1.1 200 ")
+        while answer.readline().strip():
+            pass
+        assert not mirror.released.is_set()
+        mirror.released.set()
+        body = answer.read()
+        assert b" " in body.partition(b"[")[0]
+        # Of a list that was begun before it was known, no header can say that it goes on.
+        assert all(f'"path":"{path}"'.encode() in body for path in BIG)
+        assert (tmp_path / "cache" / BLOBS / OID).exists()
+
+
+def test_files_of_a_compressed_image_outlive_the_server_in_the_cache(tmp_path: Path) -> None:
+    put_gzipped(tmp_path / "layout", is_ours=True)
+    flags = ("--cache-dir", tmp_path / "cache")
+    with Mirror(tmp_path / "layout") as mirror:
+        for _ in range(2):
+            with serving(f"{mirror.host}/x/y:latest", *flags) as server:
+                assert server.ask("/api/models/org/model").status == 200
+                assert server.ask(PATH).body == WEIGHTS
+        assert mirror.log.blob_bytes < 1.5 * len(WEIGHTS)
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_file_of_a_compressed_image_that_was_removed_is_brought_in_again(
+    tmp_path: Path, *, is_ours: bool
+) -> None:
+    put_gzipped(tmp_path / "layout", is_ours=is_ours)
+    blob = tmp_path / "cache" / BLOBS / OID
+    with serving(tmp_path / "layout", "--cache-dir", tmp_path / "cache") as server:
+        assert server.ask(PATH).body == WEIGHTS
+        blob.unlink()
+        assert server.ask(PATH).body == WEIGHTS
+        blob.chmod(0o644)
+        blob.write_bytes(bytes(len(WEIGHTS)))
+        assert not server.ask(PATH).is_whole
+        assert server.ask(PATH).body == WEIGHTS
 
 
 def test_image_of_docker_push_without_annotations(tmp_path: Path) -> None:
