@@ -16,7 +16,7 @@ function languages(words, changed) {
     document.documentElement.lang = language === "zh" ? "zh-CN" : language;
     document.title = word("title");
     for (const item of document.querySelectorAll("[data-w]")) item.textContent = word(item.dataset.w);
-    for (const name of ["content", "placeholder", "aria-label"]) {
+    for (const name of ["content", "placeholder", "aria-label", "href"]) {
       for (const item of document.querySelectorAll(`[data-w-${name}]`)) {
         item.setAttribute(name, word(item.getAttribute("data-w-" + name)));
       }

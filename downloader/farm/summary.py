@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from downloader.farm.catalog.commands import command_line
+from downloader.farm.catalog.page import SOURCE_URL
 from downloader.farm.jobs import Job, shards_matrix
 from downloader.farm.models import Model
 from downloader.farm.steps import PlannedJob
@@ -19,6 +20,11 @@ from downloader.units import format_bytes, format_count
 OIDC_ISSUER = "https://token.actions.githubusercontent.com"
 # The predicate that GitHub's attestation actions write, as cosign names it.
 PREDICATE_TYPE = "slsaprovenance1"
+INSTALL_URL = f"{SOURCE_URL}/blob/main/docs/install.md"
+PRIVATE_AT_FIRST = (
+    "A new package on GHCR is private: make it public once, under *Package settings*, "
+    "or log in where you pull."
+)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -138,10 +144,12 @@ def image_summary(
     parts = [
         f"### {markdown(model.tag)} is published",
         f"{markdown(model.repo.id)}, `{signed.rpartition('@')[2]}`",
-        "Into the Hugging Face cache of any machine that reaches the registry:",
+        "Into the Hugging Face cache of any machine that reaches the registry"
+        f" ([install hf-models]({INSTALL_URL})):",
         *(commands([command_line(way, first)]) for way in ways),
         "The image itself:",
         commands([command_line("pull", f"{image}:{model.tag}") for image in images]),
+        *([PRIVATE_AT_FIRST] if any(name.startswith("ghcr.io/") for name in images) else []),
         "Where it comes from:",
         *(commands([line]) for line in verify_commands(signed, repository)),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from contextlib import contextmanager
@@ -340,6 +341,18 @@ def test_the_commands_fit_the_model(browser: Browser) -> None:
     assert choices(page, "middle") == [*every, "transformers", "vLLM"]
     assert choices(page, "largest") == [*every, "llama.cpp"]
     assert choices(page, "smallest") == [*every, "datasets"]
+
+
+def test_who_needs_our_program_is_led_to_it(browser: Browser) -> None:
+    page = browser.open()
+    command(page, "middle", "hf-models restore")
+    link = page.get_by_role("link", name="Install hf-models")
+    expect(link).to_have_attribute("href", re.compile(r"^https://.*/docs/install\.md$"))
+    page.get_by_role("button", name="切换到中文").click()
+    link = page.get_by_role("link", name="安装 hf-models")
+    expect(link).to_have_attribute("href", re.compile(r"/docs/install\.zh-CN\.md$"))
+    command(page, "middle", "docker pull")
+    expect(link).to_be_hidden()
 
 
 def test_one_row_is_open_at_a_time_and_keeps_the_choice(browser: Browser) -> None:

@@ -297,12 +297,15 @@ def test_the_page_of_an_image_has_commands_to_copy() -> None:
     assert "docker run --rm -v ~/.cache/huggingface:/export" in page
     assert "cosign verify-attestation" in page
     assert f"oci://{signed} " in page
+    assert "docs/install.md" in page
+    assert "A new package on GHCR is private" in page
 
 
 def test_the_page_of_an_image_without_a_base_has_no_command_that_runs_it() -> None:
-    page = image_summary(MODEL, ["ghcr.io/me/x"], "ghcr.io/me/x@sha256:0", "me/y", is_bare=True)
-    assert "hf-models restore ghcr.io/me/x:tiny" in page
+    page = image_summary(MODEL, ["quay.io/me/x"], "quay.io/me/x@sha256:0", "me/y", is_bare=True)
+    assert "hf-models restore quay.io/me/x:tiny" in page
     assert "docker run" not in page
+    assert "GHCR" not in page
 
 
 def test_only_the_workflows_of_that_repository_are_believed() -> None:

@@ -63,6 +63,7 @@
     const key = fitting[tag].includes(wanted) ? wanted : "restore";
     radios.find((radio) => radio.value === key).checked = true;
     byId("help").textContent = word((key in HELPS ? key : "load") + "_help");
+    byId("install").hidden = !commands[key].startsWith("hf-models ");
     return key;
   }
 
