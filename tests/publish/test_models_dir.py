@@ -6,7 +6,6 @@ Every program here must be installed: one that is missing fails its test.
 import io
 import json
 import os
-import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.publish.test_image_conformance import call
-from tests.support.docker import Shelf, docker
+from tests.support.docker import AS_ROOT, Shelf, docker, graph_driver_engine
 from tests.support.docker import shelf as new_shelf
 from tests.support.fake_hub import Generated, HubServer, HubSpec, Repo, make_repo, read_all
 from tests.support.publish import MIB, MODEL, Side, files_of, manifest_of
@@ -94,16 +93,24 @@ def test_kserve_fetches_it(image: str, tmp_path: Path, monkeypatch: pytest.Monke
     check_directory(tmp_path / "out")
 
 
-def test_docker_keeps_one_inode(image: str, tmp_path: Path) -> None:
-    container = docker("create", "--pull=always", "-q", image, "none").strip()
+def check_export(image: str, directory: Path) -> None:
+    """Fail unless ``docker export`` of the image has the files, and the cache the same inodes."""
+    container = docker("create", image, "none").strip()
     try:
         done = subprocess.run(["docker", "export", container], capture_output=True, check=True)
     finally:
         docker("rm", container)
-        docker("rmi", image)
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
-        tar.extractall(tmp_path, filter="tar")
-    check_root(tmp_path)
+        tar.extractall(directory, filter="tar")
+    check_root(directory)
+
+
+def test_docker_keeps_one_inode(image: str, tmp_path: Path) -> None:
+    docker("pull", "-q", image)
+    try:
+        check_export(image, tmp_path)
+    finally:
+        docker("rmi", image)
 
 
 @pytest.mark.tools("umoci", "skopeo")
@@ -139,8 +146,7 @@ def test_containerd_keeps_one_inode(image: str, tmp_path: Path) -> None:
     ]
     found = [path / "containerd/containerd.sock" for path in sockets]
     address = next(path for path in found if path.exists())
-    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    ctr = [*as_root, "ctr", "-a", str(address), "-n", "hf-test"]
+    ctr = [*AS_ROOT, "ctr", "-a", str(address), "-n", "hf-test"]
     try:
         (tmp_path / "root").mkdir()
         call(*ctr, "image", "pull", "--plain-http", image)
@@ -238,22 +244,38 @@ def shelf(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     yield from new_shelf(hub, tmp_path_factory.mktemp("hf-home"))
 
 
+def check_build(shelf: Shelf, directory: Path) -> str:
+    """Build with an engine and return the image: one inode a file, and we restore it."""
+    image = str(shelf.build("org/shown", "--base", "none")["image"])
+    check_export(image, directory / "root")
+    [snapshot] = restored(f"docker-daemon:{image}", directory / "cache")["snapshots"]
+    check_directory(Path(snapshot["path"]))
+    return image
+
+
 def test_the_engine_builds_the_same_inodes_and_we_restore_them(
     shelf: Shelf, tmp_path: Path
 ) -> None:
-    built = shelf.build("org/shown", "--base", "none")
-    container = docker("create", built["image"], "none").strip()
-    try:
-        done = subprocess.run(["docker", "export", container], capture_output=True, check=True)
-    finally:
-        docker("rm", container)
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
-        tar.extractall(tmp_path / "root", filter="tar")
-    check_root(tmp_path / "root")
-    shutil.rmtree(tmp_path / "root")
-    for source in (f"docker-daemon:{built['image']}",):
-        [snapshot] = restored(source, tmp_path / "cache")["snapshots"]
-        check_directory(Path(snapshot["path"]))
+    check_build(shelf, tmp_path)
+
+
+@pytest.mark.mount
+@pytest.mark.tools("dockerd")
+def test_an_engine_with_the_classic_store_keeps_one_inode(
+    image: str, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with graph_driver_engine() as host:
+        monkeypatch.setenv("DOCKER_HOST", host)
+        assert "snapshotter" not in docker("info", "--format", "{{json .DriverStatus}}")
+        docker("pull", "-q", image)
+        check_export(image, tmp_path / "pulled")
+        shelf = Shelf(hub, tmp_path / "hf-home")
+        built = check_build(shelf, tmp_path / "built")
+        # What it pushes, compressed and described by it, is the same again.
+        docker("tag", built, f"{image}-classic")
+        docker("push", "-q", f"{image}-classic")
+    [snapshot] = restored(f"{image}-classic", tmp_path / "cache")["snapshots"]
+    check_directory(Path(snapshot["path"]))
 
 
 def test_modelpack_readers_find_a_manifest_by_its_own_tag(

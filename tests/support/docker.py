@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
+import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from tests.support.fake_hub import Hub
 
 ROOT = Path(__file__).parents[2]
 HUB_DIR = "root/.cache/huggingface/hub"
+AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
+BASES = ("python:3.13-slim", "busybox:stable-musl")
 LOAD = """
 import sys
 from pathlib import Path
@@ -99,6 +104,43 @@ def shelf(hub: Hub, home: Path) -> Iterator[Shelf]:
         yield found
     finally:
         found.remove()
+
+
+@contextmanager
+def graph_driver_engine() -> Iterator[str]:
+    """Start an engine with the classic image store (a graph driver), and yield its DOCKER_HOST.
+
+    It has the base images of the machine's engine, and neither a bridge nor rules of a firewall.
+    """
+    with tempfile.TemporaryDirectory(prefix="hf") as directory:  # a socket's path is short
+        host = f"unix://{directory}/docker.sock"
+        log = Path(directory, "log")
+        command = [
+            *(*AS_ROOT, "dockerd", f"--host={host}", f"--pidfile={directory}/pid"),
+            *(f"--data-root={directory}/data", f"--exec-root={directory}/exec"),
+            *("--feature=containerd-snapshotter=false", "--bridge=none"),
+            *("--iptables=false", "--ip6tables=false"),
+        ]
+        with log.open("wb") as output:
+            engine = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + 60
+            while subprocess.run(["docker", "-H", host, "info"], capture_output=True).returncode:
+                assert engine.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            with subprocess.Popen(["docker", "save", *BASES], stdout=subprocess.PIPE) as saved:
+                load = ["docker", "-H", host, "load", "-q"]
+                subprocess.run(load, stdin=saved.stdout, capture_output=True, check=True)
+            assert saved.returncode == 0
+            yield host
+        finally:
+            if engine.poll() is None:
+                pid = Path(directory, "pid").read_text()
+                subprocess.run([*AS_ROOT, "kill", pid], check=True)
+            engine.wait(timeout=60)
+            if AS_ROOT:
+                subprocess.run([*AS_ROOT, "rm", "-rf", f"{directory}/data", f"{directory}/exec"])
 
 
 def inspect(image: str) -> dict[str, Any]:
