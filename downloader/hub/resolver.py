@@ -6,7 +6,7 @@ process and a stream all ask here for the address.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from downloader.errors import (
@@ -199,7 +199,7 @@ def _hub_error(url: str, response: Exchange, is_home: bool) -> HubError:
     return HubError(message, status=response.status, hint=hint)
 
 
-def check_answer(response: Exchange, want: ByteRange, size_bytes: int, name: str) -> bool:
+def _check_answer(response: Exchange, want: ByteRange, size_bytes: int, name: str) -> bool:
     """Return whether the body is exactly ``want``; False where it is the whole file.
 
     A body that was compressed against our wish is inflated as it is read. Where that is the
@@ -236,38 +236,18 @@ def _check_total(text: str, want_bytes: int, name: str) -> None:
         raise IntegrityError(f"{name}: want {want_bytes} bytes, got an answer of {text[:40]} bytes")
 
 
-def iter_fill(response: Exchange, view: memoryview, name: str) -> Iterator[int]:
-    """Fill ``view`` with the body's next bytes; yield how many were added, each time.
-
-    Raises:
-        TransientError: The connection broke, stalled or ended before ``view`` was full.
-    """
-    at = 0
-    while at < len(view):
-        count = _read_some(response, view[at:])
-        if not count:
-            missing = len(view) - at
-            text = f"{name}: want {missing} more bytes, got the end of the answer"
-            raise TransientError(TransportError(text))
-        at += count
-        yield count
-
-
-def check_end(response: Exchange, name: str) -> None:
+def _check_end(response: Exchange, name: str) -> None:
     """Raise unless the body is over; needed where no Content-Length bounds it.
 
     Raises:
         TransientError: More bytes follow.
     """
-    if _read_some(response, memoryview(bytearray(1))):
-        raise TransientError(IntegrityError(f"{name}: want the end of the file, got more bytes"))
-
-
-def _read_some(response: Exchange, view: memoryview) -> int:
     try:
-        return response.read_some(view)
+        more = response.read_some(memoryview(bytearray(1)))
     except TransportError as error:
         raise TransientError(error) from error
+    if more:
+        raise TransientError(IntegrityError(f"{name}: want the end of the file, got more bytes"))
 
 
 class HubFile:
@@ -322,7 +302,7 @@ class _HubReader(ResumingReader):
         want = ByteRange(self.at, self.end or 0)
         is_whole = want == ByteRange(0, size_bytes) or not self._file.has_ranges
         response = self._file.location.open(None if is_whole else want)
-        is_range = check_answer(response, want, size_bytes, self.name)
+        is_range = _check_answer(response, want, size_bytes, self.name)
         if not is_range and (want.start or response.status == 206):
             response.close()
             self._file.has_ranges = False
@@ -332,5 +312,5 @@ class _HubReader(ResumingReader):
     def read_body(self, exchange: Exchange, buffer: memoryview) -> int:
         count = super().read_body(exchange, buffer)
         if self.at + count == self._file.size_bytes and exchange.status == 200:
-            check_end(exchange, self.name)
+            _check_end(exchange, self.name)
         return count

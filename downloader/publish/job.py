@@ -7,7 +7,6 @@ from pathlib import Path
 
 from downloader.errors import HfModelsError, InputError
 from downloader.fs import check_space
-from downloader.hub.stream import StreamSettings
 from downloader.image import is_packed, stored_layer
 from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
@@ -29,7 +28,7 @@ from downloader.publish.sign import find_signature, sign_plan
 from downloader.publish.upload_journal import UploadJournals
 from downloader.publish.upload_layers import Work, upload_layers
 from downloader.signing import Signer
-from downloader.transfer.ring import BufferPool
+from downloader.transfer.ordered import BufferPool, StreamSettings
 from downloader.transfer.workers import WorkerGroup
 
 
@@ -258,10 +257,14 @@ class _Job:
         jobs = options.jobs or fitting_jobs(options.memory_bytes, count)
         jobs = max(1, min(jobs, len(units)))
         memory = share_memory(options.memory_bytes, jobs, count)
-        settings = StreamSettings(
-            ring_bytes=memory.ring_bytes, policy=options.retry, note=self._progress.note
+        access = HubAccess(
+            source_of,
+            http,
+            BufferPool(memory.pool_bytes),
+            StreamSettings(ring_bytes=memory.ring_bytes),
+            options.retry,
+            self._progress.note,
         )
-        access = HubAccess(source_of, http, BufferPool(memory.pool_bytes), settings)
         group, line = WorkerGroup(), Line()
         contents = HubContents(self._plan.snapshot, access, group)
         work = Work(

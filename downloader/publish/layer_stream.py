@@ -14,13 +14,14 @@ from downloader.errors import IntegrityError, TransportError
 from downloader.hub.cache import BlobHasher
 from downloader.hub.repo import RepoFile, Snapshot
 from downloader.hub.resolver import FileSource, HubFile
-from downloader.hub.stream import FileStream, StreamSettings, open_file
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
+from downloader.net.retry import RetryPolicy
 from downloader.oci.tar_write import END_OF_ARCHIVE
 from downloader.plan import Content, Layer
+from downloader.progress import Note
 from downloader.publish.sha256 import Sha256
-from downloader.transfer.ring import BufferPool
+from downloader.transfer.ordered import BufferPool, OrderedStream, StreamSettings
 from downloader.transfer.source import interrupt_of, read_all, retry_without_ranges
 from downloader.transfer.workers import WorkerGroup
 from downloader.units import MIB
@@ -45,13 +46,17 @@ class HubAccess:
         source_of: Where the bytes of a file come from.
         http: Connections.
         pool: Memory, shared by every stream of a run.
-        settings: How one file is read.
+        settings: How one large file is read.
+        retry: For each request; bytes that arrive reset its count of failures.
+        note: Told before a long wait.
     """
 
     source_of: SourceOf
     http: HttpPool
     pool: BufferPool
     settings: StreamSettings
+    retry: RetryPolicy
+    note: Note
 
 
 class HubContents:
@@ -69,6 +74,7 @@ class HubContents:
         self._files: dict[str, RepoFile] = {}
         for file in snapshot.files:  # one content at two paths is read from the first
             self._files.setdefault(file.oid, file)
+        self._large: dict[str, HubFile] = {}  # the parts of a file ask once for its address
         self.sha256s: dict[str, str] = {}  # of small files outside LFS, which a signature names
         self._interrupts: set[Callable[[], None]] = set()
         self._prefetching = 0
@@ -80,21 +86,25 @@ class HubContents:
         return self._files[content.oid].path
 
     @contextmanager
-    def opened(self, content: Content, skip_bytes: int = 0) -> Iterator[FileStream]:
+    def opened(self, content: Content, skip_bytes: int = 0) -> Iterator[OrderedStream]:
         """Open a content, without its first bytes, as an ordered stream; the reader verifies it."""
-        file = self._files[content.oid]
-        access = self._access
         whole = content.byte_range
-        stream = open_file(
-            access.source_of(file),
-            content.blob_bytes,
-            http=access.http,
-            pool=access.pool,
-            settings=access.settings,
-            byte_range=ByteRange(whole.start + skip_bytes, whole.end),
-        )
+        wanted = ByteRange(whole.start + skip_bytes, whole.end)
+        access, oid = self._access, content.oid
+        source = self._large.get(oid) or self._large.setdefault(oid, self._source(content))
+        stream = OrderedStream(source, wanted, access.pool, access.settings)
         with stream, self._entered(stream.close):
             yield stream
+
+    def _source(self, content: Content) -> HubFile:
+        access = self._access
+        return HubFile(
+            access.http,
+            access.source_of(self._files[content.oid]),
+            content.blob_bytes,
+            policy=access.retry,
+            note=access.note,
+        )
 
     @contextmanager
     def prefetched(self, contents: Sequence[Content]) -> Iterator["Prefetch"]:
@@ -150,20 +160,12 @@ class HubContents:
         return data
 
     def _download(self, content: Content) -> bytes:
-        access, file = self._access, self._files[content.oid]
-        settings = access.settings
-        source = HubFile(
-            access.http,
-            access.source_of(file),
-            content.size_bytes,
-            policy=settings.policy,
-            note=settings.note,
-        )
+        source = self._source(content)
 
         def read() -> bytes:
             reader = source.open(ByteRange(0, content.size_bytes))
             with reader, self._entered(interrupt_of(reader)):
-                return read_all(reader, content.size_bytes, file.path)
+                return read_all(reader, content.size_bytes, self.path_of(content))
 
         return retry_without_ranges(read)
 

@@ -8,20 +8,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from downloader.hub.stream import open_file
+from downloader.hub.resolver import HubFile
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import frame_compressor
 from downloader.oci.seekable import FRAME_BYTES
 from downloader.plan import Compress, Content, Layer, Plan, Sample
 from downloader.publish.layer_stream import SourceOf
-from downloader.transfer.ring import BufferPool
+from downloader.transfer.source import read_all, retry_without_ranges
 from downloader.transfer.workers import run_all
-from downloader.units import MIB
 
 _SAMPLES = 2  # of one frame each: a file holds one kind of numbers, but for its header
 _QUESTIONS = 8  # at once
-_POOL_BYTES = 32 * MIB
 
 
 def choose_compression(plan: Plan, compress: Compress, source_of: SourceOf, http: HttpPool) -> Plan:
@@ -44,21 +42,14 @@ def choose_compression(plan: Plan, compress: Compress, source_of: SourceOf, http
         return replace(plan, compress=compress, layers=tuple(layers))
     samples: dict[Layer, Sample] = {}
     files = {file.oid: file for file in plan.snapshot.files}
-    pool = BufferPool(_POOL_BYTES)
 
     def take(layer: Layer) -> None:
         content = max(layer.contents, key=lambda content: content.size_bytes)
+        source = HubFile(http, source_of(files[content.oid]), content.blob_bytes)
         compressor = frame_compressor()
         plain_bytes = packed_bytes = 0
         for byte_range in _ranges(content):
-            with open_file(
-                source_of(files[content.oid]),
-                content.blob_bytes,
-                http=http,
-                pool=pool,
-                byte_range=byte_range,
-            ) as stream:
-                data = b"".join(stream)
+            data = retry_without_ranges(partial(_read, source, byte_range))
             plain_bytes += len(data)
             packed_bytes += len(compressor(data))
         samples[layer] = Sample(plain_bytes, packed_bytes)
@@ -68,6 +59,11 @@ def choose_compression(plan: Plan, compress: Compress, source_of: SourceOf, http
     return replace(
         plan, compress=compress, layers=tuple(_chosen(layer, samples) for layer in plan.layers)
     )
+
+
+def _read(source: HubFile, byte_range: ByteRange) -> bytes:
+    with source.open(byte_range) as reader:
+        return read_all(reader, byte_range.size_bytes, source.name)
 
 
 def _ranges(content: Content) -> Iterator[ByteRange]:

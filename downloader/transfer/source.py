@@ -63,21 +63,24 @@ class Reader(Protocol):
     ) -> None: ...
 
 
-def read_all(reader: Reader, size_bytes: int, what: str) -> bytes:
-    """Return exactly so many bytes of a reader.
+def fill(reader: Reader, buffer: memoryview, what: str) -> None:
+    """Fill all of ``buffer``.
 
     Raises:
-        ProtocolError: There are fewer.
+        ProtocolError: There are fewer bytes.
     """
-    data = bytearray(size_bytes)
     filled = 0
-    while filled < size_bytes:
-        count = reader.readinto(memoryview(data)[filled:])
+    while filled < len(buffer):
+        count = reader.readinto(buffer[filled:])
         if not count:
-            raise ProtocolError(
-                f"{what}: want {size_bytes} bytes, got {filled} bytes before the end"
-            )
+            raise ProtocolError(f"{what}: want {len(buffer)} bytes, got {filled} before the end")
         filled += count
+
+
+def read_all(reader: Reader, size_bytes: int, what: str) -> bytes:
+    """Return exactly so many bytes of a reader; raise as `fill` does."""
+    data = bytearray(size_bytes)
+    fill(reader, memoryview(data), what)
     return bytes(data)
 
 

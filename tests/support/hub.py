@@ -11,19 +11,19 @@ from typing import Any
 from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
 from downloader.hub.hf_transfer import TransferSettings
 from downloader.hub.repo import RepoFile, Snapshot, parse_repo
-from downloader.hub.resolver import FileSource
+from downloader.hub.resolver import FileSource, HubFile
 from downloader.hub.snapshot import Hub
-from downloader.hub.stream import FileStream, StreamSettings, open_file
 from downloader.net.http import HttpPool, HttpSettings
+from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
-from downloader.transfer.ring import BufferPool
+from downloader.transfer.ordered import BufferPool, OrderedStream, StreamSettings
 from downloader.transfer.scheduler import Bounds
 from downloader.units import MIB
 from tests.support.fake_hub import Accesses, HubServer
 
 QUICK = RetryPolicy(tries=4, first_delay_s=0.01, longest_asked_s=5.0)
 READ_TIMEOUT_S = 1.0  # what a stall costs here
-STREAM = StreamSettings(policy=QUICK, at_first=4, range_bytes=2 * MIB, ring_bytes=8 * MIB)
+STREAM = StreamSettings(at_first=4, range_bytes=2 * MIB, ring_bytes=8 * MIB)
 
 
 @dataclass
@@ -61,14 +61,21 @@ class Side:
         )
 
     @contextmanager
-    def open(self, repo_id: str, path: str, **options: Any) -> Iterator[FileStream]:
+    def open(
+        self,
+        repo_id: str,
+        path: str,
+        *,
+        wanted: ByteRange | None = None,
+        pool: BufferPool | None = None,
+        settings: StreamSettings = STREAM,
+    ) -> Iterator[OrderedStream]:
         snapshot = self.snapshot(repo_id)
         file = file_of(snapshot, path)
         self.hub.clear_log()
-        options.setdefault("pool", BufferPool(8 * MIB))
-        options.setdefault("settings", STREAM)
-        source = self.source(snapshot, file)
-        with open_file(source, file.size_bytes, http=self.http, **options) as stream:
+        source = HubFile(self.http, self.source(snapshot, file), file.size_bytes, policy=QUICK)
+        wanted = wanted or ByteRange(0, file.size_bytes)
+        with OrderedStream(source, wanted, pool or BufferPool(8 * MIB), settings) as stream:
             yield stream
 
     def read(self, repo_id: str, path: str, **options: Any) -> str:

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from downloader.errors import HubError, IntegrityError, ProtocolError, TransportError
-from downloader.hub.stream import StreamSettings
 from downloader.net.ranges import ByteRange
-from downloader.transfer.ring import BufferPool
+from downloader.transfer.ordered import BufferPool, StreamSettings
 from downloader.units import MIB
 from tests.support.fake_hub import Generated, HubServer, HubSpec, faults, make_repo, read_all
 from tests.support.fake_hub.fault import Fault
-from tests.support.hub import QUICK, STREAM, Side, file_of, fresh
+from tests.support.hub import STREAM, Side, file_of, fresh
 
 SIZE = 11 * MIB + 12_345
 BIG = Generated(SIZE, seed=3)
@@ -46,14 +45,14 @@ def test_whole_file_costs_each_byte_once(side: Side, digest: str) -> None:
 
 
 def test_one_connection_is_one_request(side: Side, digest: str) -> None:
-    settings = StreamSettings(connections=1, policy=QUICK)
+    settings = StreamSettings(connections=1)
     assert side.read("org/big", "big.bin", settings=settings) == digest
     assert len(side.log().of(origin="cdn")) == 1
 
 
 def test_slow_connection_gets_others_beside_it(side: Side, digest: str) -> None:
     side.hub.add_fault(faults.BandwidthCap(path=FILE, bytes_per_s=4 * MIB))
-    settings = StreamSettings(connections=3, policy=QUICK, range_bytes=MIB, ring_bytes=8 * MIB)
+    settings = StreamSettings(connections=3, range_bytes=MIB, ring_bytes=8 * MIB)
     seen: set[str] = set()
     got = hashlib.sha256()
     with side.open("org/big", "big.bin", settings=settings) as stream:
@@ -77,7 +76,7 @@ def test_slow_connection_gets_others_beside_it(side: Side, digest: str) -> None:
     ids=str,
 )
 def test_range(side: Side, wanted: ByteRange) -> None:
-    with side.open("org/big", "big.bin", byte_range=wanted) as stream:
+    with side.open("org/big", "big.bin", wanted=wanted) as stream:
         got = b"".join(bytes(view) for view in stream)
     assert got == read_all(BIG, wanted.start, wanted.end)
 
@@ -85,7 +84,7 @@ def test_range(side: Side, wanted: ByteRange) -> None:
 def test_range_without_ranges_at_the_server(side: Side) -> None:
     side.hub.add_fault(faults.NoRanges())
     wanted = ByteRange(3 * MIB + 1, 5 * MIB + 2)
-    with side.open("org/big", "big.bin", byte_range=wanted) as stream:
+    with side.open("org/big", "big.bin", wanted=wanted) as stream:
         got = b"".join(bytes(view) for view in stream)
     assert got == read_all(BIG, wanted.start, wanted.end)
 
@@ -254,7 +253,7 @@ def test_another_thread_may_close_it(side: Side) -> None:
 
 
 def test_empty_range_asks_nobody(side: Side) -> None:
-    with side.open("org/big", "big.bin", byte_range=ByteRange(0, 0)) as stream:
+    with side.open("org/big", "big.bin", wanted=ByteRange(0, 0)) as stream:
         assert list(stream) == []
     assert not side.log().of(origin="cdn")
 
