@@ -22,7 +22,7 @@ from downloader.farm.catalog.catalog import REQUESTS_AT_ONCE
 from downloader.farm.catalog.published import Published, read_published
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
-from downloader.oci.store import Store
+from downloader.oci.store import ListableStore
 from downloader.publish.checkpoint import is_image_tag
 from downloader.transfer.workers import map_all
 from downloader.units import format_bytes, format_count
@@ -74,7 +74,7 @@ def _print_repositories(host: str, names: Sequence[str], *, as_json: bool) -> No
         print_result(f"{host}/{name}")
 
 
-def read_all(store: Store) -> list[Published]:
+def read_all(store: ListableStore) -> list[Published]:
     """Return what a store says of each of its images, by tag; one that cannot be read is left out.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from downloader.errors import IntegrityError
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor, Index, Manifest, parse_manifest
-from downloader.oci.store import RawManifest, Store
+from downloader.oci.store import ListableStore, RawManifest
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Checked:
     size_bytes: int
 
 
-def check_image(store: Store, tag: str, digest: Digest | None = None) -> Checked:
+def check_image(store: ListableStore, tag: str, digest: Digest | None = None) -> Checked:
     """Raise unless a tag names ``digest``, and everything below it is there at its size.
 
     Moves no model bytes: the registry itself has checked every blob's digest on arrival.
@@ -50,7 +50,7 @@ def check_image(store: Store, tag: str, digest: Digest | None = None) -> Checked
     return Checked(top.digest, len(manifests), len(blobs), size_bytes)
 
 
-def _iter_manifests(store: Store, top: RawManifest) -> Iterator[Manifest]:
+def _iter_manifests(store: ListableStore, top: RawManifest) -> Iterator[Manifest]:
     parsed = parse_manifest(top.data)
     if isinstance(parsed, Manifest):
         yield parsed
@@ -62,7 +62,7 @@ def _iter_manifests(store: Store, top: RawManifest) -> Iterator[Manifest]:
         yield inner
 
 
-def _get(store: Store, reference: str) -> RawManifest:
+def _get(store: ListableStore, reference: str) -> RawManifest:
     found = store.get_manifest(reference)
     if found is None:
         raise IntegrityError(f"{store.name}: want the manifest {reference}, got none")
@@ -73,7 +73,7 @@ def _blobs(manifest: Manifest) -> tuple[Descriptor, ...]:
     return (manifest.config, *manifest.layers)
 
 
-def _check_blob(store: Store, tag: str, blob: Descriptor) -> None:
+def _check_blob(store: ListableStore, tag: str, blob: Descriptor) -> None:
     found = store.blob_size(blob.digest)
     if found != blob.size_bytes:
         got = "none" if found is None else f"{found} bytes"

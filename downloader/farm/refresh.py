@@ -8,7 +8,7 @@ from downloader.errors import HfModelsError, HubError, RegistryError
 from downloader.farm.catalog.published import read_published
 from downloader.farm.models import Model
 from downloader.hub.repo import Snapshot
-from downloader.oci.store import Store
+from downloader.oci.store import ListableStore
 from downloader.transfer.workers import map_all
 
 State = Literal["current", "behind", "missing", "gone", "gated", "unknown"]
@@ -64,7 +64,7 @@ class Freshness:
 
 def check_freshness(
     models: Sequence[Model],
-    stores_of: Callable[[Model], Mapping[str, Store]],
+    stores_of: Callable[[Model], Mapping[str, ListableStore]],
     resolve: Callable[[Model], Snapshot],
 ) -> list[Freshness]:
     """Compare every entry with the Hub, several at once, in their order.
@@ -78,7 +78,7 @@ def check_freshness(
 
 
 def _check(
-    model: Model, stores: Mapping[str, Store], resolve: Callable[[Model], Snapshot]
+    model: Model, stores: Mapping[str, ListableStore], resolve: Callable[[Model], Snapshot]
 ) -> Freshness:
     published: dict[str, str | None] = {}
     commit = None
@@ -105,7 +105,7 @@ def _state(commit: str, published: Mapping[str, str | None], *, is_closed: bool)
     return "missing" if None in published.values() else "behind"
 
 
-def _published_commit(store: Store, tag: str) -> str | None:
+def _published_commit(store: ListableStore, tag: str) -> str | None:
     try:
         found = read_published(store, tag)
     except RegistryError as error:

@@ -213,7 +213,7 @@ def assemble_shards(
         for reference in map(parse_reference, images):
             digest, failure = None, None
             try:
-                store = registries.open(reference, for_writing=True)
+                store = registries.open_for_writing(reference)
                 digest = assemble(store, job.model.tag, options, network.progress)
             except HfModelsError as error:
                 failure = error

@@ -11,6 +11,7 @@ from downloader.oci.auth import Credential
 from downloader.oci.credentials import Credentials, ExplicitCredentials, StoredCredentials
 from downloader.oci.reference import Reference
 from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 from downloader.oci.upload import UploadMode
 from downloader.progress import NoProgress, Progress
 from downloader.restore import Network
@@ -134,14 +135,19 @@ class Registries:
     retry: RetryPolicy
     progress: Progress = field(default_factory=NoProgress)
 
-    def open(self, reference: Reference, *, for_writing: bool = False) -> Registry:
-        """Return the repository that ``reference`` names; `Registry` says what writing needs."""
+    def open(self, reference: Reference) -> Registry:
+        """Return the repository that ``reference`` names, to read it."""
         return Registry(
+            reference, self.http, self.credentials, retry=self.retry, note=self.progress.note
+        )
+
+    def open_for_writing(self, reference: Reference) -> WritableRegistry:
+        """Return the repository that ``reference`` names, as a place for images."""
+        return WritableRegistry(
             reference,
             self.http,
             self.credentials,
             upload=self.upload,
-            for_writing=for_writing,
             retry=self.retry,
             note=self.progress.note,
         )

@@ -18,7 +18,7 @@ from downloader.oci.image_archive import LocalBlobs, open_files
 from downloader.oci.layout import Layout
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
-from downloader.oci.store import RawManifest
+from downloader.oci.store import RawManifest, Store
 from downloader.progress import NoProgress, Progress
 from downloader.publish import Copied, CopyOptions, SourceImage, StoredImage
 from downloader.publish import copy as copy_image
@@ -205,13 +205,15 @@ def _is_archive(place: Reference | Path) -> bool:
     return isinstance(place, Path) and place.suffix == ARCHIVE_SUFFIX and not place.is_dir()
 
 
-def _stored_at(place: Reference | Path, opened: _Opened, registries: Registries) -> StoredImage:
+def _stored_at(
+    place: Reference | Path, opened: _Opened, registries: Registries
+) -> StoredImage[Store]:
     if isinstance(place, Path):
         return StoredImage(Layout(place), _tag_of(opened, place))
     tag = place.tag or opened.tag
     if tag is None and ":" in opened.image.reference:
         tag = opened.image.reference  # a registry keeps an image without a tag, too
-    return StoredImage(registries.open(place, for_writing=True), tag or _tag_of(opened, place))
+    return StoredImage(registries.open_for_writing(place), tag or _tag_of(opened, place))
 
 
 def _tag_of(opened: _Opened, place: Reference | Path) -> str:

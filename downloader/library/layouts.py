@@ -299,7 +299,7 @@ def push_layout(
     def push(image: str) -> Digest:
         reference = parse_reference(image)
         with open_progress(f"push {reference.name}", "blob") as progress:
-            store = replace(registries, progress=progress).open(reference, for_writing=True)
+            store = replace(registries, progress=progress).open_for_writing(reference)
             return copy_image(
                 layout, tag, store, reference.tag or tag, jobs=_JOBS, progress=progress
             )

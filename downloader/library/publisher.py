@@ -27,6 +27,7 @@ from downloader.oci.digest import Digest
 from downloader.oci.manifest import Index, parse_manifest
 from downloader.oci.reference import Reference, check_tag, parse_reference, tag_from_name
 from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 from downloader.plan import DEFAULT_CACHE_ROOT, Compress, Plan, make_plan, parse_layer_limit
 from downloader.progress import NoProgress, Note, Progress, ignore
 from downloader.publish import (
@@ -187,7 +188,7 @@ def publish_plan(
     return publish_to_stores(
         plan,
         tag_of(plan, tag),
-        [registries.open(reference, for_writing=True) for reference in to],
+        [registries.open_for_writing(reference) for reference in to],
         source_of=partial(hub.source_of, plan.snapshot),
         http=registries.http,
         options=replace(
@@ -240,7 +241,7 @@ def assemble(
         how = replace(options or AssembleOptions(), base=found)
 
         def join(image: str) -> str:
-            store = registries.open(parse_reference(image), for_writing=True)
+            store = registries.open_for_writing(parse_reference(image))
             return assemble_in_store(store, tag, how, progress)
 
         return at_each([str(reference.with_tag(tag)) for reference in references], join)
@@ -285,7 +286,7 @@ def remove(
         raise InputError(f"want an image with its tag, got {image!r}")
     with closing(connection.open_pool(environment)) as http:
         registries = connection.open_registries(environment, http, [reference], NoProgress())
-        registry = registries.open(reference, for_writing=True)
+        registry = registries.open_for_writing(reference)
         found = registry.get_manifest(reference.target)
         if found is None:
             raise InputError(f"{reference}: not found", hint=f"hf-models list {reference.name}")
@@ -322,7 +323,7 @@ def _is_named(registry: Registry, tag: str, digest: Digest) -> bool:
     return raw is not None and digest in {raw.digest, *(item.digest for item in inner)}
 
 
-def _removes(registry: Registry, name: str, target: str) -> bool:
+def _removes(registry: WritableRegistry, name: str, target: str) -> bool:
     """Remove ``name``, a tag or digest; return whether ``target`` leads to nothing now."""
     return registry.delete_manifest(name) and registry.get_manifest(target) is None
 

@@ -1,14 +1,14 @@
-"""A registry as a `Store`: one method per endpoint of the distribution specification 1.1."""
+"""A registry that is read: one method per endpoint of the distribution specification 1.1.
+
+`oci.registry_write` adds those that write.
+"""
 
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping
-from urllib.parse import urlencode
 
 from downloader.document import check_parsed_size
 from downloader.errors import (
-    InputError,
     IntegrityError,
     ProtocolError,
     RegistryError,
@@ -25,18 +25,9 @@ from downloader.oci.credentials import Anonymous, Credentials
 from downloader.oci.digest import Digest, digest_of, parse_digest
 from downloader.oci.downloads import RegistryBlobReader
 from downloader.oci.reference import Reference
-from downloader.oci.responses import Answer, next_url, parse_next_link
-from downloader.oci.store import BlobReader, BlobWriter, RawManifest, ReadableStore, SavedUpload
-from downloader.oci.upload import (
-    RegistryBlobWriter,
-    Target,
-    UploadMethod,
-    UploadMode,
-    UploadSession,
-)
+from downloader.oci.responses import Answer, parse_next_link
+from downloader.oci.store import BlobReader, RawManifest
 from downloader.progress import Note, ignore
-
-_log = logging.getLogger(__name__)
 
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # what the specification wants registries to take
 _TAGS_LIMIT_BYTES = 16 * 1024 * 1024  # of all pages: 100,000 tags of the longest
@@ -44,7 +35,6 @@ _TAGS_PARSED_LIMIT_BYTES = 24 * 1024 * 1024  # of all pages in memory: 300,000 t
 _UNTOLD_LIMIT_BYTES = 4 * 1024 * 1024  # of a blob whose size only its bytes tell
 # Statuses of HEAD where GET may work: not implemented, or a URL signed for GET only.
 _NO_HEAD = (400, 403, 405, 501)
-_MAY_COME = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
 _TAGS_PER_PAGE = 1000
 _PAGES_LIMIT = 10_000  # a registry whose pages go round in a circle
 _MANIFEST_TYPES = (
@@ -62,11 +52,6 @@ class Registry:
         reference: Registry and repository; tag and digest are ignored.
         pool: Connections, shared by any number of registries.
         credentials: Where the user's credential is looked up; None for anonymous.
-        upload: How blobs are sent; ``auto`` streams, and learns from the answers.
-        chunk_bytes: Of one chunk; None to follow the round trip and the rate of the line.
-        for_writing: Whether this is where an image goes: then reading asks for the right to
-            write as well, because a token that may only read a repository that does not
-            exist yet is refused by some registries.
         retry: For whatever may pass by itself.
         plain_http: True for http; None for http on loopback hosts that answer no TLS.
         sleep: Waits so many seconds between tries.
@@ -79,16 +64,11 @@ class Registry:
         pool: HttpPool,
         credentials: Credentials | None = None,
         *,
-        upload: UploadMode = "auto",
-        chunk_bytes: int | None = None,
-        for_writing: bool = False,
         retry: RetryPolicy | None = None,
         plain_http: bool | None = None,
         sleep: Callable[[float], None] = time.sleep,
         note: Note = ignore,
     ) -> None:
-        if chunk_bytes is not None and chunk_bytes < 1:
-            raise InputError(f"want an upload chunk of at least 1 byte, got {chunk_bytes}")
         self.reference = reference
         self._client = Client(
             reference,
@@ -99,8 +79,6 @@ class Registry:
             sleep=sleep,
             note=note,
         )
-        self._method = UploadMethod(upload, reference.api_host, chunk_bytes)
-        self._for_writing = for_writing
 
     @property
     def name(self) -> str:
@@ -139,42 +117,6 @@ class Registry:
             self._scopes("pull"),
             byte_range,
         )
-
-    def create_blob(self, size_bytes: int | None, saved: SavedUpload | None = None) -> BlobWriter:
-        """Begin an upload, or go on with one that an earlier process began.
-
-        Raises (from ``write`` and ``commit``):
-            UploadInterrupted: Call ``resume``, and write from the offset that it returns.
-        """
-        _log.debug("upload to %s: %s", self.name, self._method.explanation)
-        target = self._target(self._scopes("pull", "push"))
-        return RegistryBlobWriter(target, size_bytes, self._method, saved)
-
-    def is_beside(self, source: ReadableStore) -> bool:
-        """Whether ``source`` is a repository of the same registry."""
-        same = isinstance(source, Registry) and source.reference.api_host
-        return same == self.reference.api_host
-
-    def mount_blob(self, digest: Digest, source: ReadableStore) -> bool:
-        """Take a blob from another repository of the same registry; False if it must be sent."""
-        if not isinstance(source, Registry) or not self.is_beside(source):
-            return False
-        repository = source.reference.repository
-        query = urlencode({"mount": digest, "from": repository})
-        url = f"{self._url}/blobs/uploads/?{query}"
-        scopes = scopes_of(self.reference.repository, "pull", "push", mount_from=repository)
-        request = Request("POST", url, f"mount in {self.name}", scopes, expect=(201, 202))
-        try:
-            answer = self._client.call(request)
-        except RegistryError as error:
-            # Not allowed, or not known: sending the bytes is the answer to both.
-            if error.status in {400, 401, 403, 404, 405}:
-                return False
-            raise
-        if answer.status == 202 and answer.headers.get("Location"):
-            location = next_url(answer.url, answer.headers["Location"])
-            UploadSession(self._target(scopes), location).cancel()
-        return answer.status == 201
 
     def get_manifest(self, reference: str) -> RawManifest | None:
         """Return the manifest of a tag or digest, or None."""
@@ -229,60 +171,6 @@ class Registry:
             raw = self.get_manifest(reference)
             return raw.digest if raw is not None else None
         return parse_digest(found, what)
-
-    def put_manifest(self, reference: str, data: bytes, media_type: str) -> Digest:
-        """Store a manifest under a tag or its own digest."""
-        what = self._manifest_name(reference)
-        digest = digest_of(data)
-        if ":" in reference and reference != digest:
-            raise IntegrityError(f"{what}: want its own digest, which is {digest}")
-        answer = self._call_put(
-            Request(
-                "PUT",
-                self._manifest_url(reference),
-                what,
-                self._scopes("pull", "push"),
-                expect=(200, 201, 202),
-                headers={"Content-Type": media_type},
-                body=data,
-            )
-        )
-        got = answer.headers.get("Docker-Content-Digest", digest)
-        if got != digest:
-            raise IntegrityError(f"{what}: want {digest}, the registry has {got[:100]!r}")
-        return digest
-
-    def _call_put(self, request: Request) -> Answer:
-        # A registry may not see a blob for a moment that it has: while another publisher
-        # writes the same one, or until its copies agree.
-        retries = self._client.retries()
-        while True:
-            try:
-                return self._client.call(request)
-            except RegistryError as error:
-                if not (error.codes & _MAY_COME and retries.wait(error)):
-                    raise
-
-    def delete_manifest(self, reference: str) -> bool:
-        """Remove a tag or manifest; False where the registry does not allow it."""
-        answer = self._call_delete(reference)
-        return answer is not None and answer.status in {200, 202, 204, 404}
-
-    def _call_delete(self, reference: str) -> Answer | None:
-        request = Request(
-            "DELETE",
-            self._manifest_url(reference),
-            self._manifest_name(reference),
-            self._scopes("pull", "delete"),
-            expect=(200, 202, 204, 400, 403, 404, 405),
-        )
-        try:
-            return self._client.call(request)
-        except RegistryError as error:
-            # A token server that refuses the scope `delete` says no as well.
-            if error.status in {400, 401, 403}:
-                return None
-            raise
 
     def list_tags(self) -> list[str]:
         """Return every tag, sorted; empty for a repository that does not exist yet."""
@@ -358,12 +246,7 @@ class Registry:
         return f"manifest {self.name}{'@' if ':' in reference else ':'}{reference}"
 
     def _scopes(self, *actions: str) -> Scopes:
-        if self._for_writing:
-            actions = (*actions, "pull", "push")
         return scopes_of(self.reference.repository, *actions)
-
-    def _target(self, scopes: Scopes) -> Target:
-        return Target(self._client, self._url, self.name, scopes)
 
 
 def _check_manifest_digest(reference: str, answer: Answer, what: str) -> Digest:

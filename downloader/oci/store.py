@@ -127,8 +127,8 @@ class ReadableStore(Blobs, Protocol):
         """Return the manifest named by a tag or digest, checked against a digest; or None."""
 
 
-class Store(ReadableStore, Protocol):
-    """Blobs and manifests of one repository (registry) or directory (layout).
+class ListableStore(ReadableStore, Protocol):
+    """Blobs and manifests of one repository (registry) or directory (layout), to be read.
 
     Every method raises `RegistryError`, `TransportError`, `ProtocolError` or `StorageError`;
     a blob or tag that does not exist is an ordinary answer (None, False), not an error.
@@ -137,6 +137,13 @@ class Store(ReadableStore, Protocol):
 
     def blob_size(self, digest: Digest) -> int | None:
         """Return the blob's size in bytes, None if the store lacks it; moves no bytes."""
+
+    def list_tags(self) -> list[str]:
+        """Return every tag, sorted; empty for a repository that does not exist yet."""
+
+
+class Store(ListableStore, Protocol):
+    """A place that images are written to."""
 
     def create_blob(self, size_bytes: int | None, saved: SavedUpload | None = None) -> BlobWriter:
         """Begin a new blob, or go on with an upload that an earlier process began.
@@ -157,6 +164,3 @@ class Store(ReadableStore, Protocol):
 
     def delete_manifest(self, reference: str) -> bool:
         """Remove a tag or manifest; False where the store does not allow it."""
-
-    def list_tags(self) -> list[str]:
-        """Return every tag, sorted; empty for a repository that does not exist yet."""

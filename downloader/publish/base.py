@@ -18,7 +18,7 @@ from downloader.oci.manifest import (
     parse_json_object,
     parse_manifest,
 )
-from downloader.oci.store import RawManifest, Store
+from downloader.oci.store import RawManifest, ReadableStore
 from downloader.publish.copy import read_blob, side_by_side
 from downloader.publish.layer_cache import CONFIG_LIMIT_BYTES
 
@@ -57,7 +57,9 @@ class Base:
         platforms: What it has for each platform that we build for; empty until `load`.
     """
 
-    def __init__(self, store: Store | None = None, reference: str = "", name: str = "") -> None:
+    def __init__(
+        self, store: ReadableStore | None = None, reference: str = "", name: str = ""
+    ) -> None:
         self.store = store
         self.name = name
         self.digest = ""
@@ -142,7 +144,9 @@ def _digests_of(index: Index) -> dict[Platform, Digest]:
     return found
 
 
-def _read_platform(store: Store, platform: Platform, digest: Digest, name: str) -> BasePlatform:
+def _read_platform(
+    store: ReadableStore, platform: Platform, digest: Digest, name: str
+) -> BasePlatform:
     raw = store.get_manifest(digest)
     parsed = parse_manifest(raw.data) if raw else None
     if not isinstance(parsed, Manifest):
@@ -157,7 +161,7 @@ def _plain(platform: Platform | None) -> Platform | None:
     return platform
 
 
-def _platform(store: Store, manifest: Manifest, name: str) -> BasePlatform:
+def _platform(store: ReadableStore, manifest: Manifest, name: str) -> BasePlatform:
     if manifest.config.media_type not in _CONFIG_TYPES:
         raise InputError(
             f"base image {name}: want an image, got an artifact of {manifest.config.media_type}"

@@ -21,7 +21,7 @@ from downloader.oci.manifest import (
     parse_manifest,
 )
 from downloader.oci.reference import TAG_LIMIT, check_tag
-from downloader.oci.store import Store
+from downloader.oci.store import ListableStore, ReadableStore
 from downloader.plan import PACKED, Plan
 from downloader.publish.copy import read_blob, side_by_side
 
@@ -135,7 +135,7 @@ def plan_descriptor(plan_json: bytes) -> Descriptor:
     return describe(plan_json, PLAN_TYPE)
 
 
-def read_record(store: Store, tag: str, shard: Shard) -> Record | None:
+def read_record(store: ReadableStore, tag: str, shard: Shard) -> Record | None:
     """Return what a shard of the image ``tag`` has finished.
 
     None if it has not begun, or if the image was assembled and has taken the tag.
@@ -151,7 +151,7 @@ def read_record(store: Store, tag: str, shard: Shard) -> Record | None:
     return Record(shard, manifest.config, layers, pending)
 
 
-def read_plan(store: Store, descriptor: Descriptor) -> Plan:
+def read_plan(store: ReadableStore, descriptor: Descriptor) -> Plan:
     """Return the plan that a record names.
 
     Raises:
@@ -161,7 +161,7 @@ def read_plan(store: Store, descriptor: Descriptor) -> Plan:
     return Plan.from_json(parse_json_object(data, "plan", PLAN_LIMIT_BYTES))
 
 
-def list_shards(store: Store, tag: str) -> list[Shard]:
+def list_shards(store: ListableStore, tag: str) -> list[Shard]:
     """Return the shards of the image ``tag`` to read the records of, sorted.
 
     Of a registry that lists no tags, the first shard of each number of shards is asked for by

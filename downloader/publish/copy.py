@@ -8,14 +8,14 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from downloader.errors import HfModelsError, InputError, IntegrityError, ProtocolError
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import PlainStream
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor, Index, parse_manifest
-from downloader.oci.store import Blobs, BlobSource, RawManifest, ReadableStore, Store
+from downloader.oci.store import Blobs, BlobSource, ListableStore, RawManifest, ReadableStore, Store
 from downloader.oci.tar_read import iter_members, read_exactly
 from downloader.oci.upload import UploadInterrupted
 from downloader.progress import Meter, NoProgress, Progress
@@ -54,7 +54,7 @@ def side_by_side(calls: Mapping[K, Callable[[], V]]) -> dict[K, V]:
     return {key: results[key] for key in calls}
 
 
-def read_blob(store: Store, descriptor: Descriptor, limit_bytes: int) -> bytes:
+def read_blob(store: ReadableStore, descriptor: Descriptor, limit_bytes: int) -> bytes:
     """Return a small blob.
 
     Raises:
@@ -74,7 +74,9 @@ def read_blob(store: Store, descriptor: Descriptor, limit_bytes: int) -> bytes:
     return bytes(data[:filled])
 
 
-def read_member(store: Store, layer: Descriptor, limit_bytes: int, suffix: str) -> bytes | None:
+def read_member(
+    store: ReadableStore, layer: Descriptor, limit_bytes: int, suffix: str
+) -> bytes | None:
     """Return the first file of a small uncompressed layer whose path ends so; None without one.
 
     Raises:
@@ -228,8 +230,11 @@ class SourceImage:
         return BlobSource(self.store, blob.digest, blob.size_bytes)
 
 
+StoreType_co = TypeVar("StoreType_co", bound=ListableStore, covariant=True)
+
+
 @dataclass(frozen=True)
-class StoredImage:
+class StoredImage(Generic[StoreType_co]):
     """An image in a store, or one to be.
 
     Args:
@@ -237,7 +242,7 @@ class StoredImage:
         reference: A tag, or a digest.
     """
 
-    store: Store
+    store: StoreType_co
     reference: str
 
     @property
@@ -281,7 +286,7 @@ class Copied:
 
 def copy(
     source: SourceImage,
-    destinations: Sequence[StoredImage],
+    destinations: Sequence[StoredImage[Store]],
     options: CopyOptions | None = None,
     progress: Progress | None = None,
 ) -> list[Copied]:
@@ -337,7 +342,7 @@ def copy_image(
 
 
 def _copy_to(
-    destination: StoredImage,
+    destination: StoredImage[Store],
     source: SourceImage,
     manifests: Sequence[RawManifest],
     *,
@@ -420,7 +425,7 @@ def blobs_of(manifests: Sequence[RawManifest]) -> dict[Digest, Descriptor]:
     return {blob.digest: blob for item in images for blob in (item.config, *item.layers)}
 
 
-def reachable(store: Store, tag: str) -> set[Digest]:
+def reachable(store: ReadableStore, tag: str) -> set[Digest]:
     """Return the digest of everything that a tag names, itself included."""
     if store.get_manifest(tag) is None:
         return set()

@@ -34,7 +34,7 @@ from downloader.oci.manifest import (
     parse_manifest,
 )
 from downloader.oci.reference import TAG_LIMIT
-from downloader.oci.store import RawManifest, Store
+from downloader.oci.store import RawManifest, ReadableStore, Store
 from downloader.plan import OWN_LAYERS, Layer, Plan, split_shards
 from downloader.publish.base import Base
 from downloader.publish.checkpoint import MODELPACK_TAG, Shard
@@ -130,7 +130,7 @@ def _put_missing(store: Store, data: bytes, blob: Descriptor) -> None:
         put_blob(store, data, blob.digest)
 
 
-def _copy_missing(source: Store, target: Store, blob: Descriptor) -> None:
+def _copy_missing(source: ReadableStore, target: Store, blob: Descriptor) -> None:
     if lacks(target, blob):
         copy_blob(source, target, blob)
 

@@ -12,7 +12,7 @@ from downloader.net.http import HttpPool
 from downloader.net.retry import RetryPolicy
 from downloader.oci.digest import Digest
 from downloader.oci.layout import Layout
-from downloader.oci.store import Store
+from downloader.oci.store import ListableStore, Store
 from downloader.plan import Layer, Plan, Sample, group_by_file, split_shards
 from downloader.progress import NoProgress, Progress
 from downloader.publish.base import Base, no_base
@@ -53,7 +53,7 @@ class PublishOptions:
     """
 
     shard: Shard = field(default_factory=Shard)
-    reuse: Sequence[StoredImage] = ()
+    reuse: Sequence[StoredImage[ListableStore]] = ()
     base: Base = field(default_factory=no_base)
     modelpack: bool = True
     jobs: int | None = None
@@ -196,7 +196,9 @@ class _Job:
             ]
             self._guarded(destination, partial(self._find_layers_of, destination, others))
 
-    def _find_layers_of(self, destination: Destination, others: Sequence[StoredImage]) -> None:
+    def _find_layers_of(
+        self, destination: Destination, others: Sequence[StoredImage[ListableStore]]
+    ) -> None:
         options, tagged = self._options, self._tagged[destination]
         self._find_finished(destination)
         find_layers(

@@ -19,7 +19,7 @@ from downloader.oci.manifest import (
     parse_json_object,
     parse_manifest,
 )
-from downloader.oci.store import RawManifest, Store
+from downloader.oci.store import ListableStore, RawManifest, ReadableStore
 from downloader.plan import Layer, Plan
 from downloader.progress import Progress
 from downloader.publish.checkpoint import Record, Shard, is_image_tag, read_record, shards_among
@@ -53,7 +53,7 @@ class _Find:
     """A layer that some image names."""
 
     descriptor: Descriptor
-    store: Store
+    store: ListableStore
     is_pending: bool = False
 
 
@@ -61,7 +61,7 @@ def find_layers(
     destination: Destination,
     layers: Sequence[Layer],
     shards: Sequence[Shard],
-    images: Sequence[StoredImage] = (),
+    images: Sequence[StoredImage[ListableStore]] = (),
     *,
     tagged: TaggedImage | None,
     accepts_plain: bool = False,
@@ -182,7 +182,7 @@ def _list_tags(destination: Destination) -> None:
         destination.tags = ()
 
 
-def _neighbours(destination: Destination) -> list[StoredImage]:
+def _neighbours(destination: Destination) -> list[StoredImage[ListableStore]]:
     """Return other tags of the repository: a revision may have been given one of its own."""
     # A repository may hold hundreds of other models.
     others = [tag for tag in destination.tags or () if is_image_tag(tag) and tag != destination.tag]
@@ -191,20 +191,20 @@ def _neighbours(destination: Destination) -> list[StoredImage]:
 
 
 def _finds_in_images(
-    images: Callable[[], Sequence[StoredImage]], progress: Progress
+    images: Callable[[], Sequence[StoredImage[ListableStore]]], progress: Progress
 ) -> Iterator[tuple[str, _Find]]:
     calls = {image: partial(_layers_of, image, progress) for image in images()}
     for image, layers in side_by_side(calls).items():
         yield from _finds_among(layers, image.store)
 
 
-def _finds_among(layers: Iterable[Descriptor], store: Store) -> Iterator[tuple[str, _Find]]:
+def _finds_among(layers: Iterable[Descriptor], store: ListableStore) -> Iterator[tuple[str, _Find]]:
     for layer in layers:
         if name := layer_name(layer):
             yield name, _Find(layer, store)
 
 
-def _layers_of(image: StoredImage, progress: Progress) -> Sequence[Descriptor]:
+def _layers_of(image: StoredImage[ListableStore], progress: Progress) -> Sequence[Descriptor]:
     try:
         manifest = read_image(image.store, image.reference)
     except HfModelsError as error:
@@ -214,13 +214,13 @@ def _layers_of(image: StoredImage, progress: Progress) -> Sequence[Descriptor]:
     return manifest.layers if manifest else ()
 
 
-def read_image(store: Store, reference: str) -> Manifest | None:
+def read_image(store: ReadableStore, reference: str) -> Manifest | None:
     """Return the manifest of an image, of an index the first one; None if there is none."""
     raw = store.get_manifest(reference)
     return first_manifest(store, raw) if raw else None
 
 
-def first_manifest(store: Store, raw: RawManifest) -> Manifest | None:
+def first_manifest(store: ReadableStore, raw: RawManifest) -> Manifest | None:
     """Return an image's own manifest, of an index the first one; None if there is none."""
     manifest = parse_manifest(raw.data)
     if isinstance(manifest, Manifest):
@@ -234,7 +234,7 @@ def first_manifest(store: Store, raw: RawManifest) -> Manifest | None:
     return None
 
 
-def read_labels(store: Store, reference: str) -> ImageLabels | None:
+def read_labels(store: ReadableStore, reference: str) -> ImageLabels | None:
     """Return what an image says of itself, None if it is absent or says nothing of ours.
 
     Manifests of `publish` say it in annotations; what `docker push` sent, in its config.
@@ -243,7 +243,7 @@ def read_labels(store: Store, reference: str) -> ImageLabels | None:
     return labels_of(store, manifest) if manifest else None
 
 
-def labels_of(store: Store, manifest: Manifest) -> ImageLabels | None:
+def labels_of(store: ReadableStore, manifest: Manifest) -> ImageLabels | None:
     """Return what an image says of itself, None if it says nothing of ours."""
     found = parse_labels(manifest.annotations)
     if found is None and manifest.config.size_bytes <= CONFIG_LIMIT_BYTES:

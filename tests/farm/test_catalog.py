@@ -30,7 +30,7 @@ from downloader.net.http import HttpPool
 from downloader.oci.layout import Layout
 from downloader.oci.manifest import INDEX, Index
 from downloader.oci.reference import parse_reference
-from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 from tests.support.catalog_images import LAYERS, make_image_plan, partial, put_image
 from tests.support.fake_hub import HubServer, make_repo, tiny_repo
 
@@ -140,9 +140,9 @@ def name() -> str:
 
 
 @pytest.fixture
-def store(name: str) -> Iterator[Registry]:
+def store(name: str) -> Iterator[WritableRegistry]:
     with closing(HttpPool()) as pool:
-        yield Registry(parse_reference(name), pool)
+        yield WritableRegistry(parse_reference(name), pool)
 
 
 def models_file(directory: Path, *registries: str, tags: tuple[str, ...] = ("tiny",)) -> Path:
@@ -162,7 +162,7 @@ def read_site(directory: Path) -> tuple[dict[str, Any], str]:
 
 @pytest.mark.docker
 def test_list_prints_every_image(
-    store: Registry, name: str, capsys: pytest.CaptureFixture[str]
+    store: WritableRegistry, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_image(store, "tiny", make_image_plan())
     put_image(store, "part", partial(), annotated=False)
@@ -210,7 +210,9 @@ def test_list_after_a_real_publication(name: str, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.docker
-def test_list_as_json(store: Registry, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_as_json(
+    store: WritableRegistry, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     digest = put_image(store, "tiny", make_image_plan())
     _, out, _ = command(capsys, "list", name, "--json")
     (image,) = json.loads(out)["images"]
@@ -235,7 +237,7 @@ def test_list_as_json(store: Registry, name: str, capsys: pytest.CaptureFixture[
 
 @pytest.mark.docker
 def test_list_leaves_out_what_is_malformed_and_says_so(
-    store: Registry, name: str, capsys: pytest.CaptureFixture[str]
+    store: WritableRegistry, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_image(store, "bad", make_image_plan(), changed={"files": "x"})
     put_image(store, "good", make_image_plan())
@@ -254,7 +256,7 @@ def test_list_of_nothing(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.docker
 def test_catalog_writes_page_and_json(
-    store: Registry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: WritableRegistry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_image(store, "tiny", make_image_plan())
     path = models_file(tmp_path, name, tags=("tiny", "later"))
@@ -277,7 +279,7 @@ def test_catalog_writes_page_and_json(
 
 @pytest.mark.docker
 def test_the_last_catalog_says_since_when_a_digest_is_published(
-    store: Registry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: WritableRegistry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_image(store, "same", make_image_plan("org/same"))
     put_image(store, "moved", make_image_plan("org/moved"))
@@ -299,7 +301,11 @@ def test_the_last_catalog_says_since_when_a_digest_is_published(
 @pytest.mark.docker
 @pytest.mark.parametrize("last", ["<html>", '{"format_version": 2}', '{"format_version": 1}'])
 def test_a_last_catalog_that_is_none_costs_only_the_dates(
-    store: Registry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], last: str
+    store: WritableRegistry,
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    last: str,
 ) -> None:
     put_image(store, "tiny", make_image_plan())
     (tmp_path / "catalog.json").write_text(last)
@@ -312,7 +318,7 @@ def test_a_last_catalog_that_is_none_costs_only_the_dates(
 
 @pytest.mark.docker
 def test_catalog_says_which_registries_have_it(
-    store: Registry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: WritableRegistry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_image(store, "tiny", make_image_plan())
     path = models_file(tmp_path, f"{name}-empty", name)
@@ -323,7 +329,9 @@ def test_catalog_says_which_registries_have_it(
 
 
 @pytest.mark.docker
-def test_catalog_asks_the_hub_what_is_behind(store: Registry, name: str, tmp_path: Path) -> None:
+def test_catalog_asks_the_hub_what_is_behind(
+    store: WritableRegistry, name: str, tmp_path: Path
+) -> None:
     current, moved = tiny_repo("org/current"), make_repo("org/moved", {"config.json": b"{}"})
     put_image(store, "current", make_image_plan("org/current", commit=current.sha))
     put_image(store, "moved", make_image_plan("org/moved"))
@@ -348,7 +356,7 @@ def test_catalog_asks_the_hub_what_is_behind(store: Registry, name: str, tmp_pat
 
 @pytest.mark.docker
 def test_catalog_does_not_offer_another_repo_under_the_tag(
-    store: Registry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: WritableRegistry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_image(store, "tiny", make_image_plan("org/other"))
     path = models_file(tmp_path, name)

@@ -27,7 +27,7 @@ from downloader.farm.models import parse_models
 from downloader.farm.summary import PREDICATE_TYPE, verify_commands
 from downloader.net.http import HttpPool, HttpSettings
 from downloader.oci.reference import parse_reference
-from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 from downloader.plan import Plan, split_shards
 from downloader.publish.checkpoint import Record, Shard, read_record
 from tests.support.fake_hub import (
@@ -210,8 +210,8 @@ def farm(
             kill(process)
 
 
-def store_of(image: str) -> Registry:
-    return Registry(parse_reference(image), HttpPool(HttpSettings()))
+def store_of(image: str) -> WritableRegistry:
+    return WritableRegistry(parse_reference(image), HttpPool(HttpSettings()))
 
 
 def wait_for_layers(image: str, shard: Shard, count: int) -> Record:

@@ -18,7 +18,7 @@ from downloader.errors import ServerError
 from downloader.farm.catalog.site import fetch_catalog, site_url
 from downloader.net.http import HttpPool
 from downloader.oci.reference import parse_reference
-from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 from tests.support.catalog_images import make_image_plan, put_image
 from tests.support.runner_job import JobRun
 
@@ -62,7 +62,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: str) -> JobRun:
 def test_dates_of_the_published_page_are_kept(job: JobRun, answers: Answers) -> None:
     name = f"{os.environ['HF_TEST_REGISTRY']}/site/{uuid.uuid4().hex}"
     with closing(HttpPool()) as pool:
-        put_image(Registry(parse_reference(name), pool), "tiny", make_image_plan())
+        put_image(WritableRegistry(parse_reference(name), pool), "tiny", make_image_plan())
     entry = f'registries = ["{name}"]\n[[model]]\ntag = "tiny"\nrepo = "org/tiny"\n'
     (job.directory / "models.toml").write_text(f"[defaults]\n{entry}")
     written = job.directory / "dist/site/catalog.json"

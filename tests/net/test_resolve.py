@@ -20,7 +20,7 @@ from downloader.net.resolve import look_up
 from downloader.net.retry import RetryPolicy
 from downloader.net.trust import Trust
 from downloader.oci.reference import Reference
-from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 from tests.support.odd_registry import Asked, OddRegistry, Reply
 from tests.support.tls import make_certificate
 
@@ -103,9 +103,9 @@ def with_realm(realm: str) -> OddRegistry:
     return OddRegistry(hook)
 
 
-def open_at(registry: OddRegistry, pool: HttpPool) -> Registry:
+def open_at(registry: OddRegistry, pool: HttpPool) -> WritableRegistry:
     reference = Reference(registry.host, "me/x")
-    return Registry(reference, pool, retry=RetryPolicy(tries=1))
+    return WritableRegistry(reference, pool, retry=RetryPolicy(tries=1))
 
 
 @pytest.mark.tools("openssl")

@@ -20,7 +20,7 @@ from downloader.oci.credentials import ExplicitCredentials
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import INDEX, Index, parse_manifest
 from downloader.oci.reference import Reference
-from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 from downloader.oci.store import BlobReader
 from downloader.transfer.source import RangesIgnoredError
 from tests.support.odd_registry import Asked, OddRegistry, Reply
@@ -44,11 +44,11 @@ def pool() -> Iterator[HttpPool]:
     made.close()
 
 
-def open_at(odd: OddRegistry, pool: HttpPool, *, with_credential: bool = False) -> Registry:
+def open_at(odd: OddRegistry, pool: HttpPool, *, with_credential: bool = False) -> WritableRegistry:
     reference = Reference(odd.host, "me/x")
     me = ExplicitCredentials(odd.host, Credential("me", SECRET)) if with_credential else None
     policy = RetryPolicy(tries=2, first_delay_s=0.01)
-    return Registry(reference, pool, me, retry=policy)
+    return WritableRegistry(reference, pool, me, retry=policy)
 
 
 def add(odd: OddRegistry, data: bytes = DATA) -> Digest:
@@ -444,7 +444,7 @@ def test_realm_that_the_registry_may_not_name_is_never_asked(
 
 def test_realm_on_loopback_of_a_registry_elsewhere_is_never_asked(pool: HttpPool) -> None:
     with OddRegistry(give_token) as inside:
-        registry = Registry(Reference("198.51.100.7", "me/x"), pool)
+        registry = WritableRegistry(Reference("198.51.100.7", "me/x"), pool)
         challenge = {"WWW-Authenticate": f'Bearer realm="{inside.url}/token"'}
         with pytest.raises(HfModelsError, match="on a loopback address"):
             registry._client.challenged(challenge, registry._scopes("pull"), None)
@@ -490,6 +490,6 @@ def test_index_entry_with_an_empty_platform_is_one_without() -> None:
 def test_registry_without_tls_is_named_by_host_port_or_network(host: str, scheme: str) -> None:
     variables = {"HF_MODELS_PLAIN_HTTP": "10.0.0.0/8"}
     settings = http_settings_of(read_environment(variables), plain_http=["registry.lan:5000"])
-    registry = Registry(Reference(host, "me/x"), HttpPool(settings))
+    registry = WritableRegistry(Reference(host, "me/x"), HttpPool(settings))
     base = registry._client.base_url
     assert base.startswith(f"{scheme}://")

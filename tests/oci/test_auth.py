@@ -27,7 +27,7 @@ from downloader.oci.credentials import (
     store_login,
 )
 from downloader.oci.reference import Reference
-from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 from tests.oci.test_registry import CHUNK_BYTES, DATA, DIGEST, push, read
 from tests.support.faulty_proxy import Door, Fault, FaultyProxy
 
@@ -60,11 +60,11 @@ def registry_at(
     pool: HttpPool,
     credential: Credential | None = ME,
     upload: UploadMode = "auto",
-) -> Registry:
+) -> WritableRegistry:
     found: Credentials = Anonymous()
     if credential:
         found = ExplicitCredentials(proxy.host, credential)
-    return Registry(
+    return WritableRegistry(
         Reference(proxy.host, f"tests/{uuid.uuid4().hex}"),
         pool,
         found,

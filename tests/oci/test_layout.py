@@ -18,7 +18,7 @@ from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, digest_of
 from downloader.oci.layout import Layout
 from downloader.oci.reference import Reference
-from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Sto
         return
     pool, host = HttpPool(), os.environ["HF_TEST_REGISTRY"]
     names = [f"tests/{uuid.uuid4().hex}" for _ in range(2)]
-    one, two = (Registry(Reference(host, name), pool) for name in names)
+    one, two = (WritableRegistry(Reference(host, name), pool) for name in names)
     yield one, two
     pool.close()
 

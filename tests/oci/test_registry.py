@@ -31,7 +31,7 @@ from downloader.net.retry import RetryPolicy
 from downloader.net.trust import Trust
 from downloader.oci.digest import digest_of
 from downloader.oci.reference import Reference, parse_reference
-from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 from downloader.oci.responses import next_url, parse_errors, parse_next_link
 from downloader.oci.upload import UploadInterrupted, UploadMode, parse_offset, takes_chunks
 from downloader.units import MIB
@@ -68,12 +68,12 @@ def waits() -> list[float]:
     return []
 
 
-Opener = Callable[..., Registry]
+Opener = Callable[..., WritableRegistry]
 
 
 @pytest.fixture
 def open_registry(proxy: FaultyProxy, pool: HttpPool, waits: list[float]) -> Opener:
-    def open_it(upload: UploadMode = "auto", host: str = "", **options: object) -> Registry:
+    def open_it(upload: UploadMode = "auto", host: str = "", **options: object) -> WritableRegistry:
         reference = Reference(host or proxy.host, f"tests/{uuid.uuid4().hex}")
         settings: dict[str, object] = {
             "chunk_bytes": CHUNK_BYTES,
@@ -81,12 +81,12 @@ def open_registry(proxy: FaultyProxy, pool: HttpPool, waits: list[float]) -> Ope
             "sleep": waits.append,
             **options,
         }
-        return Registry(reference, pool, upload=upload, **settings)  # type: ignore[arg-type]
+        return WritableRegistry(reference, pool, upload=upload, **settings)  # type: ignore[arg-type]
 
     return open_it
 
 
-def push(registry: Registry, data: bytes = DATA, *, promised: int | None = None) -> int:
+def push(registry: WritableRegistry, data: bytes = DATA, *, promised: int | None = None) -> int:
     """Push as a publisher does; return how often it was interrupted."""
     view, interruptions, offset = memoryview(data), 0, 0
     with registry.create_blob(promised or len(data)) as writer:
@@ -103,7 +103,9 @@ def push(registry: Registry, data: bytes = DATA, *, promised: int | None = None)
                 return interruptions
 
 
-def read(registry: Registry, byte_range: ByteRange | None = None, data: bytes = DATA) -> bytes:
+def read(
+    registry: WritableRegistry, byte_range: ByteRange | None = None, data: bytes = DATA
+) -> bytes:
     with registry.open_blob(digest_of(data), byte_range) as reader:
         buffer = bytearray(len(data) + 1)
         size = 0
@@ -377,7 +379,9 @@ def test_silence_ends_with_the_timeout(proxy: FaultyProxy, mode: UploadMode) -> 
     proxy.faults = [Fault("silent", **PATCH, silent=True)]
     pool = HttpPool(HttpSettings(read_timeout_s=0.2))
     reference = Reference(proxy.host, f"tests/{uuid.uuid4().hex}")
-    registry = Registry(reference, pool, upload=mode, chunk_bytes=CHUNK_BYTES, sleep=lambda _: None)
+    registry = WritableRegistry(
+        reference, pool, upload=mode, chunk_bytes=CHUNK_BYTES, sleep=lambda _: None
+    )
     push(registry)
     assert read(registry) == DATA
     pool.close()
@@ -529,7 +533,7 @@ def test_absent_blob(open_registry: Opener) -> None:
 # Manifests, tags, mounts
 
 
-def manifest_of(registry: Registry, config: bytes = b"{}") -> bytes:
+def manifest_of(registry: WritableRegistry, config: bytes = b"{}") -> bytes:
     push(registry, config)
     digest = digest_of(config)
     return (
@@ -614,7 +618,7 @@ def test_mount(open_registry: Opener, proxy: FaultyProxy) -> None:
 def test_nobody_listens(pool: HttpPool, waits: list[float]) -> None:
     with FaultyProxy("127.0.0.1:9") as gone:
         host = gone.host
-    registry = Registry(Reference(host, "a"), pool, sleep=waits.append)
+    registry = WritableRegistry(Reference(host, "a"), pool, sleep=waits.append)
     with pytest.raises(TransportError, match=r"no answer from 127\.0\.0\.1"):
         registry.blob_size(DIGEST)
     assert len(waits) == 5
@@ -640,7 +644,7 @@ def test_tls_on_loopback(certificate: str, mode: UploadMode) -> None:
     )
     with FaultyProxy(os.environ["HF_TEST_REGISTRY"], certificate=certificate) as server:
         reference = Reference(server.host, f"tests/{uuid.uuid4().hex}")
-        registry = Registry(reference, pool, upload=mode, chunk_bytes=CHUNK_BYTES)
+        registry = WritableRegistry(reference, pool, upload=mode, chunk_bytes=CHUNK_BYTES)
         assert registry.blob_size(DIGEST) is None
         with pytest.raises(ProtocolError, match="want a Location on https") as caught:
             push(registry)
@@ -654,14 +658,14 @@ def test_tls_on_loopback(certificate: str, mode: UploadMode) -> None:
 @pytest.mark.tools("openssl")
 def test_certificate_that_nobody_trusts(certificate: str, pool: HttpPool) -> None:
     with FaultyProxy(os.environ["HF_TEST_REGISTRY"], certificate=certificate) as server:
-        registry = Registry(Reference(server.host, "a"), pool, sleep=lambda _: None)
+        registry = WritableRegistry(Reference(server.host, "a"), pool, sleep=lambda _: None)
         with pytest.raises(TransportError, match="certificate not trusted"):
             registry.blob_size(DIGEST)
 
 
 def test_dns_is_gone(pool: HttpPool, waits: list[float]) -> None:
     reference = Reference("registry.invalid", "a")
-    registry = Registry(reference, pool, retry=RetryPolicy(tries=2), sleep=waits.append)
+    registry = WritableRegistry(reference, pool, retry=RetryPolicy(tries=2), sleep=waits.append)
     with pytest.raises(TransportError, match=r"no answer from registry\.invalid"):
         registry.blob_size(DIGEST)
     assert len(waits) == 1
@@ -673,7 +677,7 @@ def test_through_a_proxy(proxy: FaultyProxy) -> None:
         HttpSettings(proxies=Proxies(ProxySettings(http=Setting("http_proxy", proxy.url))))
     )
     reference = Reference("registry.invalid", "a")
-    registry = Registry(reference, pool, plain_http=True, sleep=lambda _: None)
+    registry = WritableRegistry(reference, pool, plain_http=True, sleep=lambda _: None)
     proxy.faults = [Fault("any", "HEAD", status=200, body=b"12345")]
     assert registry.blob_size(DIGEST) == 5
     assert proxy.seen[0].path == f"http://registry.invalid/v2/a/blobs/{DIGEST}"
@@ -681,7 +685,7 @@ def test_through_a_proxy(proxy: FaultyProxy) -> None:
 
 
 def test_https_is_the_default_elsewhere(proxy: FaultyProxy) -> None:
-    registry = Registry(parse_reference("ghcr.io/me/x"), HttpPool())
+    registry = WritableRegistry(parse_reference("ghcr.io/me/x"), HttpPool())
     assert registry._client.base_url == "https://ghcr.io"
 
 

@@ -19,7 +19,7 @@ from downloader.cli import run
 from downloader.net.http import HttpPool
 from downloader.oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from downloader.oci.reference import parse_reference
-from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 from downloader.oci.store import Store
 from tests.support.fake_hub import (
     Commit,
@@ -116,7 +116,7 @@ class Side:
 
     def store(self, repository: str = "") -> Store:
         name = f"{os.environ['HF_TEST_REGISTRY']}/{repository or self.repository}"
-        return Registry(parse_reference(name), POOL)
+        return WritableRegistry(parse_reference(name), POOL)
 
     def sent_bytes(self) -> int:
         """How many bytes of blobs went to the registry."""

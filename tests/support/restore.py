@@ -22,7 +22,7 @@ from downloader.cli import run
 from downloader.net.http import HttpPool
 from downloader.oci.layout import Layout
 from downloader.oci.reference import parse_reference
-from downloader.oci.registry import Registry
+from downloader.oci.registry_write import WritableRegistry
 from tests.support.make_image import COMMIT, MIB, git_oid, lfs_oid, random_bytes
 
 FILES: Mapping[str, bytes] = {
@@ -133,10 +133,10 @@ def layout(root: Path) -> Layout:
     return Layout(root)
 
 
-def registry(repository: str = "") -> tuple[str, Registry]:
+def registry(repository: str = "") -> tuple[str, WritableRegistry]:
     """A fresh repository of the real registry, and its name."""
     name = f"{os.environ['HF_TEST_REGISTRY']}/{repository or f'tests/restore/{uuid.uuid4().hex}'}"
-    return name, Registry(parse_reference(name), HttpPool())
+    return name, WritableRegistry(parse_reference(name), HttpPool())
 
 
 def pack(directory: Path, archive: Path, mode: str = "w") -> Path:

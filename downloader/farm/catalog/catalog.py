@@ -18,7 +18,7 @@ from downloader.farm.catalog.published import DATE, WANT_DATE, Published, read_p
 from downloader.farm.models import Model, Models
 from downloader.hub.repo import Repo
 from downloader.image import HUB_URL
-from downloader.oci.store import Store
+from downloader.oci.store import ListableStore
 from downloader.progress import Note
 from downloader.transfer.workers import map_all
 
@@ -73,7 +73,7 @@ class Catalog:
 
 
 def read_catalog(
-    models: Models, stores: Mapping[str, Store], generated_at: str, note: Note
+    models: Models, stores: Mapping[str, ListableStore], generated_at: str, note: Note
 ) -> Catalog:
     """Ask every registry of every model for its manifest.
 
@@ -129,7 +129,7 @@ class _Answer:
     is_known: bool  # whether any registry said yes or no
 
 
-def _ask_all(model: Model, stores: Mapping[str, Store]) -> _Answer:
+def _ask_all(model: Model, stores: Mapping[str, ListableStore]) -> _Answer:
     found: dict[str, Published] = {}
     failures: list[HfModelsError] = []
     is_known = False
@@ -148,7 +148,7 @@ def _ask_all(model: Model, stores: Mapping[str, Store]) -> _Answer:
     return _Answer(Entry(model, next(iter(found.values()), None), tuple(found)), failures, is_known)
 
 
-def _ask(model: Model, store: Store) -> Published | None:
+def _ask(model: Model, store: ListableStore) -> Published | None:
     published = read_published(store, model.tag)
     if published and published.labels and published.labels.repo != model.repo:
         other = published.labels.repo

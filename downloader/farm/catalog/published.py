@@ -24,7 +24,7 @@ from downloader.oci.manifest import (
     parse_json_object,
     parse_manifest,
 )
-from downloader.oci.store import Store
+from downloader.oci.store import ListableStore
 from downloader.publish.copy import read_blob
 
 # A config holds labels, history and one digest per layer: some kB.
@@ -70,7 +70,7 @@ class Published:
     library: str | None = None
 
 
-def read_published(store: Store, tag: str) -> Published | None:
+def read_published(store: ListableStore, tag: str) -> Published | None:
     """Return what a store says of a tag, None where it has no such tag.
 
     Raises:
@@ -103,7 +103,7 @@ def read_published(store: Store, tag: str) -> Published | None:
     )
 
 
-def _read_platform(store: Store, tag: str, index: Index) -> Manifest:
+def _read_platform(store: ListableStore, tag: str, index: Index) -> Manifest:
     images = [item for item in index.manifests if _is_image(item)]
     if not images:
         raise ProtocolError(f"{store.name}:{tag}: want an image in the index, got none")
@@ -120,7 +120,7 @@ def _is_image(item: Descriptor) -> bool:
     return item.artifact_type is None and str(item.platform) != "unknown/unknown"
 
 
-def _facts(store: Store, top: Manifest | Index, manifest: Manifest) -> Mapping[str, str]:
+def _facts(store: ListableStore, top: Manifest | Index, manifest: Manifest) -> Mapping[str, str]:
     for annotations in (top.annotations, manifest.annotations):
         if REPO_ID_LABEL in annotations:
             return annotations
@@ -128,7 +128,7 @@ def _facts(store: Store, top: Manifest | Index, manifest: Manifest) -> Mapping[s
     return _read_labels(store, manifest.config)
 
 
-def _read_labels(store: Store, config: Descriptor) -> Mapping[str, str]:
+def _read_labels(store: ListableStore, config: Descriptor) -> Mapping[str, str]:
     data = read_blob(store, config, CONFIG_LIMIT_BYTES)
     document = parse_json_object(data, str(config.digest), CONFIG_LIMIT_BYTES, PARSED_LIMIT_BYTES)
     inner: Any = document.get("config")
