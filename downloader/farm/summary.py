@@ -144,8 +144,7 @@ def image_summary(
     parts = [
         f"### {markdown(model.tag)} is published",
         f"{markdown(model.repo.id)}, `{signed.rpartition('@')[2]}`",
-        "Into the Hugging Face cache of any machine that reaches the registry"
-        f" ([install hf-models]({INSTALL_URL})):",
+        f"Into the cache of any machine that reaches the registry ([install]({INSTALL_URL})):",
         *(commands([command_line(way, first)]) for way in ways),
         "The image itself:",
         commands([command_line("pull", f"{image}:{model.tag}") for image in images]),
