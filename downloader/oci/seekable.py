@@ -23,8 +23,8 @@ from downloader.transfer.source import interrupt_of, read_all
 # Content of every frame but the last: small, because a reader holds a frame of each connection
 # in memory, and large enough that the table of a layer of 10 GB stays below 100 KB.
 FRAME_BYTES = 1024 * 1024
-# Of others' tables: no frame may need more memory than this, nor a table more entries.
-FRAME_LIMIT_BYTES = 64 * FRAME_BYTES
+# No frame may be larger, packed or plain: each connection holds one, and there may be 64.
+FRAME_LIMIT_BYTES = 2 * FRAME_BYTES
 FRAMES_LIMIT = 1_000_000
 # The first request at the end of a blob; the table of 8 GB fits into it.
 TAIL_BYTES = 64 * 1024
@@ -194,8 +194,8 @@ def parse_table(data: bytes, size_bytes: int, what: str) -> SeekTable:
             f"{what}: want frames of {size_bytes - len(data)} bytes, got a seek table of"
             f" {packed[-1]} bytes"
         )
-    if any(not 0 < entry[1] <= FRAME_LIMIT_BYTES or not entry[0] for entry in entries):
-        raise ProtocolError(f"{what}: want frames of 1 to {FRAME_LIMIT_BYTES} bytes of content")
+    if any(not 0 < size <= FRAME_LIMIT_BYTES for entry in entries for size in entry):
+        raise ProtocolError(f"{what}: want frames of 1 to {FRAME_LIMIT_BYTES} bytes")
     return SeekTable(packed, plain)
 
 

@@ -26,6 +26,7 @@ from downloader.image import (
 )
 from downloader.oci.digest import digest_of
 from downloader.oci.manifest import CONFIG, INDEX, LAYER, MANIFEST, Manifest, describe
+from downloader.oci.seekable import FRAME_LIMIT_BYTES
 from downloader.oci.tar_write import TarEntry, iter_tar, lay_out
 from downloader.plan import make_plan
 from tests.support.make_image import (
@@ -396,6 +397,7 @@ def packed_image(image: Path, frames: list[bytes], entries: list[tuple[int, int]
 TAR = our_layers(make_plan(make_snapshot(GOOD)), GOOD)[0].data
 HALVES = [zstandard.compress(TAR[:100_000], 1), zstandard.compress(TAR[100_000:], 1)]
 SIZES = [(len(HALVES[0]), 100_000), (len(HALVES[1]), len(TAR) - 100_000)]
+FAT = HALVES[1] + HEADER.pack(0x184D2A50, 3 * MIB) + bytes(3 * MIB)  # of little content
 HUGE_CLAIM = b"\x28\xb5\x2f\xfd\xe0" + (1 << 50).to_bytes(8, "little") + b"\1\0\0"
 
 
@@ -408,6 +410,8 @@ def test_frames_that_are_right_are_restored(tmp_path: Path, cache: Path) -> None
     ("frames", "entries", "text"),
     [
         (HALVES, [SIZES[0], (SIZES[1][0], 2**31)], "frames of 1 to"),
+        (HALVES, [SIZES[0], (SIZES[1][0], FRAME_LIMIT_BYTES + 1)], "frames of 1 to"),
+        ([HALVES[0], FAT], [SIZES[0], (len(FAT), SIZES[1][1])], "frames of 1 to"),
         (HALVES, [SIZES[0], (SIZES[1][0] - 1, SIZES[1][1])], "seek table of"),
         (HALVES, [SIZES[0], (2**32 - 1, SIZES[1][1])], "seek table of"),
         (HALVES, [(SIZES[0][0], 99_999), (SIZES[1][0], SIZES[1][1] + 1)], "zstd frame of 99999"),
@@ -416,7 +420,7 @@ def test_frames_that_are_right_are_restored(tmp_path: Path, cache: Path) -> None
         (HALVES, [SIZES[0], (SIZES[1][0], SIZES[1][1] - 4096)], "zstd frame of"),
         ([HUGE_CLAIM, HALVES[1]], [(len(HUGE_CLAIM), 100_000), SIZES[1]], "zstd frame of 100000"),
     ],
-    ids=["huge", "gap", "beyond", "shifted", "empty", "overlap", "short", "bomb"],
+    ids=["huge", "large", "fat", "gap", "beyond", "shifted", "empty", "overlap", "short", "bomb"],
 )
 def test_a_seek_table_or_frame_that_lies(
     tmp_path: Path,
