@@ -95,21 +95,30 @@ def _read_bundle(destination: Destination, tagged: TaggedImage | None) -> bytes 
 
 
 def _statement(plan: Plan, destination: Destination, sha256s: Mapping[str, str]) -> bytes:
-    known = dict(sha256s)
+    lacking = []
     for layer in plan.layers:
-        lacking = [
+        wanted = [
             (content, offset)
             for content, offset in layer.placed
-            if len(content.oid) != 64 and content.oid not in known and not content.parts
+            if len(content.oid) != 64 and content.oid not in sha256s
         ]
-        if lacking:
-            known |= _hash(layer, lacking, destination)
-    return make_statement(plan.snapshot, known)
+        if wanted:
+            lacking.append((layer, wanted))
+    # A part has a layer of its own; those of a file are hashed one after the other.
+    lacking.sort(key=lambda item: item[1][0][0].part)
+    digests: dict[str, hashlib._Hash] = {}
+    for layer, wanted in lacking:
+        _hash(layer, wanted, destination, digests)
+    found = {oid: digest.hexdigest() for oid, digest in digests.items()}
+    return make_statement(plan.snapshot, {**sha256s, **found})
 
 
 def _hash(
-    layer: Layer, wanted: list[tuple[Content, int]], destination: Destination
-) -> dict[str, str]:
+    layer: Layer,
+    wanted: list[tuple[Content, int]],
+    destination: Destination,
+    digests: "dict[str, hashlib._Hash]",
+) -> None:
     blob = destination.have[layer.name]
 
     def open_range(byte_range: ByteRange) -> BlobReader:
@@ -119,17 +128,19 @@ def _hash(
     table = read_table(open_range, blob.size_bytes, what) if is_packed(blob) else None
     last, end = wanted[-1]
     span = ByteRange(wanted[0][1], end + last.size_bytes)
-    found, at = {}, span.start
+    at = span.start
     buffer = memoryview(bytearray(_BUFFER_BYTES))
     opened = FrameReader(open_range, table, span, what) if table else open_range(span)
     with opened as reader:
         for content, offset in wanted:
             _read(reader, offset - at, buffer, None)
-            digest = hashlib.sha256()
-            _read(reader, content.size_bytes, buffer, digest)
-            found[content.oid] = digest.hexdigest()
+            _read(
+                reader,
+                content.size_bytes,
+                buffer,
+                digests.setdefault(content.oid, hashlib.sha256()),
+            )
             at = offset + content.size_bytes
-    return found
 
 
 def _read(

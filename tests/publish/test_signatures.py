@@ -15,7 +15,7 @@ from downloader import __version__
 from downloader.signing import load_keys, verify_bundle
 from tests.publish.test_image_conformance import call
 from tests.support.docker import docker
-from tests.support.fake_hub import Generated, HubServer, HubSpec, make_repo
+from tests.support.fake_hub import Commit, File, Generated, HubServer, HubSpec, Repo, make_repo
 from tests.support.publish import MIB, MODEL, Side, manifest_of
 from tests.support.restore import hf_models, restore, restored
 
@@ -31,11 +31,16 @@ SIGNED = make_repo(
         "model.safetensors": Generated(2 * MIB, seed=6),
     },
 )
+TOKENS = Repo(
+    "model",
+    "org/tokens",
+    (Commit((File("tokenizer.json", Generated(3 * MIB + 5, seed=8), lfs=False),)),),
+)
 
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubServer]:
-    with HubServer(HubSpec((MODEL, SIGNED))) as server:
+    with HubServer(HubSpec((MODEL, SIGNED, TOKENS))) as server:
         yield server
 
 
@@ -175,6 +180,15 @@ def test_signing_again_changes_nothing_and_reads_no_large_file(side: Side, keys:
     assert side.publish("org/signed").code == 0  # without a key: the image has no signature
     layers = manifest_of(side.store(), "signed").layers
     assert not any("signature" in key for layer in layers for key in layer.annotations)
+
+
+@pytest.mark.parametrize("compress", ["none", "zstd"])
+def test_a_file_of_git_that_is_split_is_signed(
+    side: Side, keys: Path, tmp_path: Path, compress: str
+) -> None:
+    flags = ["--layer-size", "1MiB", "--compress", compress, "--sign-key", str(keys / "our.key")]
+    assert side.publish("org/tokens", *flags).code == 0
+    restored(f"{side.name}:tokens", tmp_path / "c", "--key", keys / "our.pub")
 
 
 def test_shards_are_signed_when_they_are_assembled(side: Side, keys: Path, tmp_path: Path) -> None:
