@@ -10,7 +10,7 @@ import mimetypes
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from downloader.hub.repo import Repo, RepoFile
 from downloader.net.ranges import ByteRange
 from downloader.progress import Note
 from downloader.serve import documents
+from downloader.serve.card import Card, parse_card
 from downloader.serve.catalogue import Index, Loaded, Version, find_file
 from downloader.serve.contents import Contents, Pieces
 from downloader.serve.metrics import Metrics
@@ -45,6 +46,10 @@ _LOADED_LIMIT = 64  # lists of files in memory: a megabyte for some thousand fil
 # llama.cpp asks for one page and takes it for all; the Hub's own limit is 1,000.
 _TREE_PAGE = 50_000
 _LIST_PAGE = 1000
+_FULL_PAGE = 100  # of repos with all their files
+_DESCRIBED_AT_ONCE = 16
+_CARD_LIMIT_BYTES = 1024**2
+_CARDS_LIMIT = 10_000
 _SILENCE_S = 5.0  # huggingface_hub waits 10 s for a byte
 _STALL_S = 600.0  # a client that takes nothing so long is gone
 _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(?::\d{1,5})?|\[[0-9A-Fa-f:]{2,45}\](?::\d{1,5})?")
@@ -83,11 +88,20 @@ class Request:
     headers: Mapping[str, str]
     scheme: str
     client: str
-    expand: tuple[str, ...] = ()
+    pairs: Sequence[tuple[str, str]] = ()  # of the query
     status: int = 0
     sent_bytes: int = 0
     is_broken: bool = False
     started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def expand(self) -> list[str]:
+        """The keys of a document that are wanted, none for the usual ones."""
+        return [value for name, value in self.pairs if name in {"expand", "expand[]"}]
+
+    def is_set(self, name: str) -> bool:
+        """Whether a switch of the query is on."""
+        return self.query.get(name, "").lower() in {"true", "1"}
 
     @property
     def url(self) -> str:
@@ -100,16 +114,16 @@ def parse_request(scope: Scope) -> Request:
     headers: dict[str, str] = {}
     for name, value in scope["headers"]:
         headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-    text = scope["query_string"].decode("latin-1")
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     client = scope.get("client") or ("-", 0)
     return Request(
         scope["method"],
         scope["raw_path"].decode("latin-1").partition("?")[0],
-        dict(reversed(parse_qsl(text, keep_blank_values=True))),
+        dict(reversed(pairs)),
         headers,
         scope.get("scheme", "http"),
         str(client[0]),
-        tuple(parse_qs(text).get("expand", ())),
+        pairs,
     )
 
 
@@ -140,6 +154,7 @@ class App:
         self._metrics = metrics
         self._log_access = log_access
         self._note = note
+        self._cards: OrderedDict[Version, Card] = OrderedDict()
         self._loading: OrderedDict[Version, asyncio.Task[Loaded]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -279,13 +294,42 @@ class App:
         await answer.waiting_for(self._wait_for_sources())
         index = self.index
         kind = route.repo.type
-        entries = [index.find(repo, "main").entry for repo in index.repos if repo.type == kind]
-        found = [entry for entry in entries if documents.matches(entry, request.query)]
-        page, cursor = documents.page_of(
-            found, request.query.get("limit"), request.query.get("cursor"), _LIST_PAGE
-        )
-        headers = {"X-Total-Count": str(len(found)), **_link(request, cursor)}
-        await answer.json([documents.summary(entry) for entry in page], headers)
+        versions = [index.find(repo, "main") for repo in index.repos if repo.type == kind]
+        found = documents.search(versions, request.query)
+        tags = documents.wanted_tags(request.pairs)
+        if tags:  # which are in the files, so that those of every repo are read once
+            described = await answer.waiting_for(self._describe(found, has_files=False))
+            found = [v for v, item in zip(found, described, strict=True) if tags <= {*item["tags"]}]
+        has_files = bool(request.expand) or request.is_set("full")
+        page, headers = _page(request, answer, found, _FULL_PAGE if has_files else _LIST_PAGE)
+        if tags or has_files:
+            items = await answer.waiting_for(self._describe(page, has_files=has_files))
+        else:
+            items = [documents.summary(version.entry) for version in page]
+        if request.expand:
+            items = [documents.expanded(item, request.expand) for item in items]
+        await answer.json(items, {"X-Total-Count": str(len(found)), **headers})
+
+    async def _describe(
+        self, versions: Sequence[Version], *, has_files: bool
+    ) -> list[dict[str, Any]]:
+        """Return what a list says of repos; of one that cannot be read, what is known without."""
+        few = asyncio.Semaphore(_DESCRIBED_AT_ONCE)  # each holds a list of files
+
+        async def describe(version: Version) -> dict[str, Any]:
+            try:
+                async with few:
+                    loaded = await asyncio.shield(self._load(version))
+                    document = documents.info(
+                        version.entry, loaded, await self._card(version, loaded)
+                    )
+            except HfModelsError:
+                return documents.summary(version.entry)
+            if not has_files:
+                del document["siblings"]
+            return document
+
+        return list(await asyncio.gather(*map(describe, versions)))
 
     async def _document(self, request: Request, route: Route, answer: "_Answer") -> None:
         body = await answer.body(_BODY_LIMIT_BYTES) if route.name == "paths-info" else b""
@@ -295,6 +339,9 @@ class App:
         match route.name:
             case "refs":
                 await answer.json(documents.refs(self.index.revisions(version.repo)))
+                return
+            case "auth-check":
+                await answer.json({})
                 return
             case "discussions":
                 await answer.json(documents.discussions())
@@ -306,10 +353,8 @@ class App:
         if route.name in {"info", "tree"}:  # files are asked for next, and cannot wait
             await answer.waiting_for(self._contents.look_through(loaded))
         if route.name == "info":
-            query = request.query
-            document = documents.info(
-                version.entry, loaded, blobs=query.get("blobs", "").lower() in {"true", "1"}
-            )
+            card = await self._card(version, loaded)
+            document = documents.info(version.entry, loaded, card, blobs=request.is_set("blobs"))
             if request.expand:
                 document = documents.expanded(document, request.expand)
             await answer.json(document, headers)
@@ -323,20 +368,15 @@ class App:
     async def _tree(
         self, request: Request, route: Route, version: Version, loaded: Loaded, answer: "_Answer"
     ) -> None:
-        query = request.query
         entries = documents.tree(
             version.entry,
             loaded.snapshot,
             route.path,
-            recursive=query.get("recursive", "").lower() in {"true", "1"},
-            expand=query.get("expand", "").lower() in {"true", "1"},
+            recursive=request.is_set("recursive"),
+            expand=request.is_set("expand"),
         )
-        # The link to a next page is a header, which is gone when the client was kept waiting.
-        limit = str(len(entries)) if answer.is_blank else query.get("limit")
-        most = max(_TREE_PAGE, len(entries)) if answer.is_blank else _TREE_PAGE
-        page, cursor = documents.page_of(entries, limit, query.get("cursor"), most)
-        headers = {"X-Repo-Commit": version.commit, **_link(request, cursor)}
-        await answer.json(list(page), headers)
+        page, link = _page(request, answer, entries, _TREE_PAGE)
+        await answer.json(list(page), {"X-Repo-Commit": version.commit, **link})
 
     async def _version(self, route: Route) -> Version:
         """Return what a route names; while sources are still being looked at, wait for them."""
@@ -362,6 +402,19 @@ class App:
                 self._loading.popitem(last=False)
         self._loading.move_to_end(version)
         return task
+
+    async def _card(self, version: Version, loaded: Loaded) -> Card:
+        """Return what a repo's README says at its head; nothing, where it cannot be read."""
+        card = self._cards.get(version)
+        if card is None:
+            try:
+                data = await self._contents.read_small(loaded, "README.md", _CARD_LIMIT_BYTES)
+            except HfModelsError:
+                return {}
+            card = self._cards[version] = parse_card(data)
+            if len(self._cards) > _CARDS_LIMIT:
+                self._cards.popitem(last=False)
+        return card
 
     # Files
 
@@ -612,11 +665,19 @@ async def _soon(work: Awaitable[T]) -> T:
         raise Refusal(503, text, Retry_After="5") from None
 
 
-def _link(request: Request, cursor: int | None) -> dict[str, str]:
+def _page(
+    request: Request, answer: _Answer, items: Sequence[T], most: int
+) -> tuple[Sequence[T], dict[str, str]]:
+    """Return the page of a list that is asked for, and the header that links to the next one.
+
+    A client that was kept waiting has its headers already: it gets the rest of the list.
+    """
+    limit, most = (None, len(items)) if answer.is_blank else (request.query.get("limit"), most)
+    page, cursor = documents.page_of(items, limit, request.query.get("cursor"), most)
     if cursor is None:
-        return {}
-    query = {**request.query, "cursor": str(cursor)}
-    return {"Link": f'<{request.url}{request.raw_path}?{urlencode(query)}>; rel="next"'}
+        return page, {}
+    query = urlencode([*((k, v) for k, v in request.pairs if k != "cursor"), ("cursor", cursor)])
+    return page, {"Link": f'<{request.url}{request.raw_path}?{query}>; rel="next"'}
 
 
 def _parse_paths(body: bytes, content_type: str) -> tuple[list[str], bool]:

@@ -154,6 +154,23 @@ class Contents:
             return self._follow(shared, wanted)
         return self._pass_through(location, file, wanted)
 
+    async def read_small(self, loaded: Loaded, path: str, limit_bytes: int) -> bytes:
+        """Return a small file; nothing where there is none, or its image is to be looked through.
+
+        Raises:
+            HfModelsError: It cannot be had.
+        """
+        file = loaded.files.get(path)
+        if file is None or not 0 < file.size_bytes <= limit_bytes:
+            return b""
+        lookup = loaded.lookup(file.oid)
+        is_known = lookup is None or lookup.is_over
+        if not is_known and await self._find(loaded.snapshot.repo, file) is None:
+            return b""
+        whole = ByteRange(0, file.size_bytes)
+        async with aclosing(self.read(loaded, file, whole)) as pieces:
+            return b"".join([piece async for piece in pieces])
+
     async def look_through(self, loaded: Loaded) -> None:
         """Find out where the contents lie that the cache lacks; compressed ones are there then."""
         cache, repo = self._cache, loaded.snapshot.repo

@@ -12,12 +12,25 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from downloader.hub.repo import RepoFile, Snapshot, is_commit
-from downloader.serve.catalogue import Entry, Loaded
+from downloader.hub.repo import RepoFile, RepoType, Snapshot, is_commit
+from downloader.serve.card import Card
+from downloader.serve.catalogue import Entry, Loaded, Version
 from downloader.serve.routes import Refusal, entry_not_found
 
 _EPOCH = "1970-01-01T00:00:00.000Z"
 _NO_SHA1 = "0" * 40  # of a file whose git blob the source does not know
+# By a file that only repos of this library have; the first that is there.
+_LIBRARY_FILES = {
+    "modules.json": "sentence-transformers",
+    "model_index.json": "diffusers",
+    "adapter_config.json": "peft",
+    "config.json": "transformers",
+}
+_NOT_TAGS = {
+    *("license_name", "license_link", "library_name", "pipeline_tag", "pretty_name", "sdk"),
+}
+_TAG_PREFIXES = {"datasets": "dataset"}
+_TAG_QUERIES = {"filter", "tags", "library", "pipeline_tag"}
 _LIBRARIES = {".safetensors": "safetensors", ".gguf": "gguf", ".onnx": "onnx"}
 
 OLLAMA_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -70,36 +83,67 @@ def summary(entry: Entry) -> dict[str, Any]:
     return document
 
 
-def info(entry: Entry, loaded: Loaded, *, blobs: bool = False) -> dict[str, Any]:
+def info(
+    entry: Entry, loaded: Loaded, card: Card | None = None, *, blobs: bool = False
+) -> dict[str, Any]:
     """Return what ``/api/models/<id>`` answers.
 
     Args:
         entry: Of the commit.
         loaded: Its files.
+        card: What its README says at its head.
         blobs: Whether sizes and hashes of the files are wanted.
     """
     document = summary(entry)
     files = loaded.snapshot.files
+    card = dict(card or {})
+    if entry.license:
+        card.setdefault("license", entry.license.lower())
+    document["cardData"] = card
+    if entry.repo.type == "model":
+        library = card.get("library_name") or _library_of(loaded)
+        known = {"library_name": library, "pipeline_tag": card.get("pipeline_tag")}
+        document |= {key: value for key, value in known.items() if value}
     suffixes = {f".{file.path.rpartition('.')[2]}" for file in files}
     names = {_LIBRARIES[suffix] for suffix in suffixes & set(_LIBRARIES)}
-    document["tags"] = [*sorted(names), *document["tags"]]
+    tags = [*sorted(names), *_tags_of(card, entry.repo.type), *document["tags"]]
+    tags += [document[key] for key in ("library_name", "pipeline_tag") if key in document]
+    document["tags"] = list(dict.fromkeys(tags))
     document["usedStorage"] = sum(loaded.snapshot.blobs.values())
     document["siblings"] = [_sibling(file, blobs=blobs) for file in files]
     if entry.repo.type == "model":
         document["config"] = {}
     if entry.repo.type == "space":
-        document["sdk"] = "static"
+        document["sdk"] = card.get("sdk", "static")
     return document
 
 
-def expanded(document: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+def _library_of(loaded: Loaded) -> str | None:
+    found = (library for name, library in _LIBRARY_FILES.items() if name in loaded.files)
+    return next(found, None)
+
+
+def _tags_of(card: Card, kind: RepoType) -> list[str]:
+    """Return the tags that the Hub makes of a card."""
+    tags: list[str] = []
+    for key, value in card.items():
+        if key in _NOT_TAGS:
+            continue
+        prefix = "" if key == "tags" else f"{_TAG_PREFIXES.get(key, key)}:"
+        if kind == "model" and key == "language":
+            prefix = ""
+        tags += [prefix + item for item in ([value] if isinstance(value, str) else value)]
+    return tags
+
+
+def expanded(document: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
     """Return the keys that ``expand`` names, and those that every answer has.
 
-    A key that this server knows nothing of is null, as on the Hub; one that Xet needs is left out.
+    What a repo lacks is left out, as on the Hub. So is a key that this server does not know, which
+    the Hub refuses: its keys become more, and a client of next year is to load all the same.
     """
-    keys = {"_id", "id", *wanted} - {"xetEnabled"}
-    known = {key: document.get(key) for key in sorted(keys)}
-    return known | ({"modelId": document["modelId"]} if "modelId" in document else {})
+    keys = {"_id", "id", "modelId", *wanted} - {"xetEnabled"}
+    return {key: document[key] for key in sorted(keys) if key in document}
 
 
 def _sibling(file: RepoFile, *, blobs: bool) -> dict[str, Any]:
@@ -215,16 +259,34 @@ def discussions() -> dict[str, Any]:
     return {"discussions": [], "count": 0, "start": 0, "numClosedDiscussions": 0}
 
 
-def matches(entry: Entry, query: Mapping[str, str]) -> bool:
-    """Whether a repo is in the list that ``search``, ``author`` and ``filter`` ask for."""
+def search(versions: Iterable[Version], query: Mapping[str, str]) -> list[Version]:
+    """Return the repos that ``search`` and ``author`` ask for, in the order of ``sort``."""
+    found = [version for version in versions if _matches(version.entry, query)]
+    if query.get("sort") in {"createdAt", "lastModified"}:
+        is_rising = query.get("direction") == "1"
+        found.sort(key=lambda version: version.entry.created, reverse=not is_rising)
+    return found
+
+
+def _matches(entry: Entry, query: Mapping[str, str]) -> bool:
     owner, _, name = entry.repo.id.rpartition("/")
-    license_tag = f"license:{entry.license.lower()}"
     return (
         all(word in entry.repo.id.lower() for word in query.get("search", "").lower().split())
         and query.get("author", owner) == owner
         and query.get("model_name", name) in entry.repo.id
-        and all(tag == license_tag for tag in filter(None, query.get("filter", "").split(",")))
+        # To those who are answered nothing is gated.
+        and query.get("gated", "false").lower() in {"false", "0"}
     )
+
+
+def wanted_tags(pairs: Iterable[tuple[str, str]]) -> set[str]:
+    """Return the tags that a query for a list asks for.
+
+    >>> sorted(wanted_tags([("filter", "gguf"), ("filter", "en,mit"), ("search", "x")]))
+    ['en', 'gguf', 'mit']
+    """
+    found = (value for name, value in pairs if name in _TAG_QUERIES)
+    return {tag for value in found for tag in value.split(",") if tag}
 
 
 def page_of(

@@ -27,6 +27,7 @@ _DOCUMENTS = {
     "commits": True,
     "refs": False,
     "discussions": False,
+    "auth-check": False,
 }
 _CONTENTS = ("resolve", "raw")
 _LONG_REFS = ("pr", "convert")  # refs/pr/1, refs/convert/parquet: some clients quote no slash
@@ -72,8 +73,8 @@ class Route:
 
     Args:
         name: ``info``, ``tree``, ``paths-info``, ``refs``, ``commits``, ``discussions``,
-            ``resolve``, ``raw``, ``list``, ``whoami``, ``manifest``, ``blob``, ``page``,
-            ``healthz``, ``metrics``, ``version``.
+            ``auth-check``, ``resolve``, ``raw``, ``list``, ``whoami``, ``manifest``, ``blob``,
+            ``page``, ``healthz``, ``metrics``, ``version``.
         repo: Of which repo; for ``list`` its type alone counts.
         revision: A branch, tag or commit.
         path: A file or folder of the repo; for ``blob`` and ``manifest`` the digest or tag.
@@ -142,6 +143,8 @@ def _document(kind: RepoType, parts: Sequence[str]) -> Route:
                 return Route(name, repo)
             revision, path = _revision(rest)
             return Route("info" if name == "revision" else name, repo, revision, path)
+    if len(parts) > 2:  # a document that the Hub has, of a repo that may be here
+        raise Refusal(404, "Not found")
     return Route("info", _repo(parts, kind))
 
 

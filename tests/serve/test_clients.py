@@ -26,6 +26,8 @@ from tests.support.serve import Server, serving
 
 pytestmark = [pytest.mark.docker, pytest.mark.clients]
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+FEATURES = "org/features"
+CARD = b"---\nlicense: mit\npipeline_tag: feature-extraction\n---\n# Features\n"
 ROWS = [{"text": f"line {at}", "label": str(at % 2)} for at in range(50)]
 GENERATIONS = {
     "0.30": "huggingface_hub==0.30.*",
@@ -77,6 +79,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     name, store = registry()
     files = minilm()
     put_ours(store, files, "minilm", snapshot=make_snapshot(files, MODEL))
+    features = {path: data for path, data in files.items() if path != "modules.json"}
+    features["README.md"] = CARD
+    put_ours(store, features, "features", snapshot=make_snapshot(features, FEATURES))
     rows = dataset()
     snapshot = replace(make_snapshot(rows, "org/data"), repo=Repo("dataset", "org/data"))
     put_ours(store, rows, "data", snapshot=snapshot)
@@ -137,6 +142,28 @@ def test_command_that_downloads(server: Server, tmp_path: Path, version: str) ->
     assert (tmp_path / "files/model.safetensors").read_bytes() == minilm()["model.safetensors"]
 
 
+def test_commands_of_hf_that_read(server: Server, tmp_path: Path) -> None:
+    hf = python_with("hub-2", GENERATIONS["2"]).parent / "hf"
+
+    def ask(*arguments: str) -> str:
+        return run([hf, *arguments], server, tmp_path, HF_HUB_DISABLE_PROGRESS_BARS="1")
+
+    listed = json.loads(ask("models", "ls", "--filter", "gguf", "--format", "json"))
+    assert [item["id"] for item in listed] == ["org/tiny"]
+    assert "model.safetensors" in ask("models", "ls", MODEL)
+    assert json.loads(ask("models", "info", FEATURES))["pipeline_tag"] == "feature-extraction"
+    assert "# Features" in ask("models", "card", FEATURES)
+    assert [item["id"] for item in json.loads(ask("datasets", "ls", "--format", "json"))] == [
+        "org/data"
+    ]
+    assert "license: mit" in ask("datasets", "card", "org/data")
+    assert "90.9M" in ask("download", MODEL, "--dry-run")
+    ask("download", MODEL)
+    assert f"checked: {len(minilm())}" in ask("cache", "verify", MODEL)
+    ask("cp", f"hf://{MODEL}/config.json", str(tmp_path / "config.json"))
+    assert (tmp_path / "config.json").read_bytes() == minilm()["config.json"]
+
+
 def test_range_reads_of_safetensors_and_file_system(server: Server, tmp_path: Path) -> None:
     program = (
         "import huggingface_hub as h, sys\n"
@@ -165,6 +192,19 @@ def test_transformers_and_sentence_transformers(server: Server, tmp_path: Path) 
     python = python_with("transformers", TORCH, "transformers", "sentence-transformers")
     found = run([python, "-c", program, MODEL], server, tmp_path).splitlines()
     assert found[-4:] == ["bert", "4", "384", "(384,)"]
+
+
+def test_pipeline_of_transformers_learns_its_task_from_the_card(
+    server: Server, tmp_path: Path
+) -> None:
+    program = (
+        "import sys, transformers\n"
+        "found = transformers.pipeline(model=sys.argv[1])\n"
+        "print(found.task, len(found('hello world')[0][0]))"
+    )
+    python = python_with("transformers", TORCH, "transformers", "sentence-transformers")
+    out = run([python, "-c", program, FEATURES], server, tmp_path)
+    assert out.splitlines()[-1] == "feature-extraction 384"
 
 
 def test_tokenizers_own_client(server: Server, tmp_path: Path) -> None:

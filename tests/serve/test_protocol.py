@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from huggingface_hub import HfApi
@@ -16,7 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoFolder
+from huggingface_hub.hf_api import ExpandModelProperty_T, RepoFolder
 
 from downloader.hub.repo import Repo
 from downloader.serve.server import _listen
@@ -27,7 +28,8 @@ from tests.support.serve import Server, resolve_path, serving
 pytestmark = pytest.mark.docker
 OLD, NEW = "0" * 39 + "1", "c0ffee" + "0" * 34
 WEIGHTS = FILES["a.safetensors"]
-DATASET = {"README.md": b"---\nlicense: mit\n---\n", "data/train.csv": b"a,b\n1,2\n"}
+CARD = b"---\nlicense: mit\ntask_categories: [text-classification]\nlanguage:\n- en\n---\n# Data\n"
+DATASET = {"README.md": CARD, "data/train.csv": b"a,b\n1,2\n"}
 GGUF = {
     "Model-Q4_K_M.gguf": random_bytes(70_000, seed=4),
     "Model-Q8_0-00001-of-00002.gguf": random_bytes(90_000, seed=5),
@@ -56,7 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     dataset = replace(make_snapshot(DATASET, "org/data"), repo=Repo("dataset", "org/data"))
     put_ours(store, DATASET, "data", snapshot=dataset)
     put_ours(store, GGUF, "gguf", snapshot=lfs_everywhere(GGUF, "org/gguf"))  # type: ignore[arg-type]
-    small = {"config.json": b"{}"}
+    small = {"config.json": b"{}", "README.md": b"---\npipeline_tag: text-generation\n---\n"}
     put_ours(store, small, "gpt2", snapshot=make_snapshot(small, "gpt2"))
     with serving(name, "--cache-dir", tmp_path_factory.mktemp("cache")) as running:
         yield running
@@ -89,12 +91,10 @@ def test_model_info_with_blobs_as_huggingface_hub_reads_it(api: HfApi) -> None:
 def test_expand_returns_only_what_was_asked_for(api: HfApi, server: Server) -> None:
     info = api.model_info("org/model", expand=["siblings", "gated"])
     assert len(info.siblings or []) == len(FILES)
-    assert set(server.ask("/api/models/org/model?expand=sha").json) == {
-        "_id",
-        "id",
-        "modelId",
-        "sha",
-    }
+    found = server.ask("/api/models/org/model?expand[]=sha&expand=gguf&expand=nothing").json
+    assert set(found) == {"_id", "id", "modelId", "sha"}
+    every = get_args(ExpandModelProperty_T)
+    assert api.model_info("org/model", expand=list(every)).safetensors is None
 
 
 def test_no_answer_speaks_of_xet(server: Server) -> None:
@@ -154,6 +154,51 @@ def test_list_search_and_author(api: HfApi) -> None:
     assert [item.id for item in api.list_models(author="org", limit=1)] == ["org/gguf"]
     assert [item.id for item in api.list_datasets()] == ["org/data"]
     assert list(api.list_spaces()) == []
+
+
+def test_list_by_tags_of_files_and_cards(api: HfApi) -> None:
+    assert [item.id for item in api.list_models(filter="gguf")] == ["org/gguf"]
+    assert [item.id for item in api.list_models(pipeline_tag="text-generation")] == ["gpt2"]
+    assert list(api.list_models(filter=["gguf", "transformers"])) == []
+    assert [item.id for item in api.list_datasets(filter="license:mit", language="en")] == [
+        "org/data"
+    ]
+    assert list(api.list_datasets(filter="language:fr")) == []
+    assert list(api.list_models(gated=True)) == []
+
+
+def test_list_with_files(api: HfApi) -> None:
+    full = {item.id: len(item.siblings or []) for item in api.list_models(full=True)}
+    assert full == {"org/model": len(FILES), "org/gguf": len(GGUF), "gpt2": 2}
+    [model] = api.list_models(search="gpt2", expand=["siblings", "pipeline_tag"])
+    assert (len(model.siblings or []), model.pipeline_tag) == (2, "text-generation")
+
+
+def test_pages_of_a_list_keep_every_word_of_the_query(server: Server) -> None:
+    answer = server.ask("/api/models?limit=1&expand=sha&expand=siblings")
+    [link] = re.findall(r"<([^>]*)>", answer.headers["link"])
+    [item] = server.ask(link.removeprefix(server.url)).json
+    assert {"sha", "siblings"} <= set(item)
+
+
+def test_card_says_what_a_model_is_for(api: HfApi) -> None:
+    info = api.model_info("gpt2")
+    assert (info.pipeline_tag, info.library_name) == ("text-generation", "transformers")
+    assert {"text-generation", "transformers"} <= set(info.tags or [])
+    data = api.dataset_info("org/data")
+    assert "task_categories:text-classification" in (data.tags or [])
+    assert data.card_data is not None
+    assert data.card_data.language == ["en"]
+
+
+def test_access_is_checked_and_what_is_not_there_is_not_a_missing_repo(
+    api: HfApi, server: Server
+) -> None:
+    api.auth_check("org/model")
+    with pytest.raises(RepositoryNotFoundError):
+        api.auth_check("org/nothing")
+    answer = server.ask("/api/models/org/model/likers")
+    assert (answer.status, answer.code) == (404, None)
 
 
 def test_errors_are_the_exceptions_of_huggingface_hub(api: HfApi) -> None:
@@ -297,7 +342,7 @@ def test_page_names_every_repo_and_this_address(server: Server) -> None:
 def test_log_counts_repos_and_commits(server: Server, tmp_path: Path) -> None:
     assert server.said(": 4 repos, 5 commits")
     name, store = registry()
-    small = {"config.json": b"{}"}
+    small = {"config.json": b"{}", "README.md": b"---\npipeline_tag: text-generation\n---\n"}
     put_ours(store, small, "gpt2", snapshot=make_snapshot(small, "gpt2"))
     with serving(name, "--cache-dir", tmp_path) as running:
         assert any(line.endswith(": 1 repo, 1 commit") for line in running.lines)
