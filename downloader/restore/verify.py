@@ -71,13 +71,17 @@ def _passes(source: Source, network: Network, progress: Progress) -> Pass:
             return _stream_pass(lambda: open_compressed(path), str(source), source.tag)
     image = open_image(source, network, progress)
     total = sum(layer.size_bytes for layer in image.manifest.layers)
-    progress.start(total, len(image.manifest.layers))
+    unread = [str(layer.digest) for layer in image.manifest.layers]
+    progress.start(total, len(unread))
 
     def look(hashing: "Hashing") -> list[FoundSnapshot]:
         tree = look_through(image, hashing, whole=True)
         for layer in image.manifest.layers:
             if layer not in tar_layers(image):
                 read_layer(image, layer, tree.budget, hashing.take_layer)
+        progress.skip(max(0, total - hashing.hashed_bytes))  # what is around the contents
+        while unread:  # a further pass reads them once more
+            progress.finish_file(unread.pop())
         return find_contents(Passed(image.digest, image.manifest, image.config, tree))
 
     return look

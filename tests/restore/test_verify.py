@@ -1,6 +1,7 @@
 """``verify``: a cache or an image against its own names, offline."""
 
 import json
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +85,14 @@ def test_a_right_layout(tmp_path: Path, limit_bytes: int) -> None:
     code, document = verify(tmp_path)
     assert (code, document["findings"]) == (0, [])
     assert document["files"] == len(FILES)
+
+
+def test_the_last_line_of_progress_has_all_bytes_and_layers(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path), FILES, layer_limit_bytes=2 * MIB)
+    last = hf_models("verify", str(tmp_path)).err.splitlines()[-1]
+    found = re.match(r"verify: (.+) of (.+), (\d+)/(\d+) layers, ", last)
+    assert found, last
+    assert (found[1], found[3]) == (found[2], found[4])
 
 
 @pytest.mark.parametrize("pack_name", ["image.tar", "image.tar.gz", "image.tar.zst"])
