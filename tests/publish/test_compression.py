@@ -283,6 +283,18 @@ def test_both_forms_in_one_index(
     assert marks == [("amd64", None), ("arm64", None), ("amd64", "true"), ("arm64", "true")]
     check_restored(image, tmp_path / "cache")
 
+    # docker and crane take the plain manifest; skopeo 1.9 does, too, and newer ones the other.
+    call("crane", "pull", "--insecure", "--platform=linux/amd64", image, f"{tmp_path}/crane.tar")
+    call(*("skopeo", "copy", "-q", "--src-tls-verify=false"), f"docker://{image}",
+         f"oci-archive:{tmp_path}/skopeo.tar:x")  # fmt: skip
+    docker("pull", "-q", image)
+    try:
+        for name in ("crane.tar", "skopeo.tar"):
+            check_restored(f"{tmp_path}/{name}", tmp_path / f"from-{name}")
+        check_restored(f"docker-daemon:{image}", tmp_path / "from-docker")
+    finally:
+        docker("rmi", image)
+
     from kserve_storage import Storage  # noqa: PLC0415 - not in every environment
 
     monkeypatch.setenv("KSERVE_OCI_INSECURE_REGISTRY", "true")  # it reads no zstd

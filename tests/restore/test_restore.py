@@ -15,6 +15,10 @@ import pytest
 import zstandard
 from huggingface_hub import scan_cache_dir, snapshot_download
 
+from downloader.hub.cache import iter_metadata_entries
+from downloader.image import EXPORT_PATH, METADATA_ANNOTATIONS, labels
+from downloader.oci.tar_write import TarEntry, iter_tar, lay_out
+from downloader.plan import make_plan
 from tests.support.fake_hub import HubServer, make_repo
 from tests.support.make_image import (
     COMMIT,
@@ -29,6 +33,7 @@ from tests.support.make_image import (
     lfs_oid,
     link,
     make_snapshot,
+    our_layers,
     put_image,
     put_ours,
     tar_of,
@@ -85,6 +90,34 @@ def test_split_files_without_annotations(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), FILES, annotated=False, layer_limit_bytes=3 * MIB)
     restored(tmp_path / "image", tmp_path / "cache")
     check_cache(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("layer_limit_bytes", [3 * MIB, 9_500_000_000], ids=["split", "whole"])
+def test_an_image_of_format_1(tmp_path: Path, layer_limit_bytes: int) -> None:
+    plan = make_plan(make_snapshot(FILES), layer_limit_bytes=layer_limit_bytes, models_dir="none")
+    *layers, _, _ = our_layers(plan, FILES)
+    document = plan.to_json() | {"format_version": 1}
+    for key in ("models_dir", "compress", "receiver"):
+        del document[key]
+    data = {EXPORT_PATH: b"#!/bin/sh"}
+    entries = [TarEntry(EXPORT_PATH, size_bytes=len(data[EXPORT_PATH]), executable=True)]
+    extra = {f"plans/{COMMIT}.json": json.dumps(document).encode()}
+    for entry in iter_metadata_entries(plan.snapshot, extra):
+        path = f"{plan.folder}/{entry.path}"
+        entries.append(TarEntry(path, entry.kind, len(entry.data), entry.target))
+        data[path] = entry.data
+    placed = lay_out(entries)
+    contents = [data[item.entry.path] for item in placed.entries if item.entry.kind == "file"]
+    metadata = b"".join(iter_tar(placed, contents))
+    layers.append(RawLayer(metadata, annotations=METADATA_ANNOTATIONS))
+    said = {key: value for key, value in labels(plan).items() if not key.endswith(".format")}
+    config = {"architecture": "amd64", "os": "linux", "config": {"Labels": said}}
+    image = tmp_path / "image"
+    put_image(layout(image), layers, config=config, annotations=said)
+    report = restored(image, tmp_path / "cache")
+    check_cache(tmp_path / "cache")
+    assert report["fetched_bytes"] == BLOB_BYTES
+    assert hf_models("verify", image).code == 0
 
 
 def as_plain(directory: Path, tmp_path: Path) -> Path:
