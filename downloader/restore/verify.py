@@ -13,8 +13,10 @@ from downloader.errors import ProtocolError
 from downloader.hub.cache import BlobHasher, PartName, blob_path, parse_part, snapshot_path
 from downloader.hub.repo import RepoFile
 from downloader.hub.verify import Finding, Report
+from downloader.image import is_packed, parse_members
 from downloader.oci.compression import PlainStream
 from downloader.oci.digest import Digest
+from downloader.oci.manifest import Descriptor
 from downloader.oci.tar_read import ByteSource, TarMember
 from downloader.progress import NoProgress, Progress
 from downloader.restore.foreign.cache_scan import Extent, FoundSnapshot
@@ -70,7 +72,7 @@ def _passes(source: Source, network: Network, progress: Progress) -> Pass:
             path = source.path
             return _stream_pass(lambda: open_compressed(path), str(source), source.tag)
     image = open_image(source, network, progress)
-    total = sum(layer.size_bytes for layer in image.manifest.layers)
+    total = sum(map(_plain_bytes, image.manifest.layers))
     unread = [str(layer.digest) for layer in image.manifest.layers]
     progress.start(total, len(unread))
 
@@ -85,6 +87,13 @@ def _passes(source: Source, network: Network, progress: Progress) -> Pass:
         return find_contents(Passed(image.digest, image.manifest, image.config, tree))
 
     return look
+
+
+def _plain_bytes(layer: Descriptor) -> int:
+    """Return about how many bytes there are to hash, without a look at a seek table."""
+    if not is_packed(layer):
+        return layer.size_bytes
+    return sum(member.content.size_bytes for member in parse_members(layer) or ())
 
 
 def _stream_pass(

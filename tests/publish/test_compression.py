@@ -20,7 +20,7 @@ from tests.support.docker import docker
 from tests.support.fake_hub import Generated, HubServer, HubSpec, faults, make_repo
 from tests.support.mirror import Habits, Mirror
 from tests.support.publish import MIB, MODEL, Side, manifest_of
-from tests.support.restore import restore, restored, start
+from tests.support.restore import hf_models, restore, restored, start
 
 pytestmark = pytest.mark.docker
 
@@ -264,6 +264,13 @@ def test_others_take_it_for_ordinary_layers(side: Side, tmp_path: Path) -> None:
     diff_ids = manifest_of(side.store(), "packs").layers[0].annotations[f"{PREFIX}.layer.diff-id"]
     config = json.loads(call("crane", "config", "--insecure", "--platform=linux/amd64", image))
     assert config["rootfs"]["diff_ids"][0] == diff_ids
+
+
+def test_verify_counts_the_bytes_that_compressed_layers_hold(side: Side) -> None:
+    published(side, "--compress", "zstd")
+    ran = hf_models("verify", f"{side.direct_name}:packs")
+    assert ran.code == 0, ran.err
+    assert re.search(r"verify: (.+) of \1, (\d+)/\2 layers, ", ran.err.splitlines()[-1]), ran.err
 
 
 def test_both_forms_in_one_index(
