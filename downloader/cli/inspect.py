@@ -83,7 +83,7 @@ def _print(found: Inspection) -> None:
 
 def _carried(layer: InspectedLayer) -> str:
     if not layer.paths:
-        return layer.media_type or UNKNOWN
+        return layer.title or layer.media_type or UNKNOWN
     more = len(layer.paths) - 1
     return layer.paths[0] + (f" and {format_count(more, 'more file')}" if more else "")
 

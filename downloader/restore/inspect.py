@@ -5,9 +5,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from downloader.hub.repo import RepoFile
-from downloader.image import PREFIX, parse_labels, parse_members
+from downloader.image import (
+    PREFIX,
+    is_metadata_layer,
+    is_programs_layer,
+    is_signature_layer,
+    parse_labels,
+    parse_members,
+)
 from downloader.oci.image import all_labels
-from downloader.oci.manifest import Manifest
+from downloader.oci.manifest import Descriptor, Manifest
+from downloader.plan import OWN_LAYER_TITLES
 from downloader.progress import NoProgress, Progress
 from downloader.restore.foreign.entries import NO_OID
 from downloader.restore.foreign.extract import Glance
@@ -35,12 +43,14 @@ class InspectedLayer:
         media_type: As the manifest has it; "" where the engine does not say.
         size_bytes: As it is stored.
         paths: The files that it carries, or parts of them; empty where the image does not say.
+        title: What else an image of this project says that it carries; "" for nothing.
     """
 
     digest: str
     media_type: str
     size_bytes: int | None
     paths: tuple[str, ...] = ()
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,6 +205,13 @@ def inspect_engine_answer(name: str, answer: Mapping[str, Any]) -> Inspection:
     )
 
 
+def _title(layer: Descriptor) -> str:
+    if is_signature_layer(layer):
+        return "signature"
+    kinds = (is_programs_layer(layer), is_metadata_layer(layer))
+    return next((text for text, fits in zip(OWN_LAYER_TITLES, kinds, strict=True) if fits), "")
+
+
 def _with_layers(
     found: Inspection, manifest: Manifest, paths: Mapping[str, Sequence[str]] | None = None
 ) -> Inspection:
@@ -204,6 +221,7 @@ def _with_layers(
             layer.media_type,
             layer.size_bytes,
             tuple((paths or {}).get(layer.digest, ())),
+            _title(layer),
         )
         for layer in manifest.layers
     )

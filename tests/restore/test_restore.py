@@ -582,6 +582,8 @@ def test_inspect_shows_what_an_image_holds(ours: Path) -> None:
     table = hf_models("inspect", ours).out
     assert "org/model" in table
     assert COMMIT in table
+    assert "export script, receiver, README" in table
+    assert "refs, links, plan" in table
 
 
 def test_inspect_reads_no_layer_of_files(ours: Path) -> None:
