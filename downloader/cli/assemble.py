@@ -1,14 +1,13 @@
 """``hf-models assemble``: one image of the shards that other machines published."""
 
 import time
-from typing import Any
 
 import click
 
 from downloader.cli.bases import base_option, modelpack_option
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
-from downloader.cli.options import connection_of, json_option, quiet_option, sign_options, signer_of
+from downloader.cli.options import json_option, quiet_option, sign_options
 from downloader.cli.plan_file import plan_option, read_plan
 from downloader.cli.registries import (
     parse_targets,
@@ -18,9 +17,11 @@ from downloader.cli.registries import (
 from downloader.cli.targets import describe_results, report_results
 from downloader.errors import InputError
 from downloader.hub.repo import is_commit
+from downloader.library.connection import Connection
 from downloader.library.publisher import assemble as assemble_shards
 from downloader.oci.reference import check_tag
 from downloader.publish import AssembleOptions
+from downloader.signing import Signer
 
 
 @click.command(
@@ -57,7 +58,8 @@ def assemble(
     force: bool,
     as_json: bool,
     quiet: bool,
-    **options: Any,
+    signer: Signer | None,
+    connection: Connection,
 ) -> int:
     """Make one image, one tag, of shards that other machines published; moves no model bytes."""
     begun_at = time.monotonic()
@@ -73,7 +75,7 @@ def assemble(
         shards,
         modelpack=modelpack,
         force=force,
-        signer=signer_of(options),
+        signer=signer,
     )
     with ConsoleProgress("assemble", quiet=quiet) as progress:
         done = assemble_shards(
@@ -82,7 +84,7 @@ def assemble(
             progress=progress,
             base=base,
             options=how,
-            connection=connection_of(options),
+            connection=connection,
         )
     seconds = round(time.monotonic() - begun_at, 3)
     document = {"seconds": seconds, "targets": describe_results(done)}

@@ -1,13 +1,12 @@
 """``hf-models bundle``: a stick with images and the program that restores them."""
 
-from typing import Any
-
 import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_json, print_result
-from downloader.cli.options import connection_of, json_option, network_options, quiet_option
+from downloader.cli.options import json_option, network_options, quiet_option
 from downloader.library.bundle import PROGRAM, bundle
+from downloader.library.connection import Connection
 from downloader.units import format_bytes
 
 
@@ -24,7 +23,7 @@ from downloader.units import format_bytes
 @json_option
 @quiet_option
 def bundle_command(
-    images: tuple[str, ...], directory: str, as_json: bool, quiet: bool, **options: Any
+    images: tuple[str, ...], directory: str, as_json: bool, quiet: bool, connection: Connection
 ) -> None:
     """Write images, the program that restores them and a README into a directory.
 
@@ -32,7 +31,7 @@ def bundle_command(
     side, Python alone is enough: `python hf-models.pyz restore .`
     """
     with ConsoleProgress("bundle", "blob", quiet=quiet) as progress:
-        made = bundle(images, directory, progress=progress, connection=connection_of(options))
+        made = bundle(images, directory, progress=progress, connection=connection)
     if as_json:
         tags = [{"tag": item.reference, "digest": item.digest} for item in made.images]
         facts = {"directory": str(made.directory), "size_bytes": made.size_bytes}

@@ -1,19 +1,16 @@
 """``hf-models catalog``: the page of what is published, and the table in the READMEs."""
 
 import json
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_result, say
 from downloader.cli.models import models_file_option, read_models_file
-from downloader.cli.options import http_pool
-from downloader.cli.registries import make_registries, parse_target, registry_options
+from downloader.cli.registries import parse_target, registry_options
 from downloader.document import Document
 from downloader.environment import read_environment
 from downloader.errors import InputError, ProtocolError, StorageError
@@ -27,7 +24,7 @@ from downloader.farm.catalog.readme import (
     replace_table,
 )
 from downloader.farm.models import Models
-from downloader.hub.repo import Repo
+from downloader.library.connection import Connection
 from downloader.oci.manifest import parse_json_object
 from downloader.units import format_count
 
@@ -70,7 +67,7 @@ def catalog(
     check: bool,
     facts: Path | None,
     readmes: tuple[Path, ...],
-    **options: Any,
+    connection: Connection,
 ) -> None:
     """Write a static page of what is published, read from the registries' manifests.
 
@@ -83,24 +80,23 @@ def catalog(
     if readme:
         _write_readmes(models, readmes, facts, check)
     else:
-        _write_site(_read(models, options, asks_hub), output)
+        _write_site(_read(models, connection, asks_hub), output)
 
 
-def _read(models: Models, options: dict[str, Any], asks_hub: bool) -> Catalog:
+def _read(models: Models, connection: Connection, asks_hub: bool) -> Catalog:
     names = dict.fromkeys(name for model in models for name in model.registries)
     references = {name: parse_target(name) for name in names}
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    with closing(http_pool(options)) as http, ConsoleProgress("catalog") as progress:
-        registries = make_registries(options, http, list(references.values()), progress=progress)
+    environment = read_environment()
+    with closing(connection.open_pool(environment)) as http, ConsoleProgress("catalog") as progress:
+        registries = connection.open_registries(environment, http, references.values(), progress)
         stores = {name: registries.open(reference) for name, reference in references.items()}
         found = read_catalog(models, stores, now, say)
-    return check_hub(found, _commit_of(options), say) if asks_hub else found
+        if not asks_hub:
+            return found
+        from downloader.library.publisher import open_hub
 
-
-def _commit_of(options: dict[str, Any]) -> Callable[[Repo, str], str]:
-    from downloader.cli.plan import open_hub
-
-    return open_hub(options).commit_of
+        return check_hub(found, open_hub(connection, environment, http, say).commit_of, say)
 
 
 def _previous(path: Path) -> Document | None:

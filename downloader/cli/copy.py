@@ -1,14 +1,13 @@
 """``hf-models copy``: images between registries, layout directories and archives."""
 
-from typing import Any
-
 import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
-from downloader.cli.options import connection_of, json_option, mirror_option, quiet_option
+from downloader.cli.options import json_option, mirror_option, quiet_option
 from downloader.cli.registries import registry_options
 from downloader.cli.targets import describe_results, report_results
+from downloader.library.connection import Connection
 from downloader.library.copying import copy as copy_images
 from downloader.library.publisher import TargetResult
 
@@ -34,7 +33,11 @@ from downloader.library.publisher import TargetResult
 @json_option
 @quiet_option
 def copy(
-    images: tuple[str, ...], targets: tuple[str, ...], as_json: bool, quiet: bool, **options: Any
+    images: tuple[str, ...],
+    targets: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    connection: Connection,
 ) -> int:
     """Copy images with all that they name; what is there already stays, and is not sent.
 
@@ -42,6 +45,6 @@ def copy(
     several). Interrupted and run again, it continues; an archive begins anew.
     """
     with ConsoleProgress("copy", "blob", quiet=quiet) as progress:
-        copied = copy_images(images, targets, progress=progress, connection=connection_of(options))
+        copied = copy_images(images, targets, progress=progress, connection=connection)
     done = [TargetResult(item.name, item.digest, item.error) for item in copied]
     return report_results(done, {"targets": describe_results(done)} if as_json else None)

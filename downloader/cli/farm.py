@@ -17,14 +17,12 @@ from typing import Any
 
 import click
 
-from downloader.cli.build import build_with_docker, find_pins, image_name
 from downloader.cli.command import Group, examples
 from downloader.cli.console import ConsoleProgress, print_result, say, say_error
 from downloader.cli.github import write_environment, write_outputs, write_summary
 from downloader.cli.models import read_models_file
-from downloader.cli.options import http_pool, image_option
+from downloader.cli.options import image_option
 from downloader.cli.publish import report
-from downloader.cli.push import push_from_engine
 from downloader.cli.targets import exit_code_of, report_results
 from downloader.engine.docker import Engine
 from downloader.engine.dockerfile import DEFAULT_BASE
@@ -76,6 +74,7 @@ from downloader.hub.repo import is_commit
 from downloader.keyless import KeylessSigner
 from downloader.library import publisher
 from downloader.library.connection import Connection
+from downloader.library.docker import build_in_engine, find_pins, image_name, push_from_engine
 from downloader.oci.digest import parse_digest
 from downloader.plan import Plan, disk_needed_bytes
 from downloader.publish import Outcome, Shard, parse_shard
@@ -242,9 +241,18 @@ def build(image: str) -> int:
         _say_command(build_command(job, _base()))
         name = image_name(image, job.model.tag)
         engine, base = Engine(dict(environment.variables)), _base() or DEFAULT_BASE
-        with network.open() as (hub, _):
-            pins = find_pins(engine, Connection(), base, say)
-            build_with_docker(engine, hub, found, name, base, pins, force=False, quiet=False)
+        with network.open() as (hub, _), ConsoleProgress("build") as progress:
+            pins = find_pins(engine, Connection(), base, environment, progress.note)
+            build_in_engine(
+                engine,
+                hub,
+                found,
+                name,
+                base=base,
+                pins=pins,
+                environment=environment,
+                progress=progress,
+            )
         print_result(name)
         return 0
     signer = signer_of_job(environment)
@@ -261,8 +269,9 @@ def push(image: str) -> int:
     _say_command(push_command(job, images))
     engine, tag = Engine(dict(read_environment().variables)), job.model.tag
     names = [f"{name}:{tag}" for name in images]
-    allow_gated = job.model.allow_gated
-    done = push_from_engine(engine, image_name(image, tag), names, allow_gated=allow_gated)
+    source, allow_gated = image_name(image, tag), job.model.allow_gated
+    with ConsoleProgress("push") as progress:
+        done = push_from_engine(engine, source, names, progress=progress, allow_gated=allow_gated)
     write_outputs(digest_outputs([(item.image, item.digest) for item in done if item.digest]))
     return report_results(done)
 
@@ -294,7 +303,7 @@ def site() -> None:
     if url is None:
         say("no address of a published catalogue; the variable CATALOG_URL names one")
         return
-    with closing(http_pool()) as http:
+    with closing(Connection().open_pool(environment)) as http:
         data = fetch_catalog(http, url)
     if data is None:
         say(f"{url} has no catalog.json yet")

@@ -1,7 +1,6 @@
 """``hf-models fetch``: the download alone, into a cache directory. The builder stage runs it."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -21,11 +20,13 @@ from downloader.cli.options import (
     quiet_option,
     repo_options,
 )
-from downloader.cli.plan import open_hub, resolve_snapshot
 from downloader.cli.plan_file import plan_instead, plan_option
+from downloader.environment import read_environment
 from downloader.hub.cache import blob_path
 from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
 from downloader.hub.repo import Snapshot
+from downloader.library.connection import Connection
+from downloader.library.publisher import PlanOptions, open_hub, resolve
 from downloader.units import format_bytes, format_count
 
 
@@ -44,21 +45,25 @@ from downloader.units import format_bytes, format_count
 @json_option
 @quiet_option
 def fetch(
+    repo_id: str,
+    wanted: PlanOptions,
     plan_file: str | None,
     cache_dir: str | None,
     verify_existing: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
-    **options: Any,
+    connection: Connection,
 ) -> None:
     """Download a repo into a Hugging Face cache, every file verified against its oid.
 
     FILE names single files, or folders by a trailing slash.
     """
-    hub = open_hub(options, teller(quiet=quiet))
-    plan = plan_instead(plan_file, options) if plan_file else None
-    snapshot = plan.snapshot if plan else resolve_snapshot(hub, options)
+    environment = read_environment()
+    http = connection.open_pool(environment)
+    hub = open_hub(connection, environment, http, teller(quiet=quiet))
+    plan = plan_instead(plan_file, repo_id) if plan_file else None
+    snapshot = plan.snapshot if plan else resolve(hub, repo_id, wanted, environment)
     target = find_cache_dir(cache_dir)
     if dry_run:
         _print_missing(snapshot, target, as_json)

@@ -1,7 +1,5 @@
 """``hf-models inspect``: what an image holds, without its layers."""
 
-from typing import Any
-
 import click
 
 from downloader.cli.command import examples
@@ -13,7 +11,8 @@ from downloader.cli.console import (
     print_json,
     print_result,
 )
-from downloader.cli.options import connection_of, json_option, network_options, quiet_option
+from downloader.cli.options import json_option, network_options, quiet_option
+from downloader.library.connection import Connection
 from downloader.library.consumer import inspect as inspect_image
 from downloader.library.consumer import make_sheet
 from downloader.restore import InspectedLayer, Inspection
@@ -32,7 +31,7 @@ from downloader.units import format_bytes, format_count
 @json_option
 @quiet_option
 def inspect(
-    source: str, with_files: bool, report: bool, as_json: bool, quiet: bool, **options: Any
+    source: str, with_files: bool, report: bool, as_json: bool, quiet: bool, connection: Connection
 ) -> None:
     """Show what an image holds: repo, commit, license, files, layers, bytes.
 
@@ -40,7 +39,6 @@ def inspect(
     compressed archive has to be read to its end.
     """
     with ConsoleProgress("inspect", quiet=quiet) as progress:
-        connection = connection_of(options)
         if report:
             text = make_sheet(source, progress=progress, connection=connection)
             for line in text.rstrip("\n").split("\n"):

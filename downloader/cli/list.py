@@ -15,11 +15,13 @@ from downloader.cli.console import (
     print_table,
     say,
 )
-from downloader.cli.options import http_pool, json_option
-from downloader.cli.registries import make_registries, parse_target, registry_options
+from downloader.cli.options import json_option
+from downloader.cli.registries import parse_target, registry_options
+from downloader.environment import read_environment
 from downloader.errors import HfModelsError, InputError, RegistryError
 from downloader.farm.catalog.catalog import REQUESTS_AT_ONCE
 from downloader.farm.catalog.published import Published, read_published
+from downloader.library.connection import Connection
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
 from downloader.oci.store import ListableStore
@@ -36,15 +38,17 @@ _COLUMNS = ("tag", "repo", "commit", "license", ">size", ">files", ">layers", "d
 @click.argument("name", metavar="REGISTRY[/NAME]")
 @registry_options
 @json_option
-def list_tags(name: str, as_json: bool, **options: Any) -> None:
+def list_tags(name: str, as_json: bool, connection: Connection) -> None:
     """Print every image of a repository, like ghcr.io/me/hf-models, from its manifests alone.
 
     Of a registry without NAME: its repositories, where it lists them.
     """
     is_host = "/" not in name and (":" in name or "." in name or name == "localhost")
     reference = parse_reference(f"{name}/all") if is_host else parse_target(name)
-    with closing(http_pool(options)) as http, ConsoleProgress("list") as progress:
-        store = make_registries(options, http, [reference], progress=progress).open(reference)
+    environment = read_environment()
+    with closing(connection.open_pool(environment)) as http, ConsoleProgress("list") as progress:
+        registries = connection.open_registries(environment, http, [reference], progress)
+        store = registries.open(reference)
         if is_host:
             _print_repositories(name, _list_repositories(store, name), as_json=as_json)
             return

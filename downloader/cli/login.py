@@ -1,15 +1,12 @@
 """``hf-models login`` and ``logout``: a registry's credential, where docker and podman look."""
 
-import sys
-from typing import Any
-
 import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import print_json, print_result
-from downloader.cli.options import connection_of, http_options, json_option, plain_http_option
-from downloader.errors import InputError
+from downloader.cli.options import http_options, json_option, plain_http_option, read_password
 from downloader.library import publisher
+from downloader.library.connection import Connection
 
 
 @click.command(
@@ -19,29 +16,34 @@ from downloader.library import publisher
     )
 )
 @click.argument("registry", metavar="REGISTRY")
-@click.option("--username", metavar="USER", prompt="User", help="Asked for where it is missing.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option(
+    "--username", "user", metavar="USER", prompt="User", help="Asked for where it is missing."
+)
+@click.option(
+    "--password-stdin",
+    "reads_password",
+    is_flag=True,
+    help="Read the password from standard input.",
+)
 @http_options
 @plain_http_option
 @json_option
 def login(
-    registry: str, username: str, password_stdin: bool, as_json: bool, **options: Any
+    registry: str, user: str, reads_password: bool, as_json: bool, connection: Connection
 ) -> None:
     """Check a registry's credential and store it where docker and podman look for it.
 
     A helper of docker's config.json is used where that names one.
     """
-    if password_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
+    if reads_password:
+        password = read_password()
     else:
         password = click.prompt("Password or token", hide_input=True, err=True)
-    if not password:
-        raise InputError("want a password on standard input, got none")
-    place = publisher.login(registry, username, password, connection=connection_of(options))
+    place = publisher.login(registry, user, password, connection=connection)
     if as_json:
-        print_json({"registry": registry, "username": username, "stored_in": place})
+        print_json({"registry": registry, "username": user, "stored_in": place})
     else:
-        print_result(f"logged in to {registry} as {username}; stored in {place}")
+        print_result(f"logged in to {registry} as {user}; stored in {place}")
 
 
 @click.command(epilog=examples("logout ghcr.io", "logout registry.example.com:5000"))

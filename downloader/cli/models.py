@@ -1,7 +1,6 @@
 """``hf-models models``: what ``models.toml`` says, and one more entry for it."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -104,25 +103,32 @@ def add(
     repo_id: str,
     repo_type: str,
     tag: str | None,
+    revision: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    layer_size: str | None,
+    compress: str | None,
+    to: tuple[str, ...],
+    engine: str | None,
+    allow_gated: bool,
     models_file: Path,
     as_json: bool,
-    **options: Any,
 ) -> None:
     """Append an entry; comments and order of the file stay."""
     name = selected(repo_id, repo_type)
     repo = name.repo
-    values = {
+    values: dict[str, str | bool | list[str]] = {
         "tag": tag or tag_from_name(repo.name),
         "repo": repo.id,
         "type": "" if repo.type == "model" else repo.type,
-        "revision": options["revision"] or name.revision or "",
-        "include": [*options["include"], *([name.path] if name.path else [])],
-        "exclude": list(options["exclude"]),
-        "layer_size": options["layer_size"] or "",
-        "compress": options["compress"] or "",
-        "registries": list(options["to"]),
-        "engine": options["engine"] or "",
-        "allow_gated": options["allow_gated"],
+        "revision": revision or name.revision or "",
+        "include": [*include, *([name.path] if name.path else [])],
+        "exclude": list(exclude),
+        "layer_size": layer_size or "",
+        "compress": compress or "",
+        "registries": list(to),
+        "engine": engine or "",
+        "allow_gated": allow_gated,
     }
     model = add_model(models_file, values)
     if as_json:

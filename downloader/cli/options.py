@@ -1,26 +1,32 @@
-"""Flags that several commands share, and what they and the environment mean.
+"""Flags that several commands share, and the library's own values that they become.
 
 Names follow ``hf download``, so that nobody has to learn them.
 """
 
+import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from downloader.environment import read_environment
 from downloader.errors import InputError
-from downloader.hub.repo import HUB_HOSTS, RepoName, Selection, parse_repo_name
+from downloader.hub.repo import HUB_HOSTS, RepoName, parse_repo_name
 from downloader.keyless import Identity, KeylessSigner
 from downloader.library.connection import Connection
-from downloader.net.http import HttpPool, HttpSettings
+from downloader.net.http import HttpSettings
 from downloader.net.retry import RetryPolicy
-from downloader.plan import COMPRESS, DEFAULT_CACHE_ROOT, parse_layer_limit
+from downloader.plan import COMPRESS, DEFAULT_CACHE_ROOT, Compress
 from downloader.restore.trust import Policy, policy_of_signers, read_policy
 from downloader.signing import KeySigner, Signer
+
+if TYPE_CHECKING:  # the consumer's commands load nothing of it
+    from downloader.library.publisher import PlanOptions
+    from downloader.oci.upload import UploadMode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +42,26 @@ def compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+def gathered(name: str, make: Callable[..., Any]) -> Callable[[F], F]:
+    """Return a decorator that gives a command one value in place of several flags.
+
+    Args:
+        name: The command's parameter.
+        make: Called with those of its own parameters that the command has as flags.
+    """
+    names = inspect.signature(make).parameters
+
+    def apply(function: F) -> F:
+        @wraps(function)
+        def call(**values: Any) -> Any:
+            own = {key: values.pop(key) for key in names if key in values}
+            return function(**{name: make(**own)}, **values)
+
+        return call  # type: ignore[return-value]
+
+    return apply
+
+
 selection_options = compose(
     click.option(
         "--include", multiple=True, metavar="GLOB", help="Only files that match; repeatable."
@@ -45,6 +71,37 @@ selection_options = compose(
     ),
 )
 
+
+def plan_options_of(
+    repo_type: str,
+    revision: str | None,
+    filenames: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    layer_size: str = "default",
+    cache_root: str = DEFAULT_CACHE_ROOT,
+    models_dir: str | None = None,
+    receiver: bool = True,
+    compress: Compress = "none",
+) -> "PlanOptions":
+    """Return what the flags of `repo_options` and `layer_options` say."""
+    from downloader.library.publisher import PlanOptions
+
+    return PlanOptions(
+        repo_type,
+        revision,
+        filenames,
+        include,
+        exclude,
+        layer_size,
+        cache_root,
+        models_dir,
+        receiver,
+        compress,
+    )
+
+
+# Which repo, and what of it: the parameters ``repo_id`` and ``wanted``.
 repo_options = compose(
     click.argument("repo_id", metavar="REPO_ID"),
     click.argument("filenames", nargs=-1, metavar="[FILE]..."),
@@ -62,6 +119,7 @@ repo_options = compose(
         metavar="TOKEN",
         help="Hub token; prefer HF_TOKEN or `hf auth login`: arguments are visible to others.",
     ),
+    gathered("wanted", plan_options_of),
 )
 
 layer_options = compose(
@@ -99,7 +157,52 @@ layer_options = compose(
     ),
 )
 
-# How any server is reached; of every command that speaks to one.
+
+def connection_of(
+    mirrors: tuple[str, ...] = (),
+    username: str | None = None,
+    password_stdin: bool = False,
+    token: str | None = None,
+    ca_file: str | None = None,
+    plain_http: tuple[str, ...] = (),
+    timeout: float = HttpSettings.read_timeout_s,
+    tries: int = RetryPolicy.tries,
+    retry_delay: float = RetryPolicy.first_delay_s,
+    upload: "UploadMode" = "auto",
+) -> Connection:
+    """Return what the flags of a command say of how servers are reached.
+
+    Raises:
+        InputError: A user without a password, or a password without a user.
+    """
+    if (username is not None) != password_stdin:
+        raise InputError("want --username and --password-stdin together, got one of them")
+    return Connection(
+        mirrors=mirrors,
+        username=username,
+        password=read_password() if password_stdin else None,
+        hub_token=token,
+        ca_file=ca_file,
+        plain_http=plain_http,
+        timeout_s=timeout,
+        retry=RetryPolicy(tries, retry_delay),
+        upload=upload,
+    )
+
+
+def read_password() -> str:
+    """Return the first line of standard input.
+
+    Raises:
+        InputError: It is empty.
+    """
+    password = sys.stdin.readline().rstrip("\r\n")
+    if not password:
+        raise InputError("want a password on standard input, got none")
+    return password
+
+
+# How any server is reached, of every command that speaks to one: the parameter ``connection``.
 http_options = compose(
     click.option(
         "--ca-file",
@@ -131,6 +234,7 @@ http_options = compose(
         metavar="SECONDS",
         help="How long a connection may be silent.",
     ),
+    gathered("connection", connection_of),
 )
 
 plain_http_option = click.option(
@@ -167,6 +271,35 @@ trust_config_option = click.option(
     help="Of a private Sigstore (ClientTrustConfig).  [default: the public one]",
 )
 
+
+def policy_of(
+    keys: tuple[Path, ...],
+    identity: str | None,
+    issuer: str | None,
+    trust_config: Path | None,
+    policy_file: Path | None,
+) -> Policy | None:
+    """Return what ``--key``, ``--identity`` or ``--policy`` wants; None for nothing.
+
+    Raises:
+        InputError: They do not go together, or a file is neither a key nor a policy.
+    """
+    if bool(identity) != bool(issuer):
+        raise InputError("want --identity and --issuer together, got one of them")
+    if trust_config and not identity:
+        raise InputError(
+            "want --trust-config with --identity, got it alone",
+            hint="a policy file names its own",
+        )
+    if (keys or identity) and policy_file:
+        raise InputError(f"want {'--key' if keys else '--identity'} or --policy, got both")
+    if policy_file:
+        return read_policy(policy_file)
+    identities = [Identity(identity, issuer)] if identity and issuer else []
+    return policy_of_signers(keys, identities, trust_config) if keys or identities else None
+
+
+# Whose signatures are wanted: the parameter ``policy``.
 trust_options = compose(
     click.option(
         "--key",
@@ -194,34 +327,33 @@ trust_options = compose(
         metavar="FILE",
         help="Whose signatures are wanted of which repos.",
     ),
+    gathered("policy", policy_of),
 )
 
 
-def policy_of(options: Mapping[str, Any]) -> Policy | None:
-    """Return what ``--key``, ``--identity`` or ``--policy`` wants; None for nothing.
+def signer_of(
+    sign_key: Path | None,
+    sign_keyless: bool,
+    identity_token: Path | None,
+    trust_config: Path | None,
+) -> Signer | None:
+    """Return what ``--sign-key`` or ``--sign-keyless`` signs with; None for no signature.
 
     Raises:
-        InputError: They do not go together, or a file is neither a key nor a policy.
+        InputError: They do not go together, or there is neither key nor identity.
     """
-    keys, policy_file = options["keys"], options["policy_file"]
-    identity, issuer, trust_config = (
-        options[name] for name in ("identity", "issuer", "trust_config")
-    )
-    if bool(identity) != bool(issuer):
-        raise InputError("want --identity and --issuer together, got one of them")
-    if trust_config and not identity:
-        raise InputError(
-            "want --trust-config with --identity, got it alone",
-            hint="a policy file names its own",
-        )
-    if (keys or identity) and policy_file:
-        raise InputError(f"want {'--key' if keys else '--identity'} or --policy, got both")
-    if policy_file:
-        return read_policy(policy_file)
-    identities = [Identity(identity, issuer)] if identity else []
-    return policy_of_signers(keys, identities, trust_config) if keys or identities else None
+    if sign_keyless:
+        if sign_key:
+            raise InputError("want --sign-key or --sign-keyless, got both")
+        timeout_s = click.get_current_context().params.get("timeout", HttpSettings.read_timeout_s)
+        return KeylessSigner(identity_token, trust_config, timeout_s)
+    if identity_token or trust_config:
+        name = "--identity-token" if identity_token else "--trust-config"
+        raise InputError(f"want {name} with --sign-keyless, got it alone")
+    return KeySigner(sign_key) if sign_key else None
 
 
+# Who signs: the parameter ``signer``.
 sign_options = compose(
     click.option(
         "--sign-key",
@@ -241,25 +373,8 @@ sign_options = compose(
         help="Holds the OIDC token for --sign-keyless.  [default: the CI job's own]",
     ),
     trust_config_option,
+    gathered("signer", signer_of),
 )
-
-
-def signer_of(options: Mapping[str, Any]) -> Signer | None:
-    """Return what ``--sign-key`` or ``--sign-keyless`` signs with; None for no signature.
-
-    Raises:
-        InputError: They do not go together, or there is neither key nor identity.
-    """
-    key, token, config = (options[n] for n in ("sign_key", "identity_token", "trust_config"))
-    if options["sign_keyless"]:
-        if key:
-            raise InputError("want --sign-key or --sign-keyless, got both")
-        timeout_s = options.get("timeout", HttpSettings.read_timeout_s)
-        return KeylessSigner(token, config, timeout_s)
-    if token or config:
-        name = "--identity-token" if token else "--trust-config"
-        raise InputError(f"want {name} with --sign-keyless, got it alone")
-    return KeySigner(key) if key else None
 
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
@@ -278,76 +393,11 @@ image_option = click.option(
 )
 
 
-def parse_size_option(
-    _context: click.Context, _parameter: click.Parameter, value: str | None
-) -> int | None:
-    """Return bytes for a size flag (a click callback)."""
-    return None if value is None else parse_layer_limit(value)
-
-
 def selected(repo_id: str, repo_type: str) -> RepoName:
     """Return the repo that the arguments name, with revision and path where they were pasted."""
     endpoint = read_environment().hub_endpoint
     own = re.match(r"https?://([^/@]+)", endpoint.value.lower()) if endpoint else None
     return parse_repo_name(repo_id, repo_type, HUB_HOSTS | ({own[1]} if own else set()))
-
-
-def selection(
-    filenames: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...]
-) -> Selection:
-    """Return the selection that the arguments name.
-
-    Raises:
-        InputError: File names together with patterns, which ``hf download`` ignores.
-    """
-    if filenames and (include or exclude):
-        raise InputError("want file names or --include/--exclude, got both")
-    return Selection(filenames, include, exclude)
-
-
-def connection_of(options: Mapping[str, Any]) -> Connection:
-    """Return what the flags of a command say of how servers are reached, as far as it has them.
-
-    Raises:
-        InputError: A user without a password, or a password without a user.
-    """
-    username, reads_password = options.get("username"), options.get("password_stdin", False)
-    if (username is not None) != reads_password:
-        raise InputError("want --username and --password-stdin together, got one of them")
-    return Connection(
-        mirrors=tuple(options.get("mirrors", ())),
-        username=username,
-        password=_read_password() if reads_password else None,
-        hub_token=options.get("token"),
-        ca_file=options.get("ca_file"),
-        plain_http=tuple(options.get("plain_http", ())),
-        timeout_s=options.get("timeout", HttpSettings.read_timeout_s),
-        retry=retry_policy(options) or RetryPolicy(),
-        upload=options.get("upload", "auto"),
-    )
-
-
-def _read_password() -> str:
-    password = sys.stdin.readline().rstrip("\r\n")
-    if not password:
-        raise InputError("want a password on standard input, got none")
-    return password
-
-
-def retry_policy(options: Mapping[str, Any]) -> RetryPolicy | None:
-    """Return what ``--tries`` and ``--retry-delay`` say; None for a command without them."""
-    if "tries" not in options:
-        return None
-    return RetryPolicy(options["tries"], options["retry_delay"])
-
-
-def http_pool(options: Mapping[str, Any] | None = None) -> HttpPool:
-    """Return connections as the environment and the flags want them."""
-    return Connection(
-        ca_file=(options or {}).get("ca_file"),
-        plain_http=tuple((options or {}).get("plain_http", ())),
-        timeout_s=(options or {}).get("timeout", HttpSettings.read_timeout_s),
-    ).open_pool(read_environment())
 
 
 def find_cache_dir(value: str | None) -> Path:

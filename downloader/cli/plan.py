@@ -1,8 +1,6 @@
 """``hf-models plan``: what would be built. Downloads nothing."""
 
 import json
-from collections.abc import Mapping
-from contextlib import closing
 from typing import Any
 
 import click
@@ -11,24 +9,17 @@ from downloader.cli.command import examples
 from downloader.cli.console import UNKNOWN, print_json, print_result, print_table, say
 from downloader.cli.github import check_outputs, write_outputs
 from downloader.cli.options import (
-    connection_of,
     http_options,
-    http_pool,
     json_option,
     layer_options,
     repo_options,
     tag_option,
 )
-from downloader.environment import (
-    read_environment,
-)
 from downloader.farm.jobs import shards_matrix
-from downloader.hub.repo import Snapshot
-from downloader.hub.snapshot import Hub
-from downloader.library.publisher import PlanOptions, plan_of, resolve, tag_of
-from downloader.library.publisher import open_hub as open_connection
+from downloader.library.connection import Connection
+from downloader.library.publisher import PlanOptions, tag_of
+from downloader.library.publisher import plan as plan_repo
 from downloader.plan import (
-    DEFAULT_CACHE_ROOT,
     OWN_LAYER_TITLES,
     OWN_LAYERS,
     Layer,
@@ -36,62 +27,7 @@ from downloader.plan import (
     disk_needed_bytes,
     layer_title,
 )
-from downloader.progress import Note
 from downloader.units import format_bytes, format_count
-
-# The Hub has a token; a user and a password are a registry's, and standard input is read once.
-_REGISTRY_ONLY = {"username", "password_stdin"}
-
-
-def resolve_plan(options: dict[str, Any], note: Note = say) -> tuple[Hub, Plan]:
-    """Resolve what the shared flags name, and plan it.
-
-    Args:
-        options: The values of `repo_options` and `layer_options`, by name, and of
-            `registry_options` where the command has them.
-        note: Told before each new try.
-    """
-    hub = open_hub(options, note)
-    with closing(http_pool(options)) as http:
-        wanted = plan_options(options)
-        return hub, plan_of(hub, options["repo_id"], wanted, http, read_environment())
-
-
-def plan_options(options: Mapping[str, Any]) -> PlanOptions:
-    """Return what the flags of `repo_options` and `layer_options` say."""
-    return PlanOptions(
-        options["repo_type"],
-        options["revision"],
-        options["filenames"],
-        options["include"],
-        options["exclude"],
-        options.get("layer_size", "default"),
-        options.get("cache_root", DEFAULT_CACHE_ROOT),
-        options.get("models_dir"),
-        options.get("receiver", True),
-        options.get("compress", "none"),
-    )
-
-
-def resolve_snapshot(hub: Hub, options: dict[str, Any]) -> Snapshot:
-    """Resolve what `repo_options` name."""
-    return resolve(hub, options["repo_id"], plan_options(options), read_environment())
-
-
-def open_hub(options: Mapping[str, Any], note: Note = say) -> Hub:
-    """Return the Hub that the environment names.
-
-    Args:
-        options: The values of ``--token`` and of `registry_options`, by name, as far as the
-            command has them.
-        note: Told before each new try.
-
-    Raises:
-        InputError: A token that no header can carry, or a setting that names nothing.
-    """
-    hub_options = {key: value for key, value in options.items() if key not in _REGISTRY_ONLY}
-    connection = connection_of(hub_options)
-    return open_connection(connection, read_environment(), http_pool(options), note)
 
 
 @click.command(
@@ -117,14 +53,22 @@ def open_hub(options: Mapping[str, Any], note: Note = say) -> Hub:
 )
 @http_options
 @json_option
-def plan(tag: str | None, shards: int, github_output: bool, as_json: bool, **options: Any) -> None:
+def plan(
+    repo_id: str,
+    wanted: PlanOptions,
+    tag: str | None,
+    shards: int,
+    github_output: bool,
+    as_json: bool,
+    connection: Connection,
+) -> None:
     """Resolve a repo at a commit and print what would be built; downloads nothing.
 
     FILE names single files, or folders by a trailing slash.
     """
     if github_output:
         check_outputs()
-    _, planned = resolve_plan(options)
+    planned = plan_repo(repo_id, wanted, connection=connection, note=say)
     document = describe_plan(planned, tag_of(planned, tag), shards)
     count = len(document["matrix"]["include"])
     if count < shards:

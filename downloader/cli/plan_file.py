@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -59,27 +58,28 @@ def read_plan(path: str) -> Plan:
         raise InputError(f"want a plan in {path}, got {error.message}") from error
 
 
-def plan_instead(path: str, options: dict[str, Any]) -> Plan:
+def plan_instead(path: str, repo_id: str) -> Plan:
     """Read the plan that takes the place of what the command's other arguments would choose.
 
     Args:
         path: Of the plan.
-        options: The values of `repo_options`, by name; a command must be running.
+        repo_id: As it was given; a command must be running.
 
     Raises:
         InputError: The file is no plan, or the arguments want something else than it says.
         StorageError: The file cannot be read.
     """
     plan = read_plan(path)
-    given = [flag for name, flag in _SETTLED.items() if _is_given(name) and options.get(name)]
+    values = click.get_current_context().params
+    given = [flag for name, flag in _SETTLED.items() if _is_given(name) and values.get(name)]
     if given:
         raise InputError(
             f"want --plan or {given[0]}, got both",
             hint="a plan has settled commit, files and layers; make another one to change them",
         )
     planned = plan.snapshot.repo
-    repo_type = options["repo_type"] if _is_given("repo_type") else planned.type
-    wanted = selected(options["repo_id"], repo_type).repo
+    repo_type = values["repo_type"] if _is_given("repo_type") else planned.type
+    wanted = selected(repo_id, repo_type).repo
     # The plan has the real id of a repo that was renamed, or is spelled otherwise.
     if (wanted.type, wanted.name.lower()) != (planned.type, planned.name.lower()):
         raise InputError(

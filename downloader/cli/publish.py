@@ -19,24 +19,23 @@ from downloader.cli.console import (
     say_error,
 )
 from downloader.cli.options import (
-    connection_of,
     json_option,
     layer_options,
     quiet_option,
     repo_options,
     sign_options,
-    signer_of,
     tag_option,
 )
-from downloader.cli.plan import plan_options
 from downloader.cli.plan_file import plan_instead, plan_option
 from downloader.cli.registries import parse_targets, registry_options, to_option
 from downloader.cli.targets import exit_code_of
 from downloader.environment import read_environment
-from downloader.library.publisher import open_hub, plan_of, publish_plan, tag_of
+from downloader.library.connection import Connection
+from downloader.library.publisher import PlanOptions, open_hub, plan_of, publish_plan, tag_of
 from downloader.oci.reference import parse_reference
 from downloader.plan import Layer, Plan, layer_title
 from downloader.publish import Outcome, PublishOptions, Shard, StoredImage, parse_shard
+from downloader.signing import Signer
 from downloader.units import format_bytes, parse_size
 
 
@@ -80,17 +79,24 @@ from downloader.units import format_bytes, parse_size
 @json_option
 @quiet_option
 def publish(
+    repo_id: str,
+    wanted: PlanOptions,
     tag: str | None,
     targets: tuple[str, ...],
     shard: str | None,
     plan_file: str | None,
     reuse: tuple[str, ...],
     base: str | None,
+    modelpack: bool,
+    signer: Signer | None,
+    jobs: int | None,
     memory: str,
+    allow_gated: bool,
+    force: bool,
     dry_run: bool,
+    connection: Connection,
     as_json: bool,
     quiet: bool,
-    **options: Any,
 ) -> int:
     """Publish a repo to registries, streaming: no engine, no disk, little memory.
 
@@ -101,8 +107,8 @@ def publish(
     references = parse_targets(targets)
     images = [parse_reference(image) for image in reuse]
     share = parse_shard(shard) if shard else Shard()
-    planned = plan_instead(plan_file, options) if plan_file else None
-    connection, environment = connection_of(options), read_environment()
+    planned = plan_instead(plan_file, repo_id) if plan_file else None
+    environment = read_environment()
     with (
         closing(connection.open_pool(environment)) as http,
         ConsoleProgress("publish", "layer", quiet=quiet) as progress,
@@ -114,11 +120,14 @@ def publish(
             memory_bytes=parse_size(memory),
             dry_run=dry_run,
             journal_dir=environment.uploads_dir,
-            signer=signer_of(options),
-            **{name: options[name] for name in ("jobs", "modelpack", "allow_gated", "force")},
+            signer=signer,
+            jobs=jobs,
+            modelpack=modelpack,
+            allow_gated=allow_gated,
+            force=force,
         )
         hub = open_hub(connection, environment, http, progress.note)
-        plan = planned or plan_of(hub, options["repo_id"], plan_options(options), http, environment)
+        plan = planned or plan_of(hub, repo_id, wanted, http, environment)
         outcomes = publish_plan(
             plan, registries, hub, references, tag, base=base, options=how, environment=environment
         )

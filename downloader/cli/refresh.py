@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -11,9 +10,8 @@ from downloader.cli.console import ConsoleProgress, print_json, print_table, say
 from downloader.cli.farm import write_jobs
 from downloader.cli.github import write_summary
 from downloader.cli.models import models_file_option, read_models_file
-from downloader.cli.options import connection_options, http_pool, json_option
-from downloader.cli.plan import open_hub
-from downloader.cli.registries import make_registries, parse_target
+from downloader.cli.options import connection_options, json_option
+from downloader.cli.registries import parse_target
 from downloader.environment import read_environment
 from downloader.errors import TransportError
 from downloader.farm.destinations import choose_destinations
@@ -21,6 +19,8 @@ from downloader.farm.jobs import Job
 from downloader.farm.models import Model
 from downloader.farm.refresh import Freshness, check_freshness
 from downloader.farm.summary import table
+from downloader.library.connection import Connection
+from downloader.library.publisher import open_hub
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
 from downloader.units import format_count
@@ -45,15 +45,21 @@ COLUMNS = ("tag", "repo", "state", "published", "Hub", "note")
 @connection_options
 @json_option
 def refresh(
-    models_file: Path, targets: tuple[str, ...], github_output: bool, as_json: bool, **options: Any
+    models_file: Path,
+    targets: tuple[str, ...],
+    github_output: bool,
+    as_json: bool,
+    connection: Connection,
 ) -> int:
     """Compare every tag of models.toml with the Hub's commit; moves no model bytes."""
     models = read_models_file(models_file)
     chosen = tuple(parse_target(target).name for target in targets)
     references = [parse_reference(name) for name in chosen]
     progress = ConsoleProgress("refresh")
-    registries = make_registries(options, http_pool(options), references, progress=progress)
-    hub = open_hub(options)
+    environment = read_environment()
+    http = connection.open_pool(environment)
+    registries = connection.open_registries(environment, http, references, progress)
+    hub = open_hub(connection, environment, http, say)
 
     def stores_of(model: Model) -> dict[str, Registry]:
         names = chosen or model.registries

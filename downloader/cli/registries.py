@@ -1,17 +1,12 @@
 """Flags about registries that several commands share, and what they mean."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
-from downloader.cli.options import compose, connection_of, connection_options
-from downloader.environment import read_environment
+from downloader.cli.options import compose, connection_options
 from downloader.errors import InputError
-from downloader.library.connection import Registries
-from downloader.net.http import HttpPool
 from downloader.oci.reference import Reference, parse_reference
-from downloader.progress import NoProgress, Progress
 
 to_option = click.option(
     "--to",
@@ -32,28 +27,6 @@ registry_options = compose(
         help="How the registry takes a large blob; auto knows and learns.",
     ),
 )
-
-
-def make_registries(
-    options: dict[str, Any],
-    http: HttpPool,
-    targets: Sequence[Reference],
-    progress: Progress | None = None,
-) -> Registries:
-    """Return what the flags of `registry_options` say.
-
-    Args:
-        options: Their values, by name.
-        http: Connections.
-        targets: What ``--username`` is for.
-        progress: Told of waits that a person would notice.
-
-    Raises:
-        InputError: A user without a password, or one for several registries.
-    """
-    return connection_of(options).open_registries(
-        read_environment(), http, targets, progress or NoProgress()
-    )
 
 
 def parse_targets(texts: Sequence[str]) -> list[Reference]:

@@ -1,14 +1,14 @@
 """``hf-models remove``: a published tag, from its registry."""
 
 import sys
-from typing import Any
 
 import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import print_json, print_result, say
-from downloader.cli.options import connection_of, connection_options, json_option
+from downloader.cli.options import connection_options, json_option
 from downloader.errors import InputError
+from downloader.library.connection import Connection
 from downloader.library.publisher import remove as remove_image
 
 
@@ -22,7 +22,7 @@ from downloader.library.publisher import remove as remove_image
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @connection_options
 @json_option
-def remove(image: str, yes: bool, as_json: bool, **options: Any) -> None:
+def remove(image: str, yes: bool, as_json: bool, connection: Connection) -> None:
     """Remove a published tag; registries free its layers when they clean up.
 
     Some registries remove the image itself, with every tag of it.
@@ -31,7 +31,7 @@ def remove(image: str, yes: bool, as_json: bool, **options: Any) -> None:
         if not sys.stdin.isatty():
             raise InputError(f"want --yes to remove {image} without a terminal", hint="add --yes")
         click.confirm(f"Remove {image}?", abort=True, err=True)
-    remove_image(image, connection=connection_of(options), note=say)
+    remove_image(image, connection=connection, note=say)
     if as_json:
         print_json({"image": image, "removed": True})
     else:

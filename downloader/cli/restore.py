@@ -13,22 +13,46 @@ from downloader.cli.console import (
     say,
 )
 from downloader.cli.options import (
-    connection_of,
+    gathered,
     json_option,
     network_options,
-    policy_of,
     quiet_option,
     selection_options,
     trust_options,
 )
 from downloader.errors import InputError
+from downloader.library.connection import Connection
 from downloader.library.consumer import restore_images
 from downloader.restore import DownloadSettings, Report, Restored
 from downloader.restore.source import looks_like_source
+from downloader.restore.trust import Policy
 from downloader.units import MIB, format_bytes, format_count, parse_size
 
 # Below this a connection's buffer is so small that its system calls show.
 _SMALLEST_MEMORY_BYTES = 4 * MIB
+
+
+def download_of(
+    connections: int, jobs: int, memory: str, verify_existing: bool
+) -> DownloadSettings:
+    """Return what the flags say of a download.
+
+    Raises:
+        InputError: Too little memory.
+    """
+    memory_bytes = parse_size(memory)
+    if memory_bytes < _SMALLEST_MEMORY_BYTES:
+        raise InputError(
+            f"want at least {format_bytes(_SMALLEST_MEMORY_BYTES)} of memory, "
+            f"got {format_bytes(memory_bytes)}",
+            hint=f"raise --memory to {_SMALLEST_MEMORY_BYTES // MIB}MiB",
+        )
+    return DownloadSettings(
+        connections=connections,
+        jobs=jobs,
+        memory_bytes=memory_bytes,
+        verify_existing=verify_existing,
+    )
 
 
 @click.command(
@@ -62,10 +86,24 @@ _SMALLEST_MEMORY_BYTES = 4 * MIB
     "--memory", default="64MiB", show_default=True, metavar="SIZE", help="For all buffers."
 )
 @click.option("--verify-existing", is_flag=True, help="Hash the files that are there already.")
+@gathered("download", download_of)
 @click.option("--dry-run", is_flag=True, help="Say what would be restored.")
 @json_option
 @quiet_option
-def restore(source: str, arguments: tuple[str, ...], **options: Any) -> None:
+def restore(
+    source: str,
+    arguments: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    cache_dir: str | None,
+    local_dir: str | None,
+    connection: Connection,
+    policy: Policy | None,
+    download: DownloadSettings,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Put the files of an image back into the Hugging Face cache, verified.
 
     SOURCE is an image in a registry, an OCI layout directory, an archive (OCI or docker save,
@@ -74,55 +112,39 @@ def restore(source: str, arguments: tuple[str, ...], **options: Any) -> None:
     other is a FILE of the repo, and a FILE that ends in / a whole folder.
     """
     further = [text for text in arguments if looks_like_source(text)]
-    with ConsoleProgress("restore", quiet=options["quiet"]) as progress:
+    with ConsoleProgress("restore", quiet=quiet) as progress:
         report = restore_images(
             [source, *further],
-            options["cache_dir"],
+            cache_dir,
             [text for text in arguments if text not in further],
             progress=progress,
-            local_dir=options["local_dir"],
-            include=options["include"],
-            exclude=options["exclude"],
-            connection=connection_of(options),
-            download=_bounds(options),
-            policy=policy_of(options),
-            dry_run=options["dry_run"],
+            local_dir=local_dir,
+            include=include,
+            exclude=exclude,
+            connection=connection,
+            download=download,
+            policy=policy,
+            dry_run=dry_run,
         )
-    _print_report(report, options)
+    if as_json:
+        print_json(_to_json(report, dry_run=dry_run))
+    else:
+        _print_report(report, dry_run=dry_run, quiet=quiet)
 
 
-def _bounds(options: dict[str, Any]) -> DownloadSettings:
-    memory_bytes = parse_size(options["memory"])
-    if memory_bytes < _SMALLEST_MEMORY_BYTES:
-        raise InputError(
-            f"want at least {format_bytes(_SMALLEST_MEMORY_BYTES)} of memory, "
-            f"got {format_bytes(memory_bytes)}",
-            hint=f"raise --memory to {_SMALLEST_MEMORY_BYTES // MIB}MiB",
-        )
-    return DownloadSettings(
-        connections=options["connections"],
-        jobs=options["jobs"],
-        memory_bytes=memory_bytes,
-        verify_existing=options["verify_existing"],
-    )
-
-
-def _print_report(report: Report, options: dict[str, Any]) -> None:
-    if options["as_json"]:
-        print_json(_to_json(report, dry_run=options["dry_run"]))
-        return
-    if options["dry_run"]:
+def _print_report(report: Report, *, dry_run: bool, quiet: bool) -> None:
+    if dry_run:
         for item in report.restored:
             _print_planned(item)
     counts = report.counts
-    if not options["quiet"]:
-        verb = "would download" if options["dry_run"] else "downloaded"
+    if not quiet:
+        verb = "would download" if dry_run else "downloaded"
         say(
             f"{verb} {format_bytes(counts.fetched_bytes)},"
             f" already present {format_bytes(counts.kept_bytes)},"
             f" resumed {format_bytes(counts.resumed_bytes)}"
         )
-    if not options["dry_run"]:
+    if not dry_run:
         for path in dict.fromkeys(item.path for item in report.restored):
             print_result(str(path))
 

@@ -1,14 +1,14 @@
 """``hf-models serve``: a Hub out of images."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import say
-from downloader.cli.options import connection_of, find_cache_dir, network_options
+from downloader.cli.options import find_cache_dir, gathered, network_options
 from downloader.errors import InputError
+from downloader.library.connection import Connection
 from downloader.library.serving import serve as run_server
 from downloader.serve import ServeOptions
 from downloader.serve.contents import ServeBounds
@@ -17,6 +17,48 @@ from downloader.units import MIB, parse_size
 
 _SMALLEST_MEMORY_BYTES = 4 * MIB  # below, the pieces of a few clients are a network packet each
 _TOKEN_LIMIT_BYTES = 4096
+
+
+def serve_options_of(
+    sources: tuple[str, ...],
+    listen: str,
+    token_file: str | None,
+    public: bool,
+    cache_dir: str | None,
+    cache_size: str | None,
+    no_cache: bool,
+    refresh: float,
+    connections: int,
+    memory: str,
+    clients: int,
+    grace_s: int,
+    log_format: str,
+) -> ServeOptions:
+    """Return what the flags of ``serve`` say.
+
+    Raises:
+        InputError: They do not go together, or one of them says nothing.
+    """
+    if no_cache and (cache_dir or cache_size):
+        raise InputError("want --no-cache or a cache, got both")
+    host, port = _parse_listen(listen)
+    memory_bytes = parse_size(memory)
+    if memory_bytes < _SMALLEST_MEMORY_BYTES:
+        raise InputError(f"want at least 4MiB of memory, got {memory}")
+    return ServeOptions(
+        sources,
+        host,
+        port,
+        None if no_cache else find_cache_dir(cache_dir),
+        parse_size(cache_size) if cache_size else None,
+        refresh,
+        _read_token(token_file) if token_file else None,
+        public,
+        ServeBounds(connections, memory_bytes),
+        clients,
+        grace_s,
+        log_format,
+    )
 
 
 @click.command(
@@ -82,37 +124,18 @@ _TOKEN_LIMIT_BYTES = 4096
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
-def serve(sources: tuple[str, ...], **options: Any) -> None:
+@gathered("options", serve_options_of)
+def serve(options: ServeOptions, connection: Connection) -> None:
     """Serve images as a Hugging Face Hub: set HF_ENDPOINT, keep the ids.
 
     SOURCE is a repository of a registry (all its tags), one image, an OCI layout directory or a
     directory of them like dist/, an archive, or a Hugging Face cache.
     """
-    if options["no_cache"] and (options["cache_dir"] or options["cache_size"]):
-        raise InputError("want --no-cache or a cache, got both")
-    host, port = _parse_listen(options["listen"])
-    memory_bytes = parse_size(options["memory"])
-    if memory_bytes < _SMALLEST_MEMORY_BYTES:
-        raise InputError(f"want at least 4MiB of memory, got {options['memory']}")
-    token = _read_token(options["token_file"]) if options["token_file"] else None
     run_server(
-        ServeOptions(
-            sources,
-            host,
-            port,
-            None if options["no_cache"] else find_cache_dir(options["cache_dir"]),
-            parse_size(options["cache_size"]) if options["cache_size"] else None,
-            options["refresh"],
-            token,
-            options["public"],
-            ServeBounds(options["connections"], memory_bytes),
-            options["clients"],
-            options["grace_s"],
-            options["log_format"],
-        ),
+        options,
         log=say,
         started=lambda url: say(f"export HF_ENDPOINT={url}"),
-        connection=connection_of(options),
+        connection=connection,
     )
 
 

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import click
 
-from downloader.cli.console import ConsoleProgress
-from downloader.cli.plan import open_hub
+from downloader.cli.console import ConsoleProgress, say
 from downloader.cli.plan_file import read_plan
 from downloader.engine.log import PROGRESS_MARK
 from downloader.engine.stage import stage_layers
+from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.fs import storage_errors
 from downloader.hub.fetch import FetchSettings, fetch_snapshot
 from downloader.hub.repo import is_commit, parse_repo
 from downloader.hub.snapshot import Hub
+from downloader.library.connection import Connection
+from downloader.library.publisher import open_hub
 from downloader.plan import DEFAULT_CACHE_ROOT, Plan, make_plan
 from downloader.progress import Progress
 
@@ -44,7 +46,8 @@ def stage(
     out: Path,
 ) -> None:
     """Fetch and lay out the layers of a plan, or of a repo as one layer where there is none."""
-    hub = open_hub({})
+    environment, connection = read_environment(), Connection()
+    hub = open_hub(connection, environment, connection.open_pool(environment), say)
     if plan_file.exists():
         _stage(hub, read_plan(str(plan_file)), downloads, out, one_layer=False)
     else:

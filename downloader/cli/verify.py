@@ -1,7 +1,6 @@
 """``hf-models verify``: is this cache, or image, what its names promise? Offline."""
 
 from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -14,18 +13,17 @@ from downloader.cli.console import (
     say_error,
 )
 from downloader.cli.options import (
-    connection_of,
     json_option,
     network_options,
-    policy_of,
     quiet_option,
     trust_options,
 )
 from downloader.errors import IntegrityError
 from downloader.hub.verify import Report
+from downloader.library.connection import Connection
 from downloader.library.consumer import is_image, verify_signatures
 from downloader.library.consumer import verify as verify_target
-from downloader.restore.trust import Signed
+from downloader.restore.trust import Policy, Signed
 from downloader.units import format_bytes, format_count
 
 FINDINGS_SHOWN = 100  # a screen or two; --json has them all
@@ -38,7 +36,14 @@ FINDINGS_SHOWN = 100  # a screen or two; --json has them all
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @json_option
 @quiet_option
-def verify(target: str | None, threads: int, as_json: bool, quiet: bool, **options: Any) -> int:
+def verify(
+    target: str | None,
+    threads: int,
+    as_json: bool,
+    quiet: bool,
+    connection: Connection,
+    policy: Policy | None,
+) -> int:
     """Check every blob against its name, every link, and every file that was promised.
 
     PATH_OR_IMAGE is a cache directory, HF_HOME, or one repo's folder in it; or an image: in a
@@ -48,7 +53,6 @@ def verify(target: str | None, threads: int, as_json: bool, quiet: bool, **optio
     """
     noun = "layer" if target and is_image(target) else "file"
     with ConsoleProgress("verify", noun, quiet=quiet) as progress:
-        connection, policy = connection_of(options), policy_of(options)
         report = verify_target(target, progress=progress, threads=threads, connection=connection)
         signed = None
         if policy and report.is_good:

@@ -16,6 +16,7 @@ from downloader.library.publisher import (
     PlanOptions,
     TargetResult,
     at_each,
+    check_open,
     find_base,
     open_hub,
     plan_of,
@@ -294,7 +295,8 @@ def push_layout(
     layout = Layout(dist / tag)
     if not has_layout(tag, dist):
         raise InputError(f"want an image in {layout.name}, got none", hint="build it first")
-    _check_open(layout, tag, allow=allow_gated)
+    if not allow_gated:
+        check_open(read_labels(layout, tag), layout.name)
 
     def push(image: str) -> Digest:
         reference = parse_reference(image)
@@ -313,13 +315,3 @@ def push_layout(
                 hold_lock(_lock_of(dist, tag), on_wait=partial(registries.progress.note, waiting))
             )
         return at_each(targets, push)
-
-
-def _check_open(layout: Layout, tag: str, *, allow: bool) -> None:
-    labels = read_labels(layout, tag)
-    if labels and (labels.gated or labels.private) and not allow:
-        why = "private" if labels.private else "gated"
-        raise InputError(
-            f"want a public repo, got {labels.repo.id}, which is {why}",
-            hint="push it only where its license allows: --allow-gated",
-        )

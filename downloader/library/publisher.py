@@ -18,6 +18,7 @@ from downloader.environment import (
 from downloader.errors import HfModelsError, HubError, InputError, RegistryError, TransportError
 from downloader.hub.repo import HUB_HOSTS, Repo, RepoType, Snapshot, parse_repo_name
 from downloader.hub.snapshot import DEFAULT_ENDPOINT, Hub
+from downloader.image import ImageLabels
 from downloader.library.connection import Connection, Registries
 from downloader.library.consumer import select
 from downloader.net.http import HttpPool
@@ -245,6 +246,22 @@ def assemble(
             return assemble_in_store(store, tag, how, progress)
 
         return at_each([str(reference.with_tag(tag)) for reference in references], join)
+
+
+def check_open(known: ImageLabels | None, name: str) -> None:
+    """Raise if the image's own labels say that not everybody may have what it carries.
+
+    Raises:
+        InputError: It is gated or private.
+    """
+    if known is None or not (known.gated or known.private):
+        return
+    why = "gated" if known.gated else "private"
+    raise InputError(
+        f"{name} carries {known.repo.id}, which is {why} on the Hub: "
+        "everybody who can pull the image gets the files without asking its owner",
+        hint="if its license and the registry's readers allow that, add --allow-gated",
+    )
 
 
 def at_each(images: Iterable[str], act: Callable[[str], str]) -> list[TargetResult]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from downloader.cli.build import image_name
 from downloader.engine.dockerfile import docker_dir, images_of, render, write_context
 from downloader.engine.log import BuildLog
 from downloader.engine.push import push_error
 from downloader.errors import EngineError, InputError, IntegrityError, StorageError
 from downloader.hub.repo import Repo, RepoFile, Snapshot
+from downloader.library.docker import image_name
 from downloader.plan import Plan, make_plan
 from downloader.progress import NoProgress
 from downloader.units import MIB
