@@ -195,7 +195,7 @@ def format_way(demo: Demo) -> None:
     keys = ("signer.key", "signer.pub")
     demo.run(sys.executable, "-c", MAKE_KEYS, *keys)
     demo.step(
-        "plan --compress", lambda: demo.hf_models("plan", REPO, "--compress", "auto"), moves=False
+        "plan --compress", lambda: demo.hf_models("plan", REPO, "--compress", "zstd"), moves=False
     )
     build = ["build", REPO, "--engine", "layout", "--tag", "stick", "--archive", "stick.tar"]
     build += ["--compress", "zstd", "--sign-key", keys[0], *NO_BASE]

@@ -4,7 +4,7 @@ The images of this project say which byte lies where, so reading one small layer
 Any other is looked through, layer by layer.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -46,9 +46,12 @@ from downloader.restore.opening import Network, open_image
 from downloader.restore.places import Places
 from downloader.restore.source import ArchiveSource, EngineSource, Source
 from downloader.restore.values import Piece
+from downloader.transfer.workers import map_all
 
 # Links and lists of some hundred thousand files.
 METADATA_LIMIT_BYTES = 512 * 1024**2
+# Each is a request before the first byte of a file, and there may be a hundred.
+_TABLES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -290,12 +293,16 @@ def _is_plain(layers: Iterable[Descriptor]) -> bool:
     return all(layer.media_type.endswith(".tar") or is_packed(layer) for layer in keyed)
 
 
-def _pieces(plan: Plan, layers: Iterable[Descriptor], places: Places) -> dict[str, list[Piece]]:
+def _pieces(plan: Plan, layers: Sequence[Descriptor], places: Places) -> dict[str, list[Piece]]:
     by_key = {layer.key: layer for layer in plan.layers}
     found: dict[str, list[Piece]] = {}
+    packed = [layer for layer in layers if is_packed(layer)]
+    for layer, has_table in zip(
+        packed, map_all(places.add_packed, packed, _TABLES_AT_ONCE), strict=True
+    ):
+        if not has_table:
+            raise ProtocolError(f"{layer.digest}: want a seek table at its end, got none")
     for descriptor in layers:
-        if is_packed(descriptor) and not places.add_packed(descriptor):
-            raise ProtocolError(f"{descriptor.digest}: want a seek table at its end, got none")
         members = parse_members(descriptor)
         planned = by_key.get(layer_key(descriptor) or "")
         if members is not None:

@@ -1,9 +1,11 @@
 """``--compress``: layers of zstd frames, read by range by us and as ordinary layers by others."""
 
+import itertools
 import json
 import random
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from downloader.image import layer_key
-from downloader.oci.seekable import FRAME_BYTES
+from downloader.oci.seekable import FRAME_BYTES, read_table
 from tests.publish.test_image_conformance import call
 from tests.publish.test_models_dir import check_directory
 from tests.restore.test_restore_network import kill_after
@@ -234,6 +236,22 @@ def test_one_file_of_a_compressed_layer_costs_its_frames(side: Side, tmp_path: P
     assert asked_bytes(side) < 2 * FRAME_BYTES
 
 
+def test_seek_tables_are_read_beside_each_other(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(side, "--compress", "zstd")
+    begun, is_second = itertools.count(1), threading.Event()
+
+    def read(*arguments: Any) -> Any:
+        if next(begun) == 2:
+            is_second.set()
+        assert is_second.wait(60)
+        return read_table(*arguments)
+
+    monkeypatch.setattr("downloader.restore.places.read_table", read)
+    check_restored(f"{side.direct_name}:packs", tmp_path)
+
+
 def test_what_docker_pushed_again_is_read_by_its_table(side: Side, tmp_path: Path) -> None:
     """`docker push` sends the compressed blobs as they are, and drops the annotations."""
     published(side, "--compress", "zstd")
@@ -276,7 +294,8 @@ def test_verify_counts_the_bytes_that_compressed_layers_hold(side: Side) -> None
 def test_both_forms_in_one_index(
     side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    published(side, "--compress", "both")
+    # No other image in the engine has these layers: see the test below.
+    published(side, "--compress", "both", "--cache-root", "/opt/both")
     image = f"{side.direct_name}:packs"
     index = json.loads(
         call("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{image}")
@@ -307,6 +326,20 @@ def test_both_forms_in_one_index(
     monkeypatch.setenv("KSERVE_OCI_INSECURE_REGISTRY", "true")  # it reads no zstd
     Storage.download(f"oci://{image}", str(tmp_path / "out"))
     check_directory(tmp_path / "out", PACKS)
+
+
+def test_an_engine_that_has_the_files_in_another_form_already(side: Side, tmp_path: Path) -> None:
+    """Its containerd store fetches no blob of layers that it has unpacked, and saves none."""
+    images = [f"{side.direct_name}:{tag}" for tag in ("none", "zstd")]
+    try:
+        for image in images:
+            form = image.rpartition(":")[2]
+            published(side, "--cache-root", "/opt/forms", "--compress", form, "--tag", form)
+            docker("pull", "-q", image)
+        ran = restore(f"docker-daemon:{images[1]}", tmp_path)
+        assert ran.code == 0 or "docker rmi this image" in ran.err, ran.err
+    finally:
+        docker("rmi", *images)
 
 
 def test_the_engine_compresses_nothing_for_us(side: Side) -> None:

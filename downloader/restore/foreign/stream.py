@@ -44,6 +44,11 @@ from downloader.restore.foreign.scan import LayerScan, Taker, scan_layer
 
 _DOCUMENT_LIMIT_BYTES = 4 * 1024**2  # of a config or manifest; the budget limits their sum
 _USTAR = slice(257, 262)
+# containerd fetches no blob of a layer that another image has brought in another form.
+_INCOMPLETE = (
+    "from an engine: docker rmi this image and the one with the same files in other layers"
+    " (zstd, or plain), and pull it again"
+)
 _ERROR_LIMIT_BYTES = 4096  # of what docker says, for the message
 _DRAIN_BYTES = 1024**2
 _END_TIMEOUT_S = 1.0  # of docker that has closed its end of the pipe
@@ -235,7 +240,9 @@ def _find_image(
             f"{name}: want an image archive, got neither index.json nor manifest.json"
         )
     if config is None:
-        raise ProtocolError(f"{name}: want config {manifest.config.digest}, got none")
+        raise ProtocolError(
+            f"{name}: want config {manifest.config.digest}, got none", hint=_INCOMPLETE
+        )
     parsed = parse_json_object(config, "config", _DOCUMENT_LIMIT_BYTES)
     return manifest, parsed, paths, digest_of(named.data)
 
