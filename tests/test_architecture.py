@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,23 @@ def test_imports_point_one_way(path: Path) -> None:
         assert other in RANK, f"{other} has no place in LAYERS"
         assert RANK[other] <= RANK[subject], f"{subject} imports {other}"
         assert {subject, other} != {"hub", "oci"}
+
+
+def test_no_two_modules_import_each_other_even_for_types() -> None:
+    modules = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in MODULES
+    }
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        found = {other for other in imports_of(path) if other in modules} - {name, "downloader"}
+        # Of `from package import module` only the module counts.
+        through = {other for other in found if any(item.startswith(f"{other}.") for item in found)}
+        graph[name] = found - through
+    del graph["downloader"]  # its names are imported where they are used
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 def test_the_hub_api_alone_imports_huggingface_hub() -> None:

@@ -21,7 +21,7 @@ from downloader.library.connection import Connection
 from downloader.net.http import HttpSettings
 from downloader.net.retry import RetryPolicy
 from downloader.plan import COMPRESS, DEFAULT_CACHE_ROOT, Compress
-from downloader.restore.trust import Policy, policy_of_signers, read_policy
+from downloader.restore.policy import Policy, policy_of_signers, read_policy
 from downloader.signing import KeySigner, Signer
 
 if TYPE_CHECKING:  # the consumer's commands load nothing of it

@@ -24,8 +24,8 @@ from downloader.errors import InputError
 from downloader.library.connection import Connection
 from downloader.library.consumer import restore_images
 from downloader.restore import DownloadSettings, Report, Restored
+from downloader.restore.policy import Policy
 from downloader.restore.source import looks_like_source
-from downloader.restore.trust import Policy
 from downloader.units import MIB, format_bytes, format_count, parse_size
 
 # Below this a connection's buffer is so small that its system calls show.

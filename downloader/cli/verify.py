@@ -23,7 +23,7 @@ from downloader.hub.verify import Report
 from downloader.library.connection import Connection
 from downloader.library.consumer import is_image, verify_signatures
 from downloader.library.consumer import verify as verify_target
-from downloader.restore.trust import Policy, Signed
+from downloader.restore.policy import Policy, Signed
 from downloader.units import format_bytes, format_count
 
 FINDINGS_SHOWN = 100  # a screen or two; --json has them all

@@ -32,10 +32,11 @@ from downloader.restore import verify as verify_source
 from downloader.restore.foreign.extract import Glance
 from downloader.restore.foreign.stream import engine_has
 from downloader.restore.opening import open_registries
+from downloader.restore.policy import Gate, Policy, Signed
 from downloader.restore.reader import read_source
 from downloader.restore.source import RegistrySource, Source
 from downloader.restore.source import is_image as names_image
-from downloader.restore.trust import Gate, Policy, Signed, check_cache, check_image
+from downloader.restore.trust import check_cache, check_image
 from downloader.sheet import sheet
 from downloader.signing import claimed_signer, is_keyless
 

@@ -28,7 +28,7 @@ from downloader.restore.source import Source
 from downloader.restore.target import CacheTarget, Target
 
 if TYPE_CHECKING:
-    from downloader.restore.trust import Gate
+    from downloader.restore.policy import Gate
 
 
 @dataclass(frozen=True)
