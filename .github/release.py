@@ -21,22 +21,11 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NOTES = "notes.md"
 PLATFORMS = ("amd64", "arm64")
-# rich needs them for source code and Markdown only, which no command shows; half the file's size.
-UNUSED = ("pygments", "markdown_it", "markdown_it_py", "mdurl")
-MAIN = """import sys
-
-if sys.version_info < (3, 11):
-    sys.exit("hf-models needs Python 3.11 or newer; this is " + sys.version.split()[0])
-from downloader.cli import main
-
-main()
-"""
 
 
 def run(*command: str | Path) -> None:
@@ -110,32 +99,14 @@ def write_zipapp(wheel: Path, target: Path) -> None:
 
 
 def write_zip(site: Path, target: Path) -> None:
-    """Write a zip of a directory that depends on nothing but the files' paths and bytes."""
-    entries = {"__main__.py": MAIN.encode()}
-    for path in sorted(site.rglob("*")):
-        name = path.relative_to(site).as_posix()
-        if path.is_file() and is_wanted(name):
-            entries[name] = path.read_bytes()
-    with target.open("wb") as file:
-        file.write(b"#!/usr/bin/env python3\n")
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-            for name, data in sorted(entries.items()):
-                info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-                info.create_system, info.external_attr = 3, 0o644 << 16
-                archive.writestr(info, data, zipfile.ZIP_DEFLATED, 9)
+    """Write a zip of what a directory of packages needs to run."""
+    sys.path.insert(0, str(ROOT))
+    from downloader.library.program import is_wanted, pack  # noqa: PLC0415 - not installed here
+
+    paths = [path for path in site.rglob("*") if path.is_file()]
+    names = {path.relative_to(site).as_posix(): path for path in paths}
+    target.write_bytes(pack({n: path.read_bytes() for n, path in names.items() if is_wanted(n)}))
     target.chmod(0o755)
-
-
-def is_wanted(name: str) -> bool:
-    """Whether a file of the installed packages is needed to run them."""
-    top, _, rest = name.partition("/")
-    if top == "bin" or top.startswith("__") or not rest or "__pycache__" in name:
-        return False
-    if any(top == unused or top.startswith(f"{unused}-") for unused in UNUSED):
-        return False
-    if top.endswith(".dist-info"):
-        return rest == "METADATA" or rest.startswith("licenses/")
-    return not name.endswith((".pyi", ".so", ".pyd"))
 
 
 def build_image(name: str) -> None:

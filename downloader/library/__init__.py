@@ -9,6 +9,7 @@
       layouts            build and push, by an OCI layout directory
       serving            serve
       bundle             images and the program that restores them, in one directory
+      program            the whole command line as one file
       connection         how registries and the Hub are reached
 
 The command line calls these functions and nothing below them.

@@ -13,9 +13,9 @@ from downloader.fs import storage_errors, write_atomically
 from downloader.library.connection import Connection
 from downloader.library.consumer import Image
 from downloader.library.copying import copy
+from downloader.library.program import program
 from downloader.progress import Progress
 from downloader.publish import Copied
-from downloader.receiver import receiver
 
 PROGRAM = "hf-models.pyz"
 SUMS = "SHA256SUMS"
@@ -45,7 +45,7 @@ def bundle(
     *,
     connection: Connection | None = None,
 ) -> Bundle:
-    """Write images into one OCI layout, where they share layers, with the receiver beside it.
+    """Write images into one OCI layout, where they share layers, with this program beside it.
 
     Args:
         images: Of registries, layout directories or archives; what the directory has already stays.
@@ -71,7 +71,7 @@ def bundle(
         if item.error:
             raise item.error
     with storage_errors(root):
-        write_atomically(root / PROGRAM, receiver())
+        write_atomically(root / PROGRAM, program())
         readme = files("downloader").joinpath("bundle-readme.txt").read_bytes()
         write_atomically(root / README, readme)
         sums, size_bytes = _sums_of(root)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from downloader.cli import run
+from downloader.library.bundle import PROGRAM
 from tests.support.make_image import make_snapshot, put_ours
 from tests.support.restore import FILES, layout
+from tests.support.serve import resolve_path, serving
 
 MORE = {**FILES, "README.md": b"# Another commit\n"}
 
@@ -59,6 +61,18 @@ def test_python_alone_restores_one_of_several(
     alone(stick, "restore", f".:{tag}", "--local-dir", str(tmp_path / tag))
     for path, data in files.items():
         assert (tmp_path / tag / path).read_bytes() == data
+
+
+def test_the_program_of_a_stick_has_all_commands(stick: Path, tmp_path: Path) -> None:
+    assert "kind     hf-models" in alone(stick, "inspect", ".:one")
+    more = ("--cache-dir", tmp_path / "cache")
+    with serving(stick, *more, program=(sys.executable, "-I", "-S", stick / PROGRAM)) as server:
+        assert server.ask(resolve_path("config.json")).body == FILES["config.json"]
+
+
+def test_the_program_of_a_stick_writes_another_stick(stick: Path, tmp_path: Path) -> None:
+    alone(stick, "bundle", ".:one", "--to", str(tmp_path / "second"))
+    assert (tmp_path / "second" / PROGRAM).read_bytes() == (stick / PROGRAM).read_bytes()
 
 
 def test_bundle_again_adds_nothing(stick: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.make_image import put_ours
 from tests.support.restore import FILES, layout
+from tests.support.serve import resolve_path, serving
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / ".github" / "release.py"
@@ -90,6 +91,13 @@ def test_zipapp_restores_and_verifies_with_python_alone(pyz: Path, tmp_path: Pat
     (snapshot,) = (tmp_path / "hub").glob("*/snapshots/*")
     for path, data in FILES.items():
         assert (snapshot / path).read_bytes() == data
+
+
+def test_zipapp_serves_with_python_alone(pyz: Path, tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    cache = ("--cache-dir", tmp_path / "cache")
+    with serving(tmp_path / "image", *cache, program=(*BARE, pyz)) as server:
+        assert server.ask(resolve_path("config.json")).body == FILES["config.json"]
 
 
 def test_zipapp_says_its_version(pyz: Path) -> None:

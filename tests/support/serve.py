@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,16 +93,22 @@ class Server:
 
 
 @contextmanager
-def serving(*arguments: str | Path, is_ready: bool = True, **environment: str) -> Iterator[Server]:
+def serving(
+    *arguments: str | Path,
+    is_ready: bool = True,
+    program: Sequence[str | Path] = (sys.executable, "-m", "downloader"),
+    **environment: str,
+) -> Iterator[Server]:
     """Run ``hf-models serve`` on a free port of loopback, unless told otherwise.
 
     Args:
         arguments: Sources and options.
         is_ready: Wait until every source was looked at, not only until the server listens.
+        program: Which one is run.
         environment: Variables beside this process's.
     """
     listen = () if "--listen" in arguments else ("--listen", "127.0.0.1:0")
-    command = [sys.executable, "-m", "downloader", "serve", *map(str, arguments), *listen]
+    command = [*map(str, program), "serve", *map(str, arguments), *listen]
     process = subprocess.Popen(
         command, env={**os.environ, **environment}, cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
