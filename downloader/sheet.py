@@ -46,7 +46,8 @@ def sheet(snapshot: Snapshot, more: Sequence[tuple[str, str]] = ()) -> bytes:
 
 
 _HOW = (
-    "Check by hand, in the directory of the files (/models of the image, or the snapshot):",
+    "Check by hand, in the directory of the files: the snapshot after a restore, or /models of the",
+    "image, which lacks files that are split:",
     "64 digits are the sha256 of a file:",
     "    grep -E '^[0-9a-f]{64}  ' SHEET | sha256sum --check",
     "40 digits are what git calls a file's content:",

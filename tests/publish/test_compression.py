@@ -19,10 +19,11 @@ from tests.publish.test_image_conformance import call
 from tests.publish.test_models_dir import check_directory
 from tests.restore.test_restore_network import kill_after
 from tests.support.docker import docker
-from tests.support.fake_hub import Generated, HubServer, HubSpec, faults, make_repo
+from tests.support.fake_hub import Generated, HubServer, HubSpec, faults, make_repo, read_all
 from tests.support.mirror import Habits, Mirror
 from tests.support.publish import MIB, MODEL, Side, manifest_of
 from tests.support.restore import hf_models, restore, restored, start
+from tests.support.serve import resolve_path, serving
 
 pytestmark = pytest.mark.docker
 
@@ -250,6 +251,22 @@ def test_seek_tables_are_read_beside_each_other(
 
     monkeypatch.setattr("downloader.restore.places.read_table", read)
     check_restored(f"{side.direct_name}:packs", tmp_path)
+
+
+@pytest.mark.parametrize("cache", ["--no-cache", "--cache-dir=served"])
+@pytest.mark.parametrize("size", ["64MiB", "16MiB"], ids=["whole", "split"])
+def test_serve_reads_ranges_of_compressed_layers(
+    side: Side, tmp_path: Path, cache: str, size: str
+) -> None:
+    published(side, "--compress", "zstd", "--layer-size", size, repo="org/large")
+    wanted = read_all(LARGE.files()["model.safetensors"].source)
+    path = resolve_path("model.safetensors", "org/large")
+    cache = cache.replace("served", str(tmp_path / "served"))
+    with serving(side.direct_name, cache) as server:
+        part = server.ask(path, Range="bytes=20000000-20000099")
+        assert (part.status, part.body) == (206, wanted[20_000_000:20_000_100])
+        assert server.metric("fetched_bytes_total") == 100
+        assert server.ask(path).body == wanted
 
 
 def test_what_docker_pushed_again_is_read_by_its_table(side: Side, tmp_path: Path) -> None:

@@ -240,6 +240,24 @@ def test_a_bundle_is_a_referrer_under_the_fallback_tag(side: Side, keys: Path) -
     assert len(verify_bundle(bundle, load_keys([keys / "our.pub"])).files) == 4
 
 
+@pytest.mark.tools("cosign")
+def test_cosign_signs_and_verifies_the_image_beside_the_statement(
+    side: Side, keys: Path, tmp_path: Path
+) -> None:
+    image = f"{side.direct_name}@{published(side, keys)['digest']}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        call("cosign", "generate-key-pair", COSIGN_PASSWORD="")
+    local = ["--allow-insecure-registry", "--key"]
+    unlogged = ["--tlog-upload=false", "--use-signing-config=false", "--yes"]
+    call(
+        *("cosign", "sign", *unlogged, *local), f"{tmp_path}/cosign.key", image, COSIGN_PASSWORD=""
+    )
+    published(side, keys)  # keeps the referrers of others
+    call("cosign", "verify", "--insecure-ignore-tlog", *local, f"{tmp_path}/cosign.pub", image)
+    assert hf_models("verify", image, "--key", keys / "our.pub").code == 0
+
+
 def test_inspect_prints_the_sheet(side: Side, keys: Path) -> None:
     published(side, keys)
     ran = hf_models("inspect", f"{side.name}:signed", "--report")
