@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
-from zipimport import zipimporter
 
 import downloader
 
@@ -30,9 +29,9 @@ main()
 
 def program() -> bytes:
     """Return the program that runs here as one file; where it is one already, that file."""
-    loader = downloader.__spec__.loader if downloader.__spec__ else None
-    if isinstance(loader, zipimporter):
-        return Path(loader.archive).read_bytes()
+    zipped = getattr(downloader.__spec__.loader, "archive", None)  # of a zipimporter
+    if zipped:
+        return Path(zipped).read_bytes()
     package = Path(str(files("downloader")))
     entries = {
         path.relative_to(package.parent).as_posix(): path
