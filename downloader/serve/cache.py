@@ -29,6 +29,19 @@ class _Marked:
     blob: Path
 
 
+@dataclass(frozen=True)
+class Coming:
+    """Blobs that are being brought in.
+
+    Args:
+        size_bytes: Of all of them.
+        missing_bytes: What the disk has yet to take of them.
+    """
+
+    size_bytes: int = 0
+    missing_bytes: int = 0
+
+
 class Cache:
     """Blobs that were brought in, bounded in size.
 
@@ -44,25 +57,33 @@ class Cache:
     def existing(self, repo: Repo, oid: str, size_bytes: int) -> Path | None:
         """Return a blob of the right size, and note its use."""
         path = self.target.existing(repo, oid)
-        if path is None or path.stat().st_size != size_bytes:
+        try:
+            if path is None or path.stat().st_size != size_bytes:
+                return None
+        except OSError:  # another server has just removed it
             return None
         with suppress(OSError):
             os.utime(self._mark(repo, oid))
         return path
 
-    def make_room(self, size_bytes: int, is_busy: Callable[[str], bool]) -> bool:
+    def make_room(
+        self, size_bytes: int, is_busy: Callable[[str], bool], coming: Coming | None = None
+    ) -> bool:
         """Remove what was not used for longest until so many bytes fit; return whether they do.
 
         Args:
             size_bytes: Of the blob to come.
             is_busy: Whether a blob is being read just now.
+            coming: What else has room already and is not there yet.
         """
+        coming = coming or Coming()
         marked = sorted(self._iter_marked(), key=lambda item: item.used_at)
-        used = sum(item.size_bytes for item in marked)
+        used = sum(item.size_bytes for item in marked) + coming.size_bytes
+        need = size_bytes + coming.missing_bytes + _RESERVE_BYTES
         limit = self._limit_bytes
         with suppress(StorageError):
             while (limit is not None and used + size_bytes > limit) or (
-                free_bytes(self.target.root) < size_bytes + _RESERVE_BYTES
+                free_bytes(self.target.root) < need
             ):
                 item = next((item for item in marked if not is_busy(item.blob.name)), None)
                 if item is None:
@@ -106,6 +127,6 @@ class Cache:
             item.blob.unlink(missing_ok=True)
             item.mark.unlink(missing_ok=True)
         for link in (item.blob.parents[1] / "snapshots").rglob("*"):
-            if link.is_symlink() and link.readlink().name == item.blob.name:
-                with suppress(OSError):
+            with suppress(OSError):  # another server may be removing the same
+                if link.is_symlink() and link.readlink().name == item.blob.name:
                     link.unlink()

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from downloader.hub.cache import BlobHasher
 from downloader.hub.repo import Repo, RepoFile
 from downloader.net.ranges import ByteRange
 from downloader.progress import Note
-from downloader.serve.cache import Cache
+from downloader.serve.cache import Cache, Coming
 from downloader.serve.catalogue import Loaded, Location, Lookup, Remote
 from downloader.serve.filling import BusyError, Filling, Stream, read_bytes
 from downloader.serve.metrics import Metrics
@@ -46,6 +47,7 @@ _PIECE_BYTES = 256 * 1024  # of one client at a time; less when there are many
 _SMALLEST_PIECE_BYTES = 16 * 1024
 _ABANDONED_AFTER_S = 30.0  # a filling without clients; the partial file waits for the next one
 _LOOK_AGAIN_S = 1.0
+_LOOKS = 5  # for a file in a cache that others, too, remove files from
 _WRONG_FOR_S = 60.0  # until a source that has no other place is read again
 _CHECKED_LIMIT = 10_000  # files of this process's life whose hash is known to be right
 _DISK_THREADS = 8
@@ -62,6 +64,10 @@ class ServeBounds:
 
     connections: int = 8
     memory_bytes: int = 64 * MIB
+
+
+class _GoneError(StorageError):
+    """A file that was found in the cache was removed, to make room, before it was opened."""
 
 
 class Contents:
@@ -119,9 +125,18 @@ class Contents:
         Raises:
             HfModelsError: They cannot be had, or are wrong; the answer must be broken off.
         """
-        async with aclosing(await self._open(loaded, file, wanted)) as pieces:
-            async for piece in pieces:
-                yield piece
+        looks = 0
+        while True:
+            looks += 1
+            try:
+                async with aclosing(await self._open(loaded, file, wanted)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            except _GoneError:
+                if looks == _LOOKS:
+                    raise
+            else:
+                return
 
     async def _open(self, loaded: Loaded, file: RepoFile, wanted: ByteRange) -> Pieces:
         until = self._wrong_until.get(file.oid, 0.0)
@@ -223,8 +238,7 @@ class Contents:
     async def _from_disk(
         self, path: Path, file: RepoFile, wanted: ByteRange, *, is_ours: bool
     ) -> Pieces:
-        with storage_errors(path):
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        descriptor = _open_file(path, is_ours=is_ours)
         try:
             status = os.fstat(descriptor)
             key = (file.oid, status.st_ino, status.st_mtime_ns)
@@ -428,7 +442,9 @@ class Contents:
         filling = shared.filling
         plan = filling.plan
         try:
-            if not await self._disk.run(lambda: cache.make_room(plan.size_bytes, self._is_busy)):
+            coming = self._coming_before(shared)
+            make_room = partial(cache.make_room, plan.size_bytes, self._is_busy, coming)
+            if not await self._disk.run(make_room):
                 self._say_once(
                     f"{cache.target.root}: no room; files that do not fit are passed through"
                 )
@@ -442,6 +458,13 @@ class Contents:
         shared.is_open = True
         shared.opened.set()
         return True
+
+    def _coming_before(self, shared: "_Shared") -> Coming:
+        """Return what of the fillings that were begun before this one the cache will take."""
+        before = takewhile(lambda other: other is not shared, self._fillings.values())
+        fillings = [other.filling for other in before]
+        size_bytes = sum(filling.plan.size_bytes for filling in fillings)
+        return Coming(size_bytes, size_bytes - sum(filling.ready_bytes for filling in fillings))
 
     def _is_wrong(self, oid: str, text: str, *, may_pass: bool) -> None:
         """Note wrong bytes; where no other place is left, clients are refused for a while.
@@ -585,6 +608,22 @@ class _Shared:
     def _close_unused(self) -> None:
         if self._is_over and not self._readers:
             self.filling.close()
+
+
+def _open_file(path: Path, *, is_ours: bool) -> int:
+    """Open a file for reading.
+
+    Raises:
+        _GoneError: It was in the cache a moment ago.
+        StorageError: The disk said no.
+    """
+    try:
+        with storage_errors(path):
+            return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except StorageError as error:
+        if is_ours and not path.exists():
+            raise _GoneError(error.message) from error
+        raise
 
 
 def _once(

@@ -297,6 +297,21 @@ def test_two_servers_on_one_cache(tmp_path: Path) -> None:
     assert (cache / BLOBS / OID).exists()
 
 
+def test_files_that_two_servers_remove_from_one_small_cache_are_served(tmp_path: Path) -> None:
+    files = {f"{at}.bin": random_bytes(10**6, seed=40 + at) for at in range(6)}
+    put_ours(layout(tmp_path / "layout"), files)
+    flags = (tmp_path / "layout", "--cache-dir", tmp_path / "cache", "--cache-size", "2.5MB")
+    with serving(*flags) as one, serving(*flags) as two, ThreadPoolExecutor(12) as pool:
+
+        def is_right(at: int) -> bool:
+            path = f"{(at + at // 6) % 6}.bin"
+            return (one, two)[at % 2].ask(resolve_path(path)).body == files[path]
+
+        assert all(pool.map(is_right, range(600)))
+    kept = [blob for blob in (tmp_path / "cache" / BLOBS).iterdir() if blob.suffix == ""]
+    assert len(kept) <= 4  # each server has counted before the other had its file
+
+
 def test_wrong_blob_in_the_cache_is_replaced(tmp_path: Path) -> None:
     blob = tmp_path / "cache" / BLOBS / OID
     blob.parent.mkdir(parents=True)
@@ -323,6 +338,20 @@ def test_cache_size_removes_what_was_not_used_for_longest(tmp_path: Path) -> Non
         links = {link.name for link in (cache / "models--org--model/snapshots").rglob("*.bin")}
         assert links == {"a.bin", "c.bin"}
         assert server.ask(resolve_path("b.bin")).body == files["b.bin"]
+
+
+def test_cache_size_holds_while_many_files_come_at_once(tmp_path: Path) -> None:
+    files = {f"{at}.bin": random_bytes(2 * MIB, seed=60 + at) for at in range(8)}
+    put_ours(layout(tmp_path / "layout"), files)
+    cache = tmp_path / "cache"
+    flags = ("--cache-dir", cache, "--cache-size", "5MiB")
+    with (
+        Mirror(tmp_path / "layout", Habits(from_bytes=MIB, bytes_per_s=4 * MIB)) as mirror,
+        serving(f"{mirror.host}/x/y:latest", *flags) as server,
+    ):
+        assert ask_for_all(server, files) == files
+        assert server.said("no room")
+    assert 0 < sum(blob.stat().st_size for blob in (cache / BLOBS).iterdir()) <= 5 * MIB
 
 
 def test_registry_without_ranges(tmp_path: Path) -> None:
