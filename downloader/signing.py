@@ -36,7 +36,7 @@ class Statement:
     """What was signed.
 
     Args:
-        name: Of the model; informative only.
+        name: The repo's id in ours; in those of `model_signing` the name of a directory.
         files: The sha256 of each file, by path.
         key_id: The sha256 of the public key that the signature is right for; None if keyless.
         identity: Who signed without a key of their own; None for a key.

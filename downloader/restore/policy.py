@@ -40,16 +40,21 @@ class Rule:
     identities: tuple[Identity, ...] = ()
     trust: Any = None
 
-    def verify(self, bundle: bytes) -> Statement:
-        """Return what a bundle states.
+    def verify(self, bundle: bytes, repo_id: str) -> Statement:
+        """Return what a bundle states of a repo.
 
         Raises:
-            IntegrityError: Nobody signed it whom the rule trusts.
+            IntegrityError: Nobody signed it whom the rule trusts, or it is about another repo.
             ProtocolError: It is malformed.
         """
         if self.identities and (is_keyless(bundle) or not self.keys):
-            return verify_keyless(bundle, self.identities, self.trust)
-        return verify_bundle(bundle, self.keys)
+            statement = verify_keyless(bundle, self.identities, self.trust)
+        else:
+            statement = verify_bundle(bundle, self.keys)
+        # `model_signing` itself writes the name of a directory, which says nothing.
+        if "/" in statement.name and statement.name != repo_id:
+            raise IntegrityError(f"signature: made for {statement.name}, got it with {repo_id}")
+        return statement
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,7 @@ class Gate:
                     f"{item.source}: {item.snapshot.repo.id} is not signed",
                     hint="publish it with --sign-key or --sign-keyless, or ask for no signature",
                 )
-            check(rule.verify(item.signature))
+            check(rule.verify(item.signature, item.snapshot.repo.id))
         except HfModelsError as error:
             if rule.mode == "enforce":
                 raise

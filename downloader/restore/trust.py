@@ -76,7 +76,7 @@ def _check_directory(folder: Path, snapshot: Path, repo_id: str, rule: Rule) -> 
         raise IntegrityError(f"{repo_id}@{snapshot.name} is not signed")
     if path.stat().st_size > BUNDLE_LIMIT_BYTES:
         raise IntegrityError(f"{path}: want at most {BUNDLE_LIMIT_BYTES} bytes")
-    statement = rule.verify(path.read_bytes())
+    statement = rule.verify(path.read_bytes(), repo_id)
     files = {str(at.relative_to(snapshot)): at for at in _files(snapshot)}
     signed = {name for name in files if is_signed(name)}
     if odd := sorted(signed ^ statement.files.keys()):

@@ -12,12 +12,24 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from downloader import __version__
+from downloader.image import labels, signature_tar
+from downloader.plan import make_plan
 from downloader.signing import load_keys, verify_bundle
 from tests.publish.test_image_conformance import call
 from tests.support.docker import docker
-from tests.support.fake_hub import Commit, File, Generated, HubServer, HubSpec, Repo, make_repo
+from tests.support.fake_hub import (
+    Commit,
+    File,
+    Generated,
+    HubServer,
+    HubSpec,
+    Repo,
+    make_repo,
+    read_all,
+)
+from tests.support.make_image import RawLayer, make_snapshot, our_layers, put_image
 from tests.support.publish import MIB, MODEL, Side, manifest_of
-from tests.support.restore import hf_models, restore, restored
+from tests.support.restore import hf_models, layout, restore, restored
 
 pytestmark = pytest.mark.docker
 
@@ -141,6 +153,25 @@ def test_a_signature_is_checked_offline_wherever_the_image_is(
     finally:
         if kind == "engine":
             docker("rmi", image)
+
+
+def test_a_signature_counts_for_its_repo_only(side: Side, keys: Path, tmp_path: Path) -> None:
+    published(side, keys)
+    restored(f"{side.name}:signed", tmp_path / "c")
+    (tmp_path / "c/models--org--signed").rename(tmp_path / "c/models--org--other")
+    ran = hf_models("verify", tmp_path / "c", "--key", keys / "our.pub")
+    assert (ran.code, "made for org/signed, got it with org/other" in ran.err) == (6, True), ran.err
+    same = {path: read_all(file.source) for path, file in SIGNED.files().items()}
+    plan = make_plan(make_snapshot(same, "org/other"))
+    bundle = next(tmp_path.glob("c/*/signatures/*.json")).read_bytes()
+    data, notes = signature_tar(plan, bundle)
+    layers, said = our_layers(plan, same), labels(plan)
+    layers.insert(-1, RawLayer(data, annotations=notes))
+    put_image(layout(tmp_path / "image"), layers, annotations=said)
+    ran = restore(tmp_path / "image", tmp_path / "d", "--key", keys / "our.pub")
+    assert (ran.code, "made for org/signed" in ran.err) == (6, True), ran.err
+    assert not list((tmp_path / "d").glob("*/blobs/*"))
+    assert restore(tmp_path / "image", tmp_path / "d").code == 0
 
 
 def test_restore_refuses_before_the_first_byte(side: Side, keys: Path, tmp_path: Path) -> None:
