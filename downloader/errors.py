@@ -128,7 +128,7 @@ class UnexpectedError(HfModelsError):
 
 
 # The name on PyPI is not ours before the first release: docs/releasing.md.
-_INSTALL_FROM = "git+https://github.com/AlphaHinex/hf-models"
+INSTALL_FROM = "git+https://github.com/AlphaHinex/hf-models"
 
 
 def install_hint(extra: str) -> str:
@@ -137,7 +137,7 @@ def install_hint(extra: str) -> str:
     >>> install_hint("hub")
     "pip install 'hf-models[hub] @ git+https://github.com/AlphaHinex/hf-models'"
     """
-    return f"pip install 'hf-models[{extra}] @ {_INSTALL_FROM}'"
+    return f"pip install 'hf-models[{extra}] @ {INSTALL_FROM}'"
 
 
 def without_secrets(url: str) -> str:

@@ -43,7 +43,7 @@ To load them in a container, mount or copy the cache, and leave HF_HUB_OFFLINE=1
 
   COPY --from=IMAGE /root/.cache/huggingface /root/.cache/huggingface
 
-Without Docker: pip install hf-models; hf-models restore IMAGE
+Without Docker: hf-models restore IMAGE, of https://github.com/AlphaHinex/hf-models
 Any other command runs in the image as it is: docker run --rm -it IMAGE sh
 USAGE
 }

@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from downloader.document import Document
-from downloader.errors import InputError, ProtocolError
+from downloader.errors import INSTALL_FROM, InputError, ProtocolError
 from downloader.hub.cache import blob_path, part_path
 from downloader.hub.repo import Snapshot
 from downloader.net.ranges import ByteRange
@@ -281,7 +281,7 @@ class Plan:
         if plan.integer("format_version", 1) > FORMAT_VERSION:
             raise ProtocolError(
                 plan.failure("format_version", f"1 to {FORMAT_VERSION}").message,
-                hint="a newer hf-models made it: pip install --upgrade hf-models",
+                hint=f"a newer hf-models made it: pip install --upgrade {INSTALL_FROM}",
             )
         snapshot = Snapshot.from_json(plan.get("snapshot"), "plan.snapshot")
         root, limit_bytes = plan.text("cache_root"), plan.integer("layer_limit", 1)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from downloader.errors import InputError
+from downloader.errors import INSTALL_FROM, InputError
 from downloader.net.retry import RetryPolicy
 from downloader.oci.credentials import Anonymous, Credentials
 from downloader.oci.image_archive import open_files
@@ -95,7 +95,7 @@ def _registry(reference: Reference, network: Network, retry: RetryPolicy, note: 
     except ModuleNotFoundError as error:
         raise InputError(
             f"{reference}: reading a registry needs {error.name}, which is not installed here",
-            hint="save the image to a file first (docker save -o FILE), or pip install hf-models",
+            hint=f"save the image to a file (docker save -o FILE), or pip install {INSTALL_FROM}",
         ) from error
     return Registry(
         reference,
