@@ -8,8 +8,9 @@ section 3.1.1 (frames) and 3.1.2 (skippable frames).
 """
 
 import struct
+from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Self
@@ -25,6 +26,7 @@ from downloader.transfer.source import interrupt_of, read_all
 FRAME_BYTES = 1024 * 1024
 # No frame may be larger, packed or plain: each connection holds one, and there may be 64.
 FRAME_LIMIT_BYTES = 2 * FRAME_BYTES
+# Of all layers of an image together: a terabyte, and 16 MB of memory.
 FRAMES_LIMIT = 1_000_000
 # The first request at the end of a blob; the table of 8 GB fits into it.
 TAIL_BYTES = 64 * 1024
@@ -33,6 +35,7 @@ _SKIPPABLE_MAGIC = 0x184D2A5E
 _SEEKABLE_MAGIC = 0x8F92EAB1
 _HEADER = struct.Struct("<II")  # magic, bytes that follow
 _ENTRY = struct.Struct("<II")  # compressed and plain bytes of a frame
+_CHECKED_ENTRY = struct.Struct("<II4x")  # and a checksum of its content
 _FOOTER = struct.Struct("<IBI")  # frames, descriptor, magic
 _HAS_CHECKSUMS = 0x80
 _RESERVED_BITS = 0x7C
@@ -98,8 +101,13 @@ class SeekTable:
         plain: Offsets of their contents in the tar, and of the end of the last one.
     """
 
-    packed: tuple[int, ...]
-    plain: tuple[int, ...]
+    packed: Sequence[int]
+    plain: Sequence[int]
+
+    @property
+    def frames(self) -> int:
+        """How many there are."""
+        return len(self.plain) - 1
 
     @property
     def size_bytes(self) -> int:
@@ -119,7 +127,7 @@ class SeekTable:
             )
         first = bisect_right(self.plain, wanted.start) - 1
         last = bisect_right(self.plain, max(wanted.start, wanted.end - 1)) - 1
-        return range(first, min(last + 1, len(self.plain) - 1))
+        return range(first, min(last + 1, self.frames))
 
 
 def read_table(open_range: OpenRange, size_bytes: int, what: str) -> SeekTable | None:
@@ -158,8 +166,8 @@ def table_bytes(tail: bytes, size_bytes: int, what: str) -> int | None:
     count, descriptor, magic = _FOOTER.unpack(tail[-_FOOTER.size :])
     if magic != _SEEKABLE_MAGIC:
         return None
-    entry_bytes = _ENTRY.size + (4 if descriptor & _HAS_CHECKSUMS else 0)
-    need_bytes = _HEADER.size + int(count) * entry_bytes + _FOOTER.size
+    entry_form = _CHECKED_ENTRY if descriptor & _HAS_CHECKSUMS else _ENTRY
+    need_bytes = _HEADER.size + int(count) * entry_form.size + _FOOTER.size
     if not 0 < count <= FRAMES_LIMIT or need_bytes >= size_bytes or descriptor & _RESERVED_BITS:
         raise ProtocolError(
             f"{what}: want a seek table of 1 to {FRAMES_LIMIT} frames inside {size_bytes} bytes,"
@@ -180,22 +188,23 @@ def parse_table(data: bytes, size_bytes: int, what: str) -> SeekTable:
         ProtocolError: It does not describe a blob of that size, or a frame is too large.
     """
     magic, body_bytes = _HEADER.unpack_from(data)
-    count, _, _ = _FOOTER.unpack(data[-_FOOTER.size :])
-    entry_bytes = (len(data) - _HEADER.size - _FOOTER.size) // count
+    _, descriptor, _ = _FOOTER.unpack(data[-_FOOTER.size :])
     if magic != _SKIPPABLE_MAGIC or body_bytes != len(data) - _HEADER.size:
         raise ProtocolError(f"{what}: want a seek table of {len(data)} bytes, got another frame")
-    entries = [
-        _ENTRY.unpack_from(data, _HEADER.size + at * entry_bytes) for at in range(int(count))
-    ]
-    packed = tuple(accumulate((entry[0] for entry in entries), initial=0))
-    plain = tuple(accumulate((entry[1] for entry in entries), initial=0))
+    entry_form = _CHECKED_ENTRY if descriptor & _HAS_CHECKSUMS else _ENTRY
+    entries = memoryview(data)[_HEADER.size : -_FOOTER.size]
+    # Tuples of numbers would take five times the memory.
+    packed, plain = array("Q", [0]), array("Q", [0])
+    for packed_bytes, plain_bytes in entry_form.iter_unpack(entries):
+        if not (0 < packed_bytes <= FRAME_LIMIT_BYTES and 0 < plain_bytes <= FRAME_LIMIT_BYTES):
+            raise ProtocolError(f"{what}: want frames of 1 to {FRAME_LIMIT_BYTES} bytes")
+        packed.append(packed[-1] + packed_bytes)
+        plain.append(plain[-1] + plain_bytes)
     if packed[-1] != size_bytes - len(data):
         raise ProtocolError(
             f"{what}: want frames of {size_bytes - len(data)} bytes, got a seek table of"
             f" {packed[-1]} bytes"
         )
-    if any(not 0 < size <= FRAME_LIMIT_BYTES for entry in entries for size in entry):
-        raise ProtocolError(f"{what}: want frames of 1 to {FRAME_LIMIT_BYTES} bytes")
     return SeekTable(packed, plain)
 
 

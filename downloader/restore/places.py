@@ -3,10 +3,17 @@
 from collections.abc import Sequence
 from typing import Self
 
+from downloader.errors import ProtocolError
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor
-from downloader.oci.seekable import DamagedFrameError, FrameReader, SeekTable, read_table
+from downloader.oci.seekable import (
+    FRAMES_LIMIT,
+    DamagedFrameError,
+    FrameReader,
+    SeekTable,
+    read_table,
+)
 from downloader.oci.store import Blobs, BlobSource
 from downloader.progress import Note, ignore
 from downloader.restore.values import BlobPlan
@@ -77,6 +84,8 @@ class Places:
             if table is None:
                 return False
             self._packed[layer.digest] = table
+            if sum(known.frames for known in list(self._packed.values())) > FRAMES_LIMIT:
+                raise ProtocolError(f"want at most {FRAMES_LIMIT} frames in all layers, got more")
         return True
 
 

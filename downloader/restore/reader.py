@@ -51,7 +51,7 @@ from downloader.transfer.workers import map_all
 # Links and lists of some hundred thousand files.
 METADATA_LIMIT_BYTES = 512 * 1024**2
 # Each is a request before the first byte of a file, and there may be a hundred.
-_TABLES_AT_ONCE = 16
+_TABLES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)

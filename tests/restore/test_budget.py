@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+import struct
 import subprocess
 import sys
 import tarfile
@@ -16,8 +17,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from downloader.image import labels, packed_descriptor
 from downloader.oci.digest import digest_of
 from downloader.oci.manifest import INDEX, LAYER, MANIFEST_LIMIT_BYTES
+from downloader.plan import make_plan
 from downloader.restore.foreign.budget import DOCUMENT_LIMIT_BYTES
 from tests.support.make_image import (
     COMMIT,
@@ -28,7 +31,10 @@ from tests.support.make_image import (
     cache_members,
     layer_of,
     link,
+    make_snapshot,
+    our_layers,
     put_image,
+    random_bytes,
     tar_of,
 )
 from tests.support.odd_registry import OddRegistry, Reply
@@ -170,6 +176,24 @@ def test_compressed_members_without_content_are_refused_after_a_number(
     assert code == 5
     assert peak_bytes < MEMORY_LIMIT_BYTES
     assert cpu_s < CPU_START_S + CPU_PER_MIB_S * 20  # what the first of them cost
+
+
+def test_seek_tables_of_all_layers_together_stay_within_memory(tmp_path: Path) -> None:
+    files = {f"{at}.bin": random_bytes(MIB, seed=at) for at in range(6)}
+    plan = make_plan(make_snapshot(files), layer_limit_bytes=2 * MIB)
+    layers, said, count = our_layers(plan, files), labels(plan), 900_000
+    body = struct.pack("<II", 10, 1) * count + struct.pack("<IBI", count, 0, 0x8F92EAB1)
+    for at, layer in enumerate(layers[: len(plan.layers)]):
+        frames = bytes([at]) * 10 * count
+        data = frames + struct.pack("<II", 0x184D2A5E, len(body)) + body
+        described = packed_descriptor(digest_of(data), len(data), digest_of(layer.data))
+        notes = {**layer.annotations, **described.annotations}
+        layers[at] = RawLayer(data, described.media_type, notes, digest_of(layer.data))
+    put_image(layout(tmp_path / "image"), layers, annotations=said)
+    target = ["--cache-dir", str(tmp_path / "cache")]
+    code, peak_bytes, _ = measure(tmp_path, "restore", tmp_path / "image", *target)
+    assert code == 5
+    assert peak_bytes < MEMORY_LIMIT_BYTES
 
 
 def test_a_file_of_an_ordinary_number_of_members_is_read(tmp_path: Path) -> None:

@@ -413,7 +413,7 @@ def test_frames_that_are_right_are_restored(tmp_path: Path, cache: Path) -> None
         (HALVES, [SIZES[0], (SIZES[1][0], FRAME_LIMIT_BYTES + 1)], "frames of 1 to"),
         ([HALVES[0], FAT], [SIZES[0], (len(FAT), SIZES[1][1])], "frames of 1 to"),
         (HALVES, [SIZES[0], (SIZES[1][0] - 1, SIZES[1][1])], "seek table of"),
-        (HALVES, [SIZES[0], (2**32 - 1, SIZES[1][1])], "seek table of"),
+        (HALVES, [SIZES[0], (2**32 - 1, SIZES[1][1])], "frames of 1 to"),
         (HALVES, [(SIZES[0][0], 99_999), (SIZES[1][0], SIZES[1][1] + 1)], "zstd frame of 99999"),
         (HALVES, [(SIZES[0][0], 0), SIZES[1]], "frames of 1 to"),
         (HALVES, [(SIZES[0][0] - 1, 100_000), (SIZES[1][0] + 1, SIZES[1][1])], "zstd frame"),
