@@ -17,7 +17,7 @@ from types import FrameType
 import click
 
 from downloader import __version__
-from downloader.cli.command import VERBOSE, Group
+from downloader.cli.command import VERBOSE, Group, examples
 from downloader.cli.console import error_document, print_json, say, say_error, start_log, stop_log
 from downloader.environment import read_environment
 from downloader.errors import (
@@ -99,7 +99,14 @@ class LazyGroup(Group):
             )
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "restore ghcr.io/me/hf-models:qwen2.5-0.5b",
+        "publish Qwen/Qwen2.5-0.5B --to ghcr.io/me/hf-models",
+    ),
+)
 @click.version_option(__version__, prog_name="hf-models")
 def cli() -> None:
     """Any Hugging Face repo as a container image, and back into the Hugging Face cache."""

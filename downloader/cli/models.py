@@ -30,7 +30,7 @@ def read_models_file(path: Path) -> Models:
     return read_models(path, read_environment().get("GITHUB_REPOSITORY_OWNER") or None)
 
 
-@click.group(cls=Group)
+@click.group(cls=Group, epilog=examples("models list", "models add Qwen/Qwen2.5-0.5B"))
 def models() -> None:
     """What is published: list, check, show or add entries of models.toml."""
 
