@@ -120,19 +120,9 @@ class Registry:
 
     def get_manifest(self, reference: str) -> RawManifest | None:
         """Return the manifest of a tag or digest, or None."""
-        what = self._manifest_name(reference)
-        answer = self._client.call(
-            Request(
-                "GET",
-                self._manifest_url(reference),
-                what,
-                self._scopes("pull"),
-                expect=(200, 404),
-                headers={"Accept": ", ".join(_MANIFEST_TYPES)},
-                redirect=True,
-            ),
-            limit_bytes=MANIFEST_LIMIT_BYTES + 1,
-        )
+        request = self._ask_manifest("GET", reference)
+        what = request.what
+        answer = self._client.call(request, limit_bytes=MANIFEST_LIMIT_BYTES + 1)
         if answer.status == 404:
             return None
         if len(answer.body) > MANIFEST_LIMIT_BYTES:
@@ -152,25 +142,15 @@ class Registry:
 
         By HEAD, which registries that count pulls (Docker Hub) do not count.
         """
-        what = self._manifest_name(reference)
-        answer = self._client.call(
-            Request(
-                "HEAD",
-                self._manifest_url(reference),
-                what,
-                self._scopes("pull"),
-                expect=(200, 404),
-                headers={"Accept": ", ".join(_MANIFEST_TYPES)},
-                redirect=True,
-            )
-        )
+        request = self._ask_manifest("HEAD", reference)
+        answer = self._client.call(request)
         if answer.status == 404:
             return None
         found = answer.headers.get("Docker-Content-Digest")
         if found is None:  # the specification leaves the header open
             raw = self.get_manifest(reference)
             return raw.digest if raw is not None else None
-        return parse_digest(found, what)
+        return parse_digest(found, request.what)
 
     def list_tags(self) -> list[str]:
         """Return every tag, sorted; empty for a repository that does not exist yet."""
@@ -238,6 +218,17 @@ class Registry:
     @property
     def _url(self) -> str:
         return f"{self._client.base_url}/v2/{self.reference.repository}"
+
+    def _ask_manifest(self, method: str, reference: str) -> Request:
+        return Request(
+            method,
+            self._manifest_url(reference),
+            self._manifest_name(reference),
+            self._scopes("pull"),
+            expect=(200, 404),
+            headers={"Accept": ", ".join(_MANIFEST_TYPES)},
+            redirect=True,
+        )
 
     def _manifest_url(self, reference: str) -> str:
         return f"{self._url}/manifests/{reference}"
