@@ -37,7 +37,6 @@ from downloader.signing import Signer
 
 DIST = Path("dist")
 IMAGE = "hf-models"
-_JOBS = 2
 
 # Given what is done, like ``build`` or ``push ghcr.io/me/models``, and what is counted.
 OpenProgress = Callable[[str, str], AbstractContextManager[Progress]]
@@ -302,9 +301,7 @@ def push_layout(
         reference = parse_reference(image)
         with open_progress(f"push {reference.name}", "blob") as progress:
             store = replace(registries, progress=progress).open_for_writing(reference)
-            return copy_image(
-                layout, tag, store, reference.tag or tag, jobs=_JOBS, progress=progress
-            )
+            return copy_image(layout, tag, store, reference.tag or tag, progress)
 
     with ExitStack() as held:
         # A build that ends meanwhile would remove what is being sent. Where no lock can be

@@ -19,6 +19,7 @@ from downloader.oci.store import Blobs, BlobSource, ListableStore, RawManifest, 
 from downloader.oci.tar_read import iter_members, read_exactly
 from downloader.oci.upload import UploadInterrupted
 from downloader.progress import Meter, NoProgress, Progress
+from downloader.publish.ramp import MOST_JOBS, Line, run_ramped
 from downloader.transfer.workers import WorkerGroup
 from downloader.units import MIB
 
@@ -113,6 +114,7 @@ def copy_blob(
     *,
     file: "RangeSource | None" = None,
     name: str = "",
+    line: Line | None = None,
 ) -> None:
     """Copy a blob that the target lacks; mount it where that is possible.
 
@@ -123,6 +125,7 @@ def copy_blob(
         progress: Told of its bytes, sent or mounted.
         file: Where its bytes are read; None for ``source``.
         name: The line of the blob in ``progress``; "" for none.
+        line: Counts what the target takes.
 
     Raises:
         IntegrityError: The source has other bytes under this digest.
@@ -133,7 +136,7 @@ def copy_blob(
         while True:
             try:
                 with target.create_blob(descriptor.size_bytes) as writer:
-                    _send(file, writer, descriptor, meter)
+                    _send(file, writer, descriptor, meter, line or Line())
                 break
             except IntegrityError:
                 if not file.blame():
@@ -146,7 +149,9 @@ def lacks(target: Store, blob: Descriptor) -> bool:
     return target.blob_size(blob.digest) != blob.size_bytes
 
 
-def _send(file: "RangeSource", writer: "BlobWriter", blob: Descriptor, meter: Meter) -> None:
+def _send(
+    file: "RangeSource", writer: "BlobWriter", blob: Descriptor, meter: Meter, line: Line
+) -> None:
     """Send a blob; after an interruption read again what the target has not kept."""
     digest, hashed, offset = hashlib.sha256(), 0, 0
     buffer = memoryview(bytearray(COPY_BUFFER_BYTES))
@@ -158,11 +163,13 @@ def _send(file: "RangeSource", writer: "BlobWriter", blob: Descriptor, meter: Me
                         digest.update(buffer[max(0, min(count, hashed - offset)) : count])
                         hashed = max(hashed, offset + count)
                         writer.write(buffer[:count])
+                        line.sent(count)
                         offset += count
                         meter.set(offset)
             check_bytes(blob, hashed, digest.hexdigest())
             return writer.commit(blob.digest)
         except UploadInterrupted:
+            line.interrupted()
             offset = writer.resume()
 
 
@@ -256,12 +263,12 @@ class CopyOptions:
     """How to copy.
 
     Args:
-        jobs: Blobs at once.
+        jobs: The most blobs at once; there are as many as raise the throughput.
         name_layers: Returns the files that layers carry, where that is known; called once there
             is something to copy.
     """
 
-    jobs: int = 4
+    jobs: int = MOST_JOBS
     name_layers: Callable[[], Mapping[Digest, str]] = dict
 
 
@@ -325,7 +332,7 @@ def copy(
 
 
 def copy_image(
-    source: Store, reference: str, target: Store, tag: str, *, jobs: int, progress: Progress
+    source: Store, reference: str, target: Store, tag: str, progress: Progress
 ) -> Digest:
     """Copy an image to one place.
 
@@ -334,7 +341,7 @@ def copy_image(
         HfModelsError: One of the stores said no.
     """
     image, destination = SourceImage(source, reference), StoredImage(target, tag)
-    [copied] = copy(image, [destination], CopyOptions(jobs), progress)
+    [copied] = copy(image, [destination], progress=progress)
     if copied.error:
         raise copied.error
     assert copied.digest is not None  # noqa: S101 - there is no error
@@ -355,6 +362,7 @@ def _copy_to(
     blobs = blobs_of(manifests)
     missing: list[Descriptor] = []
     sent: dict[Digest, int] = {}
+    line = Line()
 
     def look(blob: Descriptor) -> None:
         if lacks(store, blob):
@@ -370,6 +378,7 @@ def _copy_to(
                 progress,
                 file=source.source(blob),
                 name=names[blob.digest],
+                line=line,
             )
             sent[blob.digest] = blob.size_bytes
         progress.finish_file(names[blob.digest])
@@ -380,7 +389,7 @@ def _copy_to(
     names = name_blobs(manifests, options.name_layers() if missing else {})
     progress.start(sum(blob.size_bytes for blob in missing), len(missing))
     with WorkerGroup() as group:
-        group.start_all([partial(send, blob) for blob in missing], options.jobs, name="copy")
+        run_ramped([partial(send, blob) for blob in missing], options.jobs, group, line)
     for manifest in manifests:
         store.put_manifest(manifest.digest, manifest.data, manifest.media_type)
     raw = manifests[-1]

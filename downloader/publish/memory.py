@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from downloader.errors import InputError
 from downloader.oci.upload import SMALL_BLOB_BYTES
 from downloader.publish.layer_stream import PREFETCH_BYTES
+from downloader.publish.ramp import MOST_JOBS
 from downloader.units import MIB, format_bytes, format_count
 
 DEFAULT_MEMORY_BYTES = 256 * MIB
-MOST_JOBS = 16  # a registry counts the connections of one address, and each job has its own
 # Python, the libraries and their tables of a large repo, before the first buffer.
 PROCESS_BYTES = 88 * MIB
 # Small files fetched ahead, headers and padding on their way, stacks of threads.

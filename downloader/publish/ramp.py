@@ -1,4 +1,4 @@
-"""How many layers at once: as many as raise the throughput of them all."""
+"""How many uploads at once: as many as raise the throughput of them all."""
 
 import threading
 import time
@@ -10,6 +10,7 @@ from downloader.transfer.workers import Task, WorkerGroup
 # A registry on this machine is as quick with two as with eight; a far one is not, and on one that
 # is 200 ms away four more after half a second cost a tenth of the time of a gigabyte.
 _AT_FIRST = 8
+MOST_JOBS = 16  # a registry counts the connections of one address, and each job has its own
 _WINDOW_S = 0.5  # long enough to see several pieces of each upload on a slow line
 # Of the rate before: what more uploads have to bring to be worth their connections.
 _WORTHWHILE = 1.1
