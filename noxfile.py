@@ -47,7 +47,7 @@ def is_wanted(record: logging.LogRecord) -> bool:
     it was not to log it. Around a command's result it is to say nothing.
     """
     text = record.getMessage()
-    around = re.match(r"(?:Running session|Session) (\S+)", text)
+    around = re.match(r"(?:Running session|Session|Reusing .* at \.nox/)[ ]?([\w-]+)", text)
     return "-m downloader" not in text and not (around and around[1] in COMMANDS)
 
 

@@ -200,7 +200,7 @@ class Contents:
 
         with suppress(HfModelsError):  # said to those who ask for the files
             for lookup in await self._disk.run(lacking):
-                await _once(self._lookups, lookup, partial(self.run, lookup.run))
+                await self._look(lookup)
 
     async def run(self, call: Callable[[], T]) -> T:
         """Run what reads a source on one of the threads for it."""
@@ -226,8 +226,15 @@ class Contents:
             if isinstance(location, Remote) or location.exists():
                 return location
             lookup.forget()  # somebody has removed it from the cache
-        await _once(self._lookups, lookup, lambda: self.run(lookup.run))
+        await self._look(lookup)
         return lookup.locate(oid)
+
+    async def _look(self, lookup: Lookup) -> None:
+        self._metrics.add("waiting")
+        try:
+            await _once(self._lookups, lookup, partial(self.run, lookup.run))
+        finally:
+            self._metrics.add("waiting", -1)
 
     async def _find(self, repo: Repo, file: RepoFile) -> Path | None:
         cache = self._cache

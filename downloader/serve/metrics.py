@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 _PREFIX = "hf_models_serve"
 _HELP = {
-    "served_bytes_total": "Bytes of files sent to clients.",
+    "served_bytes_total": "Bytes of answers sent to clients.",
     "fetched_bytes_total": "Bytes of files read from registries and archives.",
     "hits_total": "Answers with a file that the cache had already.",
     "misses_total": "Answers with a file that had to be read from its source.",
@@ -16,7 +16,7 @@ _HELP = {
     "wrong_bytes_total": "Files whose bytes were not what their name says.",
     "refresh_errors_total": "Looks at a source that failed.",
     "clients": "Requests being answered.",
-    "waiting": "Answers that wait for bytes of a source.",
+    "waiting": "Answers that wait for a source.",
     "filling": "Files on their way into the cache.",
     "repos": "Repos that are served.",
 }

@@ -443,6 +443,7 @@ def test_lists_of_a_compressed_image_wait_until_its_files_are_there(
         while answer.readline().strip():
             pass
         assert not mirror.released.is_set()
+        assert server.metric("waiting") == is_ours  # else the source itself is looked through
         mirror.released.set()
         body = answer.read()
         assert b" " in body.partition(b"[")[0]

@@ -207,14 +207,25 @@ def test_pipeline_of_transformers_learns_its_task_from_the_card(
     assert out.splitlines()[-1] == "feature-extraction 384"
 
 
-def test_tokenizers_own_client(server: Server, tmp_path: Path) -> None:
-    # Its client is written in Rust; the endpoint's variable is the same.
+def test_tokenizers(server: Server, tmp_path: Path) -> None:
     program = (
         "import sys, tokenizers\n"
         "print(tokenizers.Tokenizer.from_pretrained(sys.argv[1]).encode('hello world').ids)"
     )
     python = python_with("tokenizers", "tokenizers")
     assert run([python, "-c", program, MODEL], server, tmp_path).startswith("[101, ")
+
+
+def test_client_written_in_rust(server: Server, tmp_path: Path) -> None:
+    # The crate hf-hub, in a wheel; tokenizers for Python has huggingface_hub download its file.
+    program = (
+        "import sys, embed_anything as embed\n"
+        "model = embed.EmbeddingModel.from_pretrained_hf(sys.argv[1])\n"
+        "print(len(embed.embed_query(['hello world'], embedder=model)[0].embedding))"
+    )
+    python = python_with("rust", "embed-anything")
+    assert run([python, "-c", program, MODEL], server, tmp_path).splitlines()[-1] == "384"
+    assert server.said('"hf-hub/1.')
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -242,6 +242,19 @@ def test_range(server: Server, header: str, start: int, end: int) -> None:
     assert answer.body == WEIGHTS[start:end]
 
 
+def test_first_byte_tells_clients_that_ask_for_no_head(server: Server) -> None:
+    # The crate hf-hub up to 0.5: from these headers it learns commit, hash and size.
+    for path, oid in (
+        ("a.safetensors", lfs_oid(WEIGHTS)),
+        ("vocab.txt", git_oid(FILES["vocab.txt"])),
+    ):
+        answer = server.ask(resolve_path(path), Range="bytes=0-0")
+        assert (answer.status, len(answer.body)) == (206, 1)
+        assert answer.headers["x-repo-commit"] == NEW
+        assert answer.headers.get("x-linked-etag", answer.headers["etag"]) == f'"{oid}"'
+        assert answer.headers["content-range"] == f"bytes 0-0/{len(FILES[path])}"
+
+
 @pytest.mark.parametrize("header", ["bytes=0-1,4-5", "bytes=5-4", "lines=1-2", "bytes=x"])
 def test_range_that_is_none_gives_the_whole_file(server: Server, header: str) -> None:
     answer = server.ask(resolve_path("vocab.txt"), Range=header)
