@@ -29,7 +29,7 @@ from downloader.restore import (
 from downloader.restore import inspect as inspect_source
 from downloader.restore import restore as restore_sources
 from downloader.restore import verify as verify_source
-from downloader.restore.foreign.extract import Glance
+from downloader.restore.foreign.extract import ContentSkipper
 from downloader.restore.foreign.stream import engine_has
 from downloader.restore.opening import open_registries
 from downloader.restore.policy import Gate, Policy, Signed
@@ -194,7 +194,7 @@ def make_sheet(
     with _opened([image], connection, environment) as ([source], network):
         said = inspect_source(source, network, progress)
         sheets = []
-        for item in read_source(source, network, Glance(), progress):
+        for item in read_source(source, network, ContentSkipper(), progress):
             more = [("image", f"{item.source}@{item.digest}"), ("kind", said.kind)]
             if said.tool_version:
                 more.append(("built by", f"hf-models {said.tool_version}"))

@@ -26,9 +26,9 @@ from downloader.publish.archive import write_archive
 from downloader.restore import Network
 from downloader.restore.image import Image as OpenedImage
 from downloader.restore.image import first_manifest, open_local_image, open_registry_image
+from downloader.restore.image_blobs import ImageBlobs
 from downloader.restore.inspect import inspect_image
 from downloader.restore.opening import open_registries
-from downloader.restore.places import Places
 from downloader.restore.source import (
     ArchiveSource,
     LayoutSource,
@@ -182,7 +182,7 @@ class _Mirrored:
 
     def __init__(self, registries: list[Registry], name: str, progress: Progress) -> None:
         self._registries = registries
-        self._places = Places(registries, progress.note)
+        self._blobs = ImageBlobs(registries, progress.note)
         self._name = name
         self._progress = progress
 
@@ -190,7 +190,7 @@ class _Mirrored:
         return first_manifest(self._registries, reference, self._name, self._progress)
 
     def source(self, digest: Digest, size_bytes: int) -> RangeSource:
-        return self._places.source(digest, size_bytes)
+        return self._blobs.source(digest, size_bytes)
 
 
 def _find_place(place: Image) -> Reference | Path:

@@ -1,4 +1,4 @@
-"""A layer as a sequence of pieces of memory, from any offset on.
+"""A layer as a sequence of blocks of memory, from any offset on.
 
 Large files come as streams, small ones are fetched ahead, and every file is verified.
 """
@@ -238,8 +238,8 @@ class Prefetch:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some bytes of a layer's tar, in memory that is valid until the next piece.
+class Block:
+    """Some bytes of a layer's tar, in memory that is valid until the next block.
 
     Args:
         start: The offset of the first of them in the tar.
@@ -266,20 +266,20 @@ def is_small(content: Content) -> bool:
     return not content.parts and content.size_bytes <= SMALL_FILE_BYTES
 
 
-def iter_pieces(layer: Layer, contents: HubContents, start: int = 0) -> Iterator[Piece]:
+def iter_blocks(layer: Layer, contents: HubContents, start: int = 0) -> Iterator[Block]:
     """Yield the bytes of a layer from the offset ``start`` on, in order.
 
     Raises:
         IntegrityError: A small file is not what the Hub promised, twice.
         HubError, TransportError, ProtocolError: The Hub did not send one.
     """
-    for piece in _iter_overlapping(layer, contents, start):
-        if piece.end > start:
-            yield Piece(max(start, piece.start), piece.after(start), piece.content)
+    for block in _iter_overlapping(layer, contents, start):
+        if block.end > start:
+            yield Block(max(start, block.start), block.after(start), block.content)
 
 
-def _iter_overlapping(layer: Layer, contents: HubContents, start: int) -> Iterator[Piece]:
-    """Yield pieces, of which the first may begin before ``start``."""
+def _iter_overlapping(layer: Layer, contents: HubContents, start: int) -> Iterator[Block]:
+    """Yield blocks, of which the first may begin before ``start``."""
     content_at = {offset: content for content, offset in layer.placed}
     wanted = [
         content
@@ -288,9 +288,9 @@ def _iter_overlapping(layer: Layer, contents: HubContents, start: int) -> Iterat
     ]
     batch, batch_start = bytearray(), 0
 
-    def flush() -> Iterator[Piece]:
+    def flush() -> Iterator[Block]:
         nonlocal batch_start
-        yield Piece(batch_start, memoryview(bytes(batch)))
+        yield Block(batch_start, memoryview(bytes(batch)))
         batch_start += len(batch)
         batch.clear()
 
@@ -313,7 +313,7 @@ def _iter_overlapping(layer: Layer, contents: HubContents, start: int) -> Iterat
                 batch_start += skip_bytes
                 with contents.opened(content, skip_bytes) as stream:
                     for view in stream:
-                        yield Piece(batch_start, view, content)
+                        yield Block(batch_start, view, content)
                         batch_start += len(view)
             batch += bytes(placed.padding_bytes)
             if len(batch) >= _BATCH_BYTES:

@@ -2,13 +2,13 @@
 
 ::
 
-    Hub ── piece ──┬── sha256 of the layer       (this thread)
+    Hub ── block ──┬── sha256 of the layer       (this thread)
                    ├── oid of the file           (this thread)
-                   ├── upload to one store       (a lane; this thread if there is no other)
-                   └── upload to another         (a lane)
+                   ├── upload to one store       (a worker; this thread if there is no other)
+                   └── upload to another         (a worker)
 
-All are done with a piece before the next one comes, so memory is that of the stream that
-brings it, and a slow store slows the others down instead of filling memory. No piece is kept:
+All are done with a block before the next one comes, so memory is that of the stream that
+brings it, and a slow store slows the others down instead of filling memory. No block is kept:
 an upload that is interrupted falls out of the pass and gets one of its own, in which what its
 registry has not kept is read from the Hub again, by range.
 
@@ -37,7 +37,7 @@ from downloader.plan import Content, Layer, Plan
 from downloader.progress import Meter, Progress
 from downloader.publish.checkpoint import Shard
 from downloader.publish.destination import Destination
-from downloader.publish.layer_stream import HubContents, Piece, Verifier, iter_pieces
+from downloader.publish.layer_stream import Block, HubContents, Verifier, iter_blocks
 from downloader.publish.ramp import Line
 from downloader.publish.sha256 import Sha256
 from downloader.publish.upload_journal import (
@@ -200,10 +200,10 @@ class PlainBlob:
         """Return where to read the tar, to have the blob from ``offset`` on."""
         return min(offset, self.end)
 
-    def encode(self, piece: Piece) -> Iterator[tuple[int, memoryview]]:
-        """Yield offset and bytes of what a piece of the tar becomes; `hash` follows each."""
-        self._content = piece.content
-        yield piece.start, piece.data
+    def encode(self, block: Block) -> Iterator[tuple[int, memoryview]]:
+        """Yield offset and bytes of what a block of the tar becomes; `hash` follows each."""
+        self._content = block.content
+        yield block.start, block.data
 
     def finish(self) -> Iterator[tuple[int, memoryview]]:
         """Yield what follows the tar."""
@@ -269,14 +269,14 @@ class PackedBlob(PlainBlob):
         self._at, tar_offset = frames[count]
         return tar_offset
 
-    def encode(self, piece: Piece) -> Iterator[tuple[int, memoryview]]:
-        """Yield offset and bytes of the frames that a piece of the tar completes."""
-        for start, data in self._tar.encode(piece):
+    def encode(self, block: Block) -> Iterator[tuple[int, memoryview]]:
+        """Yield offset and bytes of the frames that a block of the tar completes."""
+        for start, data in self._tar.encode(block):
             self._tar.hash(start, data)
-        if piece.content is not self._content:
-            self._content = piece.content
+        if block.content is not self._content:
+            self._content = block.content
             yield from self._placed(self._packer.cut())
-        for frame in self._packer.feed(piece.data):
+        for frame in self._packer.feed(block.data):
             yield from self._placed(frame)
 
     def finish(self) -> Iterator[tuple[int, memoryview]]:
@@ -309,10 +309,12 @@ class PackedBlob(PlainBlob):
 class _Upload:
     """A layer on its way to one destination."""
 
-    def __init__(self, destination: Destination, journal: UploadJournal, lane: "Lane") -> None:
+    def __init__(
+        self, destination: Destination, journal: UploadJournal, worker: "SerialWorker"
+    ) -> None:
         self.destination = destination
         self.journal = journal
-        self.lane = lane
+        self.worker = worker
         self.writer: BlobWriter | None = None
         self.offset = 0  # of the byte that the store wants next
         self.error: Exception | None = None
@@ -355,7 +357,7 @@ class _Upload:
             self.writer.__exit__(None, None, None)
 
     def do(self, call: Callable[[], None]) -> None:
-        """Begin a call in the lane; what it raises is kept, and later calls are skipped."""
+        """Begin a call in the worker; what it raises is kept, and later calls are skipped."""
 
         def guarded() -> None:
             if self.error is None:
@@ -364,7 +366,7 @@ class _Upload:
                 except Exception as error:  # noqa: BLE001  # looked at after `wait`
                     self.error = error
 
-        self.lane.begin(guarded)
+        self.worker.begin(guarded)
 
 
 def _send(
@@ -380,9 +382,9 @@ def _send(
         uploads = []
         for destination in destinations:
             journal = held.enter_context(work.journals.opened(destination.store, layer))
-            lane = Lane(work.group if len(destinations) > 1 else None)
-            held.callback(lane.close)
-            uploads.append(_Upload(destination, journal, lane))
+            worker = SerialWorker(work.group if len(destinations) > 1 else None)
+            held.callback(worker.close)
+            uploads.append(_Upload(destination, journal, worker))
         keeps_session = True
         try:
             _run_passes(layer, uploads, blob, work, is_last=is_last)
@@ -395,7 +397,7 @@ def _send(
                 upload.error = None
                 upload.do(partial(upload.leave, keeps_session=keeps_session))
             for upload in uploads:
-                upload.lane.wait()
+                upload.worker.wait()
 
 
 def _run_passes(
@@ -436,7 +438,7 @@ def _run_passes(
 def _run_pass(
     layer: Layer, uploads: Sequence[_Upload], blob: PlainBlob, work: Work, meter: Meter
 ) -> None:
-    """Give every piece that is wanted to the hashes and the uploads."""
+    """Give every block that is wanted to the hashes and the uploads."""
     wanted = min(upload.offset for upload in uploads)
     if blob.is_whole and wanted == blob.end:
         return  # only the commit was interrupted
@@ -444,12 +446,12 @@ def _run_pass(
     meter.set(start)
     noted = blob.end
     if start < layer.size_bytes:
-        for piece in iter_pieces(layer, work.contents, start):
+        for block in iter_blocks(layer, work.contents, start):
             work.alive()
-            for at, data in blob.encode(piece):
+            for at, data in blob.encode(block):
                 _give(uploads, blob, at, data)
-            meter.set(piece.end)
-            work.line.sent(len(piece.data))
+            meter.set(block.end)
+            work.line.sent(len(block.data))
             if blob.end - noted >= POINT_BYTES and (point := blob.point()):
                 noted = blob.end
                 for upload in uploads:
@@ -469,7 +471,7 @@ def _give(uploads: Sequence[_Upload], blob: PlainBlob, start: int, data: memoryv
         blob.hash(start, data)
     finally:
         for upload in uploads:
-            upload.lane.wait()
+            upload.worker.wait()
 
 
 def _commit(
@@ -501,10 +503,10 @@ def _side_by_side(uploads: Sequence[_Upload], call: Callable[[_Upload], None]) -
     for upload in uploads:
         upload.do(partial(call, upload))
     for upload in uploads:
-        upload.lane.wait()
+        upload.worker.wait()
 
 
-class Lane:
+class SerialWorker:
     """Calls in order on one thread of a group; without a group, in the caller's own.
 
     The caller waits for a call before it begins the next one, so that the memory that the

@@ -11,7 +11,7 @@ from downloader.hub.cache import BlobHasher
 from downloader.net.ranges import ByteRange
 from downloader.net.throughput import Line
 from downloader.progress import Progress
-from downloader.restore.places import Places
+from downloader.restore.image_blobs import ImageBlobs
 from downloader.restore.target import Target
 from downloader.restore.values import BlobPlan
 from downloader.transfer.scheduler import Bounds, FileTask, Scheduler
@@ -80,11 +80,11 @@ class Download:
     def _name(self, plan: BlobPlan) -> str:
         return self._names.get(plan.oid, plan.oid[:12])
 
-    def run(self, plans: Sequence[tuple[BlobPlan, Places]]) -> None:
+    def run(self, plans: Sequence[tuple[BlobPlan, ImageBlobs]]) -> None:
         """Fetch every cache blob that is not there yet.
 
         Args:
-            plans: Each with the places of its image.
+            plans: Each with the blobs of its image.
 
         Raises:
             IntegrityError: A content is wrong in every place.
@@ -93,7 +93,9 @@ class Download:
         """
         scheduler = Scheduler(self._settings, self._progress, self._line)
         tiny = [item for item in plans if self._is_tiny(item[0]) and not self._is_kept(item[0])]
-        tasks = [self._task(plan, places) for plan, places in plans if not self._is_tiny(plan)]
+        tasks = [
+            self._task(plan, image_blobs) for plan, image_blobs in plans if not self._is_tiny(plan)
+        ]
         spans = iter_spans(tiny, self._settings.span_bytes)
         try:
             scheduler.run(tasks, [partial(self._fetch_span, span) for span in spans])
@@ -102,14 +104,14 @@ class Download:
             self.counts.resumed_bytes += scheduler.resumed_bytes
 
     def _is_tiny(self, plan: BlobPlan) -> bool:
-        return plan.size_bytes <= self._settings.span_bytes and len(plan.pieces) == 1
+        return plan.size_bytes <= self._settings.span_bytes and len(plan.ranges) == 1
 
-    def _task(self, plan: BlobPlan, places: Places) -> FileTask:
+    def _task(self, plan: BlobPlan, image_blobs: ImageBlobs) -> FileTask:
         return FileTask(
             name=self._name(plan),
             size_bytes=plan.size_bytes,
             final=self._target.blob(plan.repo, plan.oid),
-            source=places.join(plan),
+            source=image_blobs.join(plan),
             new_hasher=partial(BlobHasher, plan.oid, plan.size_bytes),
             is_there=partial(self._is_kept, plan),
             done=partial(self._finished, plan),
@@ -162,10 +164,10 @@ class Span:
 
     def takes(self, plan: BlobPlan, limit_bytes: int) -> bool:
         """Whether ``plan`` lies near enough behind the last one."""
-        before, piece = self.plans[-1].pieces[0], plan.pieces[0]
-        near = piece.byte_range.start - self.byte_range.end <= _GAP_BYTES
-        fits = piece.byte_range.end - self.byte_range.start <= limit_bytes
-        return piece.layer == before.layer and near and fits
+        before, layer_range = self.plans[-1].ranges[0], plan.ranges[0]
+        near = layer_range.byte_range.start - self.byte_range.end <= _GAP_BYTES
+        fits = layer_range.byte_range.end - self.byte_range.start <= limit_bytes
+        return layer_range.layer == before.layer and near and fits
 
     def fetch(self) -> list[tuple[BlobPlan, memoryview]]:
         """Return each cache blob with its bytes, which hash to its name.
@@ -196,7 +198,7 @@ class Span:
         return filled
 
     def _checked(self, plan: BlobPlan, view: memoryview) -> memoryview:
-        wanted = plan.pieces[0].byte_range
+        wanted = plan.ranges[0].byte_range
         data = view[wanted.start - self.byte_range.start : wanted.end - self.byte_range.start]
         hasher = BlobHasher(plan.oid, plan.size_bytes)
         hasher.update(data)
@@ -204,25 +206,25 @@ class Span:
         return data
 
 
-def iter_spans(plans: Iterable[tuple[BlobPlan, Places]], limit_bytes: int) -> Iterator[Span]:
-    """Group small cache blobs of one piece each by where they lie.
+def iter_spans(plans: Iterable[tuple[BlobPlan, ImageBlobs]], limit_bytes: int) -> Iterator[Span]:
+    """Group small cache blobs of one range each by where they lie.
 
     Args:
-        plans: Each with the places of its image.
+        plans: Each with the blobs of its image.
         limit_bytes: Of one request.
     """
-    span, span_places = None, None
-    ordered = sorted(plans, key=lambda p: (p[0].pieces[0].layer, p[0].pieces[0].byte_range))
-    for plan, places in ordered:
-        piece = plan.pieces[0]
-        if span is not None and span_places is places and span.takes(plan, limit_bytes):
+    span, span_blobs = None, None
+    ordered = sorted(plans, key=lambda p: (p[0].ranges[0].layer, p[0].ranges[0].byte_range))
+    for plan, image_blobs in ordered:
+        layer_range = plan.ranges[0]
+        if span is not None and span_blobs is image_blobs and span.takes(plan, limit_bytes):
             span.plans.append(plan)
-            span.byte_range = ByteRange(span.byte_range.start, piece.byte_range.end)
+            span.byte_range = ByteRange(span.byte_range.start, layer_range.byte_range.end)
             continue
         if span is not None:
             yield span
-        span_places = places
-        source = places.tar(piece.layer, piece.byte_range.end)
-        span = Span(source, piece.byte_range, [plan])
+        span_blobs = image_blobs
+        source = image_blobs.tar(layer_range.layer, layer_range.byte_range.end)
+        span = Span(source, layer_range.byte_range, [plan])
     if span is not None:
         yield span

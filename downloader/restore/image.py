@@ -1,4 +1,4 @@
-"""The image of a source: its manifest for one platform, and the places of its blobs."""
+"""The image of a source: its manifest for one platform, and its blobs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from downloader.oci.store import RawManifest
 from downloader.progress import Note, Progress
 from downloader.restore.foreign.entries import MODELS_DIRS
 from downloader.restore.foreign.root_directory import RootDirectory
-from downloader.restore.places import Places
+from downloader.restore.image_blobs import ImageBlobs
 from downloader.transfer.source import read_all
 
 if TYPE_CHECKING:
@@ -41,18 +41,18 @@ class Image:
         name: As the user named it, for messages.
         digest: Of what the name led to: the index, where there is one.
         manifest: For this machine's platform.
-        places: Where its blobs are.
+        image_blobs: Where its blobs are.
     """
 
     name: str
     digest: Digest
     manifest: Manifest
-    places: Places
+    image_blobs: ImageBlobs
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The image config, read when it is first asked for."""
-        return _read_config(self.places, self.manifest)
+        return _read_config(self.image_blobs, self.manifest)
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -89,7 +89,7 @@ def open_registry_image(
     Raises:
         RegistryError: Nobody has it.
     """
-    places = Places(registries, progress.note)
+    image_blobs = ImageBlobs(registries, progress.note)
     raw = first_manifest(registries, target, name, progress).data
 
     def get(digest: Digest) -> bytes | None:
@@ -101,7 +101,7 @@ def open_registry_image(
             raise
 
     manifest = choose_manifest(raw, get)
-    return Image(name, digest_of(raw), manifest, places)
+    return Image(name, digest_of(raw), manifest, image_blobs)
 
 
 def first_manifest(
@@ -134,24 +134,24 @@ def first_manifest(
     raise RegistryError(f"{name}: not found", status=404, hint="check the name and the tag")
 
 
-def _read_config(places: Places, manifest: Manifest) -> dict[str, Any]:
+def _read_config(image_blobs: ImageBlobs, manifest: Manifest) -> dict[str, Any]:
     descriptor = manifest.config
     if descriptor.size_bytes > CONFIG_LIMIT_BYTES:
         raise ProtocolError(
             f"config: want at most {CONFIG_LIMIT_BYTES} bytes, got {descriptor.size_bytes} bytes"
         )
-    data = read_verified(places, descriptor)
+    data = read_verified(image_blobs, descriptor)
     return parse_json_object(data, "config", CONFIG_LIMIT_BYTES)
 
 
-def read_verified(places: Places, descriptor: Descriptor) -> bytes:
+def read_verified(image_blobs: ImageBlobs, descriptor: Descriptor) -> bytes:
     """Return a small registry blob whose digest is right, from whichever place has it.
 
     Raises:
         ProtocolError: It is shorter than promised in the image's own place.
         IntegrityError: Its bytes are others in the image's own place.
     """
-    source = places.source(descriptor.digest, descriptor.size_bytes)
+    source = image_blobs.source(descriptor.digest, descriptor.size_bytes)
     while True:
         with source.open(ByteRange(0, descriptor.size_bytes)) as reader:
             data = read_all(reader, descriptor.size_bytes, str(descriptor.digest))
@@ -170,8 +170,8 @@ def open_local_image(name: str, blobs: LocalBlobs, tag: str | None) -> Image:
     """
     named = blobs.choose(tag)
     manifest = choose_manifest(named.data, blobs.get)
-    places = Places([blobs])
-    return Image(name, digest_of(named.data), manifest, places)
+    image_blobs = ImageBlobs([blobs])
+    return Image(name, digest_of(named.data), manifest, image_blobs)
 
 
 def open_root_directory(root: Path, note: Note) -> Image:
@@ -181,6 +181,6 @@ def open_root_directory(root: Path, note: Note) -> Image:
         StorageError, ProtocolError: As `RootDirectory`.
     """
     blobs = RootDirectory(root, note)
-    manifest, places = blobs.manifest, Places([blobs])
+    manifest, image_blobs = blobs.manifest, ImageBlobs([blobs])
     digest = digest_of(manifest.to_bytes())
-    return Image(str(root), digest, manifest, places)
+    return Image(str(root), digest, manifest, image_blobs)

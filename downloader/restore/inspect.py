@@ -18,7 +18,7 @@ from downloader.oci.manifest import Descriptor, Manifest
 from downloader.plan import OWN_LAYER_TITLES
 from downloader.progress import NoProgress, Progress
 from downloader.restore.foreign.entries import NO_OID
-from downloader.restore.foreign.extract import Glance
+from downloader.restore.foreign.extract import ContentSkipper
 from downloader.restore.foreign.models import is_artifact, iter_files, kind_of
 from downloader.restore.foreign.stream import (
     Passed,
@@ -130,7 +130,7 @@ def inspect(
             return inspect_engine_answer(name, inspect_in_engine(name))
         case ArchiveSource(compression=str()):
             with open_compressed(source.path) as read_into:
-                passed = look_at_stream(read_into, str(source), source.tag, Glance())
+                passed = look_at_stream(read_into, str(source), source.tag, ContentSkipper())
             return inspect_passed(str(source), passed, with_files=with_files)
     return inspect_image(open_image(source, network or Network(), progress), with_files=with_files)
 
@@ -150,8 +150,8 @@ def inspect_image(image: Image, *, with_files: bool = False) -> Inspection:
     paths: dict[str, list[str]] = {}
     listing = planned.snapshot.files if planned else ()
     for file in listing:
-        pieces = planned.pieces[file.oid] if planned else ()
-        for digest in dict.fromkeys(piece.layer for piece in pieces):
+        ranges = planned.ranges[file.oid] if planned else ()
+        for digest in dict.fromkeys(layer_range.layer for layer_range in ranges):
             paths.setdefault(digest, []).append(file.path)
     if planned is None and is_artifact(image.manifest):
         for path, extent in iter_files(image.manifest, kind_of(image.manifest, image.labels)):

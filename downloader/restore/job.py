@@ -12,7 +12,7 @@ from downloader.hub.repo import DEFAULT_REVISION, Repo, RepoFile, Selection, Sna
 from downloader.image import signature_path
 from downloader.progress import NoProgress, Progress
 from downloader.restore.download import Counts, Download, DownloadSettings
-from downloader.restore.foreign.extract import Capture, Glance
+from downloader.restore.foreign.extract import ContentExtractor, ContentSkipper
 from downloader.restore.opening import Network
 from downloader.restore.reader import Found, read_source
 from downloader.restore.restore_plan import (
@@ -118,11 +118,11 @@ class _Restore:
     def run(self, sources: Sequence[Source]) -> Report:
         options, target = self._options, self._target
         verify_existing = options.download.verify_existing
-        with Capture(target, self._progress, verify_existing=verify_existing) as capture:
+        with ContentExtractor(target, self._progress, verify_existing=verify_existing) as extractor:
             # Of a compressed layer everything is written as it passes, unless only some files
             # are wanted: then their names come first, and the layer passes once more.
             is_whole = options.selection.is_everything and not options.dry_run
-            taker = capture if is_whole else Glance()
+            taker = extractor if is_whole else ContentSkipper()
             found = [
                 item
                 for source in sources
@@ -140,14 +140,14 @@ class _Restore:
                 count_needed(wanted, target, download.counts)
                 self._note_streams(wanted)
             else:
-                wanted = [read_streams(item, capture) for item in wanted]
+                wanted = [read_streams(item, extractor) for item in wanted]
                 for item in wanted:
                     target.prepare(item.snapshot)
-                self._fetch(plan_work(wanted), download, capture)
+                self._fetch(plan_work(wanted), download, extractor)
                 self._check_contents(wanted)
-        download.counts.kept_bytes += capture.kept_bytes
-        download.counts.kept_blobs += capture.kept_blobs
-        download.counts.fetched_bytes += capture.fetched_bytes
+        download.counts.kept_bytes += extractor.kept_bytes
+        download.counts.kept_blobs += extractor.kept_blobs
+        download.counts.fetched_bytes += extractor.fetched_bytes
         restored = tuple(self._finish(item) for item in wanted)
         if not options.dry_run:
             target.clean()
@@ -180,14 +180,14 @@ class _Restore:
                     " they were read to list the files"
                 )
 
-    def _fetch(self, work: Work, download: Download, capture: Capture) -> None:
+    def _fetch(self, work: Work, download: Download, extractor: ContentExtractor) -> None:
         plans = [plan for plan, _ in work.ranges]
         check_space(self._target.root, missing_bytes(plans, self._target))
         if work.ranges:
             self._progress.start(sum(plan.size_bytes for plan in plans), len(plans))
             download.run(work.ranges)
         for repo, oid, keys in work.streams:
-            capture.settle(repo, oid, keys)
+            extractor.settle(repo, oid, keys)
 
     def _finish(self, item: Found) -> Restored:
         snapshot, path = item.snapshot, Path()

@@ -42,10 +42,10 @@ from downloader.restore.foreign.stream import (
     open_saved,
 )
 from downloader.restore.image import Image
+from downloader.restore.image_blobs import ImageBlobs
 from downloader.restore.opening import Network, open_image
-from downloader.restore.places import Places
 from downloader.restore.source import ArchiveSource, EngineSource, Source
-from downloader.restore.values import Piece
+from downloader.restore.values import LayerRange
 from downloader.transfer.workers import map_all
 
 # Links and lists of some hundred thousand files.
@@ -62,8 +62,8 @@ class Found:
         source: The image's name, for messages.
         digest: What the name led to.
         snapshot: Its files; `NO_OID` for those that nothing names and that were not read.
-        places: Where the image's registry blobs are; None for a stream.
-        pieces: Where the bytes of each oid are, in an image that says so.
+        image_blobs: Where the image's registry blobs are; None for a stream.
+        ranges: Where the bytes of each oid are, in an image that says so.
         extents: Where the bytes of each path are, in any other image.
         revisions: The branches and tags that name the commit in the image.
         missing: Paths that the image shows and has no content for.
@@ -75,8 +75,8 @@ class Found:
     source: str
     digest: str
     snapshot: Snapshot
-    places: Places | None = None
-    pieces: Mapping[str, list[Piece]] = field(default_factory=dict)
+    image_blobs: ImageBlobs | None = None
+    ranges: Mapping[str, list[LayerRange]] = field(default_factory=dict)
     extents: Mapping[str, Extent] = field(default_factory=dict)
     revisions: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ def read_image(image: Image, taker: Taker, progress: Progress) -> list[Found]:
         read_again(image, layers, taker)
 
     item = Passed(image.digest, image.manifest, image.config, tree)
-    return _found(image.name, item, image.places, again, progress)
+    return _found(image.name, item, image.image_blobs, again, progress)
 
 
 def _read_stream(
@@ -149,7 +149,7 @@ def _read_stream(
 def _found(
     name: str,
     passed: Passed,
-    places: Places | None,
+    image_blobs: ImageBlobs | None,
     again: Callable[[Collection[str], Taker], None],
     progress: Progress,
 ) -> list[Found]:
@@ -177,7 +177,7 @@ def _found(
             source=name,
             digest=passed.digest,
             snapshot=item.to_snapshot(),
-            places=places,
+            image_blobs=image_blobs,
             extents=item.files,
             revisions=item.revisions,
             missing=item.missing,
@@ -217,8 +217,8 @@ def read_plan(image: Image) -> Found | None:
         source=image.name,
         digest=image.digest,
         snapshot=plan.snapshot,
-        places=image.places,
-        pieces=_pieces(plan, layers[:-1], image.places),
+        image_blobs=image.image_blobs,
+        ranges=_ranges(plan, layers[:-1], image.image_blobs),
         is_labelled=True,
         signature=_read_signature(image, ours.commit),
     )
@@ -293,12 +293,14 @@ def _is_plain(layers: Iterable[Descriptor]) -> bool:
     return all(layer.media_type.endswith(".tar") or is_packed(layer) for layer in keyed)
 
 
-def _pieces(plan: Plan, layers: Sequence[Descriptor], places: Places) -> dict[str, list[Piece]]:
+def _ranges(
+    plan: Plan, layers: Sequence[Descriptor], image_blobs: ImageBlobs
+) -> dict[str, list[LayerRange]]:
     by_key = {layer.key: layer for layer in plan.layers}
-    found: dict[str, list[Piece]] = {}
+    found: dict[str, list[LayerRange]] = {}
     packed = [layer for layer in layers if is_packed(layer)]
     for layer, has_table in zip(
-        packed, map_all(places.add_packed, packed, _TABLES_AT_ONCE), strict=True
+        packed, map_all(image_blobs.add_packed, packed, _TABLES_AT_ONCE), strict=True
     ):
         if not has_table:
             raise ProtocolError(f"{layer.digest}: want a seek table at its end, got none")
@@ -307,12 +309,12 @@ def _pieces(plan: Plan, layers: Sequence[Descriptor], places: Places) -> dict[st
         planned = by_key.get(layer_key(descriptor) or "")
         if members is not None:
             for member in members:
-                piece = Piece(descriptor.digest, member.content, member.start)
-                found.setdefault(member.oid, []).append(piece)
+                layer_range = LayerRange(descriptor.digest, member.content, member.start)
+                found.setdefault(member.oid, []).append(layer_range)
         elif planned is not None:
             # A list too long for the manifest: the plan leads to the same tar.
             for content, start in planned.placed:
                 place = ByteRange(start, start + content.size_bytes)
-                piece = Piece(descriptor.digest, place, content.byte_range.start)
-                found.setdefault(content.oid, []).append(piece)
+                layer_range = LayerRange(descriptor.digest, place, content.byte_range.start)
+                found.setdefault(content.oid, []).append(layer_range)
     return found

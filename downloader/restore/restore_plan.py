@@ -10,11 +10,11 @@ from downloader.net.ranges import ByteRange
 from downloader.restore.download import Counts
 from downloader.restore.foreign.cache_scan import Extent
 from downloader.restore.foreign.entries import NO_OID, InLayer, InMemory, InStream
-from downloader.restore.foreign.extract import Capture, Key
-from downloader.restore.places import Places
+from downloader.restore.foreign.extract import ContentExtractor, Key
+from downloader.restore.image_blobs import ImageBlobs
 from downloader.restore.reader import Found
 from downloader.restore.target import Target
-from downloader.restore.values import BlobPlan, Piece, plan_blob
+from downloader.restore.values import BlobPlan, LayerRange, plan_blob
 from downloader.transfer.partial_file import partial_paths
 
 # The Hub takes no file above 10 MB into git itself.
@@ -41,7 +41,7 @@ def narrow(found: list[Found], selection: Selection) -> list[Found]:
     return narrowed
 
 
-def keys_to_read(item: Found, capture: Capture | None = None) -> set[Key]:
+def keys_to_read(item: Found, extractor: ContentExtractor | None = None) -> set[Key]:
     """Return the contents that have to pass in a stream before the snapshot is complete.
 
     These are the contents of compressed layers, and those that nothing names: only the digest
@@ -52,7 +52,7 @@ def keys_to_read(item: Found, capture: Capture | None = None) -> set[Key]:
         extent = item.extents.get(file.path)
         if extent is not None and is_streamed(extent):
             keys.update(_keys(extent))
-    return {key for key in keys if capture is None or not capture.has(key)}
+    return {key for key in keys if extractor is None or not extractor.has(key)}
 
 
 def is_streamed(extent: Extent) -> bool:
@@ -64,26 +64,26 @@ def _keys(extent: Extent) -> list[Key]:
     return [(part.layer, part.offset) for part, _ in extent.parts if not isinstance(part, InMemory)]
 
 
-def read_streams(item: Found, capture: Capture) -> Found:
+def read_streams(item: Found, extractor: ContentExtractor) -> Found:
     """Return a snapshot whose every content has its oid; what must pass in streams passes now.
 
     Raises:
         ProtocolError, IntegrityError, RegistryError, TransportError, StorageError: A layer
             cannot be read, or is not the one that the manifest names.
     """
-    keys = keys_to_read(item, capture)
+    keys = keys_to_read(item, extractor)
     if keys and item.read_again is not None:
-        capture.wanted = keys
-        item.read_again({layer for layer, _ in keys}, capture)
+        extractor.wanted = keys
+        item.read_again({layer for layer, _ in keys}, extractor)
     files = [
-        _named(file, item.extents[file.path], capture) if file.oid == NO_OID else file
+        _named(file, item.extents[file.path], extractor) if file.oid == NO_OID else file
         for file in item.snapshot.files
     ]
     return replace(item, snapshot=replace(item.snapshot, files=tuple(files)))
 
 
-def _named(file: RepoFile, extent: Extent, capture: Capture) -> RepoFile:
-    sha256, *sha1 = capture.oids(_keys(extent)[0])
+def _named(file: RepoFile, extent: Extent, extractor: ContentExtractor) -> RepoFile:
+    sha256, *sha1 = extractor.oids(_keys(extent)[0])
     if file.size_bytes > _GIT_LIMIT_BYTES or not sha1:
         return replace(file, sha256=sha256)
     return replace(file, blob_id=sha1[0])
@@ -94,11 +94,11 @@ class Work:
     """What a restore has to do, each content once.
 
     Args:
-        ranges: Contents that are read by range, each with the places of its image.
+        ranges: Contents that are read by range, each with the blobs of its image.
         streams: Contents that pass in streams: repo, oid, and the parts.
     """
 
-    ranges: list[tuple[BlobPlan, Places]] = field(default_factory=list)
+    ranges: list[tuple[BlobPlan, ImageBlobs]] = field(default_factory=list)
     streams: list[tuple[Repo, str, list[Key]]] = field(default_factory=list)
 
 
@@ -118,21 +118,21 @@ def plan_work(wanted: Iterable[Found]) -> Work:
             extent = item.extents.get(file.path)
             if extent is not None and is_streamed(extent):
                 work.streams.append((repo, file.oid, _keys(extent)))
-            elif item.places is not None:
-                found = item.pieces.get(file.oid, []) if extent is None else _pieces(extent)
+            elif item.image_blobs is not None:
+                found = item.ranges.get(file.oid, []) if extent is None else _ranges(extent)
                 plan = plan_blob(repo, file.oid, file.size_bytes, list(found))
-                work.ranges.append((plan, item.places))
+                work.ranges.append((plan, item.image_blobs))
     return work
 
 
-def _pieces(extent: Extent) -> list[Piece]:
-    pieces, start = [], 0
+def _ranges(extent: Extent) -> list[LayerRange]:
+    ranges, start = [], 0
     for content, size_bytes in extent.parts:
         if isinstance(content, InLayer):
             place = ByteRange(content.offset, content.offset + size_bytes)
-            pieces.append(Piece(content.layer, place, start))
+            ranges.append(LayerRange(content.layer, place, start))
         start += size_bytes
-    return pieces
+    return ranges
 
 
 def missing_bytes(plans: Iterable[BlobPlan], target: Target) -> int:

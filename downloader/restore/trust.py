@@ -9,7 +9,7 @@ from downloader.errors import HfModelsError, IntegrityError
 from downloader.hub.repo import RepoFile, Selection, is_commit, is_oid
 from downloader.image import signature_path
 from downloader.progress import NoProgress, Note, Progress
-from downloader.restore.foreign.extract import Glance
+from downloader.restore.foreign.extract import ContentSkipper
 from downloader.restore.job import RestoreOptions, restore
 from downloader.restore.opening import Network
 from downloader.restore.policy import Gate, Policy, Rule, Signed, check_file
@@ -30,7 +30,7 @@ def check_image(
         IntegrityError: A signature that is wanted is missing or wrong.
     """
     gate = Gate(policy, progress.note)
-    for item in read_source(source, network, Glance(), NoProgress()):
+    for item in read_source(source, network, ContentSkipper(), NoProgress()):
         gate.check_names(item)
         names = [file.path for file in item.snapshot.files if file.sha256 is None]
         with tempfile.TemporaryDirectory(prefix="hf-models-") as directory:

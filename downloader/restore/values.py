@@ -9,7 +9,7 @@ from downloader.oci.digest import Digest
 
 
 @dataclass(frozen=True)
-class Piece:
+class LayerRange:
     """Bytes of a cache blob that lie together in the tar of a layer.
 
     Args:
@@ -35,36 +35,38 @@ class Piece:
 
 @dataclass(frozen=True)
 class BlobPlan:
-    """A cache blob and all its pieces, in order and without a gap.
+    """A cache blob and all its ranges, in order and without a gap.
 
     Args:
         repo: Whose cache blob.
         oid: Its name, which is what its bytes must hash to.
         size_bytes: Of all of it.
-        pieces: Sorted by their start.
+        ranges: Sorted by their start.
     """
 
     repo: Repo
     oid: str
     size_bytes: int
-    pieces: tuple[Piece, ...]
+    ranges: tuple[LayerRange, ...]
 
 
-def plan_blob(repo: Repo, oid: str, size_bytes: int, pieces: list[Piece]) -> BlobPlan:
+def plan_blob(repo: Repo, oid: str, size_bytes: int, ranges: list[LayerRange]) -> BlobPlan:
     """Return the plan of a cache blob.
 
     Raises:
-        ProtocolError: The pieces leave a gap, or do not make up ``size_bytes``.
+        ProtocolError: The ranges leave a gap, or do not make up ``size_bytes``.
     """
     covered = 0
-    kept: list[Piece] = []
-    for piece in sorted(pieces, key=lambda piece: (piece.start, -piece.end)):
-        if piece.start > covered:
+    kept: list[LayerRange] = []
+    for layer_range in sorted(
+        ranges, key=lambda layer_range: (layer_range.start, -layer_range.end)
+    ):
+        if layer_range.start > covered:
             break
-        if piece.end > covered or (not kept and piece.end == covered):
+        if layer_range.end > covered or (not kept and layer_range.end == covered):
             # The same content may lie in two layers; what is there already is not needed again.
-            kept.append(_without_first(piece, covered - piece.start))
-            covered = piece.end
+            kept.append(_without_first(layer_range, covered - layer_range.start))
+            covered = layer_range.end
     if covered != size_bytes:
         raise ProtocolError(
             f"{oid}: want the image to hold {size_bytes} bytes of it, got {covered} bytes",
@@ -73,6 +75,6 @@ def plan_blob(repo: Repo, oid: str, size_bytes: int, pieces: list[Piece]) -> Blo
     return BlobPlan(repo, oid, size_bytes, tuple(kept))
 
 
-def _without_first(piece: Piece, size_bytes: int) -> Piece:
-    layer_range = ByteRange(piece.byte_range.start + size_bytes, piece.byte_range.end)
-    return Piece(piece.layer, layer_range, piece.start + size_bytes)
+def _without_first(layer_range: LayerRange, size_bytes: int) -> LayerRange:
+    rest = ByteRange(layer_range.byte_range.start + size_bytes, layer_range.byte_range.end)
+    return LayerRange(layer_range.layer, rest, layer_range.start + size_bytes)

@@ -23,7 +23,7 @@ from downloader.progress import Note
 from downloader.serve import documents
 from downloader.serve.card import Card, parse_card
 from downloader.serve.catalogue import Index, Loaded, Version, find_file
-from downloader.serve.contents import Contents, Pieces
+from downloader.serve.contents import Chunks, Contents
 from downloader.serve.metrics import Metrics
 from downloader.serve.page import render_page
 from downloader.serve.routes import (
@@ -603,7 +603,7 @@ class _Answer:
             await self._send({"type": "http.response.body", "body": b" ", "more_body": True})
         return task.result()
 
-    async def stream(self, status: int, headers: Mapping[str, str], pieces: Pieces) -> None:
+    async def stream(self, status: int, headers: Mapping[str, str], chunks: Chunks) -> None:
         """Send bytes as they come, until the client is gone.
 
         Raises:
@@ -611,10 +611,10 @@ class _Answer:
         """
         gone = asyncio.ensure_future(self._wait_gone())
         try:
-            async with aclosing(pieces):
-                # The first piece first: an error before it gets a status of its own. But a
+            async with aclosing(chunks):
+                # The first chunk first: an error before it gets a status of its own. But a
                 # client that hears nothing for long gives up, so the headers do not wait longer.
-                first = asyncio.ensure_future(anext(pieces, b""))
+                first = asyncio.ensure_future(anext(chunks, b""))
                 try:
                     await asyncio.wait([first], timeout=_SILENCE_S)
                     if not first.done():
@@ -622,29 +622,29 @@ class _Answer:
                         await asyncio.wait([first, gone], return_when=asyncio.FIRST_COMPLETED)
                         if not first.done():
                             return
-                    piece = await first
+                    chunk = await first
                 finally:
                     first.cancel()
                     await asyncio.wait([first])
                 if not self.is_begun:
                     await self.begin(status, headers)
-                await self._send_piece(piece)
-                async for piece in pieces:
+                await self._send_piece(chunk)
+                async for chunk in chunks:
                     if gone.done():
                         return
-                    await self._send_piece(piece)
+                    await self._send_piece(chunk)
             await self._send({"type": "http.response.body", "body": b""})
         finally:
             gone.cancel()
 
-    async def _send_piece(self, piece: bytes) -> None:
-        message = {"type": "http.response.body", "body": piece, "more_body": True}
+    async def _send_piece(self, chunk: bytes) -> None:
+        message = {"type": "http.response.body", "body": chunk, "more_body": True}
         try:
             async with asyncio.timeout(_STALL_S):
                 await self._send(message)
         except TimeoutError:
             raise _BrokenOffError from None
-        self._request.sent_bytes += len(piece)
+        self._request.sent_bytes += len(chunk)
 
     async def _wait_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

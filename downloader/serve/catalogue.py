@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from downloader.hub.repo import Repo, RepoFile, Snapshot
-from downloader.restore.places import Places
+from downloader.restore.image_blobs import ImageBlobs
 from downloader.restore.values import BlobPlan
 from downloader.serve.neighbours import SMALL_BYTES, Neighbours, find_neighbours
 from downloader.serve.routes import (
@@ -23,10 +23,10 @@ from downloader.serve.routes import (
 
 @dataclass(frozen=True)
 class Remote:
-    """A cache blob that lies in an image: its pieces, and the places of the image's blobs."""
+    """A cache blob that lies in an image: its ranges, and the blobs of that image."""
 
     plan: BlobPlan
-    places: Places
+    image_blobs: ImageBlobs
 
 
 Location = Remote | Path
@@ -87,14 +87,14 @@ class Loaded:
         """The small contents by oid that lie near others, as far as is known where they lie."""
         return find_neighbours(self._iter_small())
 
-    def _iter_small(self) -> Iterator[tuple[RepoFile, BlobPlan, Places]]:
+    def _iter_small(self) -> Iterator[tuple[RepoFile, BlobPlan, ImageBlobs]]:
         for file in self.snapshot.files:
             lookup = self.lookup(file.oid)
             if file.size_bytes > SMALL_BYTES or not (lookup is None or lookup.is_over):
                 continue
             location = self.locate(file.oid)
-            if isinstance(location, Remote) and len(location.plan.pieces) == 1:
-                yield file, location.plan, location.places
+            if isinstance(location, Remote) and len(location.plan.ranges) == 1:
+                yield file, location.plan, location.image_blobs
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from downloader.units import MIB
 
 K = TypeVar("K")
 T = TypeVar("T")
-Pieces = AsyncGenerator[bytes, None]
+Chunks = AsyncGenerator[bytes, None]
 
 HELD_BYTES = 64 * 1024  # of the end of a file, until its hash was right
 # A range up to here is a look at a header or a footer: bringing in a file of 10 GB for it would
@@ -59,7 +59,7 @@ class ServeBounds:
 
     Args:
         connections: Reads of sources at once.
-        memory_bytes: For the pieces of all clients together.
+        memory_bytes: For the chunks of all clients together.
     """
 
     connections: int = 8
@@ -119,8 +119,8 @@ class Contents:
         """
         return oid not in self.suspect or not (wanted.start and wanted.end == size_bytes)
 
-    async def read(self, loaded: Loaded, file: RepoFile, wanted: ByteRange) -> Pieces:
-        """Yield the bytes of a file, in pieces.
+    async def read(self, loaded: Loaded, file: RepoFile, wanted: ByteRange) -> Chunks:
+        """Yield the bytes of a file, in chunks.
 
         Raises:
             HfModelsError: They cannot be had, or are wrong; the answer must be broken off.
@@ -129,16 +129,16 @@ class Contents:
         while True:
             looks += 1
             try:
-                async with aclosing(await self._open(loaded, file, wanted)) as pieces:
-                    async for piece in pieces:
-                        yield piece
+                async with aclosing(await self._open(loaded, file, wanted)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
             except _GoneError:
                 if looks == _LOOKS:
                     raise
             else:
                 return
 
-    async def _open(self, loaded: Loaded, file: RepoFile, wanted: ByteRange) -> Pieces:
+    async def _open(self, loaded: Loaded, file: RepoFile, wanted: ByteRange) -> Chunks:
         until = self._wrong_until.get(file.oid, 0.0)
         if time.monotonic() < until:
             raise IntegrityError(
@@ -183,8 +183,8 @@ class Contents:
         if not is_known and await self._find(loaded.snapshot.repo, file) is None:
             return b""
         whole = ByteRange(0, file.size_bytes)
-        async with aclosing(self.read(loaded, file, whole)) as pieces:
-            return b"".join([piece async for piece in pieces])
+        async with aclosing(self.read(loaded, file, whole)) as chunks:
+            return b"".join([chunk async for chunk in chunks])
 
     async def look_through(self, loaded: Loaded) -> None:
         """Find out where the contents lie that the cache lacks; compressed ones are there then."""
@@ -244,7 +244,7 @@ class Contents:
 
     async def _from_disk(
         self, path: Path, file: RepoFile, wanted: ByteRange, *, is_ours: bool
-    ) -> Pieces:
+    ) -> Chunks:
         descriptor = _open_file(path, is_ours=is_ours)
         try:
             status = os.fstat(descriptor)
@@ -264,10 +264,10 @@ class Contents:
                     hasher.update(data)
                 return data
 
-            async with aclosing(self._read_pieces(read, wanted, self._disk.run)) as pieces:
+            async with aclosing(self._read_chunks(read, wanted, self._disk.run)) as chunks:
                 try:
-                    async for piece in _hold_back(pieces, hasher, str(path)):
-                        yield piece
+                    async for chunk in _hold_back(chunks, hasher, str(path)):
+                        yield chunk
                 except IntegrityError:
                     self._is_wrong(file.oid, str(path), may_pass=is_ours)
                     if is_ours:  # an image has it, too: bring it in again
@@ -283,12 +283,12 @@ class Contents:
         if len(self._checked) > _CHECKED_LIMIT:
             self._checked.popitem(last=False)
 
-    async def _read_pieces(
+    async def _read_chunks(
         self,
         read: Callable[[int, int], bytes],
         wanted: ByteRange,
         run: Callable[[Callable[[], bytes]], Awaitable[bytes]],
-    ) -> Pieces:
+    ) -> Chunks:
         at = wanted.start
         while at < wanted.end:
             with self._lending(wanted.end - at) as size_bytes:
@@ -300,7 +300,7 @@ class Contents:
 
     @contextmanager
     def _lending(self, most_bytes: int) -> Iterator[int]:
-        """Give the size of the next piece of a client, and count it as long as it has it.
+        """Give the size of the next chunk of a client, and count it as long as it has it.
 
         What slow clients have taken and not received counts, so that many of them leave less.
         """
@@ -484,7 +484,7 @@ class Contents:
         self._metrics.add("wrong_bytes")
         self._note(f"wrong bytes, the answer was broken off: {text}")
 
-    async def _follow(self, shared: "_Shared", wanted: ByteRange) -> Pieces:
+    async def _follow(self, shared: "_Shared", wanted: ByteRange) -> Chunks:
         filling = shared.filling
         size_bytes = filling.plan.size_bytes
         shared.join()
@@ -494,9 +494,9 @@ class Contents:
             if at > filling.ready_bytes + _REACH_BYTES:
                 ahead = ByteRange(at, min(wanted.end, gate))
                 if ahead.size_bytes > 0:
-                    async for piece in self._read_source(filling.source, ahead):
-                        at += len(piece)
-                        yield piece
+                    async for chunk in self._read_source(filling.source, ahead):
+                        at += len(chunk)
+                        yield chunk
             while at < wanted.end:
                 limit = filling.ready_bytes
                 if not filling.is_verified:
@@ -519,17 +519,17 @@ class Contents:
 
     # Without the cache
 
-    async def _pass_through(self, location: Remote, file: RepoFile, wanted: ByteRange) -> Pieces:
+    async def _pass_through(self, location: Remote, file: RepoFile, wanted: ByteRange) -> Chunks:
         is_whole = wanted.size_bytes == file.size_bytes
         if not is_whole:
             self._say_once("ranges of files that are not in a cache are sent unchecked")
         hasher = BlobHasher(file.oid, file.size_bytes) if is_whole else None
         source = self._source(location)
-        pieces = self._read_source(source, wanted, hasher)
+        chunks = self._read_source(source, wanted, hasher)
         try:
-            async with aclosing(pieces):
-                async for piece in _hold_back(pieces, hasher, file.path):
-                    yield piece
+            async with aclosing(chunks):
+                async for chunk in _hold_back(chunks, hasher, file.path):
+                    yield chunk
         except IntegrityError as error:
             blamed = source.blame()
             self._remembered[file.oid] = source
@@ -542,11 +542,11 @@ class Contents:
 
     def _source(self, location: Remote) -> RangeSource:
         """Return where a file comes from, which remembers mirrors that sent wrong bytes."""
-        return self._remembered.get(location.plan.oid) or location.places.join(location.plan)
+        return self._remembered.get(location.plan.oid) or location.image_blobs.join(location.plan)
 
     async def _read_source(
         self, source: RangeSource, wanted: ByteRange, hasher: BlobHasher | None = None
-    ) -> Pieces:
+    ) -> Chunks:
         stream = Stream(source, wanted)
 
         def read(_start: int, size_bytes: int) -> bytes:
@@ -557,9 +557,9 @@ class Contents:
             return bytes(memoryview(buffer)[:count])
 
         try:
-            async for piece in self._read_pieces(read, wanted, self.run):
-                self._metrics.add("fetched_bytes", len(piece))
-                yield piece
+            async for chunk in self._read_chunks(read, wanted, self.run):
+                self._metrics.add("fetched_bytes", len(chunk))
+                yield chunk
         finally:
             stream.close()
 
@@ -651,17 +651,17 @@ async def _wait_for(changed: asyncio.Event) -> None:
             await changed.wait()
 
 
-async def _hold_back(pieces: Pieces, hasher: BlobHasher | None, name: str) -> Pieces:
-    """Yield pieces; the last one only if the hash of all of them is right.
+async def _hold_back(chunks: Chunks, hasher: BlobHasher | None, name: str) -> Chunks:
+    """Yield chunks; the last one only if the hash of all of them is right.
 
     Raises:
         IntegrityError: It is not.
     """
     last: bytes | None = None
-    async for piece in pieces:
+    async for chunk in chunks:
         if last is not None:
             yield last
-        last = piece
+        last = chunk
     if hasher is not None:
         hasher.check(name)
     if last is not None:

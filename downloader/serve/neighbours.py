@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from downloader.fs import write_atomically
 from downloader.hub.repo import RepoFile
 from downloader.restore.download import Span, iter_spans
-from downloader.restore.places import Places
+from downloader.restore.image_blobs import ImageBlobs
 from downloader.restore.values import BlobPlan
 from downloader.serve.cache import Cache
 from downloader.units import MIB
@@ -67,18 +67,18 @@ class Neighbours:
 
 
 def find_neighbours(
-    small: Iterable[tuple[RepoFile, BlobPlan, Places]],
+    small: Iterable[tuple[RepoFile, BlobPlan, ImageBlobs]],
 ) -> dict[str, Neighbours]:
     """Return by oid what lies near to others; what lies alone is left out.
 
     Args:
-        small: Files whose content is one piece, with where it lies.
+        small: Files whose content is one range, with where it lies.
     """
     files: dict[str, list[RepoFile]] = {}
-    plans: dict[str, tuple[BlobPlan, Places]] = {}
-    for file, plan, places in small:
+    plans: dict[str, tuple[BlobPlan, ImageBlobs]] = {}
+    for file, plan, image_blobs in small:
         files.setdefault(file.oid, []).append(file)
-        plans[file.oid] = plan, places
+        plans[file.oid] = plan, image_blobs
     found: dict[str, Neighbours] = {}
     for span in iter_spans(plans.values(), _SPAN_BYTES):
         if len(span.plans) > 1:

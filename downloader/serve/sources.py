@@ -31,7 +31,7 @@ from downloader.progress import Progress
 from downloader.publish.checkpoint import is_image_tag
 from downloader.restore.foreign.cache_scan import parse_listing
 from downloader.restore.foreign.entries import parse_folder
-from downloader.restore.foreign.extract import Capture, Glance
+from downloader.restore.foreign.extract import ContentExtractor, ContentSkipper
 from downloader.restore.foreign.scan import Taker
 from downloader.restore.image import Image, open_local_image, open_registry_image
 from downloader.restore.opening import Network, open_registries
@@ -338,26 +338,28 @@ def _look_into(image: Image, reading: Reading) -> list[Snapped]:
 def _load_found(read: Callable[[Taker], list[Found]], reading: Reading) -> list[Snapped]:
     """Return the snapshots of an image; contents of streams go into the cache on the way."""
     if reading.target is None:
-        found = read(Glance())
+        found = read(ContentSkipper())
         for item in found:
             if keys_to_read(item):
                 _target_for(item.source, reading)
         return [(item, _loaded(item, None)) for item in found]
-    with Capture(reading.target, reading.progress) as capture:
-        named = [read_streams(item, capture) for item in read(capture)]
-        return [(item, _loaded(item, capture, reading.target)) for item in named]
+    with ContentExtractor(reading.target, reading.progress) as extractor:
+        named = [read_streams(item, extractor) for item in read(extractor)]
+        return [(item, _loaded(item, extractor, reading.target)) for item in named]
 
 
-def _loaded(item: Found, capture: Capture | None, target: CacheTarget | None = None) -> Loaded:
+def _loaded(
+    item: Found, extractor: ContentExtractor | None, target: CacheTarget | None = None
+) -> Loaded:
     if not item.has_repo:
         raise InputError(f"{item.source}: does not say which repo and commit its files are from")
     work = plan_work([item])
     locations: dict[str, Location] = {
-        plan.oid: Remote(plan, places) for plan, places in work.ranges
+        plan.oid: Remote(plan, image_blobs) for plan, image_blobs in work.ranges
     }
     for repo, oid, keys in work.streams:
-        if capture is not None and target is not None:
-            capture.settle(repo, oid, keys)
+        if extractor is not None and target is not None:
+            extractor.settle(repo, oid, keys)
             locations[oid] = target.blob(repo, oid)
     return Loaded(item.snapshot, locations.__getitem__)
 

@@ -249,7 +249,7 @@ def test_seek_tables_are_read_beside_each_other(
         assert is_second.wait(60)
         return read_table(*arguments)
 
-    monkeypatch.setattr("downloader.restore.places.read_table", read)
+    monkeypatch.setattr("downloader.restore.image_blobs.read_table", read)
     check_restored(f"{side.direct_name}:packs", tmp_path)
 
 

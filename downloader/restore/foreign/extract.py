@@ -35,7 +35,7 @@ class Reader(Protocol):
         """Fill ``buffer``; 0 at the end."""
 
 
-class Glance:
+class ContentSkipper:
     """The taker that reads no content: it only notes where each one lies."""
 
     def take(
@@ -65,7 +65,7 @@ class _File:
     is_private: bool = True
 
 
-class Capture:
+class ContentExtractor:
     """The taker that writes contents as they pass; a context manager that tidies up.
 
     Args:

@@ -84,16 +84,18 @@ def read_again(image: Image, layers: Collection[str], taker: Taker) -> None:
 def _scan(
     image: Image, layer: Descriptor, taker: Taker, budget: Budget, *, whole: bool
 ) -> LayerScan:
-    places, what = image.places, str(layer.digest)
+    image_blobs, what = image.image_blobs, str(layer.digest)
     if whole:
         return scan_stream(image, layer, taker, budget)
     locator = Locator(layer.digest)
     if layer.size_bytes <= WHOLE_LAYER_BYTES:
         return scan_stream(image, layer, taker, budget, locator)
-    with places.source(layer.digest, layer.size_bytes).open(ByteRange(0, HEAD_BYTES)) as reader:
+    with image_blobs.source(layer.digest, layer.size_bytes).open(
+        ByteRange(0, HEAD_BYTES)
+    ) as reader:
         head = read_all(reader, HEAD_BYTES, what)
     compression = detect_compression(head)
-    if compression is not None and not (compression == "zstd" and places.add_packed(layer)):
+    if compression is not None and not (compression == "zstd" and image_blobs.add_packed(layer)):
         return scan_stream(image, layer, taker, budget)
 
     def open_range(wanted: ByteRange) -> BlobReader:
@@ -101,7 +103,7 @@ def _scan(
         budget.receive(wanted.size_bytes)
         return own.open(wanted)
 
-    own = places.own_tar(layer)
+    own = image_blobs.own_tar(layer)
     source = RangedSource(open_range, own.size_bytes, what)
     try:
         return scan_layer(source, what, locator, budget, shown_dirs(image))
@@ -153,7 +155,7 @@ def read_layer(
     Raises:
         IntegrityError: The layer is not the one that the manifest names.
     """
-    source = image.places.source(layer.digest, layer.size_bytes)
+    source = image.image_blobs.source(layer.digest, layer.size_bytes)
     while True:
         try:
             return retry_without_ranges(partial(_read_once, source, layer, budget, read))

@@ -46,7 +46,7 @@ class _Found:
 
 
 class RootDirectory:
-    """The blobs of such an image, as `downloader.restore.places.Places` reads them.
+    """The blobs of such an image, as `downloader.restore.image_blobs.ImageBlobs` reads them.
 
     Args:
         root: The directory; what it lies on is not looked at, nor is any link followed in it.

@@ -1,4 +1,4 @@
-"""The places that hold an image's registry blobs: mirrors in their order, then its own."""
+"""Where an image's registry blobs are read: mirrors in their order, then the registry."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -21,28 +21,28 @@ from downloader.transfer.mirrors import MirroredSource, MirrorHealth
 from downloader.transfer.source import JoinedSource, RangeSource, Reader
 
 
-class Places:
+class ImageBlobs:
     """Where an image's registry blobs can be read.
 
     Args:
-        places: In order of preference; the last is the image's own.
+        stores: In order of preference; the last is the image's own.
         note: Told when a mirror fails.
     """
 
-    def __init__(self, places: Sequence[Blobs], note: Note = ignore) -> None:
-        self._places = tuple(places)
+    def __init__(self, stores: Sequence[Blobs], note: Note = ignore) -> None:
+        self._stores = tuple(stores)
         self._health = MirrorHealth()
         self._note = note
         self._packed: dict[Digest, SeekTable] = {}
 
     def source(self, digest: Digest, size_bytes: int) -> MirroredSource:
-        """Return a registry blob, read from whichever place has it.
+        """Return a registry blob, read from whichever has it.
 
         Args:
             digest: Of the blob.
             size_bytes: Of the blob, or of as much of it as will be read.
         """
-        sources = [BlobSource(place, digest, size_bytes) for place in self._places]
+        sources = [BlobSource(store, digest, size_bytes) for store in self._stores]
         return MirroredSource(sources, self._health, self._note)
 
     def tar(self, digest: Digest, size_bytes: int) -> RangeSource:
@@ -59,13 +59,13 @@ class Places:
 
     def own_tar(self, layer: Descriptor) -> RangeSource:
         """Return the tar of a layer as `tar` does, read at the image's own place only."""
-        own = BlobSource(self._places[-1], layer.digest, layer.size_bytes)
+        own = BlobSource(self._stores[-1], layer.digest, layer.size_bytes)
         table = self._packed.get(layer.digest)
         return own if table is None else _PackedSource(own, table, str(layer.digest))
 
     def join(self, plan: BlobPlan) -> JoinedSource:
-        """Return a cache blob, read from the layers that hold its pieces."""
-        parts = [(self.tar(p.layer, p.byte_range.end), p.byte_range) for p in plan.pieces]
+        """Return a cache blob, read from the layers that hold its ranges."""
+        parts = [(self.tar(p.layer, p.byte_range.end), p.byte_range) for p in plan.ranges]
         return JoinedSource(plan.oid[:12], parts)
 
     def add_packed(self, layer: Descriptor) -> bool:
@@ -79,7 +79,7 @@ class Places:
                 is the only one that is asked for.
         """
         if layer.digest not in self._packed:
-            own = BlobSource(self._places[-1], layer.digest, layer.size_bytes)
+            own = BlobSource(self._stores[-1], layer.digest, layer.size_bytes)
             table = read_table(own.open, layer.size_bytes, str(layer.digest))
             if table is None:
                 return False
