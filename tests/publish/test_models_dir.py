@@ -260,7 +260,7 @@ def test_the_engine_builds_the_same_inodes_and_we_restore_them(
 
 
 @pytest.mark.mount
-@pytest.mark.tools("dockerd")
+@pytest.mark.tools("dockerd", "ip")
 def test_an_engine_with_the_classic_store_keeps_one_inode(
     image: str, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

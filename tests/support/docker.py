@@ -110,17 +110,24 @@ def shelf(hub: Hub, home: Path) -> Iterator[Shelf]:
 def graph_driver_engine() -> Iterator[str]:
     """Start an engine with the classic image store (a graph driver), and yield its DOCKER_HOST.
 
-    It has the base images of the machine's engine, and neither a bridge nor rules of a firewall.
+    It has the base images of the machine's engine, and a bridge of its own: one without
+    (``--bridge=none``) removes ``docker0``, which is that engine's.
     """
+    bridge = f"hf{uuid.uuid4().hex[:10]}"
     with tempfile.TemporaryDirectory(prefix="hf") as directory:  # a socket's path is short
         host = f"unix://{directory}/docker.sock"
         log = Path(directory, "log")
         command = [
             *(*AS_ROOT, "dockerd", f"--host={host}", f"--pidfile={directory}/pid"),
             *(f"--data-root={directory}/data", f"--exec-root={directory}/exec"),
-            *("--feature=containerd-snapshotter=false", "--bridge=none"),
-            *("--iptables=false", "--ip6tables=false"),
+            *("--feature=containerd-snapshotter=false", f"--bridge={bridge}"),
+            *("--iptables=false", "--ip6tables=false", "--ip-forward=false"),
         ]
+        subprocess.run([*AS_ROOT, "ip", "link", "add", bridge, "type", "bridge"], check=True)
+        # Else the engine would take the subnet of docker0.
+        subprocess.run(
+            [*AS_ROOT, "ip", "addr", "add", "192.168.213.1/24", "dev", bridge], check=True
+        )
         with log.open("wb") as output:
             engine = subprocess.Popen(command, stdout=output, stderr=output)
         try:
@@ -139,6 +146,7 @@ def graph_driver_engine() -> Iterator[str]:
                 pid = Path(directory, "pid").read_text()
                 subprocess.run([*AS_ROOT, "kill", pid], check=True)
             engine.wait(timeout=60)
+            subprocess.run([*AS_ROOT, "ip", "link", "delete", bridge], check=True)
             if AS_ROOT:
                 subprocess.run([*AS_ROOT, "rm", "-rf", f"{directory}/data", f"{directory}/exec"])
 
