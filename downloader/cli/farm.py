@@ -285,12 +285,13 @@ def check() -> None:
     # What is streamed is the same everywhere; Docker compresses anew for each registry.
     is_same = _variable("ENGINE") == "publish"
     expected = {name: digest if is_same or name == first else None for name in images}
+    is_bare = False
     for name, found in check_images(job, expected, Network(environment)):
+        is_bare |= not found.has_base
         print_result(f"{name}@{found.digest}: {found.blobs} blobs, {found.size_bytes} bytes")
     signed = first or images[0]
     write_outputs({"subject": subject_name(signed), "digest": digest})
     repository = environment.get("GITHUB_REPOSITORY", "OWNER/NAME")
-    is_bare = environment.get("BASE_IMAGE") == "none"
     page = image_summary(job.model, images, f"{signed}@{digest}", repository, is_bare=is_bare)
     write_summary(page)
 

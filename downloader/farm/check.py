@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from downloader.errors import IntegrityError
+from downloader.farm.catalog.published import has_base, read_facts, read_platform
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from downloader.oci.store import ListableStore, RawManifest
@@ -18,12 +19,14 @@ class Checked:
         manifests: How many, the index not counted.
         blobs: How many different ones.
         size_bytes: Of those.
+        has_base: Whether it has a base image, and so something that `docker run` can run.
     """
 
     digest: Digest
     manifests: int
     blobs: int
     size_bytes: int
+    has_base: bool
 
 
 def check_image(store: ListableStore, tag: str, digest: Digest | None = None) -> Checked:
@@ -47,7 +50,9 @@ def check_image(store: ListableStore, tag: str, digest: Digest | None = None) ->
     for blob in blobs.values():
         _check_blob(store, tag, blob)
     size_bytes = sum(blob.size_bytes for blob in blobs.values())
-    return Checked(top.digest, len(manifests), len(blobs), size_bytes)
+    parsed = parse_manifest(top.data)
+    facts = read_facts(store, parsed, read_platform(store, tag, parsed))
+    return Checked(top.digest, len(manifests), len(blobs), size_bytes, has_base(facts))
 
 
 def _iter_manifests(store: ListableStore, top: RawManifest) -> Iterator[Manifest]:

@@ -83,7 +83,7 @@ def restore(
 
     >>> restore("Qwen/Qwen2.5-0.5B")
     Traceback (most recent call last):
-    downloader.errors.InputError: want an image name in 'Qwen/Qwen2.5-0.5B', got 'Qwen/Qwen2.5-0.5B'
+    downloader.errors.InputError: 'Qwen/Qwen2.5-0.5B' is no image name
     """
     report = restore_images(
         [image],

@@ -102,7 +102,7 @@ def parse_reference(text: str) -> Reference:
         raise InputError(f"want a registry host in {text!r}, got {registry!r}")
     if not _REPOSITORY.fullmatch(repository) or len(registry + repository) > _NAME_LIMIT:
         raise InputError(
-            f"want an image name in {text!r}, got {repository!r}",
+            f"{text!r} is no image name",
             hint="an image name is lower-case: letters, digits, '.', '_', '-' and '/'",
         )
     return Reference(

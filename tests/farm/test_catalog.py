@@ -22,9 +22,11 @@ import pytest
 from downloader.cli import run
 from downloader.errors import ProtocolError
 from downloader.farm.catalog.catalog import Catalog, Entry
+from downloader.farm.catalog.commands import commands_of
 from downloader.farm.catalog.page import render_feed, render_page, words
 from downloader.farm.catalog.published import read_published
 from downloader.farm.catalog.readme import BEGIN, END
+from downloader.farm.check import check_image
 from downloader.farm.models import parse_models
 from downloader.net.http import HttpPool
 from downloader.oci.layout import Layout
@@ -79,6 +81,21 @@ def test_an_image_of_somebody_else_has_layers_only(tmp_path: Path) -> None:
     found = read_published(store, "theirs")
     assert found is not None
     assert (found.labels, found.license, found.files, found.layers) == (None, None, None, 2)
+
+
+@pytest.mark.parametrize("annotated", [True, False], ids=["annotations", "labels"])
+@pytest.mark.parametrize("has_base", [True, False], ids=["base", "bare"])
+def test_only_an_image_with_a_base_is_offered_to_docker_run(
+    tmp_path: Path, has_base: bool, annotated: bool
+) -> None:
+    store = Layout(tmp_path / "layout")
+    put_image(store, "tiny", make_image_plan(), has_base=has_base, annotated=annotated)
+    found = read_published(store, "tiny")
+    assert found is not None
+    assert found.has_base == check_image(store, "tiny").has_base == has_base
+    entries = tuple(Entry(model, found) for model in parse_models(ONE))
+    [model] = Catalog(entries, ("me/x",), NOW).to_json()["models"]
+    assert ("export" in commands_of(model)) == has_base
 
 
 def test_a_tag_that_is_not_there(tmp_path: Path) -> None:

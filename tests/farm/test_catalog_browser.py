@@ -84,6 +84,7 @@ def make_entry(model: Model) -> Entry:
         task="text-generation" if library else None,
         parameters=parameters and int(parameters),
         library=library,
+        has_base=True,
     )
     return Entry(model, image, registries, behind)
 

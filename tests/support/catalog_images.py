@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from downloader.oci.store import Store
 
+BASE = {"name": "docker.io/library/busybox:stable-musl", "digest": f"sha256:{'b' * 64}"}
 AMD64 = Platform("linux", "amd64")
 UNKNOWN = Platform("unknown", "unknown")
 LAYERS = (b"first layer", b"second layer")
@@ -59,6 +60,7 @@ def put_image(
     annotated: bool = True,
     indexed: bool = True,
     changed: Mapping[str, str] | None = None,
+    has_base: bool = True,
 ) -> str:
     """Put an image and return the digest that its tag names.
 
@@ -69,15 +71,17 @@ def put_image(
         annotated: Whether the manifests say it, or only the config, as after `docker push`.
         indexed: Whether it is an index with an attestation beside the image.
         changed: Annotations to overwrite, by the last part of their key.
+        has_base: Whether it says that it has a base image.
     """
-    facts = dict(labels(plan)) if plan else {}
+    base = BASE if has_base else None
+    facts = dict(labels(plan, base)) if plan else {}
     for key, value in (changed or {}).items():
         full = next(name for name in facts if name.endswith(f".{key}"))
         facts[full] = value
     for layer in LAYERS:
         put_blob(store, layer, digest_of(layer))
     diff_ids = [digest_of(layer) for layer in LAYERS]
-    config = config_json(plan, AMD64, diff_ids, {}) if plan else b'{"config":{"Labels":null}}'
+    config = config_json(plan, AMD64, diff_ids, {}, base) if plan else b'{"config":{"Labels":null}}'
     put_blob(store, config, digest_of(config))
     manifest = Manifest(
         describe(config, CONFIG),

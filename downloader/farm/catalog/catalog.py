@@ -194,6 +194,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "task": published.task if published else None,
         "parameters": published.parameters if published else None,
         "library": published.library if published else None,
+        "has_base": published.has_base if published else None,
         "published_at": None,
     }
 

@@ -68,8 +68,10 @@ def commands_of(model: dict[str, Any]) -> list[str]:
 
     An image of an earlier version says no library; its task may still name a pipeline.
 
-    >>> commands_of({"repo_type": "model", "library": "gguf", "task": None})
+    >>> commands_of({"repo_type": "model", "library": "gguf", "task": None, "has_base": True})
     ['restore', 'export', 'pull', 'serve', 'llama']
+    >>> commands_of({"repo_type": "space", "library": None, "task": None, "has_base": False})
+    ['restore', 'pull', 'serve']
     """
     library, task = model["library"], model["task"]
     loads: list[str] = []
@@ -81,7 +83,8 @@ def commands_of(model: dict[str, Any]) -> list[str]:
         loads = ["pipeline", "vllm"] if task in _GENERATED else ["pipeline"]
     elif library == "transformers":
         loads = ["transformers"]
-    return [*_EVERY, *loads]
+    every = [key for key in _EVERY if key != "export" or model["has_base"] is not False]
+    return [*every, *loads]
 
 
 def command_line(key: str, image: str) -> str:

@@ -53,6 +53,7 @@ class Published:
         task: The Hub's ``pipeline_tag``; None where nothing is stated.
         parameters: How many the model has; None where nothing is stated.
         library: What loads it, as the Hub names it; None where nothing is stated.
+        has_base: Whether it has a base image, and so something that `docker run` can run.
     """
 
     tag: str
@@ -68,6 +69,7 @@ class Published:
     task: str | None = None
     parameters: int | None = None
     library: str | None = None
+    has_base: bool = False
 
 
 def read_published(store: ListableStore, tag: str) -> Published | None:
@@ -83,8 +85,8 @@ def read_published(store: ListableStore, tag: str) -> Published | None:
     if raw is None:
         return None
     top = parse_manifest(raw.data)
-    manifest = _read_platform(store, tag, top) if isinstance(top, Index) else top
-    facts = _facts(store, top, manifest)
+    manifest = read_platform(store, tag, top)
+    facts = read_facts(store, top, manifest)
     layers = manifest.layers
     return Published(
         tag=tag,
@@ -100,11 +102,19 @@ def read_published(store: ListableStore, tag: str) -> Published | None:
         task=_line(facts, "task", TASK, WANT_TASK),
         parameters=_number(facts, "parameters"),
         library=_line(facts, "library", LIBRARY, WANT_LIBRARY),
+        has_base=has_base(facts),
     )
 
 
-def _read_platform(store: ListableStore, tag: str, index: Index) -> Manifest:
-    images = [item for item in index.manifests if _is_image(item)]
+def read_platform(store: ListableStore, tag: str, top: Manifest | Index) -> Manifest:
+    """Return the manifest of one platform of an image, amd64 where it has it.
+
+    Raises:
+        ProtocolError: It has none.
+    """
+    if isinstance(top, Manifest):
+        return top
+    images = [item for item in top.manifests if _is_image(item)]
     if not images:
         raise ProtocolError(f"{store.name}:{tag}: want an image in the index, got none")
     chosen = next((item for item in images if str(item.platform) == _PREFERRED), images[0])
@@ -120,7 +130,15 @@ def _is_image(item: Descriptor) -> bool:
     return item.artifact_type is None and str(item.platform) != "unknown/unknown"
 
 
-def _facts(store: ListableStore, top: Manifest | Index, manifest: Manifest) -> Mapping[str, str]:
+def has_base(facts: Mapping[str, str]) -> bool:
+    """Whether an image has a base image, by what it says of itself."""
+    return f"{_ANNOTATION}.base.name" in facts
+
+
+def read_facts(
+    store: ListableStore, top: Manifest | Index, manifest: Manifest
+) -> Mapping[str, str]:
+    """Return what an image says of itself: its annotations, or else its labels."""
     for annotations in (top.annotations, manifest.annotations):
         if REPO_ID_LABEL in annotations:
             return annotations
