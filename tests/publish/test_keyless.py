@@ -239,7 +239,7 @@ def test_the_bundle_of_another_model_is_refused(
     [of_model] = (tmp_path / "c").glob("models--org--model/signatures/*.json")
     signature_in(tmp_path / "c").write_bytes(of_model.read_bytes())
     ran = hf_models("verify", tmp_path / "c", *by(sigstore, config))
-    assert (ran.code, "such files" in ran.err) == (6, True), ran.err
+    assert (ran.code, "made for org/model, got it with org/signed" in ran.err) == (6, True), ran.err
 
 
 @pytest.mark.tools("openssl")
