@@ -21,6 +21,7 @@ from downloader.transfer.scheduler import Bounds
 from downloader.units import MIB
 from tests.support.fake_hub import Accesses, HubServer
 
+# One reader may meet every fault of a test in a row: below ``tries`` it still gets through.
 QUICK = RetryPolicy(tries=4, first_delay_s=0.01, longest_asked_s=5.0)
 READ_TIMEOUT_S = 1.0  # what a stall costs here
 STREAM = StreamSettings(at_first=4, range_bytes=2 * MIB, ring_bytes=8 * MIB)

@@ -132,7 +132,7 @@ PASSING = [
     faults.ServerError(path=FILE, origin="hub", times=2),
     faults.ServerError(path=FILE, origin="cdn", times=3, status=502),
     faults.SignedUrlExpired(path=FILE, times=3),
-    faults.SignedUrlExpired(path=FILE, times=4, skip=4),
+    faults.SignedUrlExpired(path=FILE, times=3, skip=4),
     faults.HandsOutExpiredUrls(path=FILE, times=1),
     faults.OtherRange(path=FILE, times=2),
     faults.MoreBytes(path=FILE, times=1),
