@@ -1,14 +1,13 @@
 """A stick: written from two places, checked by sha256sum, restored by Python alone."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from downloader.cli import run
 from downloader.library.bundle import PROGRAM
+from tests.support.command import hf_models
 from tests.support.make_image import make_snapshot, put_ours
 from tests.support.restore import FILES, layout
 from tests.support.serve import resolve_path, serving
@@ -17,13 +16,13 @@ MORE = {**FILES, "README.md": b"# Another commit\n"}
 
 
 @pytest.fixture
-def stick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+def stick(tmp_path: Path) -> Path:
     put_ours(layout(tmp_path / "a"), FILES, "one")
     snapshot = make_snapshot(MORE, commit="d" * 40)  # another commit of the same repo
     put_ours(layout(tmp_path / "b"), MORE, "two", snapshot=snapshot)
-    command = ["bundle", str(tmp_path / "a"), str(tmp_path / "b"), "--to", str(tmp_path / "stick")]
-    assert run(command) == 0
-    said = capsys.readouterr().out
+    images = (tmp_path / "a", tmp_path / "b")
+    code, said, _ = hf_models("bundle", *images, "--to", tmp_path / "stick")
+    assert code == 0
     assert "one sha256:" in said
     assert "hf-models.pyz restores it" in said
     return tmp_path / "stick"
@@ -77,7 +76,7 @@ def test_the_program_of_a_stick_writes_another_stick(stick: Path, tmp_path: Path
 
 def test_bundle_again_adds_nothing(stick: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in (stick / "blobs/sha256").iterdir()}
-    assert run(["bundle", str(tmp_path / "a"), "--to", str(stick), "--quiet"]) == 0
+    assert hf_models("bundle", tmp_path / "a", "--to", stick, "--quiet").code == 0
     assert {path: path.read_bytes() for path in (stick / "blobs/sha256").iterdir()} == before
 
 
@@ -87,19 +86,17 @@ def test_readme_is_in_both_languages(stick: Path) -> None:
     assert "只需要 Python" in text
 
 
-def test_two_images_of_one_tag_are_refused_before_anything_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_images_of_one_tag_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     images = [f"127.0.0.1:9/a/{name}:x" for name in ("m", "n")]
-    assert run(["bundle", *images, "--to", str(tmp_path / "stick")]) == 2
-    assert "two images have the tag x" in capsys.readouterr().err
+    code, _, err = hf_models("bundle", *images, "--to", tmp_path / "stick")
+    assert code == 2
+    assert "two images have the tag x" in err
     assert not (tmp_path / "stick").exists()
 
 
-def test_what_programs_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_programs_read(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "a"), {"config.json": b"{}"}, "one")
-    assert run(["bundle", str(tmp_path / "a"), "--to", str(tmp_path / "s"), "--json", "-q"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = hf_models("bundle", tmp_path / "a", "--to", tmp_path / "s", "--json", "-q").json
     assert [image["tag"] for image in document["images"]] == ["one"]
     files = [path for path in (tmp_path / "s").rglob("*") if path.is_file()]
     assert document["size_bytes"] == sum(

@@ -1,6 +1,5 @@
 """What a newcomer types first, and types wrong."""
 
-import json
 import os
 import re
 import shlex
@@ -17,10 +16,9 @@ from downloader.cli import cli
 from downloader.engine.heartbeat import heartbeat
 from downloader.oci.digest import digest_of
 from downloader.progress import NoProgress
-from tests.support.docker import ROOT, hf_models
+from tests.support.command import ROOT, hf_models, hf_models_apart
 from tests.support.fake_hub import HubServer, HubSpec, make_repo, tiny_repo
 from tests.support.odd_registry import OddRegistry
-from tests.support.restore import hf_models as run_here
 
 CANARY = "hf_canary4711"
 FILES = {"config.json": b"{}", "merges.txt": b"a b", "pytorch_model.bin": b"weights"}
@@ -39,13 +37,13 @@ def hub() -> Iterator[HubServer]:
 
 def test_a_dry_run_of_build_prints_the_plan(hub: HubServer) -> None:
     for more in ([], ["--json"]):
-        planned = hf_models("plan", "org/tiny", *more, HF_ENDPOINT=hub.endpoint).stdout
-        built = hf_models(
+        planned = hf_models_apart("plan", "org/tiny", *more, HF_ENDPOINT=hub.endpoint).out
+        built = hf_models_apart(
             *("build", "org/tiny", "--dry-run", "--engine", "layout", "--base", "none"),
             *more,
             HF_ENDPOINT=hub.endpoint,
         )
-        assert built.stdout.replace(',\n  "images": {}', "") == planned
+        assert built.out.replace(',\n  "images": {}', "") == planned
 
 
 def test_a_dry_run_of_build_says_the_digest_that_it_starts_from(hub: HubServer) -> None:
@@ -55,11 +53,11 @@ def test_a_dry_run_of_build_says_the_digest_that_it_starts_from(hub: HubServer) 
         base = f"{registry.host}/base:1"
         command = ("build", "org/tiny", "--dry-run", "--engine", "layout", "--base", base)
         pinned = f"{base}@{digest_of(data)}"
-        built = hf_models(*command, "--json", HF_ENDPOINT=hub.endpoint)
-        assert json.loads(built.stdout)["images"] == {base: pinned}
-        assert pinned in hf_models(*command, HF_ENDPOINT=hub.endpoint).stdout
-        planned = hf_models("plan", "org/tiny", "--json", HF_ENDPOINT=hub.endpoint)
-        assert "images" not in json.loads(planned.stdout)  # it asks no registry
+        built = hf_models_apart(*command, "--json", HF_ENDPOINT=hub.endpoint)
+        assert built.json["images"] == {base: pinned}
+        assert pinned in hf_models_apart(*command, HF_ENDPOINT=hub.endpoint).out
+        planned = hf_models_apart("plan", "org/tiny", "--json", HF_ENDPOINT=hub.endpoint)
+        assert "images" not in planned.json  # it asks no registry
 
 
 def examples(page: str) -> list[str]:
@@ -82,9 +80,9 @@ def test_examples_are_the_same_in_both_languages() -> None:
 )
 def test_an_example_of_the_publish_page(hub: HubServer, number: int, files: set[str]) -> None:
     command, _, *arguments = shlex.split(examples("publish.md")[number])
-    said = hf_models("fetch", *arguments, "--dry-run", HF_ENDPOINT=hub.endpoint).stdout
+    said = hf_models_apart("fetch", *arguments, "--dry-run", HF_ENDPOINT=hub.endpoint).out
     assert {line.split()[-1] for line in said.splitlines()} == files
-    hf_models(command, *arguments, "--dry-run", HF_ENDPOINT=hub.endpoint)
+    hf_models_apart(command, *arguments, "--dry-run", HF_ENDPOINT=hub.endpoint)
 
 
 def own_path() -> str:
@@ -127,7 +125,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_make_prints_the_result_alone() -> None:
     done = make("models", "ARGS=show codet5-small")
     assert done.stderr == ""
-    assert done.stdout == run_here("models", "show", "codet5-small").out
+    assert done.stdout == hf_models("models", "show", "codet5-small").out
 
 
 @pytest.mark.parametrize("page", ["install.md", "command-line.md", "command-line.zh-CN.md"])
@@ -156,14 +154,14 @@ def test_make_clean_keeps_what_was_built_unless_asked() -> None:
 
 
 def test_a_token_that_the_hub_does_not_know(hub: HubServer) -> None:
-    done = hf_models("plan", "org/tiny", code=3, HF_ENDPOINT=hub.endpoint, HF_TOKEN=CANARY)
-    assert "hint: check HF_TOKEN" in done.stderr
-    assert CANARY not in done.stderr
+    done = hf_models_apart("plan", "org/tiny", code=3, HF_ENDPOINT=hub.endpoint, HF_TOKEN=CANARY)
+    assert "hint: check HF_TOKEN" in done.err
+    assert CANARY not in done.err
 
 
 def test_an_endpoint_that_is_no_address() -> None:
-    done = hf_models("plan", "org/tiny", code=2, HF_ENDPOINT="hub.example")
-    assert done.stderr.startswith("error: want HF_ENDPOINT like https://huggingface.co, got")
+    done = hf_models_apart("plan", "org/tiny", code=2, HF_ENDPOINT="hub.example")
+    assert done.err.startswith("error: want HF_ENDPOINT like https://huggingface.co, got")
 
 
 class Heard(NoProgress):
@@ -221,7 +219,7 @@ def test_every_help_has_examples_that_its_command_understands(name: tuple[str, .
 def test_a_mistyped_command_is_answered_with_the_one_that_is_meant(
     typed: tuple[str, ...], meant: str
 ) -> None:
-    ran = run_here(*typed)
+    ran = hf_models(*typed)
     assert ran.code == 2
     assert f"no such command '{typed[-1]}'; did you mean {meant}" in ran.err
 
@@ -229,8 +227,8 @@ def test_a_mistyped_command_is_answered_with_the_one_that_is_meant(
 def test_a_wrong_repo_type_is_answered_with_the_right_one() -> None:
     repo = make_repo("org/rows", FILES, type="dataset")
     with HubServer(HubSpec((repo,))) as server:
-        done = hf_models("plan", "org/rows", code=3, HF_ENDPOINT=server.endpoint)
-    assert done.stderr.splitlines()[-1] == "hint: org/rows is a dataset: add --repo-type dataset"
+        done = hf_models_apart("plan", "org/rows", code=3, HF_ENDPOINT=server.endpoint)
+    assert done.err.splitlines()[-1] == "hint: org/rows is a dataset: add --repo-type dataset"
 
 
 WITHOUT_HUB = """
@@ -258,7 +256,7 @@ def test_only_what_asks_the_hub_needs_the_extra_hub(
     build = ("build", "org/tiny", "--engine", "layout", "--base", "none")
     with monkeypatch.context() as patch:
         patch.setenv("HF_ENDPOINT", hub.endpoint)
-        assert run_here(*build).code == 0
+        assert hf_models(*build).code == 0
     closed = ("--tries", "1", "--plain-http", "127.0.0.1:1")
     for command, code in (
         (("copy", "dist/tiny", "--to", "./copied"), 0),

@@ -14,9 +14,10 @@ import pytest
 
 from downloader.cli import COMMANDS, HIDDEN, cli
 from tests.support.catalog_images import make_image_plan, put_image
+from tests.support.command import hf_models
 from tests.support.make_image import put_ours
 from tests.support.publish import Side
-from tests.support.restore import FILES, hf_models, layout, registry
+from tests.support.restore import FILES, layout, registry
 
 pytestmark = pytest.mark.docker
 

@@ -14,7 +14,7 @@ import pytest
 from downloader.cli import INTERRUPTED, console
 from downloader.cli.console import ConsoleProgress
 from downloader.errors import HfModelsError
-from tests.support.docker import ROOT
+from tests.support.command import ROOT
 from tests.support.fake_hub import faults
 from tests.support.fake_hub.fault import Fault as HubFault
 from tests.support.faulty_proxy import Fault

@@ -8,9 +8,10 @@ import pytest
 
 from tests.support.catalog_images import make_image_plan
 from tests.support.catalog_images import put_image as put_small_image
+from tests.support.command import hf_models
 from tests.support.make_image import put_ours
 from tests.support.publish import MODEL, Side, check_image
-from tests.support.restore import check_cache, hf_models, registry
+from tests.support.restore import check_cache, registry
 from tests.support.serve import serving
 from tests.support.socks import SocksProxy
 

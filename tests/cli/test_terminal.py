@@ -12,9 +12,9 @@ import pytest
 
 from downloader.errors import InputError
 from tests.support.catalog_images import make_image_plan, put_image
-from tests.support.docker import ROOT
+from tests.support.command import ROOT, hf_models
 from tests.support.make_image import put_ours
-from tests.support.restore import FILES, hf_models, layout, registry
+from tests.support.restore import FILES, layout, registry
 
 pytestmark = pytest.mark.docker
 

@@ -15,10 +15,10 @@ from tests.docs import format_writer
 from tests.docs.format_reader import KEY, read
 from tests.publish.test_compression import PACKS, shrinking
 from tests.publish.test_models_dir import check_directory
+from tests.support.command import hf_models
 from tests.support.fake_hub import Generated, HubServer, HubSpec, make_repo
 from tests.support.fake_hub.content import read_all
 from tests.support.publish import MIB
-from tests.support.restore import hf_models
 
 DOCUMENT = Path("docs/image-format.md").resolve()
 ODD = make_repo(

@@ -18,7 +18,8 @@ import pytest
 from downloader import image as image_format
 from downloader.plan import OWN_LAYERS, Plan
 from tests.support import docker as docker_side
-from tests.support.docker import HUB_DIR, ROOT, Shelf, docker, hf_models, inspect, registry
+from tests.support.command import ROOT, hf_models_apart
+from tests.support.docker import HUB_DIR, Shelf, docker, inspect, registry
 from tests.support.fake_hub import (
     Generated,
     HubServer,
@@ -210,9 +211,9 @@ def gated(shelf: Shelf) -> str:
 def test_token_is_nowhere(shelf: Shelf, gated: str) -> None:
     said, image = gated, shelf.image("gated")
     target = f"{registry()}/{shelf.name}"
-    said += hf_models(
+    said += hf_models_apart(
         "push", "gated", "--image", shelf.name, "--to", target, "--allow-gated", HF_TOKEN=CANARY
-    ).stderr
+    ).err
     said += docker("history", "--no-trunc", image) + docker("image", "inspect", image)
     assert CANARY not in said
     names = []
@@ -225,7 +226,7 @@ def test_token_is_nowhere(shelf: Shelf, gated: str) -> None:
 @pytest.mark.usefixtures("gated")
 def test_gated_repo_is_not_pushed_unasked(shelf: Shelf) -> None:
     target = f"{registry()}/{shelf.name}-refused"
-    said = hf_models("push", "gated", "--image", shelf.name, "--to", target, code=2).stderr
+    said = hf_models_apart("push", "gated", "--image", shelf.name, "--to", target, code=2).err
     assert "org/gated, which is gated on the Hub" in said
     assert "--allow-gated" in said
 
@@ -238,8 +239,8 @@ def test_gated_repo_without_token(shelf: Shelf) -> None:
 def test_push_to_two_names_keeps_weights_as_they_are(shelf: Shelf, tiny: str, plan: Plan) -> None:
     names = [f"{shelf.name}-one", f"{shelf.name}/two"]
     to = [f"--to={registry()}/{name}" for name in names]
-    done = hf_models("push", "tiny", "--image", shelf.name, *to, "--json")
-    for name, told in zip(names, json.loads(done.stdout)["targets"], strict=True):
+    done = hf_models_apart("push", "tiny", "--image", shelf.name, *to, "--json")
+    for name, told in zip(names, done.json["targets"], strict=True):
         manifest = docker_side.pushed_manifest(name, "tiny")
         ours = manifest["layers"][-len(plan.layers) - OWN_LAYERS :]
         assert {layer["mediaType"] for layer in ours} == {"application/vnd.oci.image.layer.v1.tar"}
@@ -272,14 +273,14 @@ def test_one_registry_that_refuses_does_not_stop_the_others(shelf: Shelf, tiny: 
         threading.Thread(target=server.serve_forever, daemon=True).start()
         names = [f"127.0.0.1:{server.server_address[1]}/no/way", f"{registry()}/{shelf.name}-good"]
         command = ["push", "tiny", "--image", shelf.name, *(f"--to={name}" for name in names)]
-        done = hf_models(*command, code=3)
-        told = json.loads(hf_models(*command, "--json", code=3).stdout)["targets"]
+        done = hf_models_apart(*command, code=3)
+        told = hf_models_apart(*command, "--json", code=3).json["targets"]
         server.shutdown()
-    assert "no/way" in done.stderr
+    assert "no/way" in done.err
     assert [one["image"] for one in told] == [f"{name}:tiny" for name in names]
     assert "no/way" in told[0]["error"]["message"]
     assert told[0]["digest"] is told[1]["error"] is None
-    assert done.stdout == f"{told[1]['image']}@{told[1]['digest']}\n"
+    assert done.out == f"{told[1]['image']}@{told[1]['digest']}\n"
 
 
 FLAKY_DOCKER = """#!/bin/sh
@@ -300,9 +301,9 @@ def test_push_is_tried_again_after_a_503(shelf: Shelf, tiny: str, tmp_path: Path
     fake.chmod(0o755)
     to = f"--to={registry()}/{shelf.name}-flaky"
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    done = hf_models("push", "tiny", "--image", shelf.name, to, PATH=path)
-    assert "503 Service Unavailable; trying again in 0.5 s" in done.stderr
-    assert "@sha256:" in done.stdout
+    done = hf_models_apart("push", "tiny", "--image", shelf.name, to, PATH=path)
+    assert "503 Service Unavailable; trying again in 0.5 s" in done.err
+    assert "@sha256:" in done.out
 
 
 def test_image_of_another_repo_is_kept(shelf: Shelf, tiny: str) -> None:
@@ -399,5 +400,5 @@ def test_base_image_that_does_not_exist(shelf: Shelf) -> None:
 
 def test_quiet_build_says_its_name_only(shelf: Shelf, hub: HubServer, tiny: str) -> None:
     arguments = ("build", "org/tiny", "--layer-size", "1MiB", "--image", shelf.name, "--quiet")
-    done = hf_models(*arguments, "--engine", "docker", HF_ENDPOINT=hub.endpoint)
-    assert (done.stdout, done.stderr) == (f"{tiny}\n", "")
+    done = hf_models_apart(*arguments, "--engine", "docker", HF_ENDPOINT=hub.endpoint)
+    assert (done.out, done.err) == (f"{tiny}\n", "")

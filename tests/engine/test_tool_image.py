@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.docker import ROOT, docker, load_offline, registry
+from tests.support.command import ROOT
+from tests.support.docker import docker, load_offline, registry
 from tests.support.fake_hub import HubServer
 from tests.support.publish import MODEL, SPEC
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import uuid
 from contextlib import closing, contextmanager
@@ -19,7 +17,6 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from downloader.cli import run
 from downloader.errors import ProtocolError
 from downloader.farm.catalog.catalog import Catalog, Entry
 from downloader.farm.catalog.commands import commands_of
@@ -34,6 +31,7 @@ from downloader.oci.manifest import INDEX, Index
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry_write import WritableRegistry
 from tests.support.catalog_images import LAYERS, make_image_plan, partial, put_image
+from tests.support.command import Ran, hf_models, hf_models_apart
 from tests.support.fake_hub import HubServer, make_repo, tiny_repo
 
 if TYPE_CHECKING:
@@ -46,12 +44,6 @@ SCHEMA = json.loads(files("downloader.farm.catalog").joinpath("catalog.schema.js
 
 def check_schema(document: dict[str, Any]) -> None:
     jsonschema.Draft202012Validator(SCHEMA).validate(document)
-
-
-def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = run(list(arguments))
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 # --- one tag ------------------------------------------------------------------------------
@@ -178,15 +170,13 @@ def read_site(directory: Path) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.docker
-def test_list_prints_every_image(
-    store: WritableRegistry, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_prints_every_image(store: WritableRegistry, name: str) -> None:
     put_image(store, "tiny", make_image_plan())
     put_image(store, "part", partial(), annotated=False)
     put_image(store, "theirs", None)
     put_image(store, "tiny.shard-1-of-2", make_image_plan())
     put_image(store, f"sha256-{'0' * 64}.sig", None)
-    code, out, err = command(capsys, "list", name)
+    code, out, err = hf_models("list", name)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == f"{name}: 3 images"
@@ -202,22 +192,17 @@ def test_list_prints_every_image(
 
 def publish(hub: HubServer, name: str, *more: str) -> None:
     arguments = ("org/tiny", "--to", name, "--base", "none", "--quiet", *more)
-    subprocess.run(
-        [sys.executable, "-m", "downloader", "publish", *arguments],
-        env=os.environ | {"HF_ENDPOINT": hub.endpoint},
-        capture_output=True,
-        check=True,
-    )
+    hf_models_apart("publish", *arguments, HF_ENDPOINT=hub.endpoint)
 
 
 @pytest.mark.docker
-def test_list_after_a_real_publication(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_after_a_real_publication(name: str) -> None:
     repo = tiny_repo()
     with HubServer([repo]) as hub:
         publish(hub, name, "--shard", "1/2")
-        assert command(capsys, "list", name)[0] == 2  # a shard is no image
+        assert hf_models("list", name)[0] == 2  # a shard is no image
         publish(hub, name)
-    _, out, _ = command(capsys, "list", name, "--json")
+    _, out, _ = hf_models("list", name, "--json")
     (image,) = json.loads(out)["images"]
     assert (image["tag"], image["repo_id"], image["commit"]) == ("tiny", "org/tiny", repo.sha)
     assert (image["files"], image["size_bytes"]) == (
@@ -227,11 +212,9 @@ def test_list_after_a_real_publication(name: str, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.docker
-def test_list_as_json(
-    store: WritableRegistry, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_as_json(store: WritableRegistry, name: str) -> None:
     digest = put_image(store, "tiny", make_image_plan())
-    _, out, _ = command(capsys, "list", name, "--json")
+    _, out, _ = hf_models("list", name, "--json")
     (image,) = json.loads(out)["images"]
     assert image == {
         "tag": "tiny",
@@ -253,32 +236,28 @@ def test_list_as_json(
 
 
 @pytest.mark.docker
-def test_list_leaves_out_what_is_malformed_and_says_so(
-    store: WritableRegistry, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_leaves_out_what_is_malformed_and_says_so(store: WritableRegistry, name: str) -> None:
     put_image(store, "bad", make_image_plan(), changed={"files": "x"})
     put_image(store, "good", make_image_plan())
-    code, out, err = command(capsys, "list", name)
+    code, out, err = hf_models("list", name)
     assert code == 0
     assert "good" in out
     assert err == "bad: left out: label files: want a number, got 'x'\n"
 
 
 @pytest.mark.docker
-def test_list_of_nothing(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = command(capsys, "list", name)
+def test_list_of_nothing(name: str) -> None:
+    code, out, err = hf_models("list", name)
     assert (code, out) == (2, "")
     assert f"{name} has no image" in err
 
 
 @pytest.mark.docker
-def test_catalog_writes_page_and_json(
-    store: WritableRegistry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_catalog_writes_page_and_json(store: WritableRegistry, name: str, tmp_path: Path) -> None:
     put_image(store, "tiny", make_image_plan())
     path = models_file(tmp_path, name, tags=("tiny", "later"))
     site = tmp_path / "site"
-    code, out, err = command(capsys, "catalog", "--file", str(path), "--output", str(site))
+    code, out, err = hf_models("catalog", "--file", str(path), "--output", str(site))
     assert (code, out, err) == (0, f"{site}/index.html: 2 models, 1 published\n", "")
     document, page = read_site(site)
     tiny, later = document["models"]
@@ -296,20 +275,20 @@ def test_catalog_writes_page_and_json(
 
 @pytest.mark.docker
 def test_the_last_catalog_says_since_when_a_digest_is_published(
-    store: WritableRegistry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: WritableRegistry, name: str, tmp_path: Path
 ) -> None:
     put_image(store, "same", make_image_plan("org/same"))
     put_image(store, "moved", make_image_plan("org/moved"))
     path = models_file(tmp_path, name, tags=("same", "moved", "new", "never"))
     arguments = ("catalog", "--file", str(path), "--output", str(tmp_path))
-    command(capsys, *arguments)
+    hf_models(*arguments)
     first, _ = read_site(tmp_path)
     assert [model["published_at"] for model in first["models"]] == [None] * 4
     first["models"][0]["published_at"] = NOW
     (tmp_path / "catalog.json").write_text(json.dumps(first))
     put_image(store, "moved", make_image_plan("org/moved", commit="b" * 40))
     put_image(store, "new", make_image_plan("org/new"))
-    command(capsys, *arguments)
+    hf_models(*arguments)
     second, _ = read_site(tmp_path)
     now = second["generated_at"]
     assert [model["published_at"] for model in second["models"]] == [NOW, now, now, None]
@@ -321,13 +300,12 @@ def test_a_last_catalog_that_is_none_costs_only_the_dates(
     store: WritableRegistry,
     name: str,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     last: str,
 ) -> None:
     put_image(store, "tiny", make_image_plan())
     (tmp_path / "catalog.json").write_text(last)
     path = models_file(tmp_path, name)
-    code, _, err = command(capsys, "catalog", "--file", str(path), "--output", str(tmp_path))
+    code, _, err = hf_models("catalog", "--file", str(path), "--output", str(tmp_path))
     assert code == 0
     assert "no dates of publication: " in err
     assert read_site(tmp_path)[0]["models"][0]["published_at"] is None
@@ -335,11 +313,11 @@ def test_a_last_catalog_that_is_none_costs_only_the_dates(
 
 @pytest.mark.docker
 def test_catalog_says_which_registries_have_it(
-    store: WritableRegistry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: WritableRegistry, name: str, tmp_path: Path
 ) -> None:
     put_image(store, "tiny", make_image_plan())
     path = models_file(tmp_path, f"{name}-empty", name)
-    command(capsys, "catalog", "--file", str(path), "--output", str(tmp_path))
+    hf_models("catalog", "--file", str(path), "--output", str(tmp_path))
     document, _ = read_site(tmp_path)
     assert document["registries"] == [f"{name}-empty", name]
     assert document["models"][0]["registries"] == [name]
@@ -357,15 +335,8 @@ def test_catalog_asks_the_hub_what_is_behind(
     arguments = ("--file", str(path), "--output", str(tmp_path), "--check-hub")
     with HubServer([current, moved]) as hub:
         # A process of its own: huggingface_hub reads HF_ENDPOINT when it is imported.
-        done = subprocess.run(
-            [sys.executable, "-m", "downloader", "catalog", *arguments],
-            env=os.environ | {"HF_ENDPOINT": hub.endpoint},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "model org/gone: not found, or private and the token has no access\n"
+        done = hf_models_apart("catalog", *arguments, HF_ENDPOINT=hub.endpoint)
+    assert done.err == "model org/gone: not found, or private and the token has no access\n"
     document, page = read_site(tmp_path)
     assert [model["behind"] for model in document["models"]] == [False, True, None]
     assert "Behind the Hub</span>" in page
@@ -373,11 +344,11 @@ def test_catalog_asks_the_hub_what_is_behind(
 
 @pytest.mark.docker
 def test_catalog_does_not_offer_another_repo_under_the_tag(
-    store: WritableRegistry, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: WritableRegistry, name: str, tmp_path: Path
 ) -> None:
     put_image(store, "tiny", make_image_plan("org/other"))
     path = models_file(tmp_path, name)
-    code, _, err = command(capsys, "catalog", "--file", str(path), "--output", str(tmp_path))
+    code, _, err = hf_models("catalog", "--file", str(path), "--output", str(tmp_path))
     assert code == 0
     assert err == f"{name}:tiny: want model org/tiny, got an image of model org/other\n"
     document, _ = read_site(tmp_path)
@@ -414,36 +385,30 @@ def refusing_registry(status: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_registry_that_does_not_know_the_repository(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], status: int
-) -> None:
+def test_a_registry_that_does_not_know_the_repository(tmp_path: Path, status: int) -> None:
     with refusing_registry(status) as name:
         path = models_file(tmp_path, name)
         arguments = ("catalog", "--file", str(path), "--output", str(tmp_path), "--tries", "1")
-        code, out, _ = command(capsys, *arguments)
+        code, out, _ = hf_models(*arguments)
     assert (code, out) == (0, f"{tmp_path}/index.html: 1 model, 0 published\n")
     assert not read_site(tmp_path)[0]["models"][0]["published"]
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_registry_that_cannot_say_makes_no_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], status: int
-) -> None:
+def test_a_registry_that_cannot_say_makes_no_page(tmp_path: Path, status: int) -> None:
     with refusing_registry(status) as name:
         path = models_file(tmp_path, name)
         arguments = ("catalog", "--file", str(path), "--output", str(tmp_path), "--tries", "1")
-        code, _, err = command(capsys, *arguments)
+        code, _, err = hf_models(*arguments)
     assert code == 3
     assert str(status) in err
     assert not (tmp_path / "index.html").exists()
 
 
-def test_a_registry_that_is_not_there_makes_no_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_registry_that_is_not_there_makes_no_page(tmp_path: Path) -> None:
     path = models_file(tmp_path, "127.0.0.1:1/me/models")
     arguments = ("catalog", "--file", str(path), "--output", str(tmp_path), "--tries", "1")
-    code, _, err = command(capsys, *arguments)
+    code, _, err = hf_models(*arguments)
     assert code == 4
     assert "127.0.0.1" in err
     assert not (tmp_path / "index.html").exists()
@@ -526,14 +491,12 @@ def test_both_languages_have_every_text() -> None:
     assert all(text for language in found.values() for text in language.values())
 
 
-def test_the_page_leads_to_the_fork(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_leads_to_the_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
     monkeypatch.setenv("GITHUB_REPOSITORY", "forker/hf-models")
     with refusing_registry(404) as name:
         path = models_file(tmp_path, name)
-        command(capsys, "catalog", "--file", str(path), "--output", str(tmp_path))
+        hf_models("catalog", "--file", str(path), "--output", str(tmp_path))
     assert 'href="https://github.com/forker/hf-models"' in (tmp_path / "index.html").read_text()
 
 
@@ -548,22 +511,18 @@ def readmes(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def write(
-    capsys: pytest.CaptureFixture[str], models: Path, paths: list[Path], *more: str
-) -> tuple[int, str, str]:
+def write(models: Path, paths: list[Path], *more: str) -> Ran:
     names = [str(path) for path in paths]
-    return command(capsys, "catalog", "--file", str(models), "--readme", *names, *more)
+    return hf_models("catalog", "--file", str(models), "--readme", *names, *more)
 
 
-def test_the_table_in_both_readmes(
-    tmp_path: Path, readmes: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_in_both_readmes(tmp_path: Path, readmes: list[Path]) -> None:
     models = tmp_path / "models.toml"
     models.write_text(
         ONE + '[[model]]\ntag = "d"\nrepo = "org/d"\ntype = "dataset"\nregistries = ["me/x"]\n'
         'include = ["*.json", "a|b"]\n'
     )
-    assert write(capsys, models, readmes)[:2] == (0, "0 up to date, 2 written\n")
+    assert write(models, readmes)[:2] == (0, "0 up to date, 2 written\n")
     english, chinese = (path.read_text() for path in readmes)
     assert english == (
         f"# Before\n\n{BEGIN}\n\n"
@@ -576,65 +535,55 @@ def test_the_table_in_both_readmes(
     assert "(数据集, " in chinese
 
 
-def test_the_table_with_license_and_size(
-    tmp_path: Path, readmes: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_with_license_and_size(tmp_path: Path, readmes: list[Path]) -> None:
     models = tmp_path / "models.toml"
     models.write_text(ONE)
     facts = tmp_path / "catalog.json"
     known = {"tag": "tiny", "license": "Apache-2.0", "size_bytes": 242_000_000}
     facts.write_text(json.dumps({"format_version": 1, "models": [known]}))
-    assert write(capsys, models, readmes, "--facts", str(facts))[0] == 0
+    assert write(models, readmes, "--facts", str(facts))[0] == 0
     row = "| `tiny` | [org/tiny](https://huggingface.co/org/tiny) | Apache-2.0 | 242 MB |\n"
     assert row in readmes[0].read_text()
 
 
-def test_check_fails_until_it_is_written(
-    tmp_path: Path, readmes: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_fails_until_it_is_written(tmp_path: Path, readmes: list[Path]) -> None:
     models = tmp_path / "models.toml"
     models.write_text(ONE)
-    code, _, err = write(capsys, models, readmes, "--check")
+    code, _, err = write(models, readmes, "--check")
     assert code == 2
     assert f"the models in {readmes[0]}, {readmes[1]} are out of date" in err
     assert f"hint: run: nox -s catalog -- --readme {readmes[0]} {readmes[1]}\n" in err
     assert "old" in readmes[0].read_text()
-    assert write(capsys, models, readmes)[0] == 0
-    assert write(capsys, models, readmes, "--check")[0] == 0
+    assert write(models, readmes)[0] == 0
+    assert write(models, readmes, "--check")[0] == 0
     models.write_text(ONE.replace("tiny", "other"))
-    assert write(capsys, models, readmes[:1], "--check")[0] == 2
+    assert write(models, readmes[:1], "--check")[0] == 2
 
 
 @pytest.mark.parametrize("text", ["nothing", f"{END}\n{BEGIN}", f"{BEGIN}{BEGIN}{END}"])
-def test_a_readme_without_the_markers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
-) -> None:
+def test_a_readme_without_the_markers(tmp_path: Path, text: str) -> None:
     models, readme = tmp_path / "models.toml", tmp_path / "README.md"
     models.write_text(ONE)
     readme.write_text(text)
-    code, _, err = write(capsys, models, [readme])
+    code, _, err = write(models, [readme])
     assert code == 2
     assert f"in {readme}" in err
     assert readme.read_text() == text
 
 
-def test_facts_of_another_format(
-    tmp_path: Path, readmes: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_facts_of_another_format(tmp_path: Path, readmes: list[Path]) -> None:
     models, facts = tmp_path / "models.toml", tmp_path / "catalog.json"
     models.write_text(ONE)
     facts.write_text('{"format_version": 2, "models": []}')
-    code, _, err = write(capsys, models, readmes, "--facts", str(facts))
+    code, _, err = write(models, readmes, "--facts", str(facts))
     assert code == 2
     assert "want a catalog.json of format_version 1, got 2" in err
 
 
 @pytest.mark.parametrize("arguments", [["--readme"], ["--check"], ["README.md"]])
-def test_flags_that_do_not_fit_together(
-    capsys: pytest.CaptureFixture[str], arguments: list[str]
-) -> None:
+def test_flags_that_do_not_fit_together(arguments: list[str]) -> None:
     models = str(ROOT / "models.toml")
     known = [str(ROOT / item) if item == "README.md" else item for item in arguments]
-    code, _, err = command(capsys, "catalog", "--file", models, *known)
+    code, _, err = hf_models("catalog", "--file", models, *known)
     assert code == 2
     assert "want --readme with the names of READMEs" in err

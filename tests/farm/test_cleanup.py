@@ -6,15 +6,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from downloader.cli import run
 from downloader.farm.cleanup import Cleaned, Cleaner, reclaimable_bytes
 from downloader.farm.freeable import ITEMS, Item
+from tests.support.command import Ran, hf_models
 
 MIB = 1 << 20
 FAKE = """#!/bin/sh
@@ -54,36 +53,26 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@dataclass(frozen=True)
-class Done:
-    code: int
-    stdout: str
-    stderr: str
-
-
-Cleanup = Callable[..., Done]
+Cleanup = Callable[..., Ran]
 
 
 @pytest.fixture
-def cleanup(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Cleanup:
+def cleanup(root: Path, monkeypatch: pytest.MonkeyPatch) -> Cleanup:
     """Run the command on ``root``; as a person would, unless a variable says CI."""
 
-    def call(*flags: str, **env: str) -> Done:
+    def call(*flags: str, **env: str) -> Ran:
         for name in ("CI", "GITHUB_ACTIONS"):
             monkeypatch.delenv(name, raising=False)
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        code = run(["cleanup", "--root", str(root), *flags])
-        return Done(code, *capsys.readouterr())
+        return hf_models("cleanup", "--root", root, *flags)
 
     return call
 
 
-def rows(done: Done) -> dict[str, dict[str, Any]]:
-    assert done.code == 0, done.stderr
-    return {row["name"]: row for row in json.loads(done.stdout)["items"]}
+def rows(done: Ran) -> dict[str, dict[str, Any]]:
+    assert done.code == 0, done.err
+    return {row["name"]: row for row in json.loads(done.out)["items"]}
 
 
 def test_frees_what_the_list_names_and_nothing_else(root: Path, cleanup: Cleanup) -> None:
@@ -100,16 +89,16 @@ def test_frees_what_the_list_names_and_nothing_else(root: Path, cleanup: Cleanup
 
 def test_prints_before_and_after_of_each_item_and_the_total(root: Path, cleanup: Cleanup) -> None:
     done = cleanup(CI="true")
-    android = next(line for line in done.stdout.splitlines() if line.startswith("Android"))
+    android = next(line for line in done.out.splitlines() if line.startswith("Android"))
     assert android.split()[2:7] == ["removed", "2.1", "MB", "0", "B"]
-    assert done.stdout.splitlines()[-1].startswith("freed 7.")  # 3 + 2 + 1 + 1 MiB
-    assert "free before: " in done.stdout
+    assert done.out.splitlines()[-1].startswith("freed 7.")  # 3 + 2 + 1 + 1 MiB
+    assert "free before: " in done.out
 
 
 def test_refuses_outside_ci(root: Path, cleanup: Cleanup) -> None:
     done = cleanup()
     assert done.code == 2
-    assert "--dry-run" in done.stderr
+    assert "--dry-run" in done.err
     assert (root / "usr/share/dotnet").exists()
 
 

@@ -30,6 +30,7 @@ from downloader.oci.reference import parse_reference
 from downloader.oci.registry_write import WritableRegistry
 from downloader.plan import Plan, split_shards
 from downloader.publish.checkpoint import Record, Shard, read_record
+from tests.support.command import hf_models
 from tests.support.fake_hub import (
     Commit,
     File,
@@ -43,7 +44,6 @@ from tests.support.fake_hub import (
     tiny_repo,
 )
 from tests.support.fake_sigstore import REQUEST_TOKEN, Sigstore
-from tests.support.restore import hf_models
 from tests.support.runner_job import JobRun
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downloader.cli import run
 from downloader.errors import InputError
 from downloader.farm.models import parse_models, read_models
 from downloader.farm.toml_lines import find_lines
 from downloader.hub.repo import Selection
 from downloader.hub.selection import find_impossible
+from tests.support.command import hf_models
 
 ROOT = Path(__file__).parents[2]
 ORIGINAL = {
@@ -249,12 +249,6 @@ def test_a_value_beyond_all_bounds(value: str) -> None:
 # --- the command --------------------------------------------------------------------------
 
 
-def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = run(["models", *arguments])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "models.toml"
@@ -262,10 +256,10 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_add_appends_and_keeps_everything(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_add_appends_and_keeps_everything(file: Path) -> None:
     before = file.read_text()
-    code, out, _ = command(
-        capsys, "add", "Qwen/Qwen2.5-7B", "--include", 'a"b\\c é.json', "--file", str(file)
+    code, out, _ = hf_models(
+        "models", "add", "Qwen/Qwen2.5-7B", "--include", 'a"b\\c é.json', "--file", str(file)
     )
     assert code == 0
     assert out == f"{file}:12: added 'qwen2.5-7b', model Qwen/Qwen2.5-7B\n"
@@ -276,16 +270,16 @@ def test_add_appends_and_keeps_everything(file: Path, capsys: pytest.CaptureFixt
     assert after[len(before) :].count("\n") == 5  # a blank line, the header, three keys
 
 
-def test_add_takes_every_key(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = command(
-        capsys,
+def test_add_takes_every_key(file: Path) -> None:
+    code, _, err = hf_models(
+        "models",
         *("add", "org/second", "--tag", "s", "--type", "dataset", "--revision", "v1"),
         *("--exclude", "*.bin", "--layer-size", "2GB", "--to", "quay.io/a/b"),
         *("--compress", "auto"),
         *("--engine", "docker", "--allow-gated", "--file", str(file)),
     )
     assert (code, "commit" in err) == (0, True)
-    code, out, _ = command(capsys, "show", "s", "--json", "--file", str(file))
+    code, out, _ = hf_models("models", "show", "s", "--json", "--file", str(file))
     document: dict[str, Any] = json.loads(out)
     assert document == {
         "format_version": 1,
@@ -314,82 +308,74 @@ def test_add_takes_every_key(file: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["org/x", "--to", "ghcr.io/a/b:tag"], "want an image name without tag"),
     ],
 )
-def test_add_refuses_and_leaves_the_file(
-    file: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
-) -> None:
+def test_add_refuses_and_leaves_the_file(file: Path, arguments: list[str], said: str) -> None:
     before = file.read_text()
-    code, out, err = command(capsys, "add", *arguments, "--file", str(file))
+    code, out, err = hf_models("models", "add", *arguments, "--file", str(file))
     assert (code, out) == (2, "")
     assert said in err
     assert file.read_text() == before
     assert [path.name for path in file.parent.iterdir()] == ["models.toml"]
 
 
-def test_one_repo_may_have_two_images(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_repo_may_have_two_images(file: Path) -> None:
     arguments = ("add", "org/first", "--tag", "first-json", "--include", "*.json")
-    assert command(capsys, *arguments, "--file", str(file))[0] == 0
+    assert hf_models("models", *arguments, "--file", str(file))[0] == 0
 
 
-def test_check_says_how_many(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(capsys, "check", "--file", str(file)) == (
+def test_check_says_how_many(file: Path) -> None:
+    assert hf_models("models", "check", "--file", str(file)) == (
         0,
         f"{file}: 1 model, no mistake\n",
         "",
     )
 
 
-def test_check_names_file_and_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_file_and_line(file: Path) -> None:
     file.write_text(HEAD + "engine = 3\n")
-    code, _, err = command(capsys, "check", "--file", str(file))
+    code, _, err = hf_models("models", "check", "--file", str(file))
     assert (code, err) == (2, f"error: {file}:{AFTER}: engine: want a string, got 3\n")
 
 
-def test_list_as_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = command(capsys, "list", "--json", "--file", str(file))
+def test_list_as_json(file: Path) -> None:
+    _, out, _ = hf_models("models", "list", "--json", "--file", str(file))
     assert [entry["tag"] for entry in json.loads(out)["models"]] == ["first"]
 
 
-def test_list_as_table(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = command(capsys, "list", "--file", str(file))
+def test_list_as_table(file: Path) -> None:
+    _, out, _ = hf_models("models", "list", "--file", str(file))
     assert out.splitlines()[2].split() == ["first", "model", "org/first", "all"]
 
 
-def test_show_suggests_the_nearest_tag(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = command(capsys, "show", "frist", "--file", str(file))
+def test_show_suggests_the_nearest_tag(file: Path) -> None:
+    code, _, err = hf_models("models", "show", "frist", "--file", str(file))
     assert code == 2
     assert "hint: did you mean 'first'?" in err
 
 
-def test_a_github_job_publishes_to_its_owner(
-    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_github_job_publishes_to_its_owner(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_REPOSITORY_OWNER", "Fork-Er")
-    _, out, _ = command(capsys, "list", "--json", "--file", str(file))
+    _, out, _ = hf_models("models", "list", "--json", "--file", str(file))
     assert json.loads(out)["models"][0]["registries"] == ["ghcr.io/fork-er/hf-models"]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff"], ids=["missing", "not UTF-8"])
-def test_a_file_that_cannot_be_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
-) -> None:
+def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "models.toml"
     if content is not None:
         path.write_bytes(content)
-    code, _, err = command(capsys, "check", "--file", str(path))
+    code, _, err = hf_models("models", "check", "--file", str(path))
     assert code == 2
     assert str(path) in err
 
 
-def test_remove_takes_one_entry_and_leaves_the_comments_of_the_others(
-    file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_remove_takes_one_entry_and_leaves_the_comments_of_the_others(file: Path) -> None:
     before = file.read_text()
-    command(capsys, "add", "org/second", "--file", str(file))
+    hf_models("models", "add", "org/second", "--file", str(file))
     with file.open("a") as more:
         more.write('\n# about the third\n[[model]]\ntag = "third"\nrepo = "org/third"\n')
-    code, out, _ = command(capsys, "remove", "second", "--file", str(file))
+    code, out, _ = hf_models("models", "remove", "second", "--file", str(file))
     assert code == 0
     assert "removed 'second', model org/second" in out
     rest = '\n\n# about the third\n[[model]]\ntag = "third"\nrepo = "org/third"\n'
     assert file.read_text() == before.rstrip("\n") + "\n" + rest
-    assert command(capsys, "remove", "second", "--file", str(file))[0] == 2
+    assert hf_models("models", "remove", "second", "--file", str(file))[0] == 2

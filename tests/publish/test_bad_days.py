@@ -22,6 +22,7 @@ import pytest
 
 from downloader.oci.manifest import Manifest, parse_manifest
 from downloader.receiver import receiver
+from tests.support.command import Ran
 from tests.support.fake_hub import HubServer, Repo, faults
 from tests.support.fake_hub.fault import Fault as HubFault
 from tests.support.fake_hub.fault import World
@@ -35,7 +36,6 @@ from tests.support.publish import (
     ONE,
     ONE_BYTES,
     SPLIT,
-    Ran,
     Side,
     check_image,
 )

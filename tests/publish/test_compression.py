@@ -18,11 +18,12 @@ from downloader.oci.seekable import FRAME_BYTES, read_table
 from tests.publish.test_image_conformance import call
 from tests.publish.test_models_dir import check_directory
 from tests.restore.test_restore_network import kill_after
+from tests.support.command import hf_models
 from tests.support.docker import docker
 from tests.support.fake_hub import Generated, HubServer, HubSpec, faults, make_repo, read_all
 from tests.support.mirror import Habits, Mirror
 from tests.support.publish import MIB, MODEL, Side, manifest_of
-from tests.support.restore import hf_models, restore, restored, start
+from tests.support.restore import restore, restored, start
 from tests.support.serve import resolve_path, serving
 
 pytestmark = pytest.mark.docker

@@ -2,10 +2,8 @@
 
 import io
 import json
-import os
 import re
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,8 @@ import pytest
 
 from downloader.image import PREFIX
 from tests.support import docker as docker_side
-from tests.support.docker import ROOT, Shelf, docker, inspect
+from tests.support.command import hf_models_apart
+from tests.support.docker import Shelf, docker, inspect
 from tests.support.fake_hub import HubServer, tiny_repo
 
 pytestmark = pytest.mark.docker
@@ -35,13 +34,7 @@ def build_without_engine(shelf: Shelf, tag: str, directory: Path) -> None:
     archive = directory / "image.tar"
     arguments = ["org/tiny", "--layer-size", "1MiB", "--base", "none", "--image", shelf.name]
     arguments += ["--tag", tag, "--engine", "layout", "--archive", str(archive), "--quiet"]
-    subprocess.run(
-        [sys.executable, "-m", "downloader", "build", *arguments],
-        env={**os.environ, "HF_ENDPOINT": shelf.hub.endpoint, "PYTHONPATH": str(ROOT)},
-        cwd=directory,
-        check=True,
-        timeout=100,
-    )
+    hf_models_apart("build", *arguments, HF_ENDPOINT=shelf.hub.endpoint)
     docker("load", "--input", str(archive))
 
 

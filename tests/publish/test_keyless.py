@@ -14,11 +14,12 @@ import pytest
 
 from tests.publish.test_image_conformance import call
 from tests.publish.test_signatures import SIGNED, signature_in
+from tests.support.command import Ran, hf_models
 from tests.support.docker import docker
 from tests.support.fake_hub import HubServer, HubSpec
 from tests.support.fake_sigstore import REQUEST_TOKEN, Habits, Sigstore
-from tests.support.publish import MODEL, Ran, Side
-from tests.support.restore import hf_models, restore, restored
+from tests.support.publish import MODEL, Side
+from tests.support.restore import restore, restored
 
 pytestmark = pytest.mark.docker
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from downloader.fs import hold_lock
-from tests.support.docker import ROOT
+from tests.support.command import ROOT
 from tests.support.fake_hub import faults
 from tests.support.publish import BUILD_LAYOUT, MODEL, Side, check_image
 

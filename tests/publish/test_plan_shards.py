@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from downloader.cli import run
+from tests.support.command import hf_models
 from tests.support.fake_hub import HubServer, HubSpec
 from tests.support.publish import LAYER_SIZE, MODEL, SPLIT, WEIGHTS
 from tests.support.runner_job import read_values
@@ -24,15 +24,14 @@ def at_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
 
 
-def test_no_job_of_the_matrix_is_empty(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_job_of_the_matrix_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "output"
     monkeypatch.setenv("GITHUB_OUTPUT", str(output))
     flags = ("--layer-size", LAYER_SIZE, "--shards", "20", "--github-output")
-    assert run(["plan", "org/model", *flags]) == 0
+    code, _, err = hf_models("plan", "org/model", *flags)
+    assert code == 0
     layers = len(WEIGHTS) + 1  # small files share one
-    assert f"{layers} shards instead of 20" in capsys.readouterr().err
+    assert f"{layers} shards instead of 20" in err
     written = read_values(output)
     assert output.read_text().count("<<end-") == len(written)
     assert written["matrix"].count('"shard"') == layers
@@ -42,28 +41,25 @@ def test_no_job_of_the_matrix_is_empty(
     assert int(written["bytes"]) > 0
 
 
-def test_the_parts_of_a_file_are_one_job(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_parts_of_a_file_are_one_job() -> None:
     flags = ("--layer-size", "4MiB", "--shards", "8", "--json")
-    assert run(["plan", "org/split", *flags]) == 0
-    said = capsys.readouterr()
+    said = hf_models("plan", "org/split", *flags)
+    assert said.code == 0
     assert '"layers": 0' not in said.out
     assert "instead of 8" in said.err
 
 
-def test_the_layers_of_an_image_are_counted_as_they_are_listed(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run(["plan", "org/model", "--layer-size", LAYER_SIZE]) == 0
-    said = capsys.readouterr().out
+def test_the_layers_of_an_image_are_counted_as_they_are_listed() -> None:
+    code, said, _ = hf_models("plan", "org/model", "--layer-size", LAYER_SIZE)
+    assert code == 0
     with_files = len(WEIGHTS) + 1  # small files share one
     assert f"layers:           {with_files} with files, 2 with programs and metadata\n" in said
     rows = re.findall(r"^ *(\d+) ", said.partition("carries")[2], re.MULTILINE)
     assert rows == [str(number) for number in range(1, with_files + 3)]
 
 
-def test_without_a_job_nothing_is_asked_of_the_hub(
-    hub: HubServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["plan", "org/model", "--github-output"]) == 2
-    assert "want $GITHUB_OUTPUT" in capsys.readouterr().err
+def test_without_a_job_nothing_is_asked_of_the_hub(hub: HubServer) -> None:
+    code, _, err = hf_models("plan", "org/model", "--github-output")
+    assert code == 2
+    assert "want $GITHUB_OUTPUT" in err
     assert not hub.log()

@@ -16,6 +16,7 @@ from downloader.image import labels, signature_tar
 from downloader.plan import make_plan
 from downloader.signing import load_keys, verify_bundle
 from tests.publish.test_image_conformance import call
+from tests.support.command import hf_models
 from tests.support.docker import docker
 from tests.support.fake_hub import (
     Commit,
@@ -29,7 +30,7 @@ from tests.support.fake_hub import (
 )
 from tests.support.make_image import RawLayer, make_snapshot, our_layers, put_image
 from tests.support.publish import MIB, MODEL, Side, manifest_of
-from tests.support.restore import hf_models, layout, restore, restored
+from tests.support.restore import layout, restore, restored
 
 pytestmark = pytest.mark.docker
 

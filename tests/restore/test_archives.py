@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.command import hf_models
 from tests.support.make_image import (
     HUB,
     Member,
@@ -27,7 +28,7 @@ from tests.support.make_image import (
     put_ours,
     tar_of,
 )
-from tests.support.restore import FILES, check_cache, hf_models, layout, pack, restore, restored
+from tests.support.restore import FILES, check_cache, layout, pack, restore, restored
 
 Pack = Callable[[bytes], bytes]
 

@@ -13,6 +13,7 @@ import pytest
 from downloader.hub import cache
 from downloader.restore import target as targets
 from downloader.restore.restore_plan import narrow
+from tests.support.command import hf_models
 from tests.support.make_image import (
     COMMIT,
     HUB,
@@ -27,15 +28,7 @@ from tests.support.make_image import (
     random_bytes,
 )
 from tests.support.mirror import Habits, Mirror
-from tests.support.restore import (
-    FOLDER,
-    check_cache,
-    hf_models,
-    layout,
-    restore,
-    restored,
-    start,
-)
+from tests.support.restore import FOLDER, check_cache, layout, restore, restored, start
 
 FILES = {"config.json": b"{}", "a.safetensors": random_bytes(6 * MIB, seed=7)}
 OTHER = "e" * 40

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import docker as docker_side
-from tests.support.docker import ROOT, Shelf, docker, run_export
+from tests.support.command import ROOT
+from tests.support.docker import Shelf, docker, run_export
 from tests.support.fake_hub import HubServer, git_sha1, tiny_repo
 
 SCRIPT = ROOT / "downloader/export.sh"

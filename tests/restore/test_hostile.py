@@ -29,6 +29,7 @@ from downloader.oci.manifest import CONFIG, INDEX, LAYER, MANIFEST, Manifest, de
 from downloader.oci.seekable import FRAME_LIMIT_BYTES
 from downloader.oci.tar_write import TarEntry, iter_tar, lay_out
 from downloader.plan import make_plan
+from tests.support.command import Ran
 from tests.support.make_image import (
     COMMIT,
     HUB,
@@ -48,7 +49,7 @@ from tests.support.make_image import (
     random_bytes,
     tar_of,
 )
-from tests.support.restore import FOLDER, Ran, check_blobs, layout, restore
+from tests.support.restore import FOLDER, check_blobs, layout, restore
 
 ROOT = f"{HUB}/{FOLDER}"
 SNAPSHOT = f"{ROOT}/snapshots/{COMMIT}"

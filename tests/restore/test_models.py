@@ -19,6 +19,7 @@ from oci_modelcar.manifest import BlobDescriptor, build_config_bytes, build_mani
 
 from downloader.oci.digest import digest_of
 from downloader.oci.manifest import MANIFEST, Manifest, describe, to_json_bytes
+from tests.support.command import hf_models
 from tests.support.make_image import (
     COMMIT,
     HUB,
@@ -35,7 +36,7 @@ from tests.support.make_image import (
     random_bytes,
     tar_of,
 )
-from tests.support.restore import check_cache, hf_models, layout, registry, restore
+from tests.support.restore import check_cache, layout, registry, restore
 
 pytestmark = pytest.mark.portable
 

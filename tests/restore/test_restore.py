@@ -19,6 +19,7 @@ from downloader.hub.cache import iter_metadata_entries
 from downloader.image import EXPORT_PATH, METADATA_ANNOTATIONS, labels
 from downloader.oci.tar_write import TarEntry, iter_tar, lay_out
 from downloader.plan import make_plan
+from tests.support.command import hf_models
 from tests.support.fake_hub import HubServer, make_repo
 from tests.support.make_image import (
     COMMIT,
@@ -43,7 +44,6 @@ from tests.support.restore import (
     FOLDER,
     check_blobs,
     check_cache,
-    hf_models,
     layout,
     pack,
     registry,

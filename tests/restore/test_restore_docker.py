@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import hf_models
 from tests.support.docker import docker, load_offline
 from tests.support.fake_hub import HubServer, make_repo
 from tests.support.faulty_proxy import Door, FaultyProxy
 from tests.support.make_image import put_ours
-from tests.support.restore import FILES, check_cache, hf_models, registry, restore, restored
+from tests.support.restore import FILES, check_cache, registry, restore, restored
 
 pytestmark = pytest.mark.docker
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from downloader.plan import make_plan
+from tests.support.command import hf_models
 from tests.support.make_image import (
     COMMIT,
     HUB,
@@ -27,7 +28,7 @@ from tests.support.make_image import (
     put_image,
     put_ours,
 )
-from tests.support.restore import FILES, FOLDER, hf_models, layout, pack, registry, restored
+from tests.support.restore import FILES, FOLDER, layout, pack, registry, restored
 
 pytestmark = pytest.mark.portable
 

@@ -21,8 +21,9 @@ from huggingface_hub.hf_api import ExpandModelProperty_T, RepoFolder
 
 from downloader.hub.repo import Repo
 from downloader.serve.server import _listen
+from tests.support.command import hf_models
 from tests.support.make_image import git_oid, lfs_oid, make_snapshot, put_ours, random_bytes
-from tests.support.restore import FILES, hf_models, layout, pack, registry, restore
+from tests.support.restore import FILES, layout, pack, registry, restore
 from tests.support.serve import Server, resolve_path, serving
 
 pytestmark = pytest.mark.docker

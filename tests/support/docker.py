@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.command import hf_models_apart
 from tests.support.fake_hub import Hub
 
-ROOT = Path(__file__).parents[2]
 HUB_DIR = "root/.cache/huggingface/hub"
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 BASES = ("python:3.13-slim", "busybox:stable-musl")
@@ -40,23 +40,6 @@ def registry() -> str:
     return os.environ["HF_TEST_REGISTRY"]
 
 
-def hf_models(
-    *arguments: str, code: int = 0, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does, and check how it ends."""
-    done = subprocess.run(
-        [sys.executable, "-m", "downloader", *arguments],
-        env={**os.environ, **environment},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
 def docker(*arguments: str, code: int = 0) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=200)
     assert done.returncode == code, done.stdout + done.stderr
@@ -74,15 +57,15 @@ class Shelf:
 
     def build(self, *arguments: str, code: int = 0, **environment: str) -> dict[str, Any]:
         """Build and return what ``--json`` says; ``said`` is all that went to the terminal."""
-        done = hf_models(
+        done = hf_models_apart(
             *("build", *arguments, "--image", self.name, "--engine", "docker", "--json"),
             code=code,
             **{"HF_ENDPOINT": self.hub.endpoint, "HF_HOME": str(self.home), **environment},
         )
-        said = {"said": done.stdout + done.stderr}
+        said = {"said": done.out + done.err}
         if code != 0:
             return said
-        built = {**json.loads(done.stdout), **said}
+        built = {**done.json, **said}
         self.images.add(built["image"])
         return built
 

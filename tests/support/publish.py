@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 import re
 import tarfile
@@ -15,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from downloader.cli import run
 from downloader.net.http import HttpPool
 from downloader.oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry_write import WritableRegistry
 from downloader.oci.store import Store
+from tests.support.command import Ran, hf_models
 from tests.support.fake_hub import (
     Commit,
     File,
@@ -61,32 +60,17 @@ SPEC = HubSpec((MODEL, SPLIT, OTHER, EMPTY, GATED, MANY, ONE), users={"hf_alice"
 
 
 @dataclass
-class Ran:
-    """One command: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass
 class Side:
     """A publisher between a stand-in of the Hub and a real registry behind a proxy.
 
     Args:
         hub: The stand-in.
         proxy: Before the registry; counts what it is sent.
-        capsys: Catches what commands print.
         repository: A fresh one.
     """
 
     hub: HubServer
     proxy: FaultyProxy
-    capsys: pytest.CaptureFixture[str]
     repository: str = field(default_factory=lambda: f"tests/{uuid.uuid4().hex}")
 
     @property
@@ -100,10 +84,7 @@ class Side:
         return f"{os.environ['HF_TEST_REGISTRY']}/{self.repository}"
 
     def run(self, *arguments: str) -> Ran:
-        self.capsys.readouterr()
-        code = run(list(arguments))
-        printed = self.capsys.readouterr()
-        return Ran(code, printed.out, printed.err)
+        return hf_models(*arguments)
 
     def publish(self, repo: str = "org/model", *more: str, to: tuple[str, ...] = ()) -> Ran:
         targets = [flag for name in to or (self.name,) for flag in ("--to", name)]
@@ -138,9 +119,7 @@ POOL = HttpPool()
 
 
 @contextmanager
-def new_side(
-    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Side]:
+def new_side(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
     hub.clear_faults()
     hub.move(MODEL.key, "main", 1)
     hub.clear_log()
@@ -150,7 +129,7 @@ def new_side(
         FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as proxy,
     ):
         monkeypatch.setenv("XDG_CACHE_HOME", cache)  # where killed uploads leave their journals
-        yield Side(hub, proxy, capsys)
+        yield Side(hub, proxy)
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +139,8 @@ def hub() -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def side(
-    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Side]:
-    with new_side(hub, capsys, monkeypatch) as made:
+def side(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
+    with new_side(hub, monkeypatch) as made:
         yield made
 
 

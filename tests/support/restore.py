@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import multiprocessing
 import os
 import re
@@ -13,7 +11,6 @@ import tarfile
 import uuid
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from downloader.net.http import HttpPool
 from downloader.oci.layout import Layout
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry_write import WritableRegistry
+from tests.support.command import Ran, hf_models
 from tests.support.make_image import COMMIT, MIB, git_oid, lfs_oid, random_bytes
 
 FILES: Mapping[str, bytes] = {
@@ -35,27 +33,6 @@ FILES: Mapping[str, bytes] = {
     "ünïcode/#%?.txt": b"name\n",
 }
 FOLDER = "models--org--model"
-
-
-@dataclass
-class Ran:
-    """One command: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def hf_models(*arguments: str | Path) -> Ran:
-    """Run one command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = run([str(argument) for argument in arguments])
-    return Ran(code, out.getvalue(), err.getvalue())
 
 
 def restore(source: str | Path, cache: Path, *more: str | Path) -> Ran:

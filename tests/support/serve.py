@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.support.docker import ROOT
+from tests.support.command import ROOT
 
 ANSWER_TIMEOUT_S = 60.0
 _ANNOUNCED = "export HF_ENDPOINT="

@@ -1,0 +1,49 @@
+"""The two ways in which tests run a command: in this process, and in one of its own."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from downloader.cli import run
+
+ROOT = Path(__file__).parents[2]
+
+
+class Ran(NamedTuple):
+    """One command: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def hf_models(*arguments: str | Path) -> Ran:
+    """Run one command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = run([str(argument) for argument in arguments])
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def hf_models_apart(*arguments: str | Path, code: int = 0, **environment: str) -> Ran:
+    """Run one command in a process of its own, as a user does, and check how it ends."""
+    done = subprocess.run(
+        [sys.executable, "-m", "downloader", *arguments],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return Ran(done.returncode, done.stdout, done.stderr)
