@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from functools import cache
@@ -24,6 +25,10 @@ for _name in list(os.environ):  # before anything imports huggingface_hub, which
     if _is_private(_name):
         del os.environ[_name]
 
+
+# A shell script's background jobs ignore Ctrl-C, and so would each command that a test starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 collect_ignore = ["recordings.py"]  # a program, with a dependency of its own
 pytest_plugins = ["tests.support.publish"]  # the fixtures of everything that publishes
