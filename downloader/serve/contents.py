@@ -62,7 +62,7 @@ class ServeBounds:
         memory_bytes: For the chunks of all clients together.
     """
 
-    connections: int = 8
+    connections: int = 32
     memory_bytes: int = 64 * MIB
 
 

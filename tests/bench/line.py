@@ -2,8 +2,9 @@
 
 The registry lies behind a proxy that delays each byte and gives each connection a rate; the Hub
 is near for `publish`, and behind the same delay and rate (said to its stand-in as faults) for
-`fetch` and `hf download`. The floor is curl with as many connections as help, up to 16. A way
-that is not over after ``--most-s`` is stopped, and its row says so.
+`fetch` and `hf download`, which stands beside `serve` too, because it is that one's client. The
+floor is curl with as many connections as help, up to 16. A way that is not over after
+``--most-s`` is stopped, and its row says so.
 
 Every measurement is in ``line.json`` at once; ``--resume`` goes on with what is missing there, and
 ``--plot docs/images/speed.svg`` draws it and measures nothing. The whole table, with files as long
@@ -317,7 +318,7 @@ GROUPS: Mapping[str, Mapping[str, Way]] = {
         "docker pull": docker_down,
     },
     "fetch": {"curl": curl_hub, "fetch": fetch, "hf download": hf_download},
-    "serve": {"curl": curl_down, "serve": serve},
+    "serve": {"curl": curl_down, "serve": serve, "hf download": hf_download},
 }
 _PROGRAMS = {
     "oras cp": "oras",
