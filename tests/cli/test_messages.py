@@ -17,7 +17,7 @@ from downloader.errors import HfModelsError
 from tests.support.command import ROOT
 from tests.support.fake_hub import faults
 from tests.support.fake_hub.fault import Fault as HubFault
-from tests.support.faulty_proxy import Fault
+from tests.support.faults import Fault
 from tests.support.publish import BLOB_PATH, Side
 
 pytestmark = pytest.mark.docker

@@ -29,7 +29,8 @@ from downloader.oci.credentials import (
 from downloader.oci.reference import Reference
 from downloader.oci.registry_write import WritableRegistry
 from tests.oci.test_registry import CHUNK_BYTES, DATA, DIGEST, push, read
-from tests.support.faulty_proxy import Door, Fault, FaultyProxy
+from tests.support.faults import Fault
+from tests.support.faulty_proxy import Door, FaultyProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +99,7 @@ def test_identity_token(proxy: FaultyProxy, pool: HttpPool) -> None:
     registry = registry_at(proxy, pool, Credential(identity_token="s3cret-Refresh"))
     push(registry)
     assert [seen.method for seen in proxy.door.token_requests] == ["POST"]
-    assert "s3cret" not in proxy.door.token_requests[0].path
+    assert "s3cret" not in proxy.door.token_requests[0].target
 
 
 @pytest.mark.docker
@@ -184,7 +185,7 @@ def test_mount_asks_for_both_repositories(proxy: FaultyProxy, pool: HttpPool) ->
     source, target = registry_at(proxy, pool), registry_at(proxy, pool)
     push(source)
     assert target.mount_blob(DIGEST, source)
-    path = proxy.door.token_requests[-1].path
+    path = proxy.door.token_requests[-1].target
     assert path.count("scope=") == 2
     assert source.reference.repository in path.replace("%2F", "/")
 

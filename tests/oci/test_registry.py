@@ -35,7 +35,8 @@ from downloader.oci.registry_write import WritableRegistry
 from downloader.oci.responses import next_url, parse_errors, parse_next_link
 from downloader.oci.upload import UploadInterrupted, UploadMode, parse_offset, takes_chunks
 from downloader.units import MIB
-from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.faults import Fault
+from tests.support.faulty_proxy import FaultyProxy
 from tests.support.tls import make_certificate
 
 CHUNK_BYTES = 64 * 1024
@@ -680,7 +681,7 @@ def test_through_a_proxy(proxy: FaultyProxy) -> None:
     registry = WritableRegistry(reference, pool, plain_http=True, sleep=lambda _: None)
     proxy.faults = [Fault("any", "HEAD", status=200, body=b"12345")]
     assert registry.blob_size(DIGEST) == 5
-    assert proxy.seen[0].path == f"http://registry.invalid/v2/a/blobs/{DIGEST}"
+    assert proxy.seen[0].target == f"http://registry.invalid/v2/a/blobs/{DIGEST}"
     pool.close()
 
 

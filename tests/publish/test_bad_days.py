@@ -26,7 +26,8 @@ from tests.support.command import Ran
 from tests.support.fake_hub import HubServer, Repo, faults
 from tests.support.fake_hub.fault import Fault as HubFault
 from tests.support.fake_hub.fault import World
-from tests.support.faulty_proxy import Door, Fault, FaultyProxy
+from tests.support.faults import Asked, Fault
+from tests.support.faulty_proxy import Door, FaultyProxy
 from tests.support.publish import (
     BLOB_PATH,
     IMPATIENT,
@@ -361,9 +362,9 @@ class Strike(Fault):
         self.pid = pid
         self.aimed.set()
 
-    def takes(self, method: str, path: str, headers: Any) -> bool:
+    def takes(self, asked: Asked, blob_bytes: int | None) -> bool:
         assert self.aimed.wait(60)
-        if super().takes(method, path, headers) and self.pid:
+        if super().takes(asked, blob_bytes) and self.pid:
             os.kill(self.pid, self.sent)
         return False
 

@@ -11,7 +11,8 @@ from downloader.oci.manifest import CONFIG, MANIFEST, Index, Manifest, describe,
 from downloader.publish.copy import put_blob
 from downloader.receiver import receiver
 from tests.support.fake_hub import HubServer, faults
-from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.faults import Fault
+from tests.support.faulty_proxy import FaultyProxy
 from tests.support.publish import (
     CARD,
     FILE_BYTES,

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.docker
 
 def requests(side: Side) -> list[str]:
     with side.proxy.lock:
-        seen = [f"{item.method} {item.path}" for item in side.proxy.seen]
-    tokens = [f"token {item.path}" for item in side.proxy.door.token_requests]
+        seen = [f"{item.method} {item.target}" for item in side.proxy.seen]
+    tokens = [f"token {item.target}" for item in side.proxy.door.token_requests]
     return seen + tokens + [f"hub {entry.path}" for entry in side.hub.log()]
 
 

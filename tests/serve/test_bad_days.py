@@ -18,7 +18,8 @@ from huggingface_hub import HfApi
 
 from downloader.image import labels
 from downloader.plan import make_plan
-from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.faults import Fault
+from tests.support.faulty_proxy import FaultyProxy
 from tests.support.make_image import (
     MIB,
     cache_members,
@@ -67,10 +68,6 @@ def mirror_of_big(tmp_path: Path, habits: Habits | None = None) -> Iterator[Mirr
     put_ours(layout(tmp_path / "layout"), BIG)
     with Mirror(tmp_path / "layout", habits) as mirror:
         yield mirror
-
-
-def blob_bytes_read(proxy: FaultyProxy) -> int:
-    return sum(seen.body_bytes for seen in proxy.of("GET", "/blobs/"))
 
 
 def client_script(server: Server, home: Path) -> subprocess.CompletedProcess[str]:

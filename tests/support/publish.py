@@ -102,7 +102,7 @@ class Side:
     def sent_bytes(self) -> int:
         """How many bytes of blobs went to the registry."""
         with self.proxy.lock:
-            return sum(s.body_bytes for s in self.proxy.seen if re.search(BLOB_PATH, s.path))
+            return sum(s.body_bytes for s in self.proxy.seen if re.search(BLOB_PATH, s.target))
 
     def read_bytes(self) -> int:
         """How many bytes of large files came from the Hub."""
