@@ -13,9 +13,10 @@ from downloader.progress import NoProgress
 from tests.restore.test_archives import LAYERS, entry_of, packed, write_archive
 from tests.support.catalog_images import make_image_plan, put_image
 from tests.support.command import hf_models
+from tests.support.faults import ALL, of_blobs
 from tests.support.make_image import put_ours
-from tests.support.mirror import Habits, Mirror
 from tests.support.restore import FILES, check_cache, layout, registry, restored
+from tests.support.small_registry import SmallRegistry
 
 MIB = 1024**2
 
@@ -117,13 +118,13 @@ def test_an_archive_whose_source_lies_gets_no_name(image: Path, tmp_path: Path) 
 
 
 def test_copy_reads_a_mirror_and_leaves_one_that_lies(image: Path, tmp_path: Path) -> None:
-    with Mirror(image) as own, Mirror(image) as mirror:
+    with SmallRegistry(image) as own, SmallRegistry(image) as mirror:
         name, to = f"{own.host}/me/x:t", tmp_path / "one"
         ran = hf_models("copy", name, "--mirror", mirror.host, "--to", f"{to}/")
         assert ran.code == 0, ran.err
         assert layout(to).get_manifest("t") == layout(image).get_manifest("t")
-        assert mirror.log.blob_bytes > sum(map(len, set(FILES.values())))
-    with Mirror(image) as own, Mirror(image, Habits(lies=True)) as liar:
+        assert mirror.blob_bytes > sum(map(len, set(FILES.values())))
+    with SmallRegistry(image) as own, SmallRegistry(image, of_blobs("lies", lies=ALL)) as liar:
         name, to = f"{own.host}/me/x:t", tmp_path / "two"
         ran = hf_models("copy", name, "--mirror", liar.host, "--to", f"{to}/")
         assert ran.code == 0, ran.err

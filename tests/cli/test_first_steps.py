@@ -18,7 +18,7 @@ from downloader.oci.digest import digest_of
 from downloader.progress import NoProgress
 from tests.support.command import ROOT, hf_models, hf_models_apart
 from tests.support.fake_hub import HubServer, HubSpec, make_repo, tiny_repo
-from tests.support.odd_registry import OddRegistry
+from tests.support.small_registry import SmallRegistry
 
 CANARY = "hf_canary4711"
 FILES = {"config.json": b"{}", "merges.txt": b"a b", "pytorch_model.bin": b"weights"}
@@ -47,7 +47,7 @@ def test_a_dry_run_of_build_prints_the_plan(hub: HubServer) -> None:
 
 
 def test_a_dry_run_of_build_says_the_digest_that_it_starts_from(hub: HubServer) -> None:
-    with OddRegistry() as registry:
+    with SmallRegistry() as registry:
         data = b'{"schemaVersion": 2, "manifests": []}'
         registry.manifests["1"] = ("application/vnd.oci.image.index.v1+json", data)
         base = f"{registry.host}/base:1"

@@ -28,8 +28,9 @@ from downloader.farm.summary import (
 from downloader.hub.repo import RepoFile, Snapshot, parse_repo
 from downloader.plan import Plan, make_plan
 from downloader.publish import Outcome, Shard
-from tests.support.odd_registry import Asked, OddRegistry, Reply
+from tests.support.faults import Asked, Reply, always
 from tests.support.runner_job import MODELS, JobRun, job_of
+from tests.support.small_registry import SmallRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,23 +137,21 @@ def test_inputs_of_the_action_that_cannot_be_used(changes: dict[str, str], said:
 
 
 @pytest.fixture
-def door() -> Iterator[OddRegistry]:
+def door() -> Iterator[SmallRegistry]:
     """A registry that lets one user in."""
     known = "Basic " + base64.b64encode(f"me:{PASSWORD}".encode()).decode()
 
-    def answer(asked: Asked) -> Reply | None:
-        if asked.path != "/v2/":
-            return None
-        if asked.headers.get("authorization") == known:
+    def answer(asked: Asked) -> Reply:
+        if asked.headers.get("Authorization") == known:
             return Reply()
         return Reply(401, headers={"WWW-Authenticate": 'Basic realm="here"'})
 
-    with OddRegistry(answer) as registry:
+    with SmallRegistry(None, always("login", "/v2/$", reply=answer)) as registry:
         yield registry
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: OddRegistry) -> JobRun:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: SmallRegistry) -> JobRun:
     """A job that publishes to ``door``, on a machine without a docker command."""
     monkeypatch.setenv("PATH", "")
     more = {
@@ -168,14 +167,14 @@ def stored(job: JobRun) -> set[str]:
     return set(json.loads((job.directory / "docker/config.json").read_text())["auths"])
 
 
-def test_login_is_stored_for_the_steps_that_follow(job: JobRun, door: OddRegistry) -> None:
+def test_login_is_stored_for_the_steps_that_follow(job: JobRun, door: SmallRegistry) -> None:
     assert job.run("login") == 0
     assert stored(job) == {door.host}
     assert job.read("GITHUB_ENV")["IMAGES"] == f"{door.host}/me/models"
 
 
 def test_login_that_fails_says_why_without_the_password(
-    job: JobRun, door: OddRegistry, capsys: pytest.CaptureFixture[str]
+    job: JobRun, door: SmallRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job.env["OTHER_REGISTRY_PASSWORD"] = "canary-wrong"
     assert job.run("login") == 3
@@ -195,7 +194,7 @@ def test_login_without_any_destination_stops_the_job(
     assert "want a registry with credentials, got none" in said
 
 
-def test_login_without_a_job_is_for_all(job: JobRun, door: OddRegistry) -> None:
+def test_login_without_a_job_is_for_all(job: JobRun, door: SmallRegistry) -> None:
     job.env["JOB"] = ""
     assert job.run("login") == 0
     assert job.read("GITHUB_ENV")["LOGGED_IN"] == door.host

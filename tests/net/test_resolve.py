@@ -21,7 +21,8 @@ from downloader.net.retry import RetryPolicy
 from downloader.net.trust import Trust
 from downloader.oci.reference import Reference
 from downloader.oci.registry_write import WritableRegistry
-from tests.support.odd_registry import Asked, OddRegistry, Reply
+from tests.support.faults import Asked, Reply, always
+from tests.support.small_registry import SmallRegistry
 from tests.support.tls import make_certificate
 
 NAME = "tokens.example"
@@ -94,16 +95,16 @@ def pool(keys: Path) -> Iterator[HttpPool]:
     made.close()
 
 
-def with_realm(realm: str) -> OddRegistry:
-    def hook(asked: Asked) -> Reply | None:
-        if asked.headers.pop("authorization", None) == "Bearer good.token":
+def with_realm(realm: str) -> SmallRegistry:
+    def reply(asked: Asked) -> Reply | None:
+        if asked.headers.get("Authorization") == "Bearer good.token":
             return None
         return Reply(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}"'})
 
-    return OddRegistry(hook)
+    return SmallRegistry(None, always("realm", reply=reply))
 
 
-def open_at(registry: OddRegistry, pool: HttpPool) -> WritableRegistry:
+def open_at(registry: SmallRegistry, pool: HttpPool) -> WritableRegistry:
     reference = Reference(registry.host, "me/x")
     return WritableRegistry(reference, pool, retry=RetryPolicy(tries=1))
 
@@ -164,7 +165,7 @@ def test_localhost_and_names_below_it_are_this_machine(names: Names, answer: lis
     name = "k3d-reg.localhost"
     names(name, [answer] * 3)
     assert set(look_up(parse_address(f"http://{name}/"))) == {"127.0.0.1", "::1"}
-    with OddRegistry() as registry:
+    with SmallRegistry() as registry:
         pool = HttpPool()
         url = f"http://{name}:{registry.host.rpartition(':')[2]}/v2/"
         with Exchange(pool, "GET", url, {}) as exchange:

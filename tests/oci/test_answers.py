@@ -23,7 +23,8 @@ from downloader.oci.reference import Reference
 from downloader.oci.registry_write import WritableRegistry
 from downloader.oci.store import BlobReader
 from downloader.transfer.source import RangesIgnoredError
-from tests.support.odd_registry import Asked, OddRegistry, Reply
+from tests.support.faults import Asked, Reply, always
+from tests.support.small_registry import SmallRegistry
 
 pytestmark = pytest.mark.portable
 
@@ -32,8 +33,8 @@ SECRET = "s3cret-Password"
 
 
 @pytest.fixture
-def odd() -> Iterator[OddRegistry]:
-    with OddRegistry() as registry:
+def odd() -> Iterator[SmallRegistry]:
+    with SmallRegistry() as registry:
         yield registry
 
 
@@ -44,15 +45,21 @@ def pool() -> Iterator[HttpPool]:
     made.close()
 
 
-def open_at(odd: OddRegistry, pool: HttpPool, *, with_credential: bool = False) -> WritableRegistry:
+def open_at(
+    odd: SmallRegistry, pool: HttpPool, *, with_credential: bool = False
+) -> WritableRegistry:
     reference = Reference(odd.host, "me/x")
     me = ExplicitCredentials(odd.host, Credential("me", SECRET)) if with_credential else None
     policy = RetryPolicy(tries=2, first_delay_s=0.01)
     return WritableRegistry(reference, pool, me, retry=policy)
 
 
-def add(odd: OddRegistry, data: bytes = DATA) -> Digest:
+def add(odd: SmallRegistry, data: bytes = DATA) -> Digest:
     return Digest(odd.add_blob(data)["digest"])
+
+
+def answer_with(odd: SmallRegistry, reply: Callable[[Asked], Reply | None]) -> None:
+    odd.faults = [always("odd", reply=reply)]
 
 
 def read(reader: BlobReader) -> bytes:
@@ -66,28 +73,28 @@ def read(reader: BlobReader) -> bytes:
 
 @pytest.mark.parametrize("status", [400, 403, 405, 501])
 def test_size_where_head_is_refused_and_get_works(
-    odd: OddRegistry, pool: HttpPool, status: int
+    odd: SmallRegistry, pool: HttpPool, status: int
 ) -> None:
     digest = add(odd)
-    odd.hook = lambda asked: Reply(status) if asked.method == "HEAD" else None
+    odd.faults = [always("refused", method="HEAD", status=status)]
     assert open_at(odd, pool).blob_size(digest) == len(DATA)
     assert open_at(odd, pool).blob_size(Digest(f"sha256:{'0' * 64}")) is None
 
 
-def test_size_where_head_has_no_length(odd: OddRegistry, pool: HttpPool) -> None:
+def test_size_where_head_has_no_length(odd: SmallRegistry, pool: HttpPool) -> None:
     digest = add(odd)
-    odd.hook = lambda asked: Reply(length=False) if asked.method == "HEAD" else None
+    odd.faults = [always("no length", method="HEAD", reply=lambda _: Reply(length=False))]
     assert open_at(odd, pool).blob_size(digest) == len(DATA)
 
 
-def test_size_where_no_answer_has_a_length(odd: OddRegistry, pool: HttpPool) -> None:
+def test_size_where_no_answer_has_a_length(odd: SmallRegistry, pool: HttpPool) -> None:
     digest = add(odd)
-    odd.hook = lambda _: Reply(body=DATA, length=False)
+    answer_with(odd, lambda _: Reply(body=DATA, length=False))
     assert open_at(odd, pool).blob_size(digest) == len(DATA)
 
 
-def test_refused_head_and_get_is_an_error(odd: OddRegistry, pool: HttpPool) -> None:
-    odd.hook = lambda _: Reply(403)
+def test_refused_head_and_get_is_an_error(odd: SmallRegistry, pool: HttpPool) -> None:
+    odd.faults = [always("refused", status=403)]
     with pytest.raises(RegistryError, match="403"):
         open_at(odd, pool).blob_size(add(odd))
 
@@ -99,16 +106,15 @@ def gzipped(data: bytes, **headers: str) -> Reply:
     return Reply(body=gzip.compress(data), headers={"Content-Encoding": "gzip", **headers})
 
 
-def test_gzip_of_a_proxy_is_undone(odd: OddRegistry, pool: HttpPool) -> None:
+def test_gzip_of_a_proxy_is_undone(odd: SmallRegistry, pool: HttpPool) -> None:
     digest = add(odd)
     odd.add_manifest("t", {"manifests": []}, INDEX)
     media_type, manifest = odd.manifests["t"]
 
-    def hook(asked: Asked) -> Reply:
-        is_blob = "/blobs/" in asked.path
-        return gzipped(DATA) if is_blob else gzipped(manifest, **{"Content-Type": media_type})
-
-    odd.hook = hook
+    odd.faults = [
+        always("blob", "/blobs/", reply=lambda _: gzipped(DATA)),
+        always("manifest", reply=lambda _: gzipped(manifest, **{"Content-Type": media_type})),
+    ]
     registry = open_at(odd, pool)
     found = registry.get_manifest("t")
     assert found is not None
@@ -120,32 +126,33 @@ def test_gzip_of_a_proxy_is_undone(odd: OddRegistry, pool: HttpPool) -> None:
 
 
 def test_gzip_layer_that_a_store_labels_as_encoded_stays_as_it_is(
-    odd: OddRegistry, pool: HttpPool
+    odd: SmallRegistry, pool: HttpPool
 ) -> None:
     layer = gzip.compress(DATA)
     digest = add(odd, layer)
-    odd.hook = lambda _: Reply(body=layer, headers={"Content-Encoding": "gzip"})
+    odd.faults = [always("label", status=200, body=layer, headers={"Content-Encoding": "gzip"})]
     assert read(open_at(odd, pool).open_blob(digest, ByteRange(0, len(layer)))) == layer
 
 
 def test_range_of_a_gzip_layer_that_a_store_labels_as_encoded_is_that_range(
-    odd: OddRegistry, pool: HttpPool
+    odd: SmallRegistry, pool: HttpPool
 ) -> None:
     layer = gzip.compress(DATA)
     digest = add(odd, layer)
     headers = {"Content-Encoding": "gzip", "Content-Range": f"bytes 10-19/{len(layer)}"}
-    odd.hook = lambda _: Reply(206, layer[10:20], headers)
+    odd.faults = [always("label", status=206, body=layer[10:20], headers=headers)]
     assert read(open_at(odd, pool).open_blob(digest, ByteRange(10, 20))) == layer[10:20]
 
 
-def test_body_that_is_not_gzip_is_a_protocol_error(odd: OddRegistry, pool: HttpPool) -> None:
-    odd.hook = lambda _: Reply(body=b"plain", headers={"Content-Encoding": "gzip"})
+def test_body_that_is_not_gzip_is_a_protocol_error(odd: SmallRegistry, pool: HttpPool) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    odd.faults = [always("label", status=200, body=b"plain", headers=headers)]
     with pytest.raises(ProtocolError, match="Content-Encoding"):
         open_at(odd, pool).get_manifest("t")
 
 
-def test_manifest_that_decompresses_without_end_is_cut(odd: OddRegistry, pool: HttpPool) -> None:
-    odd.hook = lambda _: gzipped(bytes(64 * 1024 * 1024))
+def test_manifest_that_decompresses_without_end_is_cut(odd: SmallRegistry, pool: HttpPool) -> None:
+    answer_with(odd, lambda _: gzipped(bytes(64 * 1024 * 1024)))
     with pytest.raises(ProtocolError, match="at most 4194304 bytes"):
         open_at(odd, pool).get_manifest("t")
 
@@ -155,31 +162,29 @@ def test_manifest_that_decompresses_without_end_is_cut(odd: OddRegistry, pool: H
 
 @pytest.mark.parametrize("status", [400, 403, 416, 501])
 def test_blob_from_its_start_where_ranges_are_refused(
-    odd: OddRegistry, pool: HttpPool, status: int
+    odd: SmallRegistry, pool: HttpPool, status: int
 ) -> None:
     digest = add(odd)
-    odd.hook = lambda asked: Reply(status) if "range" in asked.headers else None
+    odd.faults = [always("refused", only_with="Range", status=status)]
     registry = open_at(odd, pool)
     assert read(registry.open_blob(digest, ByteRange(0, 100))) == DATA[:100]
     with pytest.raises(RangesIgnoredError):
         registry.open_blob(digest, ByteRange(100, 200))
 
 
-def test_blob_from_its_start_where_ranges_are_ignored(odd: OddRegistry, pool: HttpPool) -> None:
+def test_blob_from_its_start_where_ranges_are_ignored(odd: SmallRegistry, pool: HttpPool) -> None:
     digest = add(odd)
-    odd.hook = lambda asked: Reply(body=DATA, length="x" in asked.query)
+    answer_with(odd, lambda asked: Reply(body=DATA, length="x" in asked.query))
     assert read(open_at(odd, pool).open_blob(digest, ByteRange(0, 100))) == DATA[:100]
 
 
 # Lists of tags
 
 
-def pages(link: Callable[[OddRegistry, str], str], odd: OddRegistry, most: int = 9999) -> None:
+def pages(link: Callable[[SmallRegistry, str], str], odd: SmallRegistry, most: int = 9999) -> None:
     tags = ["a", "b", "c"]
 
-    def hook(asked: Asked) -> Reply | None:
-        if not asked.path.endswith("/tags/list"):
-            return None
+    def hook(asked: Asked) -> Reply:
         if int(asked.query.get("n", 0)) > most:
             return Reply(400, b'{"errors":[{"code":"PAGINATION_NUMBER_INVALID"}]}')
         left = [tag for tag in tags if tag > asked.query.get("last", "")]
@@ -189,10 +194,10 @@ def pages(link: Callable[[OddRegistry, str], str], odd: OddRegistry, most: int =
             headers["Link"] = link(odd, following)
         return Reply(body=json.dumps({"tags": left[:1]}).encode(), headers=headers)
 
-    odd.hook = hook
+    odd.faults = [always("pages", "/tags/list", reply=hook)]
 
 
-LINKS: dict[str, Callable[[OddRegistry, str], str]] = {
+LINKS: dict[str, Callable[[SmallRegistry, str], str]] = {
     "relative": lambda _, url: f'<{url}>; rel="next"',
     "absolute": lambda odd, url: f'<{odd.url}{url}>; rel="next"',
     "unquoted": lambda _, url: f"<{url}>; rel=next",
@@ -206,38 +211,39 @@ LINKS: dict[str, Callable[[OddRegistry, str], str]] = {
 
 @pytest.mark.parametrize("link", LINKS.values(), ids=list(LINKS))
 def test_tags_over_pages_however_the_link_is_written(
-    odd: OddRegistry, pool: HttpPool, link: Callable[[OddRegistry, str], str]
+    odd: SmallRegistry, pool: HttpPool, link: Callable[[SmallRegistry, str], str]
 ) -> None:
     pages(link, odd)
     assert open_at(odd, pool).list_tags() == ["a", "b", "c"]
 
 
-def test_tags_where_large_pages_are_refused(odd: OddRegistry, pool: HttpPool) -> None:
+def test_tags_where_large_pages_are_refused(odd: SmallRegistry, pool: HttpPool) -> None:
     pages(LINKS["relative"], odd, most=100)
     assert open_at(odd, pool).list_tags() == ["a", "b", "c"]
 
 
-def test_pages_in_a_circle_end(odd: OddRegistry, pool: HttpPool) -> None:
-    odd.hook = lambda _: Reply(body=b'{"tags":["a"]}', headers={"Link": "</x?n=2>; rel=next"})
+def test_pages_in_a_circle_end(odd: SmallRegistry, pool: HttpPool) -> None:
+    headers = {"Link": "</x?n=2>; rel=next"}
+    odd.faults = [always("circle", status=200, body=b'{"tags":["a"]}', headers=headers)]
     with pytest.raises(ProtocolError, match="got the same one again"):
         open_at(odd, pool).list_tags()
 
 
-def test_pages_without_end_are_cut_by_their_sum(odd: OddRegistry, pool: HttpPool) -> None:
+def test_pages_without_end_are_cut_by_their_sum(odd: SmallRegistry, pool: HttpPool) -> None:
     page = json.dumps({"tags": ["x" * 128] * 20_000}).encode()
 
     def hook(asked: Asked) -> Reply:
         following = int(asked.query.get("last", 0)) + 1
         return Reply(body=page, headers={"Link": f"</x?last={following}>; rel=next"})
 
-    odd.hook = hook
+    answer_with(odd, hook)
     with pytest.raises(ProtocolError, match=r"bytes, got more|of memory"):
         open_at(odd, pool).list_tags()
     assert len(odd.seen) < 10
 
 
-def test_page_of_html_is_a_protocol_error(odd: OddRegistry, pool: HttpPool) -> None:
-    odd.hook = lambda _: Reply(body=b"<html>")
+def test_page_of_html_is_a_protocol_error(odd: SmallRegistry, pool: HttpPool) -> None:
+    odd.faults = [always("page", status=200, body=b"<html>")]
     with pytest.raises(ProtocolError, match="want JSON with a list of tags"):
         open_at(odd, pool).list_tags()
 
@@ -245,11 +251,11 @@ def test_page_of_html_is_a_protocol_error(odd: OddRegistry, pool: HttpPool) -> N
 # Redirects
 
 
-def test_signed_url_on_the_own_host_gets_no_credential(odd: OddRegistry, pool: HttpPool) -> None:
+def test_signed_url_on_the_own_host_gets_no_credential(odd: SmallRegistry, pool: HttpPool) -> None:
     digest = add(odd)
 
     def hook(asked: Asked) -> Reply | None:
-        authorization = asked.headers.pop("authorization", None)
+        authorization = asked.headers.get("Authorization")
         if asked.path.startswith("/store/"):
             return Reply(400) if authorization else Reply(body=DATA)
         if not authorization:
@@ -259,48 +265,48 @@ def test_signed_url_on_the_own_host_gets_no_credential(odd: OddRegistry, pool: H
             return Reply(307, headers={"Location": location})
         return None
 
-    odd.hook = hook
+    answer_with(odd, hook)
     assert read(open_at(odd, pool, with_credential=True).open_blob(digest)) == DATA
 
 
 def test_rewritten_path_on_the_own_host_gets_the_credential(
-    odd: OddRegistry, pool: HttpPool
+    odd: SmallRegistry, pool: HttpPool
 ) -> None:
     def hook(asked: Asked) -> Reply | None:
-        if not asked.headers.pop("authorization", None):
+        if "Authorization" not in asked.headers:
             return Reply(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
         if "/me/x/" in asked.path:
             return Reply(302, headers={"Location": asked.path.replace("/me/x/", "/team/x/")})
         return None
 
-    odd.hook = hook
+    answer_with(odd, hook)
     assert read(open_at(odd, pool, with_credential=True).open_blob(add(odd))) == DATA
 
 
 def test_redirect_that_two_parsers_read_differently_is_not_followed(
-    odd: OddRegistry, pool: HttpPool
+    odd: SmallRegistry, pool: HttpPool
 ) -> None:
-    with OddRegistry() as thief:
+    with SmallRegistry() as thief:
 
         def hook(asked: Asked) -> Reply | None:
-            if not asked.headers.pop("authorization", None):
+            if "Authorization" not in asked.headers:
                 return Reply(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
             location = f"http://{thief.host}\\@{odd.host}/v2/stolen"
             return Reply(307, headers={"Location": location})
 
-        odd.hook = hook
+        answer_with(odd, hook)
         with pytest.raises(ProtocolError, match="want Location of http or https"):
             open_at(odd, pool, with_credential=True).open_blob(add(odd))
         assert thief.seen == []
 
 
-def test_manifest_is_put_where_the_registry_redirects(odd: OddRegistry, pool: HttpPool) -> None:
+def test_manifest_is_put_where_the_registry_redirects(odd: SmallRegistry, pool: HttpPool) -> None:
     def hook(asked: Asked) -> Reply | None:
         if asked.method == "PUT" and "again" not in asked.query:
             return Reply(307, headers={"Location": f"{asked.path}?again=1"})
         return Reply(201) if asked.method == "PUT" else None
 
-    odd.hook = hook
+    answer_with(odd, hook)
     open_at(odd, pool).put_manifest("t", b"{}", INDEX)
     assert [asked.body for asked in odd.seen] == [b"{}", b"{}"]
 
@@ -312,7 +318,7 @@ def token_hook(realm: str, answer: Callable[[Asked], Reply], **challenge: str) -
     def hook(asked: Asked) -> Reply | None:
         if asked.path.startswith("/token"):
             return answer(asked)
-        if asked.headers.pop("authorization", "").removeprefix("Bearer ") == "good.token":
+        if asked.headers.get("Authorization", "").removeprefix("Bearer ") == "good.token":
             return None
         params = {"realm": realm, "service": "s", **challenge}
         text = ",".join(f'{name}="{value}"' for name, value in params.items())
@@ -325,7 +331,7 @@ def give_token(_: Asked) -> Reply:
     return Reply(body=b'{"token":"good.token"}')
 
 
-def test_scope_that_is_named_twice(odd: OddRegistry, pool: HttpPool) -> None:
+def test_scope_that_is_named_twice(odd: SmallRegistry, pool: HttpPool) -> None:
     hook = token_hook(f"{odd.url}/token", give_token)
 
     def twice(asked: Asked) -> Reply | None:
@@ -334,11 +340,11 @@ def test_scope_that_is_named_twice(odd: OddRegistry, pool: HttpPool) -> None:
             reply.headers["WWW-Authenticate"] += ',scope="repository:a:pull",scope="b"'
         return reply
 
-    odd.hook = twice
+    answer_with(odd, twice)
     assert read(open_at(odd, pool).open_blob(add(odd))) == DATA
 
 
-def test_realm_without_quotes(odd: OddRegistry, pool: HttpPool) -> None:
+def test_realm_without_quotes(odd: SmallRegistry, pool: HttpPool) -> None:
     hook = token_hook(f"{odd.url}/token", give_token)
 
     def bare(asked: Asked) -> Reply | None:
@@ -347,15 +353,16 @@ def test_realm_without_quotes(odd: OddRegistry, pool: HttpPool) -> None:
             reply.headers["WWW-Authenticate"] = f"Bearer realm={odd.url}/token,service=s"
         return reply
 
-    odd.hook = bare
+    answer_with(odd, bare)
     assert read(open_at(odd, pool).open_blob(add(odd))) == DATA
 
 
 @pytest.mark.parametrize("body", [b"<html>Log in</html>", b"", b"[]"])
 def test_page_instead_of_a_manifest_names_the_address_and_its_type(
-    odd: OddRegistry, pool: HttpPool, body: bytes
+    odd: SmallRegistry, pool: HttpPool, body: bytes
 ) -> None:
-    odd.hook = lambda _: Reply(200, body, {"Content-Type": "text/html; charset=x"})
+    headers = {"Content-Type": "text/html; charset=x"}
+    odd.faults = [always("page", status=200, body=body, headers=headers)]
     with pytest.raises(ProtocolError, match=f"{odd.url}/v2/me/x/manifests/t: want a manifest") as e:
         open_at(odd, pool).get_manifest("t")
     assert f"got {len(body)} bytes of text/html" in e.value.message
@@ -363,7 +370,7 @@ def test_page_instead_of_a_manifest_names_the_address_and_its_type(
 
 
 def test_token_that_does_not_come_stops_no_request_that_has_its_own(
-    odd: OddRegistry, pool: HttpPool
+    odd: SmallRegistry, pool: HttpPool
 ) -> None:
     asked_for_more, is_over = threading.Event(), threading.Event()
 
@@ -378,11 +385,10 @@ def test_token_that_does_not_come_stops_no_request_that_has_its_own(
         challenge = f'Bearer realm="{odd.url}/token"'
         if asked.path == "/token":
             return answer(asked)
-        is_refused = asked.method == "DELETE" or "authorization" not in asked.headers
-        asked.headers.pop("authorization", None)
+        is_refused = asked.method == "DELETE" or "Authorization" not in asked.headers
         return Reply(401, headers={"WWW-Authenticate": challenge}) if is_refused else None
 
-    odd.hook = hook
+    answer_with(odd, hook)
     digest = add(odd)
     odd.add_manifest("t", {"manifests": []}, INDEX)
     registry = open_at(odd, pool)
@@ -401,25 +407,25 @@ def test_token_that_does_not_come_stops_no_request_that_has_its_own(
 
 @pytest.mark.parametrize("status", [307, 308])
 def test_token_server_that_moves_on_its_host_keeps_the_credential(
-    odd: OddRegistry, pool: HttpPool, status: int
+    odd: SmallRegistry, pool: HttpPool, status: int
 ) -> None:
     def answer(asked: Asked) -> Reply:
         if asked.path == "/token":
             return Reply(status, headers={"Location": "/token/new?service=s"})
-        return give_token(asked) if "authorization" in asked.headers else Reply(401)
+        return give_token(asked) if "Authorization" in asked.headers else Reply(401)
 
-    odd.hook = token_hook(f"{odd.url}/token", answer)
+    answer_with(odd, token_hook(f"{odd.url}/token", answer))
     assert read(open_at(odd, pool, with_credential=True).open_blob(add(odd))) == DATA
 
 
 def test_token_server_that_moves_to_another_host_gives_no_credential_away(
-    odd: OddRegistry, pool: HttpPool
+    odd: SmallRegistry, pool: HttpPool
 ) -> None:
-    with OddRegistry(give_token) as other:
+    with SmallRegistry(None, always("token", reply=give_token)) as other:
         moved = Reply(307, headers={"Location": f"{other.url}/token"})
-        odd.hook = token_hook(f"{odd.url}/token", lambda _: moved)
+        answer_with(odd, token_hook(f"{odd.url}/token", lambda _: moved))
         assert read(open_at(odd, pool, with_credential=True).open_blob(add(odd))) == DATA
-        assert ["authorization" in asked.headers for asked in other.seen] == [False]
+        assert ["Authorization" in asked.headers for asked in other.seen] == [False]
 
 
 @pytest.mark.parametrize("with_credential", [True, False])
@@ -435,15 +441,15 @@ def test_token_server_that_moves_to_another_host_gives_no_credential_away(
     ],
 )
 def test_realm_that_the_registry_may_not_name_is_never_asked(
-    odd: OddRegistry, pool: HttpPool, realm: str, with_credential: bool
+    odd: SmallRegistry, pool: HttpPool, realm: str, with_credential: bool
 ) -> None:
-    odd.hook = token_hook(realm.replace("\\", "\\\\"), give_token)
+    answer_with(odd, token_hook(realm.replace("\\", "\\\\"), give_token))
     with pytest.raises(ProtocolError, match="token server"):
         open_at(odd, pool, with_credential=with_credential).open_blob(add(odd))
 
 
 def test_realm_on_loopback_of_a_registry_elsewhere_is_never_asked(pool: HttpPool) -> None:
-    with OddRegistry(give_token) as inside:
+    with SmallRegistry(None, always("token", reply=give_token)) as inside:
         registry = WritableRegistry(Reference("198.51.100.7", "me/x"), pool)
         challenge = {"WWW-Authenticate": f'Bearer realm="{inside.url}/token"'}
         with pytest.raises(HfModelsError, match="on a loopback address"):
@@ -455,13 +461,13 @@ def test_realm_on_loopback_of_a_registry_elsewhere_is_never_asked(pool: HttpPool
     "token", ["a b", "a\r\nX: y", "", 'a"', "a,b", "\u00e9", "x" * 20_000, "=", 7, None]
 )
 def test_token_that_has_not_the_form_of_one_is_never_sent(
-    odd: OddRegistry, pool: HttpPool, token: object
+    odd: SmallRegistry, pool: HttpPool, token: object
 ) -> None:
     body = json.dumps({"token": token}).encode()
-    odd.hook = token_hook(f"{odd.url}/token", lambda _: Reply(body=body))
+    answer_with(odd, token_hook(f"{odd.url}/token", lambda _: Reply(body=body)))
     with pytest.raises(ProtocolError, match="want JSON with a token"):
         open_at(odd, pool).open_blob(add(odd))
-    assert all("authorization" not in asked.headers for asked in odd.seen)
+    assert all("Authorization" not in asked.headers for asked in odd.seen)
 
 
 # Documents

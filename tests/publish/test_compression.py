@@ -21,10 +21,11 @@ from tests.restore.test_restore_network import kill_after
 from tests.support.command import hf_models
 from tests.support.docker import docker
 from tests.support.fake_hub import Generated, HubServer, HubSpec, faults, make_repo, read_all
-from tests.support.mirror import Habits, Mirror
+from tests.support.faults import ALL, Fault, of_blobs
 from tests.support.publish import MIB, MODEL, Side, manifest_of
 from tests.support.restore import restore, restored, start
 from tests.support.serve import resolve_path, serving
+from tests.support.small_registry import SmallRegistry
 
 pytestmark = pytest.mark.docker
 
@@ -169,12 +170,12 @@ def test_a_restore_of_compressed_layers_is_killed_and_continued(
         journals = cache.glob("*/blobs/*.journal.incomplete")
         return any(len(journal.read_text().splitlines()) > 1 for journal in journals)
 
-    with Mirror(image) as own:
+    with SmallRegistry(image) as own:
         process = start(f"{own.host}/org/large", cache)
         kill_after(own, process, packed_bytes // 2, and_when=is_noted)
-        sent_bytes = own.log.blob_bytes
+        sent_bytes = own.blob_bytes
         report = restored(f"{own.host}/org/large", cache)
-        assert own.log.blob_bytes - sent_bytes < packed_bytes
+        assert own.blob_bytes - sent_bytes < packed_bytes
     assert report["resumed_bytes"] > 0
     assert report["resumed_bytes"] + report["fetched_bytes"] + report["kept_bytes"] >= 40 * MIB
     check_directory(Path(report["snapshots"][0]["path"]), LARGE)
@@ -182,27 +183,27 @@ def test_a_restore_of_compressed_layers_is_killed_and_continued(
 
 @pytest.mark.parametrize("size", ["64MiB", "16MiB"], ids=["whole", "split"])
 @pytest.mark.parametrize(
-    "habits",
+    "fault",
     [
-        Habits(lies=True),
-        Habits(status=404),
-        Habits(cut_after=300_000),
-        Habits(stall_after=300_000),
+        of_blobs("lies", lies=ALL),
+        of_blobs("404", status=404),
+        of_blobs("cut", cut_answer_at=300_000),
+        of_blobs("stall", stall_answer_at=300_000),
     ],
-    ids=lambda habits: ",".join(key for key, value in vars(habits).items() if value),
+    ids=lambda fault: fault.name,
 )
 def test_a_mirror_that_is_wrong_about_the_largest_compressed_layers(
-    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, habits: Habits, size: str
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, size: str
 ) -> None:
     image = built(side, tmp_path, monkeypatch, size)
     largest = max(path.stat().st_size for path in (image / "blobs" / "sha256").iterdir())
-    wrong = replace(habits, from_bytes=largest)
-    with Mirror(image) as own, Mirror(image, wrong) as mirror:
+    wrong = replace(fault, from_bytes=largest)
+    with SmallRegistry(image) as own, SmallRegistry(image, wrong) as mirror:
         flags = ("--mirror", mirror.host, "--stall-timeout", "1", "--json")
         ran = restore(f"{own.host}/org/large", tmp_path / "cache", *flags)
         assert ran.code == 0, ran.err
         assert "trying the next place" in ran.err
-        assert own.log.blob_bytes > 0
+        assert own.blob_bytes > 0
     check_directory(Path(ran.json["snapshots"][0]["path"]), LARGE)
 
 
@@ -210,8 +211,8 @@ def test_a_damaged_compressed_layer_everywhere_is_found(
     side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = built(side, tmp_path, monkeypatch, "64MiB")
-    lies = Habits(lies=True, from_bytes=MIB)
-    with Mirror(image, lies) as own, Mirror(image, lies) as mirror:
+    lies = of_blobs("lies", lies=ALL, from_bytes=MIB)
+    with SmallRegistry(image, lies) as own, SmallRegistry(image, lies) as mirror:
         flags = ("--mirror", mirror.host)
         ran = restore(f"{own.host}/org/large", tmp_path / "cache", *flags)
     assert ran.code in {5, 6}, ran.err

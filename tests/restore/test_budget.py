@@ -22,6 +22,7 @@ from downloader.oci.digest import digest_of
 from downloader.oci.manifest import INDEX, LAYER, MANIFEST_LIMIT_BYTES
 from downloader.plan import make_plan
 from downloader.restore.foreign.budget import DOCUMENT_LIMIT_BYTES
+from tests.support.faults import always
 from tests.support.make_image import (
     COMMIT,
     HUB,
@@ -37,8 +38,8 @@ from tests.support.make_image import (
     random_bytes,
     tar_of,
 )
-from tests.support.odd_registry import OddRegistry, Reply
 from tests.support.restore import FOLDER, check_cache, layout, restored
+from tests.support.small_registry import SmallRegistry
 
 ROOT = f"{HUB}/{FOLDER}"
 MEMORY_LIMIT_BYTES = 256 * MIB
@@ -268,13 +269,13 @@ def bomb_manifest(number: int) -> bytes:
 
 
 @pytest.fixture
-def odd() -> Iterator[OddRegistry]:
-    with OddRegistry() as registry:
+def odd() -> Iterator[SmallRegistry]:
+    with SmallRegistry() as registry:
         yield registry
 
 
 def test_list_of_manifests_that_grow_when_parsed_stays_within_memory(
-    tmp_path: Path, odd: OddRegistry
+    tmp_path: Path, odd: SmallRegistry
 ) -> None:
     for number in range(16):
         odd.manifests[f"t{number}"] = (INDEX, bomb_manifest(number))
@@ -285,7 +286,7 @@ def test_list_of_manifests_that_grow_when_parsed_stays_within_memory(
 
 
 def test_catalog_of_manifests_that_grow_when_parsed_stays_within_memory(
-    tmp_path: Path, odd: OddRegistry
+    tmp_path: Path, odd: SmallRegistry
 ) -> None:
     models = f'[defaults]\nregistries = ["{odd.host}/a/b"]\n'
     for number in range(16):
@@ -301,13 +302,13 @@ def test_catalog_of_manifests_that_grow_when_parsed_stays_within_memory(
 @pytest.mark.parametrize("command", ["list", "inspect"])
 @pytest.mark.parametrize("kind", ["lists", "tags"])
 def test_listing_that_grows_when_parsed_stays_within_memory(
-    tmp_path: Path, odd: OddRegistry, command: str, kind: str
+    tmp_path: Path, odd: SmallRegistry, command: str, kind: str
 ) -> None:
     size_bytes = 15 * MIB  # as text it is allowed
     tags = b"[" + b'"a",' * (size_bytes // 4) + b'"b"]'
     large = lists_as_json(size_bytes) if kind == "lists" else tags
     body = b'{"name":"x","tags":' + large + b"}"
-    odd.hook = lambda asked: Reply(body=body) if asked.path.endswith("/tags/list") else None
+    odd.faults = [always("grows", "/tags/list", status=200, body=body)]
     code, peak_bytes, _ = measure(tmp_path, command, f"{odd.host}/a/b")
     assert code == (5 if command == "list" else 3)  # inspect asks for a tag that is not there
     assert peak_bytes < MEMORY_LIMIT_BYTES
@@ -315,7 +316,7 @@ def test_listing_that_grows_when_parsed_stays_within_memory(
 
 @pytest.mark.parametrize("command", ["restore", "inspect"])
 def test_nested_indexes_share_one_sum_of_documents(
-    tmp_path: Path, odd: OddRegistry, command: str
+    tmp_path: Path, odd: SmallRegistry, command: str
 ) -> None:
     """Each index is small enough, and leads through hundreds of others to no image."""
     items = [odd.add_manifest(f"n{i}", {"manifests": [], "n": i}, INDEX) for i in range(900)]

@@ -14,6 +14,7 @@ from downloader.hub import cache
 from downloader.restore import target as targets
 from downloader.restore.restore_plan import narrow
 from tests.support.command import hf_models
+from tests.support.faults import of_blobs
 from tests.support.make_image import (
     COMMIT,
     HUB,
@@ -27,8 +28,8 @@ from tests.support.make_image import (
     put_ours,
     random_bytes,
 )
-from tests.support.mirror import Habits, Mirror
 from tests.support.restore import FOLDER, check_cache, layout, restore, restored, start
+from tests.support.small_registry import SmallRegistry
 
 FILES = {"config.json": b"{}", "a.safetensors": random_bytes(6 * MIB, seed=7)}
 OTHER = "e" * 40
@@ -89,10 +90,10 @@ def test_dry_run_of_a_compressed_layer_says_why_it_reads_it(tmp_path: Path) -> N
 
 def test_dry_run_of_an_image_of_this_project_moves_no_content(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), FILES)
-    with Mirror(tmp_path / "image") as mirror:
+    with SmallRegistry(tmp_path / "image") as mirror:
         ran = restore(f"{mirror.host}/x/y:latest", tmp_path / "cache", "--dry-run", "--json")
     assert ran.json["fetched_bytes"] == sum(map(len, FILES.values()))
-    assert mirror.log.blob_bytes < 2 * MIB  # the list of files, and what else lies in its layer
+    assert mirror.blob_bytes < 2 * MIB  # the list of files, and what else lies in its layer
 
 
 def test_killed_restore_of_a_compressed_layer_leaves_nothing_after_the_next_one(
@@ -100,7 +101,8 @@ def test_killed_restore_of_a_compressed_layer_leaves_nothing_after_the_next_one(
 ) -> None:
     files = {**FILES, "b.safetensors": random_bytes(6 * MIB, seed=8)}
     image, cache = put_gzip(tmp_path / "image", files), tmp_path / "cache"
-    with Mirror(image, Habits(stall_after=9 * MIB, from_bytes=MIB)) as mirror:
+    stall = of_blobs("stall", stall_answer_at=9 * MIB, from_bytes=MIB)
+    with SmallRegistry(image, stall) as mirror:
         process = start(f"{mirror.host}/x/y:latest", cache)
         scratch = cache / ".locks/.hf-models"
         whole = [lfs_oid(data) for path, data in files.items() if path.endswith("s")]
@@ -109,7 +111,7 @@ def test_killed_restore_of_a_compressed_layer_leaves_nothing_after_the_next_one(
             process.join(0.05)
         process.kill()
         process.join()
-        mirror.habits.stall_after = None
+        stall.times = 0
         report = restored(f"{mirror.host}/x/y:latest", cache)
     # What the killed run had written and hashed is taken over, not written again.
     assert report["fetched_bytes"] == sum(map(len, files.values())) - 6 * MIB
@@ -126,14 +128,15 @@ def test_two_restores_into_one_local_directory(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "one"), files)
     put_ours(layout(tmp_path / "two"), others, snapshot=make_snapshot(others, "org/second"))
     target, codes = tmp_path / "files", []
-    with Mirror(tmp_path / "one", Habits(stall_after=2 * MIB, from_bytes=MIB)) as mirror:
+    stall = of_blobs("stall", stall_answer_at=2 * MIB, from_bytes=MIB)
+    with SmallRegistry(tmp_path / "one", stall) as mirror:
         command = [sys.executable, "-m", "downloader", "restore", f"{mirror.host}/x/y:latest"]
         first = subprocess.Popen([*command, "--local-dir", target], stderr=subprocess.PIPE)
         while not list(target.glob(".hf-models/*/blobs/*.incomplete")):
             assert first.poll() is None
             threading.Event().wait(0.05)
         codes.append(hf_models("restore", tmp_path / "two", "--local-dir", target).code)
-        mirror.habits.stall_after = None
+        stall.times = 0
         first.kill()
         first.communicate()
         codes.append(hf_models("restore", *command[4:], "--local-dir", target).code)
@@ -269,15 +272,15 @@ def test_blobs_directory_that_is_a_link_is_an_error_of_one_line(tmp_path: Path) 
 def test_small_image_is_restored_in_at_most_seven_requests(tmp_path: Path) -> None:
     files = {"config.json": b"{}", "vocab.txt": b"x" * 5000, "model.bin": random_bytes(70_000)}
     put_ours(layout(tmp_path / "image"), files)
-    with Mirror(tmp_path / "image") as mirror:
+    with SmallRegistry(tmp_path / "image") as mirror:
         restored(f"{mirror.host}/x/y:latest", tmp_path / "cache")
-        assert len(mirror.log.requests) <= 7, mirror.log.requests
-        count = len(mirror.log.requests)
+        assert len(mirror.seen) <= 7, mirror.seen
+        count = len(mirror.seen)
         restored(f"{mirror.host}/x/y:latest", tmp_path / "cache")
-        assert len(mirror.log.requests) - count <= 3
-        count = len(mirror.log.requests)
+        assert len(mirror.seen) - count <= 3
+        count = len(mirror.seen)
         assert hf_models("inspect", f"{mirror.host}/x/y:latest").code == 0
-        assert len(mirror.log.requests) - count <= 3
+        assert len(mirror.seen) - count <= 3
 
 
 @pytest.mark.parametrize("target", ["--cache-dir", "--local-dir"])

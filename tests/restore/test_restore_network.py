@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from downloader.fs import hold_lock
 from downloader.transfer.journal import Journal
 from tests.support.fake_hub import HubServer, make_repo
+from tests.support.faults import ALL, Asked, Fault, always, of_blobs
 from tests.support.make_image import MIB, make_snapshot, put_ours, random_bytes
-from tests.support.mirror import Habits, Mirror
 from tests.support.restore import (
     FILES,
     FOLDER,
@@ -33,6 +34,7 @@ from tests.support.restore import (
     sha256,
     start,
 )
+from tests.support.small_registry import SmallRegistry
 
 LARGE = {"model.safetensors": random_bytes(40 * MIB + 11, seed=9), "config.json": b"{}"}
 LAYER_BYTES = 5 * MIB  # smaller layers of FILES are served as they should be
@@ -52,60 +54,65 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_a_mirror_serves_everything(image: Path, tmp_path: Path) -> None:
-    with Mirror(image) as own, Mirror(image) as mirror:
+    with SmallRegistry(image) as own, SmallRegistry(image) as mirror:
         restored(f"{own.host}/me/model", tmp_path / "cache", "--mirror", mirror.host)
-        assert own.log.requests == []
-        assert mirror.log.blob_bytes > sum(map(len, set(FILES.values())))
+        assert own.seen == []
+        assert mirror.blob_bytes > sum(map(len, set(FILES.values())))
     check_cache(tmp_path / "cache")
 
 
 def test_mirrors_come_from_the_environment(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Mirror(image) as mirror:
+    with SmallRegistry(image) as mirror:
         monkeypatch.setenv("HF_MODELS_MIRRORS", f"127.0.0.1:1, {mirror.host}")
         restored("registry.invalid/me/model", tmp_path / "cache")
     check_cache(tmp_path / "cache")
 
 
 def test_a_mirror_with_a_path(image: Path, tmp_path: Path) -> None:
-    with Mirror(image) as mirror:
+    with SmallRegistry(image) as mirror:
         restored("x.invalid/me/model", tmp_path / "c", "--mirror", f"{mirror.host}/hub/proxy")
-        assert all(seen.startswith("/v2/hub/proxy/me/model/") for seen in mirror.log.requests)
+        assert all(asked.path.startswith("/v2/hub/proxy/me/model/") for asked in mirror.seen)
 
 
 @pytest.mark.parametrize(
-    "habits",
+    "fault",
     [
-        Habits(status=404),
-        Habits(status=403),
-        Habits(status=500),
-        Habits(status=429),
-        Habits(manifest_status=404, status=404),
-        Habits(manifest_status=503),
-        Habits(lies=True),
-        Habits(lies=True, from_bytes=LAYER_BYTES),
-        Habits(cut_after=1000),
-        Habits(cut_after=1 * MIB, from_bytes=LAYER_BYTES),
-        Habits(stall_after=100_000, from_bytes=LAYER_BYTES),
-        Habits(ignores_ranges=True, from_bytes=LAYER_BYTES),
+        of_blobs("404", status=404),
+        of_blobs("403", status=403),
+        of_blobs("500", status=500),
+        of_blobs("429", status=429),
+        always("404 for everything", "/(blobs|manifests)/", status=404),
+        always("503 for manifests", "/manifests/", status=503),
+        of_blobs("lies", lies=ALL),
+        of_blobs("lies about layers", lies=ALL, from_bytes=LAYER_BYTES),
+        of_blobs("cut", cut_answer_at=1000),
+        of_blobs("layers cut", cut_answer_at=1 * MIB, from_bytes=LAYER_BYTES),
+        of_blobs("layers stalled", stall_answer_at=100_000, from_bytes=LAYER_BYTES),
+        of_blobs("layers without ranges", strip=("Range",), from_bytes=LAYER_BYTES),
     ],
-    ids=lambda habits: ",".join(f"{k}={v}" for k, v in vars(habits).items() if v)[:60],
+    ids=lambda fault: fault.name,
 )
 def test_a_bad_mirror_gives_way_to_the_next_place(
-    image: Path, tmp_path: Path, habits: Habits
+    image: Path, tmp_path: Path, fault: Fault
 ) -> None:
-    with Mirror(image) as own, Mirror(image, habits) as mirror:
+    with SmallRegistry(image) as own, SmallRegistry(image, fault) as mirror:
         ran = restore(f"{own.host}/me/model", tmp_path / "cache", "--mirror", mirror.host, *ONE_TRY)
         assert ran.code == 0, ran.err
-        assert own.log.requests
+        assert own.seen
+        assert fault.met
         assert "trying the next place" in ran.err
     check_cache(tmp_path / "cache")
 
 
 def test_only_lying_mirrors_end_in_the_images_own_place(image: Path, tmp_path: Path) -> None:
-    lies = Habits(lies=True, from_bytes=LAYER_BYTES)
-    with Mirror(image) as own, Mirror(image, lies) as one, Mirror(image, lies) as two:
+    lies = of_blobs("lies", lies=ALL, from_bytes=LAYER_BYTES)
+    with (
+        SmallRegistry(image) as own,
+        SmallRegistry(image, lies) as one,
+        SmallRegistry(image, lies) as two,
+    ):
         flags = ["--mirror", one.host, "--mirror", two.host]
         ran = restore(f"{own.host}/me/model", tmp_path / "cache", *flags)
         assert ran.code == 0, ran.err
@@ -114,7 +121,7 @@ def test_only_lying_mirrors_end_in_the_images_own_place(image: Path, tmp_path: P
 
 
 def test_a_lie_everywhere_is_found(image: Path, tmp_path: Path) -> None:
-    with Mirror(image, Habits(lies=True, from_bytes=LAYER_BYTES)) as own:
+    with SmallRegistry(image, of_blobs("lies", lies=ALL, from_bytes=LAYER_BYTES)) as own:
         ran = restore(f"{own.host}/me/model", tmp_path / "cache")
     assert ran.code == 6
     check_blobs(tmp_path / "cache" / FOLDER / "blobs")
@@ -124,10 +131,16 @@ def test_a_lie_everywhere_is_found(image: Path, tmp_path: Path) -> None:
 def test_a_slow_connection_gives_the_end_of_its_range_to_one_that_is_idle(tmp_path: Path) -> None:
     alone = {"model.safetensors": LARGE["model.safetensors"]}
     put_ours(layout(tmp_path / "image"), alone)
-    habits = Habits(waits_after=1 * MIB, from_bytes=LAYER_BYTES)
-    with Mirror(tmp_path / "image", habits) as own:
+    slow = Fault("slow", path="/blobs/", from_bytes=LAYER_BYTES, stall_answer_at=1 * MIB)
+
+    def watch(asked: Asked) -> None:
+        for one in slow.met:
+            if one.range and asked.range and one.range[0] < asked.range[0] < one.range[1]:
+                slow.goes_on.set()
+
+    with SmallRegistry(tmp_path / "image", slow, of_blobs("watch", reply=watch)) as own:
         restored(f"{own.host}/me/model", tmp_path / "cache", "--connections", "2", "--tries", "1")
-        assert own.taken_over.is_set()
+        assert slow.goes_on.is_set()
     check_cache(tmp_path / "cache", alone)
 
 
@@ -135,7 +148,7 @@ def test_a_digest_protects_against_a_mirror_with_another_image(image: Path, tmp_
     other = {"config.json": b'{"evil": true}'}
     put_ours(layout(tmp_path / "evil"), other)
     digest = str(layout(image).get_manifest("latest").digest)  # type: ignore[union-attr]
-    with Mirror(image) as own, Mirror(tmp_path / "evil") as mirror:
+    with SmallRegistry(image) as own, SmallRegistry(tmp_path / "evil") as mirror:
         restored(f"{own.host}/me/model@{digest}", tmp_path / "c", "--mirror", mirror.host)
     check_cache(tmp_path / "c")
 
@@ -144,19 +157,21 @@ def test_a_digest_protects_against_a_mirror_with_another_image(image: Path, tmp_
 
 
 def test_a_line_that_is_cut_again_and_again(image: Path, tmp_path: Path) -> None:
-    with Mirror(image, Habits(cut_after=700_000, cuts=12)) as own:
+    with SmallRegistry(image, Fault("cut", path="/blobs/", times=12, cut_answer_at=700_000)) as own:
         restored(f"{own.host}/me/model", tmp_path / "cache")
     check_cache(tmp_path / "cache")
 
 
 def test_a_stalled_connection_is_replaced(image: Path, tmp_path: Path) -> None:
-    with Mirror(image, Habits(stall_after=300_000, cuts=2)) as own:
+    with SmallRegistry(
+        image, Fault("stall", path="/blobs/", times=2, stall_answer_at=300_000)
+    ) as own:
         restored(f"{own.host}/me/model", tmp_path / "cache", "--stall-timeout", "0.5")
     check_cache(tmp_path / "cache")
 
 
 def test_a_registry_without_ranges(image: Path, tmp_path: Path) -> None:
-    with Mirror(image, Habits(ignores_ranges=True)) as own:
+    with SmallRegistry(image, of_blobs("no ranges", strip=("Range",))) as own:
         restored(f"{own.host}/me/model", tmp_path / "cache")
     check_cache(tmp_path / "cache")
 
@@ -166,68 +181,73 @@ def test_what_was_hashed_is_not_written_over(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), alone)
     # The first answer shows that there are no ranges, the second is cut, and the third begins
     # with other bytes; those were hashed already, and have to stay as they are.
-    habits = Habits(ignores_ranges=True, cut_after=900_000, cuts=2, lies_later=500_000)
-    with Mirror(tmp_path / "image", habits) as own:
+    of_layer: Any = {"path": "/blobs/", "from_bytes": LAYER_BYTES, "strip": ("Range",)}
+    cut = Fault("cut", times=2, cut_answer_at=900_000, **of_layer)
+    lies = Fault("lies", skip=2, times=ALL, lies=500_000, **of_layer)
+    no_ranges = of_blobs("no ranges", strip=("Range",))
+    with SmallRegistry(tmp_path / "image", cut, lies, no_ranges) as own:
         restored(f"{own.host}/me/model", tmp_path / "cache", "--connections", "1")
     check_cache(tmp_path / "cache", alone)
 
 
 def test_small_files_of_a_registry_without_ranges_that_cuts(image: Path, tmp_path: Path) -> None:
-    with Mirror(image, Habits(ignores_ranges=True, cut_after=150_000, cuts=3)) as own:
+    cut = Fault("cut", path="/blobs/", times=3, strip=("Range",), cut_answer_at=150_000)
+    with SmallRegistry(image, cut, of_blobs("no ranges", strip=("Range",))) as own:
         restored(f"{own.host}/me/model", tmp_path / "cache")
     check_cache(tmp_path / "cache")
 
 
 def test_many_connections_share_one_file(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
-    with Mirror(tmp_path / "image", Habits(bytes_per_s=3 * MIB)) as own:
+    with SmallRegistry(tmp_path / "image", of_blobs("slow", bytes_per_s=3 * MIB)) as own:
         restored(f"{own.host}/me/model", tmp_path / "cache", "--connections", "8")
-        assert own.log.most_connections == 8
-    with Mirror(tmp_path / "image", Habits(bytes_per_s=40 * MIB)) as own:
+        assert own.most_under_way == 8
+    with SmallRegistry(tmp_path / "image", of_blobs("slow", bytes_per_s=40 * MIB)) as own:
         restored(f"{own.host}/me/model", tmp_path / "cache2", "--connections", "3")
-        assert own.log.most_connections == 3
+        assert own.most_under_way == 3
     check_cache(tmp_path / "cache2", LARGE)
 
 
 def test_only_the_wanted_bytes_are_fetched(image: Path, tmp_path: Path) -> None:
-    with Mirror(image) as own:
+    with SmallRegistry(image) as own:
         flags = ["--connections", "1"]  # others would break its answers off
         restored(f"{own.host}/me/model", tmp_path / "cache", "sub folder/b.bin", *flags)
         small_bytes = 64 * 1024  # the config and the metadata; the programs are not read
-        assert own.log.blob_bytes < len(FILES["sub folder/b.bin"]) + small_bytes
+        assert own.blob_bytes < len(FILES["sub folder/b.bin"]) + small_bytes
 
 
 # Killed, and continued
 
 
 def kill_after(
-    mirror: Mirror,
+    mirror: SmallRegistry,
     process: BaseProcess,
     size_bytes: int,
     *,
     and_when: Callable[[], bool] = lambda: True,
 ) -> None:
     """Kill -9 as soon as so many bytes of blobs were sent; more than that are not sent."""
-    mirror.silence(after_bytes=size_bytes)
-    while process.is_alive() and not (mirror.silent.is_set() and and_when()):
+    silent = of_blobs("silent", silent_after=size_bytes)
+    mirror.faults.append(silent)
+    while process.is_alive() and not (silent.is_waiting.is_set() and and_when()):
         time.sleep(0.01)
     assert process.is_alive(), "it ended before it could be killed"
     process.kill()
     process.join()
-    mirror.silence(after_bytes=None)
+    mirror.faults.remove(silent)
 
 
 def test_a_killed_run_is_continued_from_another_mirror(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     total, name = sum(map(len, LARGE.values())), "own.invalid/me/model"
     cache = tmp_path / "cache"
-    with Mirror(tmp_path / "image") as one:
+    with SmallRegistry(tmp_path / "image") as one:
         process = start(name, cache, "--mirror", one.host)
         # All that was sent may still be on its way when the mirror falls silent.
         kill_after(one, process, total // 2, and_when=lambda: noted_bytes(cache) > 0)
-    with Mirror(tmp_path / "image") as two:
+    with SmallRegistry(tmp_path / "image") as two:
         report = restored(name, cache, "--mirror", two.host)
-        assert two.log.blob_bytes < total - report["resumed_bytes"] + MIB
+        assert two.blob_bytes < total - report["resumed_bytes"] + MIB
     assert report["resumed_bytes"] > 0
     check_cache(cache, LARGE)
 
@@ -237,15 +257,15 @@ def test_killed_at_random_moments_it_continues(tmp_path: Path) -> None:
     total = sum(map(len, files.values()))
     put_ours(layout(tmp_path / "image"), files)
     cache, seed, kept = tmp_path / "cache", random.Random(4), 0
-    with Mirror(tmp_path / "image") as own:
+    with SmallRegistry(tmp_path / "image") as own:
         for _ in range(KILLS):
-            before = own.log.blob_bytes
+            before = own.blob_bytes
             # Half of what is left at most: there must be something left to kill.
             sent = int(seed.uniform(0.02, 0.5) * (total - kept))
             kill_after(own, start(f"{own.host}/me/model", cache), sent)
             check_blobs_if_any(cache)
             assert resumed_bytes(cache) == pytest.approx(kept, rel=0.01)
-            sent = own.log.blob_bytes - before
+            sent = own.blob_bytes - before
             kept_before, kept = kept, noted_bytes(cache)
             assert kept_before + sent - kept <= LOST_LIMIT_BYTES
         report = restored(f"{own.host}/me/model", cache)
@@ -277,10 +297,10 @@ def test_a_killed_run_loses_little(tmp_path: Path, at: float) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     total = sum(map(len, LARGE.values()))
     cache = tmp_path / "cache"
-    with Mirror(tmp_path / "image") as own:
+    with SmallRegistry(tmp_path / "image") as own:
         kill_after(own, start(f"{own.host}/me/model", cache), int(at * total))
         report = restored(f"{own.host}/me/model", cache)
-        again = own.log.blob_bytes - total
+        again = own.blob_bytes - total
     assert again <= LOST_LIMIT_BYTES
     assert report["resumed_bytes"] + report["fetched_bytes"] + report["kept_bytes"] == total
     check_cache(cache, LARGE)
@@ -289,7 +309,7 @@ def test_a_killed_run_loses_little(tmp_path: Path, at: float) -> None:
 def test_a_kept_part_that_is_damaged_is_fetched_again(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     total, cache = sum(map(len, LARGE.values())), tmp_path / "cache"
-    with Mirror(tmp_path / "image") as own:
+    with SmallRegistry(tmp_path / "image") as own:
         kill_after(own, start(f"{own.host}/me/model", cache), int(0.8 * total))
         (partial,) = [
             path
@@ -338,18 +358,19 @@ def test_bytes_of_another_start_of_the_machine_count_only_if_durable(
 def test_ctrl_c_leaves_what_can_be_continued(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     total, cache = sum(map(len, LARGE.values())), tmp_path / "cache"
-    with Mirror(tmp_path / "image") as own:
-        own.silence(after_bytes=total // 2)
+    with SmallRegistry(tmp_path / "image") as own:
+        silent = of_blobs("silent", silent_after=total // 2)
+        own.faults.append(silent)
         command = [sys.executable, "-m", "downloader", "restore", f"{own.host}/me/model"]
         process = subprocess.Popen(
             [*command, "--cache-dir", str(cache), "--quiet"], stderr=subprocess.PIPE
         )
-        assert own.silent.wait(60)
+        assert silent.is_waiting.wait(60)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
         assert process.returncode == 130
         assert b"Traceback" not in said
-        own.silence(after_bytes=None)
+        own.faults.remove(silent)
         assert restored(f"{own.host}/me/model", cache)["resumed_bytes"] > 0
     check_cache(cache, LARGE)
 
@@ -359,12 +380,12 @@ def test_ctrl_c_leaves_what_can_be_continued(tmp_path: Path) -> None:
 
 def test_two_restores_at_once_fetch_each_large_file_once(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
-    with Mirror(tmp_path / "image", Habits(bytes_per_s=20 * MIB)) as own:
+    with SmallRegistry(tmp_path / "image", of_blobs("slow", bytes_per_s=20 * MIB)) as own:
         both = [start(f"{own.host}/me/model", tmp_path / "cache") for _ in range(2)]
         for process in both:
             process.join(60)
             assert process.exitcode == 0
-        assert own.log.blob_bytes < 1.1 * sum(map(len, LARGE.values()))
+        assert own.blob_bytes < 1.1 * sum(map(len, LARGE.values()))
     check_cache(tmp_path / "cache", LARGE)
 
 
@@ -373,19 +394,19 @@ def test_it_waits_for_a_download_of_the_library(image: Path, tmp_path: Path) -> 
     large = next(path for path in blobs if path.stat().st_size > 8 * MIB)
     cache = tmp_path / "cache"
     lock = cache / ".locks" / FOLDER / f"{large.name}.lock"
-    with Mirror(image) as own:
+    with SmallRegistry(image) as own:
         with hold_lock(lock):
             process = start(f"{own.host}/me/model", cache)
             other = next(path for path in blobs if 4 * MIB < path.stat().st_size < 8 * MIB)
             while not (cache / FOLDER / "blobs" / other.name).exists():
                 assert process.is_alive()
-                own.released.wait(0.01)
+                time.sleep(0.01)
             # The library finishes, and names its blob while it still holds the lock.
             final = cache / FOLDER / "blobs" / large.name
             os.link(large, final)
         process.join(30)
         assert process.exitcode == 0
-        assert own.log.blob_bytes < large.stat().st_size
+        assert own.blob_bytes < large.stat().st_size
     check_cache(cache)
     assert sha256(final) == large.name
 
@@ -396,11 +417,14 @@ DOWNLOAD = "from huggingface_hub import snapshot_download\nsnapshot_download('or
 def test_the_library_downloads_beside_it(tmp_path: Path) -> None:
     repo, cache = make_repo("org/model", dict(LARGE)), tmp_path / "cache"
     put_ours(layout(tmp_path / "image"), LARGE, snapshot=make_snapshot(LARGE, commit=repo.sha))
-    with Mirror(tmp_path / "image", Habits(bytes_per_s=2 * MIB)) as own, HubServer([repo]) as hub:
+    with (
+        SmallRegistry(tmp_path / "image", of_blobs("slow", bytes_per_s=2 * MIB)) as own,
+        HubServer([repo]) as hub,
+    ):
         process = start(f"{own.host}/me/model", cache)
-        while own.log.blob_bytes < MIB:  # from now on it holds the lock of the large file
+        while own.blob_bytes < MIB:  # from now on it holds the lock of the large file
             assert process.is_alive()
-            own.released.wait(0.01)
+            time.sleep(0.01)
         names = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"}
         library = [sys.executable, "-c", DOWNLOAD]
         subprocess.run(library, env={**os.environ, **names}, check=True, capture_output=True)
@@ -420,11 +444,11 @@ def test_a_full_disk_is_said_before_the_first_byte(tmp_path: Path) -> None:
         "shutil.disk_usage = lambda path: usage._replace(free=1000)\n"
         "sys.exit(downloader.cli.run(sys.argv[1:]))"
     )
-    with Mirror(tmp_path / "image") as own:
+    with SmallRegistry(tmp_path / "image") as own:
         command = [sys.executable, "-c", program, "restore", f"{own.host}/me/model"]
         done = subprocess.run(
             [*command, "--cache-dir", str(tmp_path / "cache")], capture_output=True, text=True
         )
-        assert own.log.blob_bytes < MIB
+        assert own.blob_bytes < MIB
     assert done.returncode == 7
     assert "got 1.0 kB" in done.stderr

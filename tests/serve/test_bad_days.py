@@ -18,7 +18,7 @@ from huggingface_hub import HfApi
 
 from downloader.image import labels
 from downloader.plan import make_plan
-from tests.support.faults import Fault
+from tests.support.faults import ALL, Fault, of_blobs
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.make_image import (
     MIB,
@@ -31,9 +31,9 @@ from tests.support.make_image import (
     put_ours,
     random_bytes,
 )
-from tests.support.mirror import Habits, Mirror
 from tests.support.restore import FILES, check_blobs, layout, registry
 from tests.support.serve import Server, resolve_path, serving
+from tests.support.small_registry import SmallRegistry
 
 pytestmark = pytest.mark.docker
 WEIGHTS = random_bytes(24 * MIB + 17, seed=7)
@@ -64,9 +64,9 @@ def asked(
 
 
 @contextmanager
-def mirror_of_big(tmp_path: Path, habits: Habits | None = None) -> Iterator[Mirror]:
+def mirror_of_big(tmp_path: Path, *faults: Fault) -> Iterator[SmallRegistry]:
     put_ours(layout(tmp_path / "layout"), BIG)
-    with Mirror(tmp_path / "layout", habits) as mirror:
+    with SmallRegistry(tmp_path / "layout", *faults) as mirror:
         yield mirror
 
 
@@ -145,7 +145,7 @@ def test_registry_gone_for_good_breaks_the_answer_and_the_next_one_continues(
 def test_mirror_that_lies_costs_one_attempt_and_never_a_wrong_file(tmp_path: Path) -> None:
     name = put_big()
     with (
-        mirror_of_big(tmp_path, Habits(lies=True, from_bytes=MIB)) as mirror,
+        mirror_of_big(tmp_path, of_blobs("lies", lies=ALL, from_bytes=MIB)) as mirror,
         serving(name, "--mirror", mirror.host, "--cache-dir", tmp_path / "cache") as server,
     ):
         broken = server.ask(PATH)
@@ -162,7 +162,7 @@ def test_mirror_that_lies_costs_one_attempt_and_never_a_wrong_file(tmp_path: Pat
 @pytest.mark.parametrize("flag", ["--cache-dir", "--no-cache"])
 def test_wrong_bytes_in_a_layer_are_a_broken_download(tmp_path: Path, flag: str) -> None:
     flags = (flag, tmp_path / "cache") if flag == "--cache-dir" else (flag,)
-    with mirror_of_big(tmp_path, Habits(lies=True, from_bytes=MIB)) as mirror:
+    with mirror_of_big(tmp_path, of_blobs("lies", lies=ALL, from_bytes=MIB)) as mirror:
         source = f"{mirror.host}/x/y:latest"
         with serving(source, *flags) as server:
             answer = server.ask(PATH)
@@ -177,11 +177,12 @@ def test_wrong_bytes_in_a_layer_are_a_broken_download(tmp_path: Path, flag: str)
 
 def test_bytes_of_a_large_file_arrive_before_all_of_it_is_there(tmp_path: Path) -> None:
     with (
-        mirror_of_big(tmp_path, Habits(from_bytes=MIB)) as mirror,
+        mirror_of_big(tmp_path) as mirror,
         serving(f"{mirror.host}/x/y:latest", "--cache-dir", tmp_path / "cache") as server,
     ):
         server.ask("/api/models/org/model")
-        mirror.silence(after_bytes=12 * MIB)
+        silent = of_blobs("silent", from_bytes=MIB, silent_after=12 * MIB)
+        mirror.faults.append(silent)
         with asked(server) as line:
             got = b""
             while len(got) < 8 * MIB:
@@ -240,7 +241,7 @@ def test_client_that_reads_slowly_holds_up_nobody(tmp_path: Path) -> None:
 
 def test_sigterm_lets_running_answers_end(tmp_path: Path) -> None:
     with (
-        mirror_of_big(tmp_path, Habits(from_bytes=MIB, bytes_per_s=16 * MIB)) as mirror,
+        mirror_of_big(tmp_path, of_blobs("slow", from_bytes=MIB, bytes_per_s=16 * MIB)) as mirror,
         serving(f"{mirror.host}/x/y:latest", "--cache-dir", tmp_path / "cache") as server,
         ThreadPoolExecutor(1) as pool,
         asked(server) as line,
@@ -255,15 +256,16 @@ def test_sigterm_lets_running_answers_end(tmp_path: Path) -> None:
 
 def test_sigterm_ends_in_the_grace_that_it_was_given(tmp_path: Path) -> None:
     with (
-        mirror_of_big(tmp_path, Habits(from_bytes=MIB)) as mirror,
+        mirror_of_big(tmp_path) as mirror,
         serving(
             f"{mirror.host}/x/y:latest", "--grace", "1", "--cache-dir", tmp_path / "cache"
         ) as server,
     ):
         server.ask("/api/models/org/model")
-        mirror.silence(after_bytes=12 * MIB)
+        silent = of_blobs("silent", from_bytes=MIB, silent_after=12 * MIB)
+        mirror.faults.append(silent)
         with asked(server):
-            assert mirror.silent.wait(60)
+            assert silent.is_waiting.wait(60)
             assert server.stop() == 0
     assert not (tmp_path / "cache" / BLOBS / OID).exists()
     assert list((tmp_path / "cache" / BLOBS).glob(f"{OID}.*.incomplete"))
@@ -343,7 +345,9 @@ def test_cache_size_holds_while_many_files_come_at_once(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     flags = ("--cache-dir", cache, "--cache-size", "5MiB")
     with (
-        Mirror(tmp_path / "layout", Habits(from_bytes=MIB, bytes_per_s=4 * MIB)) as mirror,
+        SmallRegistry(
+            tmp_path / "layout", of_blobs("slow", from_bytes=MIB, bytes_per_s=4 * MIB)
+        ) as mirror,
         serving(f"{mirror.host}/x/y:latest", *flags) as server,
     ):
         assert ask_for_all(server, files) == files
@@ -353,7 +357,7 @@ def test_cache_size_holds_while_many_files_come_at_once(tmp_path: Path) -> None:
 
 def test_registry_without_ranges(tmp_path: Path) -> None:
     with (
-        mirror_of_big(tmp_path, Habits(ignores_ranges=True)) as mirror,
+        mirror_of_big(tmp_path, of_blobs("no ranges", strip=("Range",))) as mirror,
         serving(f"{mirror.host}/x/y:latest", "--cache-dir", tmp_path / "cache") as server,
     ):
         assert server.ask(PATH).body == WEIGHTS
@@ -361,11 +365,11 @@ def test_registry_without_ranges(tmp_path: Path) -> None:
 
 def test_slow_connection_gets_others_beside_it(tmp_path: Path) -> None:
     with (
-        mirror_of_big(tmp_path, Habits(from_bytes=MIB, bytes_per_s=8 * MIB)) as mirror,
+        mirror_of_big(tmp_path, of_blobs("slow", from_bytes=MIB, bytes_per_s=8 * MIB)) as mirror,
         serving(f"{mirror.host}/x/y:latest", "--cache-dir", tmp_path / "cache") as server,
     ):
         assert server.ask(PATH).body == WEIGHTS
-        assert mirror.log.most_connections > 1
+        assert mirror.most_under_way > 1
         assert server.metric("fetched_bytes_total") == len(WEIGHTS)
 
 
@@ -395,9 +399,9 @@ def test_client_of_a_compressed_image_hears_of_a_file_before_its_layer_has_come(
     layers = [layer.gzipped() for layer in our_layers(plan, BIG)]
     store = layout(tmp_path / "layout")
     put_image(store, layers, "latest", {"config": {"Labels": labels(plan)}}, labels(plan))
-    slow = Habits(bytes_per_s=1, from_bytes=MIB)
+    slow = of_blobs("slow", bytes_per_s=1, from_bytes=MIB)
     with (
-        Mirror(tmp_path / "layout", slow) as mirror,
+        SmallRegistry(tmp_path / "layout", slow) as mirror,
         serving(f"{mirror.host}/org/models:latest", "--cache-dir", tmp_path / "cache") as server,
     ):
         head = server.ask(PATH, "HEAD")
@@ -406,8 +410,8 @@ def test_client_of_a_compressed_image_hears_of_a_file_before_its_layer_has_come(
             assert answer.readline().startswith(b"HTTP/1.1 200 ")
             while answer.readline().strip():
                 pass
-            assert not mirror.released.is_set()
-            mirror.released.set()
+            assert not slow.goes_on.is_set()
+            slow.goes_on.set()
             assert answer.read() == WEIGHTS
 
 
@@ -428,10 +432,10 @@ def test_lists_of_a_compressed_image_wait_until_its_files_are_there(
 ) -> None:
     # A client that is kept waiting for a file itself gives up after five tries.
     put_gzipped(tmp_path / "layout", is_ours=is_ours)
-    slow = Habits(bytes_per_s=1, from_bytes=MIB)
+    slow = of_blobs("slow", bytes_per_s=1, from_bytes=MIB)
     flags = ("--cache-dir", tmp_path / "cache")
     with (
-        Mirror(tmp_path / "layout", slow) as mirror,
+        SmallRegistry(tmp_path / "layout", slow) as mirror,
         serving(f"{mirror.host}/org/models:latest", *flags, is_ready=is_ours) as server,
         asked(server, path="/api/models/org/model/tree/main?recursive=true&limit=1") as line,
         line.makefile("rb") as answer,
@@ -439,9 +443,9 @@ def test_lists_of_a_compressed_image_wait_until_its_files_are_there(
         assert answer.readline().startswith(b"HTTP/1.1 200 ")
         while answer.readline().strip():
             pass
-        assert not mirror.released.is_set()
+        assert not slow.goes_on.is_set()
         assert server.metric("waiting") == is_ours  # else the source itself is looked through
-        mirror.released.set()
+        slow.goes_on.set()
         body = answer.read()
         assert b" " in body.partition(b"[")[0]
         # Of a list that was begun before it was known, no header can say that it goes on.
@@ -452,12 +456,12 @@ def test_lists_of_a_compressed_image_wait_until_its_files_are_there(
 def test_files_of_a_compressed_image_outlive_the_server_in_the_cache(tmp_path: Path) -> None:
     put_gzipped(tmp_path / "layout", is_ours=True)
     flags = ("--cache-dir", tmp_path / "cache")
-    with Mirror(tmp_path / "layout") as mirror:
+    with SmallRegistry(tmp_path / "layout") as mirror:
         for _ in range(2):
             with serving(f"{mirror.host}/x/y:latest", *flags) as server:
                 assert server.ask("/api/models/org/model").status == 200
                 assert server.ask(PATH).body == WEIGHTS
-        assert mirror.log.blob_bytes < 1.5 * len(WEIGHTS)
+        assert mirror.blob_bytes < 1.5 * len(WEIGHTS)
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
@@ -514,11 +518,11 @@ def ask_for_all(server: Server, files: dict[str, bytes]) -> dict[str, bytes]:
 def test_two_hundred_small_files_cost_the_registry_few_requests(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "layout"), SMALL)
     with (
-        Mirror(tmp_path / "layout") as mirror,
+        SmallRegistry(tmp_path / "layout") as mirror,
         serving(f"{mirror.host}/x/y:latest", "--cache-dir", tmp_path / "cache") as server,
     ):
         assert ask_for_all(server, SMALL) == SMALL
-        asked = [seen for seen in mirror.log.requests if "/blobs/" in seen]
+        asked = [seen for seen in mirror.seen if "/blobs/" in seen.path]
         assert len(asked) <= 10, asked
     check_blobs(tmp_path / "cache" / BLOBS)
 
