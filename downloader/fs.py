@@ -4,7 +4,8 @@ Every file that the project writes into a directory of a user comes from here, b
 a directory may be shared. Two kinds of names need two kinds of opening:
 
 - A *new file* (`NewFile`, `create_file`) has a random name and is created exclusively. It
-  gets its final name by renaming, so no reader ever sees half of it.
+  gets its final name by renaming, so no reader ever sees half of it. It is locked meanwhile,
+  so that `remove_abandoned` knows those of processes that were killed.
 - A *kept file* (`open_own_file`: partial files, journals) has the same name in every run, so
   another user can put something there first. A link, a device, another user's file or a file
   with a second name is removed and created anew.
@@ -18,14 +19,16 @@ Nothing here assumes POSIX: what Windows lacks is looked up by name.
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -36,6 +39,9 @@ _POLL_S = 0.05  # filelock's own interval
 # Another process replaces the file between two of our calls; nobody does so eight times.
 _OPEN_TRIES = 8
 _NAME_LIMIT_BYTES = 200  # of the 255 that file systems allow; the rest is for our suffix
+
+_STALE_S = 3600.0  # a new link is there for milliseconds
+_TEMPORARY = re.compile(r".+\.[0-9a-f]{16}\.incomplete")  # what `temporary_name` makes
 
 # Windows lacks most of these, and needs O_BINARY.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -186,10 +192,20 @@ class NewFile:
     """
 
     def __init__(self, final: Path, mode: int = 0o666) -> None:
-        self.path = temporary_name(final)
         self._final = final
+        self._held = ExitStack()
         with storage_errors(final):
-            self.file: BinaryIO = os.fdopen(create_file(self.path, mode), "wb")
+            self.path, descriptor = self._create(mode)
+            self.file: BinaryIO = os.fdopen(descriptor, "wb")
+
+    def _create(self, mode: int) -> tuple[Path, int]:
+        for _ in range(_OPEN_TRIES):
+            path = temporary_name(self._final)
+            descriptor = create_file(path, mode)
+            if _hold_alive(descriptor, self._held):
+                return path, descriptor
+            os.close(descriptor)
+        raise OSError(errno.EBUSY, "another process removes it again and again", str(self._final))
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of ``data``.
@@ -217,6 +233,7 @@ class NewFile:
                 os.fsync(self.file.fileno())
             self.file.close()
             self.path.replace(final)
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -226,6 +243,28 @@ class NewFile:
             self.file.close()
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
+        self._held.close()
+
+
+def remove_abandoned(directory: Path, prefix: str = "") -> None:
+    """Remove what `NewFile` left where a process was killed; a living one holds a lock on it.
+
+    Args:
+        directory: May be absent, or such that nothing can be removed from it.
+        prefix: What the names begin with: a final name, where not all files are ours.
+    """
+    with suppress(OSError):
+        for path in directory.iterdir():
+            if path.name.startswith(prefix) and _TEMPORARY.fullmatch(path.name):
+                with suppress(OSError):
+                    _remove_one(path)
+
+
+def _remove_one(path: Path) -> None:
+    if not path.is_symlink():
+        _remove_unlocked(path)
+    elif path.lstat().st_mtime < time.time() - _STALE_S:  # it has no lock
+        path.unlink()
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = False, mode: int = 0o666) -> None:
@@ -371,6 +410,13 @@ if sys.platform == "win32":
         except OSError:
             return False
         return True
+
+    def _hold_alive(descriptor: int, held: ExitStack) -> bool:
+        del descriptor, held
+        return True
+
+    def _remove_unlocked(path: Path) -> None:
+        path.unlink()  # refused where a process has it open
 else:
     import fcntl
 
@@ -389,6 +435,28 @@ else:
             return True
         # A file that was removed while we waited is a lock that guards no name.
         return os.fstat(descriptor).st_nlink > 0
+
+    def _hold_alive(descriptor: int, held: ExitStack) -> bool:
+        """Lock a new file until ``held`` ends; return False where another process removes it."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # no locks here: nobody removes the file either
+            return True
+        if os.fstat(descriptor).st_nlink == 0:
+            return False
+        held.callback(os.close, os.dup(descriptor))  # the renaming comes after `file.close`
+        return True
+
+    def _remove_unlocked(path: Path) -> None:
+        descriptor = os.open(path, os.O_RDWR | _NO_FOLLOW | _PLAIN)
+        try:
+            if _is_own(os.fstat(descriptor)):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

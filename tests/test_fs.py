@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from downloader.fs import (
     hold_lock,
     make_directory,
     open_own_file,
+    remove_abandoned,
     storage_errors,
     temporary_name,
     write_atomically,
@@ -97,6 +100,29 @@ def test_new_file_is_gone_where_it_was_not_committed(tmp_path: Path) -> None:
     with NewFile(tmp_path / "x") as file:
         file.write(b"half")
     assert not list(tmp_path.iterdir())
+
+
+def test_only_new_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    program = "import sys, time; from pathlib import Path; from downloader.fs import NewFile\n"
+    program += "with NewFile(Path(sys.argv[1])) as file: print(flush=True); time.sleep(100)"
+    command = [sys.executable, "-c", program, str(tmp_path / "x")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        remove_abandoned(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 1
+        child.kill()
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    planted = temporary_name(tmp_path / "link")
+    planted.symlink_to(victim)
+    remove_abandoned(tmp_path, prefix="y.")
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_abandoned(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([planted, victim])
+    os.utime(planted, (0, 0), follow_symlinks=False)
+    remove_abandoned(tmp_path)
+    assert list(tmp_path.iterdir()) == [victim]
 
 
 def test_temporary_name_fits_beside_the_longest_name(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ import json
 import os
 import re
 import shutil
-import time
 import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -35,6 +34,7 @@ from downloader.fs import (
     ignores_case,
     make_directory,
     read_small_file,
+    remove_abandoned,
     storage_errors,
     temporary_name,
 )
@@ -45,7 +45,6 @@ MAIN_REF = "refs/main"
 # Temporary files lie where the library expects them: in refs/ and snapshots/ it would take one
 # that a kill left behind for a branch, or for a file of the model.
 _SCRATCH = "blobs/metadata"
-_STALE_S = 3600.0  # each is there for milliseconds
 _TREE_FORMAT_VERSION = 1
 _REF_LIMIT_BYTES = 1024  # 40, and what an editor adds
 _FILE_LIMIT_BYTES = 256 * 1024**2  # a tree of a million files
@@ -286,7 +285,7 @@ def finish_snapshot(
         _check_blob(folder / blob_path(oid), size_bytes)
     links = [entry for entry in entries if entry.kind == "link"]
     _make_parents(folder, links)
-    _sweep(folder)
+    remove_abandoned((folder / _SCRATCH).parent)
     for entry in links:
         _make_link(folder, entry)
     files = [entry for entry in entries if entry.kind == "file"]
@@ -344,14 +343,6 @@ def _write(folder: Path, entry: MetadataEntry) -> None:
     with NewFile(folder / _SCRATCH) as file:
         file.write(entry.data)
         file.commit(folder / entry.path)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the temporary files of runs that were killed: those of living ones are younger."""
-    with suppress(OSError):
-        for path in (folder / _SCRATCH).parent.glob("metadata.*.incomplete"):
-            if path.lstat().st_mtime < time.time() - _STALE_S:
-                path.unlink(missing_ok=True)
 
 
 def _set_ref(folder: Path, entry: MetadataEntry, snapshot: Snapshot, note: Note) -> None:

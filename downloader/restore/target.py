@@ -16,6 +16,7 @@ from downloader.fs import (
     hold_own_lock,
     make_directory,
     read_small_file,
+    remove_abandoned,
     storage_errors,
 )
 from downloader.hub.cache import (
@@ -254,6 +255,7 @@ class LocalTarget:
         """Remove our directories, if no other run uses them."""
         own = self.root / self._private
         scratch = self.root / self.scratch
+        remove_abandoned(own / "blobs")
         for directory in (own / "blobs", own / "locks", own, own.parent, scratch, scratch.parent):
             with suppress(OSError):
                 directory.rmdir()
@@ -266,6 +268,7 @@ class LocalTarget:
                 if waiting.exists():
                     waiting.replace(path)
                 elif file.oid in self._placed:
+                    remove_abandoned(path.parent, f"{path.name}.")
                     with NewFile(path) as copy, self._placed[file.oid].open("rb") as source:
                         shutil.copyfileobj(source, copy.file, _READ_BYTES)
                         copy.commit()

@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import _tree_cache
 
 from downloader.errors import InputError, IntegrityError, ProtocolError, StorageError
+from downloader.fs import NewFile
 from downloader.hub.cache import (
     BlobHasher,
     MetadataEntry,
@@ -188,12 +189,15 @@ def test_killed_finish_leaves_nothing_that_the_library_would_take_for_its_own(
 
 
 def test_leftovers_of_killed_runs_are_swept(folder: Path) -> None:
-    old, young = (folder / "blobs" / f"metadata.{n}.incomplete" for n in "ab")
-    for path in (old, young):
+    killed = folder / "blobs" / f"{WEIGHTS.oid}.{'0a' * 8}.incomplete"
+    resumable = folder / "blobs" / f"{WEIGHTS.oid}.{WEIGHTS.oid[:8]}.incomplete"
+    for path in (killed, resumable):
         path.write_bytes(b"x")
-    os.utime(old, (0, 0))
-    finish_snapshot(folder.parent, SNAPSHOT)
-    assert (old.exists(), young.exists()) == (False, True)
+    with NewFile(folder / "blobs" / "metadata") as living:
+        finish_snapshot(folder.parent, SNAPSHOT)
+        assert (killed.exists(), resumable.exists()) == (False, True)
+        living.commit()
+    assert (folder / "blobs" / "metadata").exists()
 
 
 def test_second_finish_writes_nothing(folder: Path) -> None:
