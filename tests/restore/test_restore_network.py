@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 
 from downloader.fs import hold_lock
+from downloader.hub.cache import blob_path
 from downloader.transfer.journal import Journal
+from downloader.transfer.partial_file import partial_paths
 from tests.support.fake_hub import HubServer, make_repo
 from tests.support.faults import ALL, Asked, Fault, always, of_blobs
-from tests.support.make_image import MIB, make_snapshot, put_ours, random_bytes
+from tests.support.make_image import MIB, lfs_oid, make_snapshot, put_ours, random_bytes
 from tests.support.restore import (
     FILES,
     FOLDER,
@@ -311,11 +313,7 @@ def test_a_kept_part_that_is_damaged_is_fetched_again(tmp_path: Path) -> None:
     total, cache = sum(map(len, LARGE.values())), tmp_path / "cache"
     with SmallRegistry(tmp_path / "image") as own:
         kill_after(own, start(f"{own.host}/me/model", cache), int(0.8 * total))
-        (partial,) = [
-            path
-            for path in (cache / FOLDER / "blobs").glob("*.incomplete")
-            if "journal" not in path.name
-        ]
+        partial, _ = partial_paths(cache / FOLDER / blob_path(lfs_oid(LARGE["model.safetensors"])))
         with partial.open("r+b") as file:
             file.write(b"damage")
         ran = restore(f"{own.host}/me/model", cache)
