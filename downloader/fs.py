@@ -388,15 +388,13 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> int:
         return os.write(descriptor, data)
 
 
-def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
-    """Fill a buffer from an offset in bytes; return how many, 0 at the end of the file."""
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [buffer], offset)
+def read_at(descriptor: int, size_bytes: int, offset: int) -> bytes:
+    """Return bytes from an offset, fewer at the end of the file, and none behind it."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size_bytes, offset)
     with _SEEKING:
         os.lseek(descriptor, offset, os.SEEK_SET)
-        data = os.read(descriptor, len(buffer))
-    buffer[: len(data)] = data
-    return len(data)
+        return os.read(descriptor, size_bytes)
 
 
 # Locks

@@ -43,7 +43,7 @@ HELD_BYTES = 64 * 1024  # of the end of a file, until its hash was right
 # keep the client waiting. Parallel downloads ask for more at once (hf_transfer: 10 MiB).
 PEEK_BYTES = 8 * MIB
 _REACH_BYTES = 64 * MIB  # behind what is there: soon enough to wait for
-_PIECE_BYTES = 256 * 1024  # of one client at a time; less when there are many
+_PIECE_BYTES = MIB  # of one client at a time; less when there are many
 _SMALLEST_PIECE_BYTES = 16 * 1024
 _ABANDONED_AFTER_S = 30.0  # a filling without clients; the partial file waits for the next one
 _LOOK_AGAIN_S = 1.0

@@ -78,10 +78,8 @@ def read_bytes(path: Path, descriptor: int, start: int, size_bytes: int) -> byte
     Raises:
         StorageError: The disk said no.
     """
-    buffer = bytearray(size_bytes)
     with storage_errors(path):
-        count = read_at(descriptor, memoryview(buffer), start)
-    return bytes(memoryview(buffer)[:count])
+        return read_at(descriptor, size_bytes, start)
 
 
 class BusyError(HfModelsError):
@@ -213,7 +211,7 @@ class Filling:
 
     def catch_up(self) -> None:
         """Hash what is there, up to the first gap."""
-        self._file.hash_to_gap(memoryview(bytearray(BLOCK_BYTES)))
+        self._file.hash_to_gap()
 
     def finish(self) -> None:
         """Give the file its name.

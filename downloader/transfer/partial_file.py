@@ -38,7 +38,7 @@ _SPLIT_BYTES = 2 * MIB
 _YOUNG_S = 2.0  # until then a request's own rate is not known: its round trip is in it
 # So much a connection reads back for the hash to be its own from there on.
 _CATCH_UP_BYTES = 8 * MIB
-_SCRATCH_BYTES = 128 * 1024
+_READ_BACK_BYTES = 256 * 1024
 
 
 class Hasher(Protocol):
@@ -46,7 +46,7 @@ class Hasher(Protocol):
 
     seen_bytes: int
 
-    def update(self, data: memoryview) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """Append the next bytes."""
 
     def check(self, name: str) -> None:
@@ -310,27 +310,27 @@ class PartialFile:
             return  # it is being read back, until a connection can take over
         try:
             if self._hasher.seen_bytes < offset:
-                self._read_back(offset, memoryview(bytearray(_SCRATCH_BYTES)))
+                self._read_back(offset)
             if self._hasher.seen_bytes == offset:
                 self._hasher.update(data)
         finally:
             self._hashing.release()
 
-    def hash_to_gap(self, buffer: memoryview) -> None:
+    def hash_to_gap(self) -> None:
         """Read back and hash what is there up to the first gap."""
         with self._changed:
             end = self._there.prefix_end
         while self._hasher.seen_bytes < end:
             with self._hashing:
-                self._read_back(min(end, self._hasher.seen_bytes + len(buffer)), buffer)
+                self._read_back(min(end, self._hasher.seen_bytes + _READ_BACK_BYTES))
 
-    def _read_back(self, end: int, buffer: memoryview) -> None:
+    def _read_back(self, end: int) -> None:
         while (at := self._hasher.seen_bytes) < end:
             with storage_errors(self.path):
-                count = read_at(self._descriptor, buffer[: end - at], at)
-            if not count:
+                data = read_at(self._descriptor, min(end - at, _READ_BACK_BYTES), at)
+            if not data:
                 raise StorageError(f"{self.path}: was cut by another program")
-            self._hasher.update(buffer[:count])
+            self._hasher.update(data)
 
     def check(self, name: str) -> None:
         """Raise unless the bytes, all hashed, are the right ones.

@@ -188,7 +188,6 @@ class Scheduler:
     # File threads
 
     def _follow_files(self) -> None:
-        buffer = memoryview(bytearray(self._settings.buffer_bytes))
         try:
             while not self.group.cancelled.is_set():
                 try:
@@ -196,25 +195,25 @@ class Scheduler:
                 except IndexError:
                     return
                 if not task.is_there():
-                    self._bring(task, buffer)
+                    self._bring(task)
         finally:
             with self._changed:
                 self._file_threads -= 1
                 self._changed.notify_all()
 
-    def _bring(self, task: FileTask, buffer: memoryview) -> None:
+    def _bring(self, task: FileTask) -> None:
         with task.lock(self.group.cancelled):
             if task.is_there():  # another process brought it while this one waited
                 return
             file = PartialFile(task.final, task.size_bytes, task.new_hasher, self._changed)
             try:
-                self._fill(task, file, buffer)
+                self._fill(task, file)
             finally:
                 with self._changed:
                     self._open = [item for item in self._open if item[0] is not file]
                 file.close()
 
-    def _fill(self, task: FileTask, file: PartialFile, buffer: memoryview) -> None:
+    def _fill(self, task: FileTask, file: PartialFile) -> None:
         self._progress.start_file(task.name, task.size_bytes)
         resumed_bytes = task.prefill(file)
         if resumed_bytes:
@@ -224,13 +223,13 @@ class Scheduler:
         with self._changed:
             self._open.append((file, task))
             self._changed.notify_all()
-        while self._hash(file, buffer):
+        while self._hash(file):
             if self._is_right(task, file):
                 file.finish()
                 task.done()
                 return
 
-    def _hash(self, file: PartialFile, buffer: memoryview) -> bool:
+    def _hash(self, file: PartialFile) -> bool:
         """Hash the file as it grows, to its end; return False if the run was cancelled before."""
         while True:
             with self._changed:
@@ -239,7 +238,7 @@ class Scheduler:
                         return False
                     self._changed.wait()
                 is_whole = file.is_whole()
-            file.hash_to_gap(buffer)
+            file.hash_to_gap()
             if is_whole:
                 return True
 

@@ -22,7 +22,7 @@ class _Hasher:
     def __init__(self) -> None:
         self.seen_bytes = 0
 
-    def update(self, data: memoryview) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         self.seen_bytes += len(data)
 
     def check(self, name: str) -> None:
