@@ -38,6 +38,9 @@ ONCE_MORE = ("--reruns", "1", "-raR") if os.environ.get("CI") else ()
 
 if "PIP_INDEX_URL" in os.environ:  # behind a mirror; uv does not read pip's settings
     os.environ.setdefault("UV_DEFAULT_INDEX", os.environ["PIP_INDEX_URL"])
+# Commands start as fast as where pip installed them: from bytecode, which uv does not compile.
+os.environ.setdefault("UV_COMPILE_BYTECODE", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 COMMANDS: list[str] = []  # the sessions that are one command of `hf-models`
