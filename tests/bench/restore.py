@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="hf-bench-", dir=options.work) as name:
         directory = Path(name)
         ways = compare(options, directory)
-        slow = compare_capped(options, directory) if options.capped_mib else []
+        is_capped = options.capped_mib and options.capped_runs
+        slow = compare_capped(options, directory) if is_capped else []
     document = {
         **head_of(options),
         "ways": ways,
