@@ -36,6 +36,9 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Say one line that a person wants to know now: a retry, a reuse, a fallback."""
 
+    def warn(self, text: str) -> None:
+        """Say one line that a person has to know, also one who wants to see no progress."""
+
 
 class NoProgress:
     """Shows nothing."""
@@ -57,6 +60,10 @@ class NoProgress:
 
     def note(self, text: str) -> None:
         """Ignore it."""
+
+    def warn(self, text: str) -> None:
+        """Say it as a note."""
+        self.note(text)
 
 
 class Meter:

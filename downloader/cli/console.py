@@ -293,8 +293,11 @@ class ConsoleProgress:
 
     def note(self, text: str) -> None:
         """Show one line."""
-        if self._quiet:
-            return
+        if not self._quiet:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """Show one line, also where nothing else is shown."""
         if self._bars:
             from rich.text import Text
 

@@ -122,6 +122,10 @@ class MachineProgress:
         """Tell at once."""
         self._tell({"note": text})
 
+    def warn(self, text: str) -> None:
+        """Tell it as a note."""
+        self.note(text)
+
     def flush(self) -> None:
         """Tell what was not told yet."""
         with self._lock:

@@ -135,7 +135,7 @@ def restore_images(
         HfModelsError: As `restore`.
     """
     environment = environment or read_environment()
-    gate = Gate(policy, (progress or NoProgress()).note) if policy else None
+    gate = Gate(policy, (progress or NoProgress()).warn) if policy else None
     options = RestoreOptions(
         select(files, include, exclude), download or DownloadSettings(), dry_run, gate
     )
@@ -267,7 +267,7 @@ def verify_signatures(
     environment, progress = environment or read_environment(), progress or NoProgress()
     if target is None or not is_image(target):
         path = environment.hub_cache_dir if target is None else Path(target).expanduser()
-        return check_cache(find_folders(path), policy, progress.note)
+        return check_cache(find_folders(path), policy, progress.warn)
     with _opened([target], connection, environment) as ([source], network):
         return check_image(source, policy, network, progress)
 

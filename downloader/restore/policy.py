@@ -170,13 +170,14 @@ class Gate:
 
     Args:
         policy: What is wanted.
-        note: Told who signed, and what is wrong where that is no error.
+        warn: Told what is wrong where that is no error.
     """
 
-    def __init__(self, policy: Policy, note: Note) -> None:
+    def __init__(self, policy: Policy, warn: Note) -> None:
         self.signed: list[Signed] = []
         self._policy = policy
-        self._note = note
+        self._warn = warn
+        self._warned: set[tuple[str, Snapshot]] = set()
 
     def check_names(self, item: Found) -> None:
         """Raise before the first byte if the names are not what was signed.
@@ -207,7 +208,7 @@ class Gate:
 
     def _guarded(self, item: Found, check: Callable[[Statement], None]) -> None:
         rule = self._policy.rule_of(item.snapshot.repo.id)
-        if rule.mode == "off":
+        if rule.mode == "off" or (item.source, item.snapshot) in self._warned:
             return
         try:
             if item.signature is None:
@@ -219,7 +220,8 @@ class Gate:
         except HfModelsError as error:
             if rule.mode == "enforce":
                 raise
-            self._note(f"{item.source}: {error.message} (the policy only warns)")
+            self._warned.add((item.source, item.snapshot))
+            self._warn(f"{item.source}: {error.message} (the policy only warns)")
 
 
 def check_snapshot(snapshot: Snapshot, statement: Statement) -> None:

@@ -29,7 +29,7 @@ def check_image(
     Raises:
         IntegrityError: A signature that is wanted is missing or wrong.
     """
-    gate = Gate(policy, progress.note)
+    gate = Gate(policy, progress.warn)
     for item in read_source(source, network, ContentSkipper(), NoProgress()):
         gate.check_names(item)
         names = [file.path for file in item.snapshot.files if file.sha256 is None]
@@ -45,7 +45,7 @@ def _path_in(directory: Path, file: RepoFile) -> Path:
     return directory / file.path
 
 
-def check_cache(folders: Iterable[Path], policy: Policy, note: Note) -> list[Signed]:
+def check_cache(folders: Iterable[Path], policy: Policy, warn: Note) -> list[Signed]:
     """Check the signatures in repo folders of a cache, whose blobs are checked already.
 
     Raises:
@@ -66,7 +66,7 @@ def check_cache(folders: Iterable[Path], policy: Policy, note: Note) -> list[Sig
             except HfModelsError as error:
                 if rule.mode == "enforce":
                     raise
-                note(f"{folder.name}: {error.message} (the policy only warns)")
+                warn(f"{folder.name}: {error.message} (the policy only warns)")
     return found
 
 
