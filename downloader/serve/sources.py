@@ -8,6 +8,7 @@ nothing else says what it holds; what is compressed goes into the cache on the w
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,10 +18,12 @@ from typing import Protocol, TypeVar
 from downloader.errors import (
     HfModelsError,
     InputError,
+    IntegrityError,
     ProtocolError,
     RegistryError,
     StorageError,
 )
+from downloader.fs import storage_errors
 from downloader.hub.cache import BlobHasher, tree_path
 from downloader.hub.repo import Repo, RepoFile, Snapshot, check_repo_path, is_commit, is_oid
 from downloader.oci.digest import Digest
@@ -160,9 +163,16 @@ class RepositorySource:
         digest = self._first(lambda registry: registry.manifest_digest(tag))
         if digest is None:
             return None, []
-        if digest not in self._known:
+        if digest in self._known:
+            return digest, self._known[digest]
+        try:
             return digest, self._read(tag, digest)
-        return digest, self._known[digest]
+        except (IntegrityError, RegistryError) as error:
+            is_damaged = isinstance(error, IntegrityError) or error.status == 404
+            if not is_damaged or self._reference.tag or self._reference.digest:
+                raise
+            self._reading.progress.note(f"{self._reference.name}:{tag}: left out: {error.message}")
+            return None, []  # the next look reads it again
 
     def _read(self, tag: str, digest: Digest) -> list[Entry]:
         name = f"{self._reference.name}:{tag}"
@@ -253,7 +263,9 @@ class DirectorySource:
     def look(self) -> list[Entry]:
         """Look at every layout and archive that is there now."""
         entries: list[Entry] = []
-        for path in sorted(self._path.iterdir()):
+        with storage_errors(self._path):
+            paths = sorted(self._path.iterdir())
+        for path in paths:
             source = self._sources.get(path) or self._open(path)
             if source is None:
                 continue
@@ -405,14 +417,17 @@ class CacheSource:
     def look(self) -> list[Entry]:
         """List the snapshots; their files are listed when they are asked for."""
         entries: list[Entry] = []
-        for folder in sorted(self._root.iterdir()):
+        with storage_errors(self._root):
+            folders = sorted(self._root.iterdir())
+        for folder in folders:
             if not folder.name.startswith(_CACHE_FOLDERS) or not (folder / "snapshots").is_dir():
                 continue
             try:
                 repo = parse_folder(folder.name)
             except ProtocolError:
                 continue  # the library would not look there either
-            entries += self._entries(folder, repo)
+            with suppress(OSError):  # removed meanwhile, or another user's
+                entries += list(self._entries(folder, repo))
         return entries
 
     def _entries(self, folder: Path, repo: Repo) -> Iterator[Entry]:
@@ -432,8 +447,11 @@ class CacheSource:
                 )
 
 
-def _date(path: Path) -> str:
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _date(directory: Path) -> str:
+    """Return when a file last came or went; another date has the snapshot listed again."""
+    parents = (Path(parent) for parent, _, _ in os.walk(directory))
+    changed_at = max((p.stat().st_mtime for p in parents), default=directory.stat().st_mtime)
+    return datetime.fromtimestamp(changed_at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _iter_files(directory: Path) -> Iterator[Path]:
@@ -498,7 +516,7 @@ class _SnapshotLoader:
 def _hash(path: Path, size_bytes: int) -> str:
     """Return the oid of a file that is no link: on Windows a cache holds copies."""
     hasher = BlobHasher("0" * (64 if size_bytes > _GIT_LIMIT_BYTES else 40), size_bytes)
-    with path.open("rb") as file:
+    with storage_errors(path), path.open("rb") as file:
         while data := file.read(1024**2):
             hasher.update(data)
     return hasher.hexdigest()

@@ -31,7 +31,7 @@ from tests.support.make_image import (
     put_ours,
     random_bytes,
 )
-from tests.support.restore import FILES, check_blobs, layout, registry
+from tests.support.restore import FILES, check_blobs, layout, registry, restore
 from tests.support.serve import Server, resolve_path, serving
 from tests.support.small_registry import SmallRegistry
 
@@ -495,6 +495,63 @@ def test_unknown_repository_is_an_error_at_the_start(tmp_path: Path) -> None:
     assert ran.returncode == 3
     assert "not found" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def wait_for_repos(server: Server, *names: str) -> None:
+    """Wait until exactly these repos are listed."""
+    while {item["id"] for item in server.ask("/api/models").json} != {*names}:
+        assert server.process.poll() is None
+
+
+@pytest.mark.parametrize("kind", ["dist", "cache"])
+def test_directory_that_is_gone_and_back_is_looked_at_again(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "source"
+
+    def put(repo: str) -> None:
+        name = repo.partition("/")[2]
+        image = source / name if kind == "dist" else tmp_path / name
+        put_ours(layout(image), FILES, snapshot=make_snapshot(FILES, repo))
+        if kind == "cache":
+            assert restore(image, source).code == 0
+
+    put("org/one")
+    with serving(source, "--no-cache", "--refresh", "0.1") as server:
+        source.rename(tmp_path / "away")
+        while not server.metric("refresh_errors_total"):
+            assert server.process.poll() is None
+        (tmp_path / "away").rename(source)
+        put("org/two")
+        wait_for_repos(server, "org/one", "org/two")
+        assert server.stop() == 0
+
+
+def test_file_that_comes_into_a_folder_of_a_cache_is_served(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    assert restore(tmp_path / "image", tmp_path / "hub").code == 0
+    [snapshot] = (tmp_path / "hub/models--org--model/snapshots").iterdir()
+    with serving(tmp_path / "hub", "--no-cache", "--refresh", "0.1") as server:
+        path = resolve_path("sub%20folder/new.json")
+        assert server.ask(path).code == "EntryNotFound"
+        (snapshot / "sub folder" / "new.json").write_bytes(b"{}")
+        while (answer := server.ask(path)).status != 200:
+            assert server.process.poll() is None
+        assert answer.body == b"{}"
+
+
+def test_image_that_lacks_its_config_takes_no_other_with_it(tmp_path: Path) -> None:
+    for name in ("whole", "damaged"):
+        snapshot = make_snapshot(FILES, f"org/{name}")
+        put_ours(layout(tmp_path / name), FILES, snapshot=snapshot, annotated=False)
+    with SmallRegistry() as mirror:
+        mirror.add_layout(tmp_path / "whole", "whole")
+        config = mirror.add_layout(tmp_path / "damaged", "damaged")["config"]["digest"]
+        data = mirror.blobs.pop(config)
+        flags = ("--cache-dir", tmp_path / "cache", "--refresh", "0.1")
+        with serving(f"{mirror.host}/org/models", *flags) as server:
+            assert server.said(":damaged: left out")
+            wait_for_repos(server, "org/whole")
+            mirror.blobs[config] = data
+            wait_for_repos(server, "org/damaged", "org/whole")
 
 
 def test_cache_that_cannot_be_written_passes_files_through(tmp_path: Path) -> None:

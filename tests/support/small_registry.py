@@ -46,6 +46,16 @@ class SmallRegistry(FaultServer):
         self.manifests[tag] = self.manifests[digest] = (media_type, data)
         return {"digest": digest, "size": len(data), "mediaType": media_type}
 
+    def add_layout(self, directory: Path, tag: str) -> dict[str, Any]:
+        """Keep the first image of a layout directory under a tag, and return its manifest."""
+        for path in (directory / "blobs" / "sha256").iterdir():
+            self.blobs[f"sha256:{path.name}"] = path.read_bytes()
+        index = json.loads((directory / "index.json").read_text())
+        digest = index["manifests"][0]["digest"]
+        document: dict[str, Any] = json.loads(self.blobs[digest])
+        self.manifests[tag] = self.manifests[digest] = document["mediaType"], self.blobs[digest]
+        return document
+
     def manifest(self, reference: str) -> tuple[str, bytes] | None:
         """Return a manifest and its media type."""
         if reference in self.manifests or not self.layout:
