@@ -148,6 +148,7 @@ class App:
     ) -> None:
         self.index = Index()
         self.is_ready = False  # until every source has been looked at once
+        self.is_whole = False  # until every source has been read once
         self._looked = asyncio.Condition()  # a source has been looked at
         self._contents = contents
         self._policy = policy
@@ -382,6 +383,9 @@ class App:
         """Return what a route names; while sources are still being looked at, wait for them."""
         assert route.repo is not None  # noqa: S101 - the caller's routes have one
         await self._wait_for_sources(route.repo)
+        if not (self.is_whole or self.index.has(route.repo)):
+            # Not a 404: to clients that is a repo that does not exist.
+            raise Refusal(503, "A source that may have it cannot be read", Retry_After="5")
         return self.index.find(route.repo, route.revision)
 
     async def _wait_for_sources(self, repo: Repo | None = None) -> None:

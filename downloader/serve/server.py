@@ -36,6 +36,7 @@ _UNENDED_LIMIT_BYTES = 32 * 1024
 _KEEP_ALIVE_S = 30  # clients ask again within a second; a proxy before this server within 30
 _RETIRED_LIMIT = 1000  # versions whose tags have moved on
 _LOOKS_AT_ONCE = 4
+_UNREAD_AGAIN_S = 10.0  # a registry that starts together with this server is there soon
 
 
 @dataclass(frozen=True)
@@ -188,15 +189,24 @@ class Serving:
     async def _refresh(self, app: App, server: uvicorn.Server) -> None:
         """Look at every source now and then; the first errors that will not pass end the server."""
         try:
-            while True:
-                await asyncio.gather(*(self._look(app, n) for n in range(len(self._sources))))
-                await app.update(is_ready=True)
-                if not self._options.refresh_s:
-                    return
-                await asyncio.sleep(self._options.refresh_s)
+            numbers = range(len(self._sources))
+            await asyncio.gather(*(self._look(app, number) for number in numbers))
+            await app.update(is_ready=True)
+            await asyncio.gather(*(self._look_again(app, number) for number in numbers))
         except HfModelsError:
             server.should_exit = True
             raise
+
+    async def _look_again(self, app: App, number: int) -> None:
+        """Look at a source now and then; sooner while it could never be read."""
+        while True:
+            pause_s = self._options.refresh_s
+            if number not in self._found:
+                pause_s = min(pause_s or _UNREAD_AGAIN_S, _UNREAD_AGAIN_S)
+            if not pause_s:
+                return
+            await asyncio.sleep(pause_s)
+            await self._look(app, number)
 
     async def _look(self, app: App, number: int) -> None:
         source = self._sources[number]
@@ -208,12 +218,14 @@ class Serving:
             if is_first and is_final and not app.is_ready:
                 raise
             self._metrics.add("refresh_errors")
-            self._log(f"{source.name}: {error.message}; what it had is still served")
+            then = "trying again" if is_first else "what it had is still served"
+            self._log(f"{source.name}: {error.message}; {then}")
             return
         if is_first or entries != self._found[number]:
             self._log(f"{source.name}: {_count(entries)}")
         self._found[number] = entries
         current = [entry for key in sorted(self._found) for entry in self._found[key]]
+        app.is_whole = len(self._found) == len(self._sources)
         await app.update(Index(current, _retired(app.index, current)))
 
     # The log

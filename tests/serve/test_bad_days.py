@@ -32,7 +32,7 @@ from tests.support.make_image import (
     random_bytes,
 )
 from tests.support.restore import FILES, check_blobs, layout, registry, restore
-from tests.support.serve import Server, resolve_path, serving
+from tests.support.serve import Server, resolve_path, serving, with_constants
 from tests.support.small_registry import SmallRegistry
 
 pytestmark = pytest.mark.docker
@@ -536,6 +536,24 @@ def test_file_that_comes_into_a_folder_of_a_cache_is_served(tmp_path: Path) -> N
         while (answer := server.ask(path)).status != 200:
             assert server.process.poll() is None
         assert answer.body == b"{}"
+
+
+def test_registry_that_is_not_there_at_the_start_is_served_once_it_is(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    absent = Fault("absent", path="/manifests/", lose_answer=True, times=ALL)
+    with (
+        SmallRegistry(tmp_path / "image", absent) as mirror,
+        serving(
+            *(f"{mirror.host}/x/y:latest", "--no-cache", "--refresh", "0", "--tries", "1"),
+            program=with_constants(_UNREAD_AGAIN_S=0.1),
+        ) as server,
+    ):
+        answer = server.ask("/api/models/org/model")
+        assert (answer.status, answer.code) == (503, None)
+        assert server.said("trying again")
+        absent.times = 0
+        wait_for_repos(server, "org/model")
+        assert server.ask("/api/models/org/nothing").code == "RepoNotFound"
 
 
 def test_image_that_lacks_its_config_takes_no_other_with_it(tmp_path: Path) -> None:
