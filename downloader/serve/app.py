@@ -51,7 +51,7 @@ _DESCRIBED_AT_ONCE = 16
 _CARD_LIMIT_BYTES = 1024**2
 _CARDS_LIMIT = 10_000
 _SILENCE_S = 5.0  # huggingface_hub waits 10 s for a byte
-_STALL_S = 600.0  # a client that takes nothing so long is gone
+_BODY_S = 60.0  # paths take a second on any line
 _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(?::\d{1,5})?|\[[0-9A-Fa-f:]{2,45}\](?::\d{1,5})?")
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?")
 _LOOPBACK_ORIGIN = re.compile(r"https?://(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?")
@@ -521,16 +521,20 @@ class _Answer:
         """Return the request's body.
 
         Raises:
-            Refusal: It is too large.
+            Refusal: It is too large, or does not come.
         """
         data = b""
-        while True:
-            message = await self._receive()
-            data += bytes(message.get("body", b""))
-            if len(data) > limit_bytes:
-                raise Refusal(413, "The request is too large")
-            if not message.get("more_body"):
-                return data
+        try:
+            async with asyncio.timeout(_BODY_S):
+                while True:
+                    message = await self._receive()
+                    data += bytes(message.get("body", b""))
+                    if len(data) > limit_bytes:
+                        raise Refusal(413, "The request is too large")
+                    if not message.get("more_body"):
+                        return data
+        except TimeoutError:
+            raise Refusal(408, "The request did not come") from None
 
     async def begin(
         self, status: int, headers: Mapping[str, str], *, is_over: bool = False
@@ -642,12 +646,7 @@ class _Answer:
             gone.cancel()
 
     async def _send_piece(self, chunk: bytes) -> None:
-        message = {"type": "http.response.body", "body": chunk, "more_body": True}
-        try:
-            async with asyncio.timeout(_STALL_S):
-                await self._send(message)
-        except TimeoutError:
-            raise _BrokenOffError from None
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         self._request.sent_bytes += len(chunk)
 
     async def _wait_gone(self) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from downloader.errors import HfModelsError, InputError, ServerError
 from downloader.progress import NoProgress, Note
@@ -34,6 +35,7 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 # h11 keeps this much of a request that has no end yet.
 _UNENDED_LIMIT_BYTES = 32 * 1024
 _KEEP_ALIVE_S = 30  # clients ask again within a second; a proxy before this server within 30
+_STALL_S = 600.0  # a client that takes nothing so long is gone
 _RETIRED_LIMIT = 1000  # versions whose tags have moved on
 _LOOKS_AT_ONCE = 4
 _UNREAD_AGAIN_S = 10.0  # a registry that starts together with this server is there soon
@@ -157,7 +159,7 @@ class Serving:
         app = App(self._contents, self._policy, self._metrics, self._log_access, self._log)
         config = uvicorn.Config(
             app,
-            http="h11",  # refuses headers without end; httptools takes them all
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -274,6 +276,41 @@ def access_line(request: Request, log_format: str) -> str:
         f"{now} {request.client} {request.method} {path} {request.status}"
         f" {request.sent_bytes} {seconds:.3f}s{broken} {json.dumps(agent)}"
     )
+
+
+class _Connection(H11Protocol):
+    """A connection that ends when its client asks for nothing, or takes nothing.
+
+    uvicorn waits without end for a first request, for the rest of one, and for a client to take
+    what was sent before the connection was closed. (h11, because it refuses headers without end;
+    httptools takes them all.)
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._unsent_bytes = 0
+        self._moved_at = self.loop.time()
+        self._watching = self.loop.call_later(_KEEP_ALIVE_S, self._watch)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._watching.cancel()
+
+    def on_response_complete(self) -> None:
+        self._moved_at = self.loop.time()
+        super().on_response_complete()
+
+    def _watch(self) -> None:
+        unsent_bytes, now = self.transport.get_write_buffer_size(), self.loop.time()
+        # None before the first request, whatever its annotation says.
+        is_answering = bool(self.cycle) and not self.cycle.response_complete
+        if unsent_bytes != self._unsent_bytes or (is_answering and not unsent_bytes):
+            self._moved_at = now
+        self._unsent_bytes = unsent_bytes
+        if now - self._moved_at >= (_STALL_S if unsent_bytes else _KEEP_ALIVE_S):
+            self.transport.abort()
+        else:
+            self._watching = self.loop.call_later(_KEEP_ALIVE_S, self._watch)
 
 
 class _Notes(NoProgress):

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -237,6 +238,26 @@ def test_client_that_reads_slowly_holds_up_nobody(tmp_path: Path) -> None:
         assert len(list(Path(f"/proc/{server.process.pid}/task").iterdir())) < 40
         assert server.ask(PATH).body == WEIGHTS
         assert server.metric("clients") >= 40
+
+
+def test_connections_of_clients_that_ask_or_take_nothing_end(tmp_path: Path) -> None:
+    impatient = with_constants(_KEEP_ALIVE_S=0.2, _STALL_S=1.0)
+    with (
+        serving(put_big(), "--cache-dir", tmp_path / "cache", program=impatient) as server,
+        ExitStack() as held,
+    ):
+        host, _, port = server.host.partition(":")
+        for begin in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n"):
+            line = held.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            line.sendall(begin)
+            assert line.recv(1) == b""
+        assert server.ask(PATH).body == WEIGHTS
+        assert held.enter_context(asked(server, receive_bytes=4096)).recv(1)
+        descriptors = Path(f"/proc/{server.process.pid}/fd")
+        before = len(list(descriptors.iterdir()))
+        while len(list(descriptors.iterdir())) >= before:
+            assert server.process.poll() is None
+            time.sleep(0.05)
 
 
 def test_sigterm_lets_running_answers_end(tmp_path: Path) -> None:
