@@ -81,10 +81,15 @@ class Cache:
         used = sum(item.size_bytes for item in marked) + coming.size_bytes
         need = size_bytes + coming.missing_bytes + _RESERVE_BYTES
         limit = self._limit_bytes
+
+        def is_short(freed_bytes: int = 0) -> bool:
+            is_over = limit is not None and used + size_bytes - freed_bytes > limit
+            return is_over or free_bytes(self.target.root) + freed_bytes < need
+
         with suppress(StorageError):
-            while (limit is not None and used + size_bytes > limit) or (
-                free_bytes(self.target.root) < need
-            ):
+            if is_short(sum(item.size_bytes for item in marked if not is_busy(item.blob.name))):
+                return False  # and what is there stays
+            while is_short():
                 item = next((item for item in marked if not is_busy(item.blob.name)), None)
                 if item is None:
                     return False

@@ -360,6 +360,17 @@ def test_cache_size_removes_what_was_not_used_for_longest(tmp_path: Path) -> Non
         assert server.ask(resolve_path("b.bin")).body == files["b.bin"]
 
 
+def test_file_that_is_larger_than_the_cache_removes_nothing_from_it(tmp_path: Path) -> None:
+    files = {f"{name}.bin": random_bytes(MIB, seed=at) for at, name in enumerate("ab", 30)}
+    files["large.bin"] = random_bytes(5 * MIB, seed=32)
+    put_ours(layout(tmp_path / "layout"), files)
+    flags = ("--cache-dir", tmp_path / "cache", "--cache-size", "3MiB")
+    with serving(tmp_path / "layout", *flags) as server:
+        assert all(server.ask(resolve_path(path)).body == data for path, data in files.items())
+    found = {blob.name for blob in (tmp_path / "cache" / BLOBS).iterdir()}
+    assert found == {lfs_oid(files["a.bin"]), lfs_oid(files["b.bin"])}
+
+
 def test_cache_size_holds_while_many_files_come_at_once(tmp_path: Path) -> None:
     files = {f"{at}.bin": random_bytes(2 * MIB, seed=60 + at) for at in range(8)}
     put_ours(layout(tmp_path / "layout"), files)
