@@ -12,7 +12,7 @@ from downloader.library.connection import Connection
 from downloader.library.serving import serve as run_server
 from downloader.serve import ServeOptions
 from downloader.serve.contents import ServeBounds
-from downloader.serve.server import DEFAULT_HOST, DEFAULT_PORT
+from downloader.serve.server import DEFAULT_HOST, DEFAULT_PORT, note_line
 from downloader.units import MIB, parse_size
 
 _SMALLEST_MEMORY_BYTES = 4 * MIB  # below, the pieces of a few clients are a network packet each
@@ -134,7 +134,7 @@ def serve(options: ServeOptions, connection: Connection) -> None:
     run_server(
         options,
         log=say,
-        started=lambda url: say(f"export HF_ENDPOINT={url}"),
+        started=lambda url: say(note_line(f"export HF_ENDPOINT={url}", options.log_format)),
         connection=connection,
     )
 

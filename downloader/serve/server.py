@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -38,6 +38,7 @@ _KEEP_ALIVE_S = 30  # clients ask again within a second; a proxy before this ser
 _STALL_S = 600.0  # a client that takes nothing so long is gone
 _RETIRED_LIMIT = 1000  # versions whose tags have moved on
 _LOOKS_AT_ONCE = 4
+_OWN_DESCRIPTORS = 512  # beside a connection and a file for each client: files on their way
 _UNREAD_AGAIN_S = 10.0  # a registry that starts together with this server is there soon
 
 
@@ -98,12 +99,40 @@ def serve(options: ServeOptions, network: Network, log: Note, started: Note) -> 
             f"{options.host}: others can reach this address, and there is no token for it",
             hint="name one with --token-file FILE, or serve anybody with --public",
         )
+    _take_descriptors(2 * options.clients + _OWN_DESCRIPTORS)
     target = CacheTarget(options.cache_dir) if options.cache_dir is not None else None
-    reading = Reading(network, target, _Notes(log))
+    reading = Reading(network, target, _Notes(options, log))
     sources = [open_sources(text, reading) for text in options.sources]
     listener = _listen(options.host, options.port)
     with listener:
         asyncio.run(Serving(options, sources, target, log).run(listener, started))
+
+
+def _take_descriptors(count: int) -> None:
+    """Raise this process's limit of open files, which is 1024 on most systems, if it may be."""
+    if os.name == "nt":
+        return
+    import resource  # noqa: PLC0415 - Windows has none
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS has a lower limit than the one that it names
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def note_line(text: str, log_format: str) -> str:
+    """Return the line of the log that says something of no request."""
+    return _json_line({"message": text}) if log_format == "json" else text
+
+
+def _json_line(document: Mapping[str, object]) -> str:
+    # A CI system takes "##[" for a command; the escape that a plain line gets is none of JSON.
+    return json.dumps({"time": _now(), **document}).replace("#", "\\u0023")
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -140,12 +169,13 @@ class Serving:
         self._options = options
         self._sources = sources
         self._log = log
+        self._note = _Notes(options, log).note
         self._found: dict[int, list[Entry]] = {}
         self._metrics = Metrics()
         cache = Cache(target, options.cache_limit_bytes) if target is not None else None
         group = WorkerGroup()
         self._looks = Threads(group, _LOOKS_AT_ONCE, "look")
-        self._contents = Contents(cache, options.bounds, self._metrics, log, group)
+        self._contents = Contents(cache, options.bounds, self._metrics, self._note, group)
         self._policy = AccessPolicy(
             options.token, is_local=options.is_local and not (options.is_public or options.token)
         )
@@ -156,7 +186,7 @@ class Serving:
         Raises:
             InputError, RegistryError: The first look at a source failed for good.
         """
-        app = App(self._contents, self._policy, self._metrics, self._log_access, self._log)
+        app = App(self._contents, self._policy, self._metrics, self._log_access, self._note)
         config = uvicorn.Config(
             app,
             http=_Connection,
@@ -175,7 +205,7 @@ class Serving:
         host, port = listener.getsockname()[:2]
         started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         try:
-            with _logging_to(self._log):
+            with _logging_to(self._note):
                 await server.serve(sockets=[listener])
         finally:
             self._contents.stop()
@@ -221,10 +251,10 @@ class Serving:
                 raise
             self._metrics.add("refresh_errors")
             then = "trying again" if is_first else "what it had is still served"
-            self._log(f"{source.name}: {error.message}; {then}")
+            self._note(f"{source.name}: {error.message}; {then}")
             return
         if is_first or entries != self._found[number]:
-            self._log(f"{source.name}: {_count(entries)}")
+            self._note(f"{source.name}: {_count(entries)}")
         self._found[number] = entries
         current = [entry for key in sorted(self._found) for entry in self._found[key]]
         app.is_whole = len(self._found) == len(self._sources)
@@ -256,11 +286,9 @@ def access_line(request: Request, log_format: str) -> str:
     path = "".join(c if c.isprintable() else "?" for c in path)
     agent = request.headers.get("user-agent", "")[:200]
     agent = "".join(c if c.isprintable() and c.isascii() else "?" for c in agent)
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     if log_format == "json":
-        return json.dumps(
+        return _json_line(
             {
-                "time": now,
                 "client": request.client,
                 "method": request.method,
                 "path": path,
@@ -273,7 +301,7 @@ def access_line(request: Request, log_format: str) -> str:
         )
     broken = " broken off" if request.is_broken else ""
     return (
-        f"{now} {request.client} {request.method} {path} {request.status}"
+        f"{_now()} {request.client} {request.method} {path} {request.status}"
         f" {request.sent_bytes} {seconds:.3f}s{broken} {json.dumps(agent)}"
     )
 
@@ -316,11 +344,12 @@ class _Connection(H11Protocol):
 class _Notes(NoProgress):
     """A progress that only notes."""
 
-    def __init__(self, log: Note) -> None:
+    def __init__(self, options: ServeOptions, log: Note) -> None:
+        self._format = options.log_format
         self._log = log
 
     def note(self, text: str) -> None:
-        self._log(text)
+        self._log(note_line(text, self._format))
 
 
 class _Server(uvicorn.Server):

@@ -240,6 +240,15 @@ def test_client_that_reads_slowly_holds_up_nobody(tmp_path: Path) -> None:
         assert server.metric("clients") >= 40
 
 
+def test_more_clients_than_files_that_a_process_may_open_by_default(tmp_path: Path) -> None:
+    few = ("sh", "-c", 'ulimit -Sn 100; exec "$@"', "sh", sys.executable, "-m", "downloader")
+    with serving(put_big(), "--cache-dir", tmp_path / "cache", program=few) as server:
+        assert server.ask(PATH).body == WEIGHTS
+        with ExitStack() as slow:
+            lines = [slow.enter_context(asked(server, receive_bytes=4096)) for _ in range(80)]
+            assert {line.recv(12) for line in lines} == {b"HTTP/1.1 200"}
+
+
 def test_connections_of_clients_that_ask_or_take_nothing_end(tmp_path: Path) -> None:
     impatient = with_constants(_KEEP_ALIVE_S=0.2, _STALL_S=1.0)
     with (

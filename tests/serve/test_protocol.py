@@ -362,6 +362,16 @@ def test_log_counts_repos_and_commits(server: Server, tmp_path: Path) -> None:
         assert any(line.endswith(": 1 repo, 1 commit") for line in running.lines)
 
 
+def test_log_for_machines_is_json_in_every_line(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    with serving(tmp_path / "image", "--no-cache", "--log-format", "json") as server:
+        server.ask(resolve_path("vocab.txt"), User_Agent="##[error]x")
+    found = [json.loads(line) for line in server.lines]
+    assert any(line.get("message", "").endswith("1 repo, 1 commit") for line in found)
+    assert "##[error]x" in [line.get("agent") for line in found]
+    assert all("time" in line for line in found)
+
+
 def test_metrics_count_requests_and_bytes(server: Server) -> None:
     before = server.metric("served_bytes_total")
     server.ask(resolve_path("vocab.txt"))

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 from tests.support.command import ROOT
 
 ANSWER_TIMEOUT_S = 60.0
-_ANNOUNCED = "export HF_ENDPOINT="
+_ANNOUNCED = r'export HF_ENDPOINT=([^\s"]+)'
 
 
 @dataclass
@@ -119,8 +120,8 @@ def serving(
         assert process.stderr is not None
         for line in process.stderr:
             lines.append(line.rstrip("\n"))
-            if line.startswith(_ANNOUNCED):
-                urls.put(line.removeprefix(_ANNOUNCED).strip())
+            if announced := re.search(_ANNOUNCED, line):
+                urls.put(announced[1])
         urls.put("")
 
     reader = threading.Thread(target=read)
