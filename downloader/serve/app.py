@@ -52,7 +52,7 @@ _CARD_LIMIT_BYTES = 1024**2
 _CARDS_LIMIT = 10_000
 _SILENCE_S = 5.0  # huggingface_hub waits 10 s for a byte
 _BODY_S = 60.0  # paths take a second on any line
-_HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(?::\d{1,5})?|\[[0-9A-Fa-f:]{2,45}\](?::\d{1,5})?")
+_HOST = re.compile(r"[A-Za-z0-9._\-]{1,253}(?::\d{1,5})?|\[[0-9A-Fa-f:]{2,45}\](?::\d{1,5})?")
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?")
 _LOOPBACK_ORIGIN = re.compile(r"https?://(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?")
 # What a browser's script may read of an answer.
@@ -60,6 +60,7 @@ _EXPOSED = (
     "Accept-Ranges, Content-Length, Content-Range, ETag, Link, X-Error-Code, X-Error-Message,"
     " X-Linked-ETag, X-Linked-Size, X-Repo-Commit, X-Total-Count"
 )
+_READ_ONLY = "This server is read-only: its repos are images, which hf-models publish makes"
 _OPEN = {"page", "healthz"}  # no token: a browser's first visit, a cluster's probe
 
 
@@ -181,9 +182,8 @@ class App:
                 await answer.send(204, b"")
                 return
             self._check_headers(request)
-            route = parse_route(request.raw_path)
+            route = self._find_route(request)
             self._check_token(request, route)
-            self._check_method(request, route)
             await self._route(request, route, answer)
         except Refusal as refusal:
             await answer.refuse(refusal)
@@ -234,10 +234,21 @@ class App:
         raise Refusal(401, "Invalid credentials in Authorization header", WWW_Authenticate="Bearer")
 
     @staticmethod
-    def _check_method(request: Request, route: Route) -> None:
-        allowed = {"POST"} if route.name == "paths-info" else {"GET", "HEAD"}
-        if request.method not in allowed:
-            raise Refusal(405, "Method not allowed", Allow=", ".join(sorted(allowed)))
+    def _find_route(request: Request) -> Route:
+        """Return what a request asks for; what writes is told so, wherever it goes."""
+        is_reading = request.method in {"GET", "HEAD"}
+        try:
+            route = parse_route(request.raw_path)
+        except Refusal:
+            if is_reading:
+                raise
+            raise Refusal(405, _READ_ONLY, Allow="GET, HEAD") from None
+        if route.name == "paths-info":
+            if request.method != "POST":
+                raise Refusal(405, "Method not allowed", Allow="POST")
+        elif not is_reading:
+            raise Refusal(405, _READ_ONLY, Allow="GET, HEAD")
+        return route
 
     async def update(self, index: Index | None = None, *, is_ready: bool = False) -> None:
         """Take what was found in a source, and wake the requests that wait for it.
@@ -288,7 +299,9 @@ class App:
         if self._policy.token is None:
             raise Refusal(401, "This server has no users")
         name = "hf-models"
-        await answer.json({"type": "user", "id": name, "name": name, "fullname": name, "orgs": []})
+        user = {"type": "user", "id": name, "name": name, "fullname": name, "orgs": []}
+        token = {"displayName": name, "role": "read"}  # what `hf auth login` says of it
+        await answer.json({**user, "auth": {"type": "access_token", "accessToken": token}})
 
     async def _list(self, request: Request, route: Route, answer: "_Answer") -> None:
         assert route.repo is not None  # noqa: S101 - every list has a type
@@ -451,7 +464,8 @@ class App:
             return
         whole = ByteRange(0, file.size_bytes)
         wanted = None
-        if request.headers.get("if-range", etag) == etag:
+        # Of HEAD a range has no meaning (RFC 9110, section 14.2).
+        if request.method == "GET" and request.headers.get("if-range", etag) == etag:
             wanted = parse_range(request.headers.get("range"), file.size_bytes)
         if wanted and not self._contents.may_continue(file.oid, wanted, file.size_bytes):
             wanted = None

@@ -9,7 +9,7 @@ Ollama's registry client.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -109,6 +109,8 @@ def parse_route(raw_path: str) -> Route:  # noqa: PLR0911 - one a kind of path
     Route(name='info', repo=Repo(type='model', id='org/name'), revision='refs/pr/1', path='')
     >>> parse_route("/gpt2/resolve/main/sub/x.json")
     Route(name='resolve', repo=Repo(type='model', id='gpt2'), revision='main', path='sub/x.json')
+    >>> parse_route("/datasets/org/raw/resolve/main/x.csv")
+    Route(name='resolve', repo=Repo(type='dataset', id='org/raw'), revision='main', path='x.csv')
     >>> parse_route("/../etc/passwd")
     Traceback (most recent call last):
         ...
@@ -135,11 +137,11 @@ def parse_route(raw_path: str) -> Route:  # noqa: PLR0911 - one a kind of path
 
 
 def _document(kind: RepoType, parts: Sequence[str]) -> Route:
-    for at in (1, 2):
-        if len(parts) > at and parts[at] in _DOCUMENTS:
-            name, rest = parts[at], parts[at + 1 :]
+    for at in _id_lengths(parts, _DOCUMENTS):
+        name, rest = parts[at], parts[at + 1 :]
+        if _DOCUMENTS[name] == bool(rest):
             repo = _repo(parts[:at], kind)
-            if not _DOCUMENTS[name]:
+            if not rest:
                 return Route(name, repo)
             revision, path = _revision(rest)
             return Route("info" if name == "revision" else name, repo, revision, path)
@@ -149,11 +151,16 @@ def _document(kind: RepoType, parts: Sequence[str]) -> Route:
 
 
 def _content(kind: RepoType, parts: Sequence[str]) -> Route:
-    for at in (1, 2):
-        if len(parts) > at + 1 and parts[at] in _CONTENTS:
+    for at in _id_lengths(parts, _CONTENTS):
+        if len(parts) > at + 1:
             revision, path = _revision(parts[at + 1 :])
             return Route(parts[at], _repo(parts[:at], kind), revision, path)
     raise repo_not_found()
+
+
+def _id_lengths(parts: Sequence[str], markers: Container[str]) -> Iterator[int]:
+    """Yield after how many parts a marker ends a repo's id; a repo may have a marker's name."""
+    return (at for at in (2, 1) if len(parts) > at and parts[at] in markers)
 
 
 def _registry(parts: Sequence[str]) -> Route:

@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    HfHubHTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -224,6 +225,8 @@ def test_head_of_a_large_and_a_small_file(server: Server) -> None:
     assert small.headers["etag"] == f'"{git_oid(FILES["config.json"])}"'
     assert "x-linked-etag" not in small.headers
     assert server.ask(resolve_path("empty.txt")).body == b""
+    ranged = server.ask(resolve_path("a.safetensors"), "HEAD", Range="bytes=0-0")
+    assert (ranged.status, ranged.headers["content-length"]) == (200, str(len(WEIGHTS)))
 
 
 @pytest.mark.parametrize(
@@ -287,6 +290,18 @@ def test_old_ids_without_a_namespace(server: Server, api: HfApi) -> None:
     assert server.ask(resolve_path("config.json", "gpt2")).body == b"{}"
 
 
+def test_ids_that_look_like_a_part_of_a_path(tmp_path: Path) -> None:
+    ids = ("org/raw", "org/tree", "org/refs", "org/commits")
+    for at, repo in enumerate(ids):
+        put_ours(layout(tmp_path / f"{at}"), FILES, snapshot=make_snapshot(FILES, repo))
+    with serving(tmp_path, "--cache-dir", tmp_path / "cache") as server:
+        api = HfApi(endpoint=server.url, token=False)
+        for repo in ids:
+            assert api.model_info(repo, revision="main").id == repo
+            assert "vocab.txt" in api.list_repo_files(repo)
+            assert api.file_exists(repo, "vocab.txt")
+
+
 def test_names_of_files_with_every_kind_of_character(api: HfApi, tmp_path: Path) -> None:
     for path, data in FILES.items():
         found = api.hf_hub_download("org/model", path, cache_dir=tmp_path)
@@ -346,6 +361,15 @@ def test_methods_that_write_are_refused(server: Server) -> None:
         assert server.ask("/api/models/org/model", method).status == 405
 
 
+def test_uploads_are_told_that_this_server_only_reads(api: HfApi) -> None:
+    with pytest.raises(HfHubHTTPError, match="read-only"):
+        api.create_repo("org/new")
+    with pytest.raises(HfHubHTTPError, match="read-only"):
+        api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id="org/model")
+    with pytest.raises(HfHubHTTPError, match="read-only"):
+        api.create_branch("org/model", branch="new")
+
+
 def test_page_names_every_repo_and_this_address(server: Server) -> None:
     text = server.ask("/").body.decode()
     assert f"export HF_ENDPOINT={server.url}" in text
@@ -359,7 +383,8 @@ def test_log_counts_repos_and_commits(server: Server, tmp_path: Path) -> None:
     small = {"config.json": b"{}", "README.md": b"---\npipeline_tag: text-generation\n---\n"}
     put_ours(store, small, "gpt2", snapshot=make_snapshot(small, "gpt2"))
     with serving(name, "--cache-dir", tmp_path) as running:
-        assert any(line.endswith(": 1 repo, 1 commit") for line in running.lines)
+        pass
+    assert any(line.endswith(": 1 repo, 1 commit") for line in running.lines)
 
 
 def test_log_for_machines_is_json_in_every_line(tmp_path: Path) -> None:
@@ -402,9 +427,16 @@ def test_token_is_asked_for_and_checked(tmp_path: Path) -> None:
         assert server.ask(path, Authorization="Bearer wrong").status == 401
         assert server.ask("/api/models/org/model", Authorization="Basic s3cret").status == 401
         assert server.ask(path, Authorization="Bearer s3cret").body == FILES["vocab.txt"]
-        assert HfApi(endpoint=server.url, token="s3cret").whoami()["name"] == "hf-models"
+        user = HfApi(endpoint=server.url, token="s3cret").whoami()
+        assert (user["name"], user["auth"]["accessToken"]["role"]) == ("hf-models", "read")
         assert server.ask("/healthz").status == 200
         assert not server.said("s3cret")
+
+
+def test_name_of_a_container_is_a_host(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    with serving(tmp_path / "image", "--no-cache", "--public") as server:
+        assert server.ask("/api/models", Host="hf_models:8765").status == 200
 
 
 def test_listening_for_others_wants_a_token_or_public(tmp_path: Path) -> None:
