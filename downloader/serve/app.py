@@ -376,7 +376,7 @@ class App:
             await self._tree(request, route, version, loaded, answer)
         else:
             paths, expand = _parse_paths(body, request.headers.get("content-type", ""))
-            found = documents.paths_info(version.entry, loaded.snapshot, paths, expand=expand)
+            found = documents.paths_info(version.entry, loaded, paths, expand=expand)
             await answer.json(found, headers)
 
     async def _tree(
@@ -384,7 +384,7 @@ class App:
     ) -> None:
         entries = documents.tree(
             version.entry,
-            loaded.snapshot,
+            loaded,
             route.path,
             recursive=request.is_set("recursive"),
             expand=request.is_set("expand"),

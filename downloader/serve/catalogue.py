@@ -4,6 +4,7 @@ An `Index` is immutable; a refresh builds the next one and puts it in the place 
 so that a request sees one state from its beginning to its end.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -81,6 +82,21 @@ class Loaded:
     def files(self) -> Mapping[str, RepoFile]:
         """The files by path, sorted."""
         return {file.path: file for file in self.snapshot.files}
+
+    @cached_property
+    def folders(self) -> Mapping[str, str]:
+        """The oid of each folder by path.
+
+        Not that of git's tree, whose modes no source knows; but one that changes with the content.
+        """
+        found: dict[str, hashlib._Hash] = {}
+        for file in self.snapshot.files:
+            line, folder = f"{file.path}\0{file.oid}\n".encode(), file.path
+            while folder := folder.rpartition("/")[0]:
+                if folder not in found:
+                    found[folder] = hashlib.sha1(usedforsecurity=False)
+                found[folder].update(line)
+        return {path: names.hexdigest() for path, names in found.items()}
 
     @cached_property
     def neighbours(self) -> Mapping[str, Neighbours]:

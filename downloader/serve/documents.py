@@ -160,7 +160,7 @@ def _sibling(file: RepoFile, *, blobs: bool) -> dict[str, Any]:
 
 
 def tree(
-    entry: Entry, snapshot: Snapshot, folder: str, *, recursive: bool, expand: bool
+    entry: Entry, loaded: Loaded, folder: str, *, recursive: bool, expand: bool
 ) -> list[dict[str, Any]]:
     """Return the files and folders below a folder, in the order of their paths.
 
@@ -169,16 +169,16 @@ def tree(
     """
     prefix = f"{folder}/" if folder else ""
     found: dict[str, dict[str, Any]] = {}
-    below = [file for file in snapshot.files if file.path.startswith(prefix)]
-    if folder and not below:
+    if folder and folder not in loaded.folders:
         raise entry_not_found(folder)
+    below = [file for file in loaded.snapshot.files if file.path.startswith(prefix)]
     for file in below:
         inner = file.path[len(prefix) :].split("/")
         depth = len(inner) - 1 if recursive else min(1, len(inner) - 1)
         for count in range(1, depth + 1):
             path = prefix + "/".join(inner[:count])
             if path not in found:
-                found[path] = _folder_entry(snapshot.files, path)
+                found[path] = _folder_entry(loaded, path)
         if recursive or len(inner) == 1:
             found[file.path] = file_entry(file)
     entries = [found[path] for path in sorted(found)]
@@ -204,26 +204,20 @@ def file_entry(file: RepoFile) -> dict[str, Any]:
     return document
 
 
-def _folder_entry(files: Iterable[RepoFile], path: str) -> dict[str, Any]:
-    # Not git's tree, whose modes no source knows; but a name that changes with the content.
-    names = hashlib.sha1(usedforsecurity=False)
-    for file in files:
-        if file.path.startswith(f"{path}/"):
-            names.update(f"{file.path}\0{file.oid}\n".encode())
-    return {"type": "directory", "oid": names.hexdigest(), "size": 0, "path": path}
+def _folder_entry(loaded: Loaded, path: str) -> dict[str, Any]:
+    return {"type": "directory", "oid": loaded.folders[path], "size": 0, "path": path}
 
 
 def paths_info(
-    entry: Entry, snapshot: Snapshot, paths: Iterable[str], *, expand: bool
+    entry: Entry, loaded: Loaded, paths: Iterable[str], *, expand: bool
 ) -> list[dict[str, Any]]:
     """Return what is known of each path; those that do not exist are left out."""
-    files = {file.path: file for file in snapshot.files}
     found = []
     for path in dict.fromkeys(item.strip("/") for item in paths):
-        if path in files:
-            found.append(file_entry(files[path]))
-        elif any(name.startswith(f"{path}/") for name in files):
-            found.append(_folder_entry(snapshot.files, path))
+        if path in loaded.files:
+            found.append(file_entry(loaded.files[path]))
+        elif path in loaded.folders:
+            found.append(_folder_entry(loaded, path))
     return [item | {"lastCommit": _commit_of(entry)} for item in found] if expand else found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ExpandModelProperty_T, RepoFolder
 
 from downloader.hub.repo import Repo
+from downloader.serve.catalogue import Entry, Loaded
+from downloader.serve.documents import paths_info, tree
 from downloader.serve.server import _listen
 from tests.support.command import hf_models
 from tests.support.make_image import git_oid, lfs_oid, make_snapshot, put_ours, random_bytes
@@ -119,6 +122,20 @@ def test_tree_of_one_level_of_a_folder_and_recursive(api: HfApi, server: Server)
     every = api.list_repo_tree("org/model", recursive=True)
     assert {item.path for item in every} == {*FILES, "sub folder", "ünïcode"}
     assert server.ask("/api/models/org/model/tree/main/nothing").code == "EntryNotFound"
+
+
+def test_tree_of_a_large_repo_takes_no_time_that_grows_with_its_square() -> None:
+    listed = make_snapshot({"config.json": b"{}"})
+    [file] = listed.files
+    paths = sorted(f"{at // 3}/{at}.json" for at in range(30_000))
+    files = tuple(replace(file, path=path) for path in paths)
+    loaded = Loaded(replace(listed, files=files), lambda _: Path())
+    entry = Entry(listed.repo, listed.commit, (), "", "", lambda: loaded)
+    began_at = time.process_time()
+    assert len(tree(entry, loaded, "", recursive=True, expand=False)) == 40_000
+    asked = [f"{at}{end}" for at in range(10_000) for end in ("", "/x")]
+    assert len(paths_info(entry, loaded, asked, expand=False)) == 10_000
+    assert time.process_time() - began_at < 5  # it was minutes, and nobody else was answered
 
 
 def test_pages_of_a_tree_link_to_this_server(server: Server) -> None:
