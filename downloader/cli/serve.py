@@ -152,9 +152,12 @@ def _read_token(name: str) -> str:
     path = Path(name).expanduser()
     try:
         with path.open("rb") as file:
-            token = file.read(_TOKEN_LIMIT_BYTES).decode("ascii", "replace").strip()
+            data = file.read(_TOKEN_LIMIT_BYTES + 1)
     except OSError as error:
         raise InputError(f"--token-file: {path}: {error.strerror}") from error
+    token = data.decode("ascii", "replace").strip()
+    if len(data) > _TOKEN_LIMIT_BYTES:
+        raise InputError(f"--token-file: {path}: want at most {_TOKEN_LIMIT_BYTES} bytes, got more")
     if not token or not token.isprintable() or " " in token or not token.isascii():
         raise InputError(f"--token-file: {path}: want one line of ASCII letters and digits")
     return token

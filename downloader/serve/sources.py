@@ -208,8 +208,10 @@ class LocalSource:
         """Read the images again if their index has changed."""
         stamp = self._read_stamp()
         if stamp != self._stamp:
-            self._entries = list(dict.fromkeys(self._read()))
-            self._stamp = stamp
+            entries = list(dict.fromkeys(self._read()))
+            if self._source.tag and not entries:
+                raise InputError(f"{self.name}: not found", hint="check the tag")
+            self._entries, self._stamp = entries, stamp
         return self._entries
 
     def _read_stamp(self) -> tuple[int, int]:

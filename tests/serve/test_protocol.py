@@ -483,6 +483,21 @@ def test_every_kind_of_source(tmp_path: Path) -> None:
                 assert found.body == FILES[path], (source, path, server.lines)
 
 
+def test_tag_that_a_layout_lacks_is_an_error_at_the_start(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    ran = hf_models("serve", f"{tmp_path / 'image'}:nothing", "--listen", "127.0.0.1:0")
+    assert ran.code == 2
+    assert "not found" in ran.err
+
+
+@pytest.mark.parametrize("data", [b"", b"a b", b"x" * 5000, "tök".encode()])
+def test_token_that_no_client_could_send_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "token").write_bytes(data)
+    ran = hf_models("serve", tmp_path, "--token-file", tmp_path / "token", "--no-cache")
+    assert ran.code == 2
+    assert "--token-file" in ran.err
+
+
 def test_answers_are_sent_without_nagles_delay() -> None:
     # asyncio switches it off only on sockets that name their protocol.
     with _listen("127.0.0.1", 0) as listener:
