@@ -105,14 +105,23 @@ class Cache:
         Raises:
             StorageError: The disk said no.
         """
-        mark = self._mark(repo, file.oid)
+        self.mark(repo, file.oid)
         link = self.target.root / repo.folder_name / snapshot_path(commit, file.path)
         with storage_errors(link):
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.touch()
             link.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
                 link.symlink_to(link_target(file.path, file.oid))
+
+    def mark(self, repo: Repo, oid: str) -> None:
+        """Count a blob among those that this server has brought in.
+
+        Raises:
+            StorageError: The disk said no.
+        """
+        mark = self._mark(repo, oid)
+        with storage_errors(mark):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
 
     def _mark(self, repo: Repo, oid: str) -> Path:
         return self.target.root / _MARKS / repo.folder_name / oid

@@ -146,7 +146,7 @@ class Contents:
             )
         lookup = loaded.lookup(file.oid)
         path = None
-        if lookup is not None and not lookup.is_over:  # the cache may have it from an earlier run
+        if lookup is not None:  # the cache may have it from an earlier run
             path = await self._find(loaded.snapshot.repo, file)
         if path is not None:
             self._metrics.add("hits")

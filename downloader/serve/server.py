@@ -100,12 +100,14 @@ def serve(options: ServeOptions, network: Network, log: Note, started: Note) -> 
             hint="name one with --token-file FILE, or serve anybody with --public",
         )
     _take_descriptors(2 * options.clients + _OWN_DESCRIPTORS)
-    target = CacheTarget(options.cache_dir) if options.cache_dir is not None else None
-    reading = Reading(network, target, _Notes(options, log))
+    cache = None
+    if options.cache_dir is not None:
+        cache = Cache(CacheTarget(options.cache_dir), options.cache_limit_bytes)
+    reading = Reading(network, cache, _Notes(options, log))
     sources = [open_sources(text, reading) for text in options.sources]
     listener = _listen(options.host, options.port)
     with listener:
-        asyncio.run(Serving(options, sources, target, log).run(listener, started))
+        asyncio.run(Serving(options, sources, cache, log).run(listener, started))
 
 
 def _take_descriptors(count: int) -> None:
@@ -163,7 +165,7 @@ class Serving:
         self,
         options: ServeOptions,
         sources: Sequence[Source],
-        target: CacheTarget | None,
+        cache: Cache | None,
         log: Note,
     ) -> None:
         self._options = options
@@ -172,7 +174,6 @@ class Serving:
         self._note = _Notes(options, log).note
         self._found: dict[int, list[Entry]] = {}
         self._metrics = Metrics()
-        cache = Cache(target, options.cache_limit_bytes) if target is not None else None
         group = WorkerGroup()
         self._looks = Threads(group, _LOOKS_AT_ONCE, "look")
         self._contents = Contents(cache, options.bounds, self._metrics, self._note, group)

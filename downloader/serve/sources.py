@@ -47,7 +47,7 @@ from downloader.restore.source import (
     compression_of,
     parse_source,
 )
-from downloader.restore.target import CacheTarget
+from downloader.serve.cache import Cache
 from downloader.serve.catalogue import Entry, Loaded, Location, Lookup, Remote
 from downloader.transfer.workers import run_all
 
@@ -83,12 +83,12 @@ class Reading:
 
     Args:
         network: How registries are reached.
-        target: The cache, for images that pass once; None without one.
+        cache: For images that pass once; None without one.
         progress: Told of images that are left out, and why.
     """
 
     network: Network
-    target: CacheTarget | None
+    cache: Cache | None
     progress: Progress
 
 
@@ -244,7 +244,7 @@ class LocalSource:
     def _pass_through(self, source: ArchiveSource) -> Iterator[Entry]:
         name, progress = str(source), self._reading.progress
         progress.note(f"{name}: is compressed; reading it into the cache")
-        _target_for(name, self._reading)
+        _check_cache(name, self._reading)
         look = partial(
             _load_found,
             lambda taker: read_source(source, self._reading.network, taker, progress),
@@ -351,20 +351,22 @@ def _look_into(image: Image, reading: Reading) -> list[Snapped]:
 
 def _load_found(read: Callable[[Taker], list[Found]], reading: Reading) -> list[Snapped]:
     """Return the snapshots of an image; contents of streams go into the cache on the way."""
-    if reading.target is None:
+    cache = reading.cache
+    if cache is None:
         found = read(ContentSkipper())
         for item in found:
             if keys_to_read(item):
-                _target_for(item.source, reading)
+                _check_cache(item.source, reading)
         return [(item, _loaded(item, None)) for item in found]
-    with ContentExtractor(reading.target, reading.progress) as extractor:
+    with ContentExtractor(cache.target, reading.progress) as extractor:
         named = [read_streams(item, extractor) for item in read(extractor)]
-        return [(item, _loaded(item, extractor, reading.target)) for item in named]
+        snapped = [(item, _loaded(item, extractor, cache)) for item in named]
+    brought = {oid for item in named for oid in item.snapshot.blobs}
+    cache.make_room(0, brought.__contains__)
+    return snapped
 
 
-def _loaded(
-    item: Found, extractor: ContentExtractor | None, target: CacheTarget | None = None
-) -> Loaded:
+def _loaded(item: Found, extractor: ContentExtractor | None, cache: Cache | None = None) -> Loaded:
     if not item.has_repo:
         raise InputError(f"{item.source}: does not say which repo and commit its files are from")
     work = plan_work([item])
@@ -372,19 +374,21 @@ def _loaded(
         plan.oid: Remote(plan, image_blobs) for plan, image_blobs in work.ranges
     }
     for repo, oid, keys in work.streams:
-        if extractor is not None and target is not None:
+        if extractor is not None and cache is not None:
+            blob = locations[oid] = cache.target.blob(repo, oid)
+            is_new = not blob.exists()  # else it may be the user's own
             extractor.settle(repo, oid, keys)
-            locations[oid] = target.blob(repo, oid)
+            if is_new:
+                cache.mark(repo, oid)
     return Loaded(item.snapshot, locations.__getitem__)
 
 
-def _target_for(name: str, reading: Reading) -> CacheTarget:
-    if reading.target is None:
+def _check_cache(name: str, reading: Reading) -> None:
+    if reading.cache is None:
         raise InputError(
             f"{name}: is compressed, so it can only be served from a cache",
             hint="leave out --no-cache, or publish the image without compression",
         )
-    return reading.target
 
 
 def _found_entry(item: Found, loaded: Loaded, look: Callable[[], list[Snapped]]) -> Entry:

@@ -456,15 +456,17 @@ def test_client_of_a_compressed_image_hears_of_a_file_before_its_layer_has_come(
             assert answer.read() == WEIGHTS
 
 
-def put_gzipped(directory: Path, *, is_ours: bool) -> None:
+def put_gzipped(
+    directory: Path, *, is_ours: bool, files: dict[str, bytes] = BIG, repo: str = "org/model"
+) -> None:
     """Put an image whose layers must be read from their beginning."""
     store = layout(directory)
     if is_ours:
-        plan = make_plan(make_snapshot(BIG))
-        layers = [layer.gzipped() for layer in our_layers(plan, BIG)]
+        plan = make_plan(make_snapshot(files, repo))
+        layers = [layer.gzipped() for layer in our_layers(plan, files)]
         put_image(store, layers, "latest", {"config": {"Labels": labels(plan)}}, labels(plan))
     else:
-        put_image(store, [layer_of(*cache_members(BIG)).gzipped()], "latest", {})
+        put_image(store, [layer_of(*cache_members(files, repo)).gzipped()], "latest", {})
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
@@ -519,6 +521,20 @@ def test_file_of_a_compressed_image_that_was_removed_is_brought_in_again(
         blob.write_bytes(bytes(len(WEIGHTS)))
         assert not server.ask(PATH).is_whole
         assert server.ask(PATH).body == WEIGHTS
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_files_of_compressed_images_count_in_the_size_of_the_cache(
+    tmp_path: Path, *, is_ours: bool
+) -> None:
+    files = {"org/one": WEIGHTS, "org/two": WEIGHTS[::-1]}
+    for at, (repo, data) in enumerate(files.items()):
+        put_gzipped(tmp_path / f"dist/{at}", is_ours=is_ours, files={"w.bin": data}, repo=repo)
+    cache = tmp_path / "cache"
+    with serving(tmp_path / "dist", "--cache-dir", cache, "--cache-size", "30MiB") as server:
+        for repo in (*files, *files):
+            assert server.ask(resolve_path("w.bin", repo)).body == files[repo]
+            assert [blob.name for blob in cache.rglob("blobs/*")] == [lfs_oid(files[repo])]
 
 
 def test_image_of_docker_push_without_annotations(tmp_path: Path) -> None:
