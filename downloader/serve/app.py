@@ -4,6 +4,7 @@ Source: ASGI 3.0, HTTP connection scope, https://asgi.readthedocs.io/en/latest/s
 """
 
 import asyncio
+import base64
 import hmac
 import json
 import mimetypes
@@ -61,7 +62,7 @@ _EXPOSED = (
     " X-Linked-ETag, X-Linked-Size, X-Repo-Commit, X-Total-Count"
 )
 _READ_ONLY = "This server is read-only: its repos are images, which hf-models publish makes"
-_OPEN = {"page", "healthz"}  # no token: a browser's first visit, a cluster's probe
+_OPEN = {"healthz"}  # no token: a cluster's probe
 
 
 @dataclass(frozen=True)
@@ -226,12 +227,15 @@ class App:
         if token is None or route.name in _OPEN:
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "basic" and route.name == "page":  # what a browser's user has typed
+            scheme, given = "bearer", _password(given)
         if scheme.lower() == "bearer" and hmac.compare_digest(
             given.strip().encode(), token.encode()
         ):
             return
+        asked = 'Basic realm="hf-models"' if route.name == "page" else "Bearer"
         # huggingface_hub takes any other 401 for a repo that does not exist.
-        raise Refusal(401, "Invalid credentials in Authorization header", WWW_Authenticate="Bearer")
+        raise Refusal(401, "Invalid credentials in Authorization header", WWW_Authenticate=asked)
 
     @staticmethod
     def _find_route(request: Request) -> Route:
@@ -695,6 +699,18 @@ def _page(
         return page, {}
     query = urlencode([*((k, v) for k, v in request.pairs if k != "cursor"), ("cursor", cursor)])
     return page, {"Link": f'<{request.url}{request.raw_path}?{query}>; rel="next"'}
+
+
+def _password(given: str) -> str:
+    """Return the password of Basic credentials; nothing where they are malformed.
+
+    >>> _password("YW55Ym9keTpzM2NyZXQ="), _password("*")
+    ('s3cret', '')
+    """
+    try:
+        return base64.b64decode(given.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _parse_paths(body: bytes, content_type: str) -> tuple[list[str], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import socket
@@ -447,6 +448,14 @@ def test_token_is_asked_for_and_checked(tmp_path: Path) -> None:
         user = HfApi(endpoint=server.url, token="s3cret").whoami()
         assert (user["name"], user["auth"]["accessToken"]["role"]) == ("hf-models", "read")
         assert server.ask("/healthz").status == 200
+        # The page names repos, private ones too: a browser asks for the token as a password.
+        closed = server.ask("/")
+        assert closed.headers["www-authenticate"].startswith("Basic ")
+        assert b"org/model" not in closed.body
+        basic = base64.b64encode(b"anybody:s3cret").decode()
+        assert b"org/model" in server.ask("/", Authorization=f"Basic {basic}").body
+        assert server.ask("/", Authorization="Bearer s3cret").status == 200
+        assert server.ask(path, Authorization=f"Basic {basic}").status == 401
         assert not server.said("s3cret")
 
 
