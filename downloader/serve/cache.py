@@ -5,6 +5,7 @@ what is marked is counted and removed, because the cache may be the user's own.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from downloader.errors import HfModelsError, StorageError
 from downloader.fs import free_bytes, storage_errors
 from downloader.hub.cache import blob_path, link_target, snapshot_path
 from downloader.hub.repo import Repo, RepoFile, is_oid
+from downloader.restore.foreign.entries import parse_folder
 from downloader.restore.target import CacheTarget
+from downloader.transfer.partial_file import partial_paths
 from downloader.units import MIB
 
 _MARKS = ".locks/.hf-models-serve"  # where the library keeps what is no repo
@@ -78,7 +81,10 @@ class Cache:
         """
         coming = coming or Coming()
         marked = sorted(self._iter_marked(), key=lambda item: item.used_at)
-        used = sum(item.size_bytes for item in marked) + coming.size_bytes
+        removable = [item for item in marked if not is_busy(item.blob.name)]
+        # What of a file is being brought in counts in `coming`, as a whole.
+        there = (i for i in marked if i.blob.exists() or not is_busy(i.blob.name))
+        used = sum(item.size_bytes for item in there) + coming.size_bytes
         need = size_bytes + coming.missing_bytes + _RESERVE_BYTES
         limit = self._limit_bytes
 
@@ -87,16 +93,14 @@ class Cache:
             return is_over or free_bytes(self.target.root) + freed_bytes < need
 
         with suppress(StorageError):
-            if is_short(sum(item.size_bytes for item in marked if not is_busy(item.blob.name))):
+            if is_short(sum(item.size_bytes for item in removable)):
                 return False  # and what is there stays
-            while is_short():
-                item = next((item for item in marked if not is_busy(item.blob.name)), None)
-                if item is None:
-                    return False
-                marked.remove(item)
-                self._remove(item)
-                used -= item.size_bytes
-            return True
+            for item in removable:
+                if not is_short():
+                    break
+                if self._remove(item):
+                    used -= item.size_bytes
+            return not is_short()
         return False
 
     def keep(self, repo: Repo, commit: str, file: RepoFile) -> None:
@@ -132,15 +136,24 @@ class Cache:
             if not is_oid(mark.name):
                 continue
             try:
-                yield _Marked(mark.stat().st_mtime, blob.stat().st_size, mark, blob)
+                status = (blob if blob.exists() else partial_paths(blob)[0]).stat()
+                yield _Marked(mark.stat().st_mtime, status.st_size, mark, blob)
             except OSError:  # the user, or another server, has removed it
                 mark.unlink(missing_ok=True)
 
-    def _remove(self, item: _Marked) -> None:
-        with suppress(OSError, HfModelsError):
-            item.blob.unlink(missing_ok=True)
-            item.mark.unlink(missing_ok=True)
+    def _remove(self, item: _Marked) -> bool:
+        """Remove a blob, or what an attempt has left of it; return whether nobody fills it."""
+        at_once = threading.Event()
+        at_once.set()
+        try:
+            repo = parse_folder(item.mark.parent.name)
+            with self.target.lock(repo, item.blob.name, at_once):
+                for path in (item.blob, *partial_paths(item.blob), item.mark):
+                    path.unlink(missing_ok=True)
+        except (OSError, HfModelsError):
+            return False
         for link in (item.blob.parents[1] / "snapshots").rglob("*"):
             with suppress(OSError):  # another server may be removing the same
                 if link.is_symlink() and link.readlink().name == item.blob.name:
                     link.unlink()
+        return True

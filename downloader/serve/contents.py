@@ -457,6 +457,7 @@ class Contents:
                 )
                 return False
             await self._disk.run(filling.open)
+            await self._disk.run(partial(cache.mark, plan.repo, plan.oid))
         except BusyError:
             return False  # another server on this cache brings it in; this one passes it through
         except StorageError as error:

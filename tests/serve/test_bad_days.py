@@ -250,7 +250,7 @@ def test_more_clients_than_files_that_a_process_may_open_by_default(tmp_path: Pa
 
 
 def test_connections_of_clients_that_ask_or_take_nothing_end(tmp_path: Path) -> None:
-    impatient = with_constants(_KEEP_ALIVE_S=0.2, _STALL_S=1.0)
+    impatient = with_constants("server._KEEP_ALIVE_S, server._STALL_S = 0.2, 1.0")
     with (
         serving(put_big(), "--cache-dir", tmp_path / "cache", program=impatient) as server,
         ExitStack() as held,
@@ -394,6 +394,32 @@ def test_cache_size_holds_while_many_files_come_at_once(tmp_path: Path) -> None:
         assert ask_for_all(server, files) == files
         assert server.said("no room")
     assert 0 < sum(blob.stat().st_size for blob in (cache / BLOBS).iterdir()) <= 5 * MIB
+
+
+def test_what_clients_have_left_half_done_makes_room(tmp_path: Path) -> None:
+    files = {"w.safetensors": WEIGHTS, "v.safetensors": WEIGHTS[::-1]}
+    put_ours(layout(tmp_path / "layout"), files)
+    flags = ("--cache-dir", tmp_path / "cache", "--cache-size", "26MiB")
+    slow = of_blobs("slow", from_bytes=MIB, bytes_per_s=16 * MIB)
+    with (
+        SmallRegistry(tmp_path / "layout", slow) as mirror,
+        serving(
+            *(f"{mirror.host}/x/y:latest", *flags),
+            program=with_constants("contents._ABANDONED_AFTER_S = 0.1"),
+        ) as server,
+    ):
+        with asked(server) as line:
+            got = 0
+            while got < 8 * MIB:
+                got += len(line.recv(MIB))
+        while server.metric("filling"):
+            assert server.process.poll() is None
+        blobs = tmp_path / "cache" / BLOBS
+        assert list(blobs.glob(f"{OID}.*.incomplete"))
+        slow.times = 0
+        path, data = resolve_path("v.safetensors"), files["v.safetensors"]
+        while [blob.name for blob in blobs.iterdir()] != [lfs_oid(data)]:
+            assert server.ask(path).body == data
 
 
 def test_registry_without_ranges(tmp_path: Path) -> None:
@@ -602,7 +628,7 @@ def test_registry_that_is_not_there_at_the_start_is_served_once_it_is(tmp_path: 
         SmallRegistry(tmp_path / "image", absent) as mirror,
         serving(
             *(f"{mirror.host}/x/y:latest", "--no-cache", "--refresh", "0", "--tries", "1"),
-            program=with_constants(_UNREAD_AGAIN_S=0.1),
+            program=with_constants("server._UNREAD_AGAIN_S = 0.1"),
         ) as server,
     ):
         answer = server.ask("/api/models/org/model")

@@ -141,11 +141,14 @@ def serving(
             process.stderr.close()
 
 
-def with_constants(**values: float) -> list[str]:
-    """Return the program whose server has other constants: no test waits for minutes."""
-    lines = ["from downloader.serve import server", "from downloader.cli import main"]
-    lines += [f"server.{name} = {value}" for name, value in values.items()]
-    return [sys.executable, "-c", "\n".join([*lines, "main()"])]
+def with_constants(*assignments: str) -> list[str]:
+    """Return the program with other constants in modules of serve: no test waits for minutes."""
+    lines = ["from downloader.serve import contents, server", *assignments]
+    return [
+        sys.executable,
+        "-c",
+        "\n".join([*lines, "from downloader.cli import main", "main()"]),
+    ]
 
 
 def resolve_path(path: str, repo: str = "org/model", revision: str = "main") -> str:
