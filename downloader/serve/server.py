@@ -36,6 +36,7 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _UNENDED_LIMIT_BYTES = 32 * 1024
 _KEEP_ALIVE_S = 30  # clients ask again within a second; a proxy before this server within 30
 _STALL_S = 600.0  # a client that takes nothing so long is gone
+_UNSAID = ("without completing response", "upgrade request", "WebSocket library")
 _RETIRED_LIMIT = 1000  # versions whose tags have moved on
 _LOOKS_AT_ONCE = 4
 _OWN_DESCRIPTORS = 512  # beside a connection and a file for each client: files on their way
@@ -196,7 +197,7 @@ class Serving:
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=self._options.clients,
+            limit_concurrency=self._options.clients + 1,  # uvicorn counts the one that asks
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=self._options.grace_s,
             h11_max_incomplete_event_size=_UNENDED_LIMIT_BYTES,
@@ -372,14 +373,17 @@ class _Server(uvicorn.Server):
 
 
 class _LogHandler(logging.Handler):
-    """Passes on what uvicorn says, but for answers that this server has broken off on purpose."""
+    """Passes on what uvicorn says, but for what is so on purpose.
+
+    Those are answers that were broken off, and offers of other protocols (``Upgrade: h2c``).
+    """
 
     def __init__(self, log: Note) -> None:
         super().__init__(logging.WARNING)
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "without completing response" not in record.getMessage():
+        if not any(text in record.getMessage() for text in _UNSAID):
             self._log(self.format(record))
 
 

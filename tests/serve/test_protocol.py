@@ -401,7 +401,7 @@ def test_log_counts_repos_and_commits(server: Server, tmp_path: Path) -> None:
     small = {"config.json": b"{}", "README.md": b"---\npipeline_tag: text-generation\n---\n"}
     put_ours(store, small, "gpt2", snapshot=make_snapshot(small, "gpt2"))
     with serving(name, "--cache-dir", tmp_path) as running:
-        pass
+        running.stop()
     assert any(line.endswith(": 1 repo, 1 commit") for line in running.lines)
 
 
@@ -409,6 +409,7 @@ def test_log_for_machines_is_json_in_every_line(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), FILES)
     with serving(tmp_path / "image", "--no-cache", "--log-format", "json") as server:
         server.ask(resolve_path("vocab.txt"), User_Agent="##[error]x")
+        server.stop()
     found = [json.loads(line) for line in server.lines]
     assert any(line.get("message", "").endswith("1 repo, 1 commit") for line in found)
     assert "##[error]x" in [line.get("agent") for line in found]
@@ -457,6 +458,15 @@ def test_token_is_asked_for_and_checked(tmp_path: Path) -> None:
         assert server.ask("/", Authorization="Bearer s3cret").status == 200
         assert server.ask(path, Authorization=f"Basic {basic}").status == 401
         assert not server.said("s3cret")
+
+
+def test_one_client_is_served_where_one_is_the_most(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    with serving(tmp_path / "image", "--no-cache", "--clients", "1") as server:
+        path = resolve_path("vocab.txt")
+        assert server.ask(path, Upgrade="h2c", Connection="Upgrade").status == 200
+        server.stop()
+    assert not server.said("pgrade")
 
 
 def test_name_of_a_container_is_a_host(tmp_path: Path) -> None:
