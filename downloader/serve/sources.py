@@ -118,7 +118,10 @@ def open_sources(text: str, reading: Reading) -> Source:
 
 
 def _holds_cache(path: Path) -> bool:
-    return path.is_dir() and any(item.name.startswith(_CACHE_FOLDERS) for item in path.iterdir())
+    """Whether a directory is a cache; one that is empty yet is known by its name."""
+    if not path.is_dir() or _is_layout(path):
+        return False
+    return path.name == "hub" or any(p.name.startswith(_CACHE_FOLDERS) for p in path.iterdir())
 
 
 def _is_layout(path: Path) -> bool:

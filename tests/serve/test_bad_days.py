@@ -608,6 +608,15 @@ def test_directory_that_is_gone_and_back_is_looked_at_again(tmp_path: Path, kind
         assert server.stop() == 0
 
 
+def test_cache_that_is_empty_at_the_start_is_served_when_it_fills(tmp_path: Path) -> None:
+    (tmp_path / "huggingface" / "hub").mkdir(parents=True)
+    put_ours(layout(tmp_path / "image"), FILES)
+    with serving(tmp_path / "huggingface", "--no-cache", "--refresh", "0.1") as server:
+        assert server.ask("/api/models").json == []
+        assert restore(tmp_path / "image", tmp_path / "huggingface" / "hub").code == 0
+        wait_for_repos(server, "org/model")
+
+
 def test_file_that_comes_into_a_folder_of_a_cache_is_served(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), FILES)
     assert restore(tmp_path / "image", tmp_path / "hub").code == 0
