@@ -57,6 +57,7 @@ Snapped = tuple[Found, Loaded]
 _REQUESTS_AT_ONCE = 8  # manifests of one repository, side by side
 _GIT_LIMIT_BYTES = 10 * 1024**2  # the Hub takes no larger file into git itself
 _NO_SHA1 = "0" * 40
+_UNPACKED = 2  # times the size of a compressed image: weights have less, text more
 _CACHE_FOLDERS = ("models--", "datasets--", "spaces--")
 _CREATED = "org.opencontainers.image.created"
 _LICENSES = "org.opencontainers.image.licenses"
@@ -252,6 +253,7 @@ class LocalSource:
             _load_found,
             lambda taker: read_source(source, self._reading.network, taker, progress),
             self._reading,
+            _UNPACKED * self._read_stamp()[1],
         )
         yield from [_found_entry(found, loaded, look) for found, loaded in look()]
 
@@ -305,7 +307,6 @@ def entries_of(image: Image, reading: Reading) -> Iterator[Entry]:
         yield from [_found_entry(found, loaded, look) for found, loaded in look()]
         return
     labels = image.labels
-    size = labels.get("io.github.alphahinex.hf-models.bytes", "")
     yield Entry(
         ours.repo,
         ours.commit,
@@ -316,8 +317,13 @@ def entries_of(image: Image, reading: Reading) -> Iterator[Entry]:
         license=labels.get(_LICENSES, "")[:100],
         gated=ours.gated,
         private=ours.private,
-        size_bytes=int(size) if size.isascii() and size.isdigit() and len(size) < 19 else None,
+        size_bytes=_labelled_bytes(image),
     )
+
+
+def _labelled_bytes(image: Image) -> int | None:
+    size = image.labels.get("io.github.alphahinex.hf-models.bytes", "")
+    return int(size) if size.isascii() and size.isdigit() and len(size) < 19 else None
 
 
 def _load(image: Image, reading: Reading) -> Loaded:
@@ -349,11 +355,25 @@ def _look_for(look: Callable[[], list[Snapped]], repo: Repo, commit: str, name: 
 
 def _look_into(image: Image, reading: Reading) -> list[Snapped]:
     reading.progress.note(f"{image.name}: does not say what lies where; looking through it")
-    return _load_found(lambda taker: read_image(image, taker, reading.progress), reading)
+    layers = image.manifest.layers
+    packed = [layer for layer in layers if layer.media_type.endswith(("gzip", "zstd"))]
+    packed_bytes = sum(layer.size_bytes for layer in packed)
+    size_bytes = (_labelled_bytes(image) or _UNPACKED * packed_bytes) if packed else 0
+    return _load_found(
+        lambda taker: read_image(image, taker, reading.progress), reading, size_bytes
+    )
 
 
-def _load_found(read: Callable[[Taker], list[Found]], reading: Reading) -> list[Snapped]:
-    """Return the snapshots of an image; contents of streams go into the cache on the way."""
+def _load_found(
+    read: Callable[[Taker], list[Found]], reading: Reading, size_bytes: int
+) -> list[Snapped]:
+    """Return the snapshots of an image; contents of streams go into the cache on the way.
+
+    Args:
+        read: Reads the image.
+        reading: How.
+        size_bytes: Of the contents of its streams, about: room is made for them.
+    """
     cache = reading.cache
     if cache is None:
         found = read(ContentSkipper())
@@ -361,6 +381,8 @@ def _load_found(read: Callable[[Taker], list[Found]], reading: Reading) -> list[
             if keys_to_read(item):
                 _check_cache(item.source, reading)
         return [(item, _loaded(item, None)) for item in found]
+    if size_bytes:
+        cache.make_room(size_bytes, lambda _: False)
     with ContentExtractor(cache.target, reading.progress) as extractor:
         named = [read_streams(item, extractor) for item in read(extractor)]
         snapped = [(item, _loaded(item, extractor, cache)) for item in named]

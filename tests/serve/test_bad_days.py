@@ -209,6 +209,25 @@ def test_disk_full_in_the_cache_passes_files_through(tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", cache], check=True)
 
 
+@pytest.mark.mount
+def test_full_disk_has_room_for_a_compressed_image_when_older_files_go(tmp_path: Path) -> None:
+    cache = tmp_path / "small"
+    cache.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", cache], check=True)
+    old = {f"{at}.bin": random_bytes(24 * MIB, seed=70 + at) for at in range(3)}
+    put_ours(layout(tmp_path / "dist/old"), old, snapshot=make_snapshot(old, "org/old"))
+    put_gzipped(tmp_path / "dist/new", is_ours=True)
+    try:
+        with serving(tmp_path / "dist", "--cache-dir", cache) as server:
+            for path, data in old.items():
+                assert server.ask(resolve_path(path, "org/old")).body == data
+            (cache / "other").write_bytes(bytes(110 * MIB))
+            assert server.ask(PATH).body == WEIGHTS
+            assert (cache / BLOBS / OID).exists()
+    finally:
+        subprocess.run(["umount", "-l", cache], check=True)
+
+
 def test_fifty_clients_at_once_cost_the_registry_one_read(tmp_path: Path) -> None:
     name = put_big()
     with FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as proxy:
