@@ -23,7 +23,7 @@ from downloader.errors import (
     RegistryError,
     StorageError,
 )
-from downloader.fs import storage_errors
+from downloader.fs import read_small_file, storage_errors
 from downloader.hub.cache import BlobHasher, tree_path
 from downloader.hub.repo import Repo, RepoFile, Snapshot, check_repo_path, is_commit, is_oid
 from downloader.oci.digest import Digest
@@ -56,6 +56,7 @@ Snapped = tuple[Found, Loaded]
 
 _REQUESTS_AT_ONCE = 8  # manifests of one repository, side by side
 _GIT_LIMIT_BYTES = 10 * 1024**2  # the Hub takes no larger file into git itself
+_REF_LIMIT_BYTES = 1024  # a commit, and what an editor adds
 _NO_SHA1 = "0" * 40
 _UNPACKED = 2  # times the size of a compressed image: weights have less, text more
 _CACHE_FOLDERS = ("models--", "datasets--", "spaces--")
@@ -464,8 +465,11 @@ class CacheSource:
     def _entries(self, folder: Path, repo: Repo) -> Iterator[Entry]:
         revisions: dict[str, list[str]] = {}
         for path in _iter_files(folder / "refs"):
-            commit = path.read_text(errors="replace").strip()[:40]
-            revisions.setdefault(commit, []).append(path.relative_to(folder / "refs").as_posix())
+            data = read_small_file(path, _REF_LIMIT_BYTES)
+            if data is not None:
+                commit = data.decode(errors="replace").strip()
+                name = path.relative_to(folder / "refs").as_posix()
+                revisions.setdefault(commit, []).append(name)
         for directory in sorted((folder / "snapshots").iterdir()):
             if is_commit(directory.name) and directory.is_dir():
                 yield Entry(
@@ -531,10 +535,12 @@ class _SnapshotLoader:
     def _file(self, path: Path, name: str, listed: RepoFile | None) -> RepoFile | None:
         check_repo_path(name)
         try:
+            if not path.is_file():  # a link to a blob that is not there, or a pipe
+                return None
             size_bytes = path.stat().st_size  # of what a link leads to
             oid = path.readlink().name if path.is_symlink() else ""
         except OSError:
-            return None  # a link to a blob that is not there
+            return None  # it went meanwhile
         if listed is not None and listed.size_bytes == size_bytes:
             return listed
         if not is_oid(oid):

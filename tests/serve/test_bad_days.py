@@ -636,6 +636,21 @@ def test_cache_that_is_empty_at_the_start_is_served_when_it_fills(tmp_path: Path
         wait_for_repos(server, "org/model")
 
 
+def test_what_is_no_file_in_a_cache_hides_nothing_that_is_one(tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    assert restore(tmp_path / "image", tmp_path / "hub").code == 0
+    repo = tmp_path / "hub/models--org--model"
+    [snapshot] = (repo / "snapshots").iterdir()
+    for pipe in (snapshot / "pipe", repo / "refs" / "pipe"):
+        os.mkfifo(pipe)
+    for link in (snapshot / "loop", repo / "refs" / "loop"):
+        link.symlink_to("loop")
+    with serving(tmp_path / "hub", "--no-cache") as server:
+        listed = server.ask("/api/models/org/model/tree/main?recursive=true").json
+        assert {item["path"] for item in listed if item["type"] == "file"} == set(FILES)
+        assert server.ask(resolve_path("vocab.txt")).body == FILES["vocab.txt"]
+
+
 def test_file_that_comes_into_a_folder_of_a_cache_is_served(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), FILES)
     assert restore(tmp_path / "image", tmp_path / "hub").code == 0
