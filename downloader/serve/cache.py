@@ -6,7 +6,7 @@ what is marked is counted and removed, because the cache may be the user's own.
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,11 +95,14 @@ class Cache:
         with suppress(StorageError):
             if is_short(sum(item.size_bytes for item in removable)):
                 return False  # and what is there stays
+            removed = []
             for item in removable:
                 if not is_short():
                     break
                 if self._remove(item):
+                    removed.append(item.blob)
                     used -= item.size_bytes
+            self._remove_links(removed)
             return not is_short()
         return False
 
@@ -152,8 +155,14 @@ class Cache:
                     path.unlink(missing_ok=True)
         except (OSError, HfModelsError):
             return False
-        for link in (item.blob.parents[1] / "snapshots").rglob("*"):
-            with suppress(OSError):  # another server may be removing the same
-                if link.is_symlink() and link.readlink().name == item.blob.name:
-                    link.unlink()
         return True
+
+    @staticmethod
+    def _remove_links(blobs: Sequence[Path]) -> None:
+        """Remove what names blobs that are gone; the links of a repo are gone through once."""
+        names = {blob.name for blob in blobs}
+        for folder in {blob.parents[1] for blob in blobs}:
+            for link in (folder / "snapshots").rglob("*"):
+                with suppress(OSError):  # another server may be removing the same
+                    if link.is_symlink() and link.readlink().name in names and not link.exists():
+                        link.unlink()

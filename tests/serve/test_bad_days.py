@@ -17,8 +17,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
+from downloader.hub.repo import Repo, RepoFile
 from downloader.image import labels
 from downloader.plan import make_plan
+from downloader.restore.target import CacheTarget
+from downloader.serve.cache import Cache
 from tests.support.faults import ALL, Fault, of_blobs
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.make_image import (
@@ -397,6 +400,23 @@ def test_file_that_is_larger_than_the_cache_removes_nothing_from_it(tmp_path: Pa
         assert all(server.ask(resolve_path(path)).body == data for path, data in files.items())
     found = {blob.name for blob in (tmp_path / "cache" / BLOBS).iterdir()}
     assert found == {lfs_oid(files["a.bin"]), lfs_oid(files["b.bin"])}
+
+
+def test_room_of_many_small_files_takes_no_time_that_grows_with_their_square(
+    tmp_path: Path,
+) -> None:
+    cache, repo = Cache(CacheTarget(tmp_path), 4000), Repo("model", "org/model")
+    for at in range(4000):
+        file = RepoFile(f"d{at % 50}/{at}.json", 1, f"{at:040x}")
+        blob = cache.target.blob(repo, file.oid)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(b"x")
+        cache.keep(repo, "0" * 40, file)
+    began_at = time.process_time()
+    assert cache.make_room(500, lambda _: False)
+    assert time.process_time() - began_at < 5  # it was 29 s
+    links = (tmp_path / "models--org--model/snapshots").rglob("*.json")
+    assert len(list(links)) == 3500
 
 
 def test_cache_size_holds_while_many_files_come_at_once(tmp_path: Path) -> None:
