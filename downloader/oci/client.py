@@ -107,7 +107,6 @@ class Client:
         pool: Connections.
         credentials: Asked once, when the registry first wants to know.
         policy: When to try again.
-        plain_http: See `downloader.oci.registry.Registry`.
         sleep: Waits so many seconds.
         note: Told before a wait that a person would notice.
     """
@@ -119,7 +118,6 @@ class Client:
         credentials: Credentials,
         *,
         policy: RetryPolicy,
-        plain_http: bool | None = None,
         sleep: Callable[[float], None] = time.sleep,
         note: Note = ignore,
     ) -> None:
@@ -129,7 +127,6 @@ class Client:
         self._pool = pool
         self._credentials = credentials
         self._policy = policy
-        self._plain_http = plain_http
         self._sleep = sleep
         self._note = note
         self._base_address: Address | None = None
@@ -157,8 +154,6 @@ class Client:
             self._base_address = address
 
     def _is_plain(self, address: Address) -> bool:
-        if self._plain_http is not None:
-            return self._plain_http
         if (address.host, address.port) in self._pool.settings.plain_http:
             return True
         is_here = is_loopback(address.host) and self._pool.settings.proxies.find(address) is None

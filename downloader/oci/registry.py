@@ -53,7 +53,6 @@ class Registry:
         pool: Connections, shared by any number of registries.
         credentials: Where the user's credential is looked up; None for anonymous.
         retry: For whatever may pass by itself.
-        plain_http: True for http; None for http on loopback hosts that answer no TLS.
         sleep: Waits so many seconds between tries.
         note: Told before a wait that a person would notice.
     """
@@ -65,7 +64,6 @@ class Registry:
         credentials: Credentials | None = None,
         *,
         retry: RetryPolicy | None = None,
-        plain_http: bool | None = None,
         sleep: Callable[[float], None] = time.sleep,
         note: Note = ignore,
     ) -> None:
@@ -75,7 +73,6 @@ class Registry:
             pool,
             credentials or Anonymous(),
             policy=retry or RetryPolicy(),
-            plain_http=plain_http,
             sleep=sleep,
             note=note,
         )

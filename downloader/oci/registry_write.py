@@ -52,7 +52,6 @@ class WritableRegistry(Registry):
         upload: UploadMode = "auto",
         chunk_bytes: int | None = None,
         retry: RetryPolicy | None = None,
-        plain_http: bool | None = None,
         sleep: Callable[[float], None] = time.sleep,
         note: Note = ignore,
     ) -> None:
@@ -63,7 +62,6 @@ class WritableRegistry(Registry):
             pool,
             credentials,
             retry=retry,
-            plain_http=plain_http,
             sleep=sleep,
             note=note,
         )

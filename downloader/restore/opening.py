@@ -34,14 +34,12 @@ class Network:
             those of the library's own settings.
         credentials: For every registry and mirror.
         mirrors: Hosts, with a path before the repository if need be; in order.
-        plain_http: As for `Registry`.
         retry: Of the image's own registry.
     """
 
     pool: "HttpPool | None" = None
     credentials: Credentials = field(default_factory=Anonymous)
     mirrors: tuple[str, ...] = ()
-    plain_http: bool | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
 
@@ -102,6 +100,5 @@ def _registry(reference: Reference, network: Network, retry: RetryPolicy, note: 
         network.pool or HttpPool(),
         network.credentials,
         retry=retry,
-        plain_http=network.plain_http,
         note=note,
     )

@@ -25,7 +25,7 @@ from downloader.errors import (
     TransportError,
 )
 from downloader.net.http import HttpPool, HttpSettings
-from downloader.net.proxies import Proxies
+from downloader.net.proxies import HostList, Proxies
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
 from downloader.net.trust import Trust
@@ -674,11 +674,10 @@ def test_dns_is_gone(pool: HttpPool, waits: list[float]) -> None:
 
 def test_through_a_proxy(proxy: FaultyProxy) -> None:
     """A forward proxy gets the whole URL as its target."""
-    pool = HttpPool(
-        HttpSettings(proxies=Proxies(ProxySettings(http=Setting("http_proxy", proxy.url))))
-    )
+    proxies = Proxies(ProxySettings(http=Setting("http_proxy", proxy.url)))
+    pool = HttpPool(HttpSettings(proxies=proxies, plain_http=HostList(["registry.invalid"])))
     reference = Reference("registry.invalid", "a")
-    registry = WritableRegistry(reference, pool, plain_http=True, sleep=lambda _: None)
+    registry = WritableRegistry(reference, pool, sleep=lambda _: None)
     proxy.faults = [Fault("any", "HEAD", status=200, body=b"12345")]
     assert registry.blob_size(DIGEST) == 5
     assert proxy.seen[0].target == f"http://registry.invalid/v2/a/blobs/{DIGEST}"
