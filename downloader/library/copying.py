@@ -20,7 +20,7 @@ from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
 from downloader.oci.store import RawManifest, Store
 from downloader.progress import NoProgress, Progress
-from downloader.publish import Copied, CopyOptions, SourceImage, StoredImage
+from downloader.publish import Copied, SourceImage, StoredImage
 from downloader.publish import copy as copy_image
 from downloader.publish.archive import write_archive
 from downloader.restore import Network
@@ -90,8 +90,8 @@ def copy(
         for source in sources:
             opened = _open(source, registries, network, progress)
             stored = [_stored_at(p, opened, registries) for p in places if p not in archives]
-            options = CopyOptions(name_layers=opened.name_layers)
-            copied = iter(copy_image(opened.image, stored, options, progress))
+            names = opened.name_layers
+            copied = iter(copy_image(opened.image, stored, progress, name_layers=names))
             for place in places:
                 if isinstance(place, Path) and place in archives:
                     done.append(_write(opened, place, progress))

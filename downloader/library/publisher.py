@@ -36,7 +36,6 @@ from downloader.publish import (
     Base,
     Outcome,
     PublishOptions,
-    no_base,
 )
 from downloader.publish import assemble as assemble_in_store
 from downloader.publish import publish as publish_to_stores
@@ -489,7 +488,7 @@ def find_base(
     """
     name = name or environment.get(BASE_VARIABLE) or None
     if name == NO_BASE:
-        return no_base()
+        return Base()
     reference = parse_reference(name or DEFAULT_BASE)
     base = Base(registries.open(reference), reference.target, str(reference))
     if name is None and asks:
@@ -500,5 +499,5 @@ def find_base(
                 f"{error.message}; going on without a base image: restore works, and `docker run"
                 f" IMAGE export` does not (name another base with --base or {BASE_VARIABLE})"
             )
-            return no_base()
+            return Base()
     return base

@@ -13,18 +13,16 @@
 """
 
 from downloader.publish.assemble import AssembleOptions, assemble
-from downloader.publish.base import DEFAULT_BASE, Base, no_base
+from downloader.publish.base import Base
 from downloader.publish.checkpoint import Shard, parse_shard
-from downloader.publish.copy import Copied, CopyOptions, SourceImage, StoredImage, copy
+from downloader.publish.copy import Copied, SourceImage, StoredImage, copy
 from downloader.publish.job import Outcome, PublishOptions, check_gated, publish
 from downloader.publish.layer_cache import read_labels
 
 __all__ = [
-    "DEFAULT_BASE",
     "AssembleOptions",
     "Base",
     "Copied",
-    "CopyOptions",
     "Outcome",
     "PublishOptions",
     "Shard",
@@ -33,7 +31,6 @@ __all__ = [
     "assemble",
     "check_gated",
     "copy",
-    "no_base",
     "parse_shard",
     "publish",
     "read_labels",

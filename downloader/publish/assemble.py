@@ -11,7 +11,7 @@ from downloader.oci.manifest import Manifest, parse_json_object
 from downloader.oci.store import Store
 from downloader.plan import Plan
 from downloader.progress import NoProgress, Progress
-from downloader.publish.base import Base, no_base
+from downloader.publish.base import Base
 from downloader.publish.checkpoint import (
     PLAN_LIMIT_BYTES,
     Record,
@@ -52,7 +52,7 @@ class AssembleOptions:
     plan: Plan | None = None
     commit: str | None = None
     count: int | None = None
-    base: Base = field(default_factory=no_base)
+    base: Base = field(default_factory=Base)
     modelpack: bool = True
     force: bool = False
     signer: Signer | None = None

@@ -22,8 +22,6 @@ from downloader.oci.store import RawManifest, ReadableStore
 from downloader.publish.copy import read_blob, side_by_side
 from downloader.publish.layer_cache import CONFIG_LIMIT_BYTES
 
-DEFAULT_BASE = "busybox:stable-musl"
-
 _CONFIG_TYPES = {CONFIG, "application/vnd.docker.container.image.v1+json"}
 # The same bytes under the names of the other specification; one manifest has one kind.
 _LAYER_TYPES = {
@@ -128,11 +126,6 @@ class Base:
             wanted = " or ".join(str(platform) for platform in PLATFORMS)
             got = ", ".join(str(platform) for platform in found) or "none of them"
             raise InputError(f"base image {name}: want {wanted}, got {got}")
-
-
-def no_base() -> Base:
-    """Return the base of an image of files only."""
-    return Base()
 
 
 def _digests_of(index: Index) -> dict[Platform, Digest]:

@@ -6,7 +6,7 @@ What is there stays, every byte is verified on the way, and the tag moves last.
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -259,20 +259,6 @@ class StoredImage(Generic[StoreType_co]):
 
 
 @dataclass(frozen=True)
-class CopyOptions:
-    """How to copy.
-
-    Args:
-        jobs: The most blobs at once; there are as many as raise the throughput.
-        name_layers: Returns the files that layers carry, where that is known; called once there
-            is something to copy.
-    """
-
-    jobs: int = MOST_JOBS
-    name_layers: Callable[[], Mapping[Digest, str]] = dict
-
-
-@dataclass(frozen=True)
 class Copied:
     """What became of one destination of a copy.
 
@@ -281,21 +267,20 @@ class Copied:
         reference: Its tag, or its digest.
         digest: Of the image; None where it failed.
         error: Why it failed.
-        sizes_bytes: Of the blobs whose bytes were sent, by digest.
     """
 
     name: str
     reference: str
     digest: Digest | None
     error: HfModelsError | None = None
-    sizes_bytes: dict[Digest, int] = field(default_factory=dict)
 
 
 def copy(
     source: SourceImage,
     destinations: Sequence[StoredImage[Store]],
-    options: CopyOptions | None = None,
     progress: Progress | None = None,
+    *,
+    name_layers: Callable[[], Mapping[Digest, str]] = dict,
 ) -> list[Copied]:
     """Copy an image with everything that it names to several places, one after the other.
 
@@ -305,8 +290,9 @@ def copy(
     Args:
         source: What to copy.
         destinations: Where to, each with the tag that it gets.
-        options: How.
         progress: Told of every blob that is sent.
+        name_layers: Returns the files that layers carry, where that is known; called once there
+            is something to copy.
 
     Returns:
         What became of each destination; one that fails does not stop the others.
@@ -314,7 +300,7 @@ def copy(
     Raises:
         HfModelsError: The source is not there, or cannot be read.
     """
-    options, progress = options or CopyOptions(), progress or NoProgress()
+    progress = progress or NoProgress()
     manifests = source.find_manifests()
     done: list[Copied] = []
     near: list[Store] = []  # what is there can be mounted by other repositories of the registry
@@ -322,7 +308,12 @@ def copy(
         try:
             done.append(
                 _copy_to(
-                    destination, source, manifests, near=near, options=options, progress=progress
+                    destination,
+                    source,
+                    manifests,
+                    near=near,
+                    name_layers=name_layers,
+                    progress=progress,
                 )
             )
             near.append(destination.store)
@@ -354,14 +345,13 @@ def _copy_to(
     manifests: Sequence[RawManifest],
     *,
     near: Sequence[Store],
-    options: CopyOptions,
+    name_layers: Callable[[], Mapping[Digest, str]],
     progress: Progress,
 ) -> Copied:
     """Copy an image whose manifests are given, its own last."""
     store = destination.store
     blobs = blobs_of(manifests)
     missing: list[Descriptor] = []
-    sent: dict[Digest, int] = {}
     line = Line()
 
     def look(blob: Descriptor) -> None:
@@ -380,22 +370,21 @@ def _copy_to(
                 name=names[blob.digest],
                 line=line,
             )
-            sent[blob.digest] = blob.size_bytes
         progress.finish_file(names[blob.digest])
 
     with WorkerGroup() as group:
         group.start_all([partial(look, blob) for blob in blobs.values()], REQUESTS_AT_ONCE)
     missing.sort(key=lambda blob: -blob.size_bytes)  # so that the last to finish is a short one
-    names = name_blobs(manifests, options.name_layers() if missing else {})
+    names = name_blobs(manifests, name_layers() if missing else {})
     progress.start(sum(blob.size_bytes for blob in missing), len(missing))
     with WorkerGroup() as group:
-        run_ramped([partial(send, blob) for blob in missing], options.jobs, group, line)
+        run_ramped([partial(send, blob) for blob in missing], MOST_JOBS, group, line)
     for manifest in manifests:
         store.put_manifest(manifest.digest, manifest.data, manifest.media_type)
     raw = manifests[-1]
     if ":" not in destination.reference:
         store.put_manifest(destination.reference, raw.data, raw.media_type)
-    return Copied(destination.name, destination.reference, raw.digest, None, sent)
+    return Copied(destination.name, destination.reference, raw.digest)
 
 
 def name_blobs(manifests: Sequence[RawManifest], known: Mapping[Digest, str]) -> dict[Digest, str]:

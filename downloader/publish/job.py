@@ -15,7 +15,7 @@ from downloader.oci.layout import Layout
 from downloader.oci.store import ListableStore, Store
 from downloader.plan import Layer, Plan, Sample, group_by_file, split_shards
 from downloader.progress import NoProgress, Progress
-from downloader.publish.base import Base, no_base
+from downloader.publish.base import Base
 from downloader.publish.checkpoint import Shard
 from downloader.publish.copy import StoredImage, side_by_side
 from downloader.publish.destination import Destination, find_mounts, replace_records
@@ -54,7 +54,7 @@ class PublishOptions:
 
     shard: Shard = field(default_factory=Shard)
     reuse: Sequence[StoredImage[ListableStore]] = ()
-    base: Base = field(default_factory=no_base)
+    base: Base = field(default_factory=Base)
     modelpack: bool = True
     jobs: int | None = None
     memory_bytes: int = DEFAULT_MEMORY_BYTES
