@@ -178,11 +178,6 @@ class Layer:
         """Bytes of the tar."""
         return self.tar.size_bytes
 
-    @property
-    def content_bytes(self) -> int:
-        """Bytes of the contents, without headers."""
-        return sum(content.size_bytes for content in self.contents)
-
     @cached_property
     def key(self) -> str:
         """64 hex digits that name the layer before its bytes, and so its digest, are known."""

@@ -30,13 +30,9 @@ class EngineInfo:
     """What an engine says of itself.
 
     Args:
-        version: Of the server.
-        data_dir: Where it keeps its data, on its own machine.
         has_containerd_store: Whether it can keep layers uncompressed.
     """
 
-    version: str
-    data_dir: str
     has_containerd_store: bool
 
 
@@ -137,11 +133,7 @@ class Engine:
         if self._run("buildx", "version").returncode != 0:
             raise EngineError("want docker buildx, got a docker without it", hint=INSTALL_HINT)
         status = dict(pair for pair in document.get("DriverStatus") or [] if len(pair) == 2)
-        return EngineInfo(
-            version=str(document.get("ServerVersion", "")),
-            data_dir=str(document.get("DockerRootDir", "")),
-            has_containerd_store=status.get("driver-type") == _CONTAINERD_STORE,
-        )
+        return EngineInfo(has_containerd_store=status.get("driver-type") == _CONTAINERD_STORE)
 
     def _info_document(self) -> dict[str, Any]:
         done = self._run("info", "--format", "{{json .}}")

@@ -66,16 +66,6 @@ class Model:
     allow_gated: bool
     line: int
 
-    @property
-    def layer_limit_bytes(self) -> int:
-        """No layer of it is larger."""
-        return parse_layer_limit(self.layer_size)
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """Where it is published: every registry's image name with the tag."""
-        return tuple(f"{registry}:{self.tag}" for registry in self.registries)
-
     def to_json(self) -> dict[str, Any]:
         """Return the entry for programs, with the defaults filled in."""
         return {

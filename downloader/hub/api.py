@@ -92,7 +92,6 @@ class Call:
             try:
                 sent = token if address.origin == home else {}
                 with Exchange(self.http, "GET", address.url, sent) as response:
-                    response.wait()
                     if response.status in REDIRECTS:
                         response.drain()
                         address = resolve_address(address, response.headers.get("Location"))

@@ -257,7 +257,6 @@ def finish_snapshot(
     cache_dir: Path,
     snapshot: Snapshot,
     *,
-    extra_files: Mapping[str, bytes] | None = None,
     note: Note = ignore,
 ) -> Path:
     """Write what is missing of the refs, links and tree of a snapshot whose blobs are there.
@@ -269,7 +268,6 @@ def finish_snapshot(
     Args:
         cache_dir: The directory that holds the repo folders (``HF_HUB_CACHE``).
         snapshot: What to write.
-        extra_files: More files, by path relative to the repo folder.
         note: Told which ref moves, and which one cannot be written.
 
     Returns:
@@ -280,7 +278,7 @@ def finish_snapshot(
         ProtocolError: The snapshot's paths cannot lie side by side in one directory.
     """
     folder = cache_dir / snapshot.repo.folder_name
-    entries = iter_metadata_entries(snapshot, extra_files)
+    entries = iter_metadata_entries(snapshot)
     for oid, size_bytes in snapshot.blobs.items():
         _check_blob(folder / blob_path(oid), size_bytes)
     links = [entry for entry in entries if entry.kind == "link"]

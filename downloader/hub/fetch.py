@@ -111,7 +111,6 @@ def fetch_snapshot(
     http: HttpPool,
     settings: FetchSettings | None = None,
     progress: Progress | None = None,
-    extra_files: Mapping[str, bytes] | None = None,
 ) -> FetchReport:
     """Bring every file of a snapshot into the cache, then write refs, links and tree.
 
@@ -125,7 +124,6 @@ def fetch_snapshot(
         http: Connections.
         settings: Bounds and patience.
         progress: Told about bytes and files.
-        extra_files: As `finish_snapshot` takes it.
 
     Raises:
         HubError: The Hub said no.
@@ -138,7 +136,7 @@ def fetch_snapshot(
     settings = settings or FetchSettings()
     job = _Fetch(snapshot, source_of, cache_dir, http=http, settings=settings, progress=progress)
     job.run()
-    folder = finish_snapshot(cache_dir, snapshot, extra_files=extra_files, note=progress.note)
+    folder = finish_snapshot(cache_dir, snapshot, note=progress.note)
     return job.report(folder)
 
 

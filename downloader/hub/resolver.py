@@ -6,7 +6,8 @@ process and a stream all ask here for the address.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from downloader.errors import (
@@ -73,7 +74,6 @@ class Location:
     Args:
         http: Connections.
         source: The Hub's address of the file, and the headers for that origin only.
-        pause: Waits so many seconds, or returns true to give up waiting.
         note: Told of a wait for the Hub's rate limit.
     """
 
@@ -81,10 +81,8 @@ class Location:
         self,
         http: HttpPool,
         source: FileSource,
-        pause: Callable[[float], object] | None = None,
         note: Note = ignore,
     ) -> None:
-        self._pause = pause or threading.Event().wait
         self._note = note
         self._http = http
         self._home = Target(source.url, source.headers)
@@ -146,7 +144,7 @@ class Location:
     def _request(self, target: Target, headers: Mapping[str, str]) -> Exchange:
         is_home = target is self._home
         if is_home:
-            self._limit.take(self._pause, self._note)
+            self._limit.take(time.sleep, self._note)
         said: Mapping[str, str] = {}
         try:
             response = Exchange(self._http, "GET", target.url, {**target.headers, **headers})

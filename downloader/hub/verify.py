@@ -195,7 +195,6 @@ def check_blob(
     oid: str,
     size_bytes: int,
     *,
-    name: str | None = None,
     cancelled: threading.Event | None = None,
 ) -> None:
     """Raise unless the file at ``path`` hashes to ``oid``.
@@ -204,7 +203,6 @@ def check_blob(
         path: Of the bytes.
         oid: 40 or 64 hex digits.
         size_bytes: How many there should be.
-        name: For messages, instead of ``path``.
         cancelled: Set by another thread to stop.
 
     Raises:
@@ -214,7 +212,7 @@ def check_blob(
     """
     hasher = BlobHasher(oid, size_bytes)
     _hash_files([path], hasher, cancelled)
-    hasher.check(name or str(path))
+    hasher.check(str(path))
 
 
 def _hash_files(

@@ -235,14 +235,6 @@ class Exchange:
             if count:
                 left[0] = left[0][count:]
 
-    def wait(self) -> None:
-        """Wait for the head of the answer; `status` and the others do so by themselves.
-
-        Raises:
-            TransportError: None came.
-        """
-        self._answer()
-
     @property
     def peer(self) -> str | None:
         """The IP address that answers; None before there is one, and behind a proxy."""

@@ -126,9 +126,9 @@ class Scheduler:
         settings: Bounds.
         progress: Told of every byte, and of every byte that has to come again.
         line: What requests have measured so far; None for files here.
-        group: Whose workers do it; cancel it to stop.
 
     Attributes:
+        group: Whose workers do it; cancel it to stop.
         fetched_bytes: How many bytes came, including those that came twice.
         resumed_bytes: How many an earlier run had left.
     """
@@ -138,9 +138,8 @@ class Scheduler:
         settings: Bounds,
         progress: Progress,
         line: Line | None = None,
-        group: WorkerGroup | None = None,
     ) -> None:
-        self.group = group or WorkerGroup()
+        self.group = WorkerGroup()
         self.fetched_bytes = self.resumed_bytes = 0
         self._settings = settings
         self._progress = progress

@@ -217,19 +217,16 @@ def map_all(
 def run_all(
     groups: Sequence[tuple[int, Sequence[Task]]],
     cancelled: threading.Event | None = None,
-    interrupt: Callable[[], None] = lambda: None,
 ) -> None:
     """Run every task; the first failure, or Ctrl-C, cancels the rest.
 
     Args:
         groups: How many at once, and what; the groups run beside each other.
         cancelled: As for `WorkerGroup`.
-        interrupt: As for `WorkerGroup.interrupting`.
 
     Raises:
         BaseException: What the first failing task raised.
     """
-    group = WorkerGroup(cancelled)
-    with group.interrupting(interrupt), group:
+    with WorkerGroup(cancelled) as group:
         for at_once, tasks in groups:
             group.start_all(tasks, at_once)

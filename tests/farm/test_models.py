@@ -54,12 +54,8 @@ def test_the_projects_own_file_names_the_original_models() -> None:
 
 def test_an_entry_gets_the_defaults() -> None:
     (model,) = parse_models(HEAD)
-    assert model.images == ("ghcr.io/me/hf-models:first",)
-    assert (model.revision, model.engine, model.layer_limit_bytes) == (
-        "main",
-        "auto",
-        9_500_000_000,
-    )
+    assert (model.tag, model.registries) == ("first", ("ghcr.io/me/hf-models",))
+    assert (model.revision, model.engine, model.layer_size) == ("main", "auto", "default")
     assert model.selection.is_everything
     assert model.line == 5
 
@@ -80,7 +76,7 @@ allow_gated = true
     assert model.repo.url_path == "datasets/org/first"
     assert model.registries == ("localhost:5000/x", "docker.io/me/y")
     assert model.selection == Selection(include=("*.json", "data/"), exclude=("data/test/*",))
-    assert (model.layer_limit_bytes, model.engine) == (1_000_000_000, "prefer-docker")
+    assert (model.layer_size, model.engine) == ("mirror", "prefer-docker")
     assert model.compress == "zstd"
     assert model.allow_gated
 

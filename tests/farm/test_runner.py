@@ -99,7 +99,8 @@ def test_names_of_a_form_are_all_that_is_meant() -> None:
 
 def test_the_action_needs_a_repo_id_alone() -> None:
     found = parse_action_inputs(ACTION_INPUTS, GITHUB | {"GITHUB_REPOSITORY_OWNER": "Me"})
-    assert found.job.model.images == ("ghcr.io/me/hf-models:tiny",)
+    model = found.job.model
+    assert (model.tag, model.registries) == ("tiny", ("ghcr.io/me/hf-models",))
     assert [(item.registry, item.username) for item in found.logins] == [("ghcr.io", "Me")]
 
 

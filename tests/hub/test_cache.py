@@ -445,9 +445,9 @@ def test_plan_promises_for_a_partial_snapshot(cache: Path, folder: Path) -> None
     (folder / "trees" / f"{COMMIT}.json").unlink()
     assert findings_of(cache) == []
     plan = json.dumps({"snapshot": replace(SNAPSHOT, is_partial=True).to_json()}).encode()
-    finish_snapshot(
-        cache, replace(SNAPSHOT, is_partial=True), extra_files={f"plans/{COMMIT}.json": plan}
-    )
+    finish_snapshot(cache, replace(SNAPSHOT, is_partial=True))
+    (folder / "plans").mkdir()
+    (folder / "plans" / f"{COMMIT}.json").write_bytes(plan)
     assert findings_of(cache) == []
     (folder / "snapshots" / COMMIT / "empty.txt").unlink()
     assert [finding.kind for finding in findings_of(cache)][:1] == ["extra"]

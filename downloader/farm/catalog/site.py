@@ -65,7 +65,6 @@ def _fetch_once(pool: HttpPool, url: str) -> bytes | None:
     for _ in range(_LONGEST_CHAIN):
         try:
             with Exchange(pool, "GET", address.url, {}) as answer:
-                answer.wait()
                 if answer.status in REDIRECTS:
                     address = resolve_address(address, answer.headers.get("Location"))
                     continue
