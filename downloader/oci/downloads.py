@@ -5,6 +5,7 @@ from downloader.net.ranges import ByteRange, check_content_range, range_header
 from downloader.net.request import Exchange
 from downloader.oci.auth import Scopes
 from downloader.oci.client import Client, Request
+from downloader.oci.responses import content_length
 from downloader.transfer.source import RangesIgnoredError, ResumingReader
 
 # Answers to a Range of servers that know none, or refuse the header.
@@ -67,8 +68,7 @@ class RegistryBlobReader(ResumingReader):
         return self._client.open(request, self.retry)
 
     def _check(self, exchange: Exchange, want: ByteRange | None) -> None:
-        length = exchange.headers.get("Content-Length", "")
-        size_bytes = int(length) if length.isascii() and length.isdigit() else None
+        size_bytes = content_length(exchange.headers)
         is_range = exchange.status == 206
         plain_bytes = want.size_bytes if want and is_range else want.end if want else None
         is_encoded = exchange.inflate(plain_bytes)

@@ -8,7 +8,14 @@ from typing import Any
 from downloader.errors import HfModelsError, InputError, ProtocolError
 from downloader.oci.compression import has_zstd
 from downloader.oci.digest import Digest
-from downloader.oci.manifest import ZSTD_MANIFEST, Descriptor, Index, Manifest, parse_manifest
+from downloader.oci.manifest import (
+    IMAGE_CONFIGS,
+    ZSTD_MANIFEST,
+    Descriptor,
+    Index,
+    Manifest,
+    parse_manifest,
+)
 
 CONFIG_LIMIT_BYTES = 16 * 1024**2  # a history of many thousand lines
 
@@ -17,10 +24,6 @@ _DOCUMENTS_LIMIT_BYTES = 16 * 1024**2
 _DOCUMENT_BYTES = 128 * 1024
 _NESTING_LIMIT = 4  # an archive's index, an image's index, a manifest
 _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-_CONFIG_TYPES = {
-    "application/vnd.oci.image.config.v1+json",
-    "application/vnd.docker.container.image.v1+json",
-}
 
 GetBlob = Callable[[Digest], bytes | None]
 
@@ -35,11 +38,15 @@ class NamedManifest:
 
 def all_labels(manifest: Manifest, config: Mapping[str, Any]) -> dict[str, str]:
     """Return the labels of a config, and the annotations of a manifest over them."""
+    return config_labels(config) | dict(manifest.annotations)
+
+
+def config_labels(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the labels of a config that are texts."""
     inner = config.get("config")
     labels = inner.get("Labels") if isinstance(inner, Mapping) else None
     found = labels if isinstance(labels, Mapping) else {}
-    texts = {str(key): value for key, value in found.items() if isinstance(value, str)}
-    return texts | dict(manifest.annotations)
+    return {str(key): value for key, value in found.items() if isinstance(value, str)}
 
 
 def choose_manifest(data: bytes, get: GetBlob) -> Manifest:
@@ -84,13 +91,18 @@ def _choose(data: bytes, get: GetBlob, depth: int) -> Manifest:
         except ProtocolError as error:
             reason = error
             continue
-        if manifest.config.media_type in _CONFIG_TYPES and not manifest.artifact_type:
+        if manifest.config.media_type in IMAGE_CONFIGS and not manifest.artifact_type:
             return manifest
     raise reason
 
 
+def host_architecture() -> str:
+    """Return what images for this machine are built for, amd64 where nobody builds for it."""
+    return _ARCHITECTURES.get(platform.machine().lower(), "amd64")
+
+
 def _by_preference(index: Index) -> list[Descriptor]:
-    host = _ARCHITECTURES.get(platform.machine().lower(), "amd64")
+    host = host_architecture()
 
     def rank(descriptor: Descriptor) -> int:
         built_for = descriptor.platform

@@ -15,13 +15,11 @@ from downloader.fs import hold_lock, make_directory, storage_errors, write_atomi
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, digest_of, hex_of, parse_digest
 from downloader.oci.files import FileBlobReader, FileBlobWriter
+from downloader.oci.image_archive import REF_NAME
+from downloader.oci.manifest import INDEX, MANIFEST, MANIFEST_LIMIT_BYTES
 from downloader.oci.store import BlobReader, BlobWriter, RawManifest, ReadableStore, SavedUpload
 
-REF_NAME = "org.opencontainers.image.ref.name"
-_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-_MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # the same as a registry's
-_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
+MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 
 Index = dict[str, Any]
 
@@ -112,10 +110,9 @@ class Layout:
         if size_bytes is None:
             return None
         path = self.path_of(digest)
-        if size_bytes > _MANIFEST_LIMIT_BYTES:
+        if size_bytes > MANIFEST_LIMIT_BYTES:
             raise ProtocolError(
-                f"{path}: want a manifest of at most {_MANIFEST_LIMIT_BYTES} bytes,"
-                f" got {size_bytes}"
+                f"{path}: want a manifest of at most {MANIFEST_LIMIT_BYTES} bytes, got {size_bytes}"
             )
         with storage_errors(path):
             data = path.read_bytes()
@@ -177,7 +174,7 @@ class Layout:
             try:
                 data = path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
-                data = json.dumps({"schemaVersion": 2, "mediaType": _INDEX_TYPE}).encode()
+                data = json.dumps({"schemaVersion": 2, "mediaType": INDEX}).encode()
         index = _parse_object(data, str(path))
         entries = index.setdefault("manifests", [])
         if not isinstance(entries, list):
@@ -200,7 +197,7 @@ class Layout:
     def _prepare(self) -> None:
         make_directory(self.root, "blobs/sha256")
         if not (self.root / "oci-layout").exists():
-            write_atomically(self.root / "oci-layout", _MARKER)
+            write_atomically(self.root / "oci-layout", MARKER)
         if not (self.root / "index.json").exists():
             with self._locked():
                 pass
@@ -218,7 +215,7 @@ def _parse_object(data: bytes, where: str) -> Index:
 
 def _media_type(data: bytes, listed: object) -> str:
     document = _parse_object(data, "manifest")
-    default = _INDEX_TYPE if "manifests" in document else _MANIFEST_TYPE
+    default = INDEX if "manifests" in document else MANIFEST
     found = document.get("mediaType") or listed or default
     return found if isinstance(found, str) else default
 

@@ -17,10 +17,11 @@ from downloader.oci.digest import Digest, digest_of, parse_digest
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
+IMAGE_CONFIGS = {CONFIG, "application/vnd.docker.container.image.v1+json"}
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
-MANIFEST_TYPES = (MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
+MANIFEST_TYPES = (INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST)
 
 # The specification asks registries to accept 4 MiB; nothing larger can be a manifest.
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024
@@ -125,7 +126,7 @@ class Index:
         return to_json_bytes(document)
 
 
-def to_json_bytes(document: Mapping[str, Any]) -> bytes:
+def to_json_bytes(document: Mapping[str, Any] | list[Any]) -> bytes:
     """Return compact JSON in UTF-8."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 

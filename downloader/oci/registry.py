@@ -5,7 +5,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from downloader.document import check_parsed_size
 from downloader.errors import (
@@ -24,12 +24,12 @@ from downloader.oci.client import Client, Request
 from downloader.oci.credentials import Anonymous, Credentials
 from downloader.oci.digest import Digest, digest_of, parse_digest
 from downloader.oci.downloads import RegistryBlobReader
+from downloader.oci.manifest import MANIFEST_LIMIT_BYTES, MANIFEST_TYPES
 from downloader.oci.reference import Reference
-from downloader.oci.responses import Answer, parse_next_link
+from downloader.oci.responses import Answer, content_length, parse_next_link
 from downloader.oci.store import BlobReader, RawManifest
 from downloader.progress import Note, ignore
 
-MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # what the specification wants registries to take
 _TAGS_LIMIT_BYTES = 16 * 1024 * 1024  # of all pages: 100,000 tags of the longest
 _TAGS_PARSED_LIMIT_BYTES = 24 * 1024 * 1024  # of all pages in memory: 300,000 tags of the shortest
 _UNTOLD_LIMIT_BYTES = 4 * 1024 * 1024  # of a blob whose size only its bytes tell
@@ -37,12 +37,6 @@ _UNTOLD_LIMIT_BYTES = 4 * 1024 * 1024  # of a blob whose size only its bytes tel
 _NO_HEAD = (400, 403, 405, 501)
 _TAGS_PER_PAGE = 1000
 _PAGES_LIMIT = 10_000  # a registry whose pages go round in a circle
-_MANIFEST_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
 
 
 class Registry:
@@ -90,7 +84,7 @@ class Registry:
         answer = self._client.call(Request("HEAD", url, what, scopes, expect, redirect=True))
         if answer.status == 404:
             return None
-        if answer.status == 200 and (size_bytes := _length(answer.headers)) is not None:
+        if answer.status == 200 and (size_bytes := content_length(answer.headers)) is not None:
             return size_bytes
         # Refused, or answered without a length: signed for GET only, or a compressing proxy.
         request = Request("GET", url, what, scopes, (200, 404), redirect=True)
@@ -98,10 +92,10 @@ class Registry:
             if exchange.status == 404:
                 return None
             is_encoded = is_inflatable(exchange.headers.get("Content-Encoding", ""))
-            size_bytes = None if is_encoded else _length(exchange.headers)
+            size_bytes = None if is_encoded else content_length(exchange.headers)
             if size_bytes is None:
                 size_bytes = len(exchange.read(_UNTOLD_LIMIT_BYTES))
-        if size_bytes >= _UNTOLD_LIMIT_BYTES and _length(exchange.headers) is None:
+        if size_bytes >= _UNTOLD_LIMIT_BYTES and content_length(exchange.headers) is None:
             raise ProtocolError(f"{what}: want Content-Length, got none")
         return size_bytes
 
@@ -223,7 +217,7 @@ class Registry:
             self._manifest_name(reference),
             self._scopes("pull"),
             expect=(200, 404),
-            headers={"Accept": ", ".join(_MANIFEST_TYPES)},
+            headers={"Accept": ", ".join(MANIFEST_TYPES)},
             redirect=True,
         )
 
@@ -243,11 +237,6 @@ def _check_manifest_digest(reference: str, answer: Answer, what: str) -> Digest:
     if promised is not None and parse_digest(promised, what) != digest:
         raise IntegrityError(f"{what}: want {promised}, got {digest}")
     return digest
-
-
-def _length(headers: Mapping[str, str]) -> int | None:
-    text = headers.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def _parse_tags(body: bytes, key: str, what: str) -> list[str]:

@@ -112,6 +112,12 @@ def next_url(base: str, location: str | None) -> str:
     return there.url
 
 
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """Return the ``Content-Length`` of an answer, None where it says none."""
+    text = headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
 def parse_next_link(value: str | None) -> str | None:
     """Return the target of the link whose relation is ``next``, None if there is none.
 

@@ -8,7 +8,6 @@ Source: OCI image specification 1.1, image-layout.md; Docker image specification
 """
 
 import hashlib
-import platform as host
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from typing import Any
 from downloader.fs import NewFile
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, hex_of
-from downloader.oci.layout import REF_NAME
+from downloader.oci.image import host_architecture
+from downloader.oci.image_archive import IMAGE_NAME, REF_NAME
+from downloader.oci.layout import MARKER
 from downloader.oci.manifest import Descriptor, Index, Manifest, parse_manifest, to_json_bytes
 from downloader.oci.reference import Reference
 from downloader.oci.store import RawManifest
@@ -29,9 +30,6 @@ from downloader.publish.copy import (
     check_bytes,
     name_blobs,
 )
-
-_CONTAINERD_NAME = "io.containerd.image.name"
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
 def write_archive(
@@ -57,13 +55,9 @@ def write_archive(
     """
     manifests = source.find_manifests()
     blobs, names = blobs_of(manifests), name_blobs(manifests, known or {})
-    documents: dict[str, Any] = {
-        "oci-layout": {"imageLayoutVersion": "1.0.0"},
-        "index.json": _index_json(manifests[-1], image),
-    }
+    small = {"oci-layout": MARKER, "index.json": _index_json(manifests[-1], image)}
     if runnable := _for_this_machine(manifests):
-        documents["manifest.json"] = [_manifest_json(runnable, image)]
-    small = {name: _to_bytes(document) for name, document in documents.items()}
+        small["manifest.json"] = to_json_bytes([_manifest_json(runnable, image)])
     small |= {_blob_name(raw.digest): raw.data for raw in manifests}
     large = {_blob_name(blob.digest): blob for blob in blobs.values()}
     tar = lay_out(
@@ -85,20 +79,9 @@ def write_archive(
     return manifests[-1].digest
 
 
-def _to_bytes(document: Any) -> bytes:  # noqa: ANN401 - JSON
-    if isinstance(document, list):
-        return b"[" + b",".join(to_json_bytes(item) for item in document) + b"]"
-    return to_json_bytes(document)
-
-
-def _index_json(raw: RawManifest, image: Reference) -> dict[str, Any]:
-    names = {_CONTAINERD_NAME: str(image), REF_NAME: image.tag or ""}
-    descriptor = Descriptor(raw.media_type, raw.digest, len(raw.data), names)
-    return {
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [descriptor.to_json()],
-    }
+def _index_json(raw: RawManifest, image: Reference) -> bytes:
+    names = {IMAGE_NAME: str(image), REF_NAME: image.tag or ""}
+    return Index((Descriptor(raw.media_type, raw.digest, len(raw.data), names),)).to_bytes()
 
 
 def _manifest_json(manifest: Manifest, image: Reference) -> dict[str, Any]:
@@ -115,7 +98,7 @@ def _for_this_machine(manifests: Sequence[RawManifest]) -> Manifest | None:
     image = parsed[manifests[-1].digest]
     if isinstance(image, Index):
         runnable = _runnable(image)
-        wanted = _ARCHITECTURES.get(host.machine(), "amd64")
+        wanted = host_architecture()
         chosen = [i for i in runnable if i.platform and i.platform.architecture == wanted]
         found = next((parsed[item.digest] for item in (*chosen, *runnable)), None)
         return found if isinstance(found, Manifest) else None

@@ -9,7 +9,7 @@ from downloader.errors import InputError, ProtocolError, TransportError
 from downloader.image import PLATFORMS
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import (
-    CONFIG,
+    IMAGE_CONFIGS,
     LAYER,
     Descriptor,
     Index,
@@ -22,7 +22,6 @@ from downloader.oci.store import RawManifest, ReadableStore
 from downloader.publish.copy import read_blob, side_by_side
 from downloader.publish.layer_cache import CONFIG_LIMIT_BYTES
 
-_CONFIG_TYPES = {CONFIG, "application/vnd.docker.container.image.v1+json"}
 # The same bytes under the names of the other specification; one manifest has one kind.
 _LAYER_TYPES = {
     LAYER: LAYER,
@@ -155,7 +154,7 @@ def _plain(platform: Platform | None) -> Platform | None:
 
 
 def _platform(store: ReadableStore, manifest: Manifest, name: str) -> BasePlatform:
-    if manifest.config.media_type not in _CONFIG_TYPES:
+    if manifest.config.media_type not in IMAGE_CONFIGS:
         raise InputError(
             f"base image {name}: want an image, got an artifact of {manifest.config.media_type}"
         )

@@ -12,6 +12,7 @@ from functools import partial
 
 from downloader.errors import HfModelsError, InputError, ProtocolError, RegistryError
 from downloader.image import ImageLabels, is_packed, layer_name, parse_labels, stored_layer
+from downloader.oci.image import config_labels
 from downloader.oci.manifest import (
     Descriptor,
     Index,
@@ -248,10 +249,8 @@ def labels_of(store: ReadableStore, manifest: Manifest) -> ImageLabels | None:
     found = parse_labels(manifest.annotations)
     if found is None and manifest.config.size_bytes <= CONFIG_LIMIT_BYTES:
         data = read_blob(store, manifest.config, CONFIG_LIMIT_BYTES)
-        inner = parse_json_object(data, "config", CONFIG_LIMIT_BYTES).get("config")
-        labels = inner.get("Labels") if isinstance(inner, dict) else None
-        texts = labels.items() if isinstance(labels, dict) else ()
-        found = parse_labels({key: text for key, text in texts if isinstance(text, str)})
+        config = parse_json_object(data, "config", CONFIG_LIMIT_BYTES)
+        found = parse_labels(config_labels(config))
     return found
 
 

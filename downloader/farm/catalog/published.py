@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from downloader.errors import ProtocolError
 from downloader.hub.repo import (
@@ -16,6 +15,7 @@ from downloader.hub.repo import (
 )
 from downloader.image import PREFIX, REPO_ID_LABEL, ImageLabels, parse_labels
 from downloader.oci.digest import Digest
+from downloader.oci.image import config_labels
 from downloader.oci.manifest import (
     PARSED_LIMIT_BYTES,
     Descriptor,
@@ -148,12 +148,8 @@ def read_facts(
 
 def _read_labels(store: ListableStore, config: Descriptor) -> Mapping[str, str]:
     data = read_blob(store, config, CONFIG_LIMIT_BYTES)
-    document = parse_json_object(data, str(config.digest), CONFIG_LIMIT_BYTES, PARSED_LIMIT_BYTES)
-    inner: Any = document.get("config")
-    labels: Any = inner.get("Labels") if isinstance(inner, Mapping) else None
-    if not isinstance(labels, Mapping):
-        return {}
-    return {str(key): value for key, value in labels.items() if isinstance(value, str)}
+    what = str(config.digest)
+    return config_labels(parse_json_object(data, what, CONFIG_LIMIT_BYTES, PARSED_LIMIT_BYTES))
 
 
 def _number(facts: Mapping[str, str], key: str) -> int | None:
