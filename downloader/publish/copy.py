@@ -11,11 +11,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from downloader.errors import HfModelsError, InputError, IntegrityError, ProtocolError
+from downloader.image import is_packed
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import PlainStream
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import Descriptor, Index, parse_manifest
-from downloader.oci.store import Blobs, BlobSource, ListableStore, RawManifest, ReadableStore, Store
+from downloader.oci.seekable import FrameReader, read_table
+from downloader.oci.store import (
+    BlobReader,
+    Blobs,
+    BlobSource,
+    ListableStore,
+    RawManifest,
+    ReadableStore,
+    Store,
+)
 from downloader.oci.tar_read import iter_members, read_exactly
 from downloader.oci.upload import UploadInterrupted
 from downloader.progress import Meter, NoProgress, Progress
@@ -73,6 +83,15 @@ def read_blob(store: ReadableStore, descriptor: Descriptor, limit_bytes: int) ->
             filled += count
     check_bytes(descriptor, filled, hashlib.sha256(memoryview(data)[:filled]).hexdigest())
     return bytes(data[:filled])
+
+
+def open_tar(store: ReadableStore, layer: Descriptor, byte_range: ByteRange) -> BlobReader:
+    """Open a range of a layer's tar, in the blob itself or in the frames of a compressed one."""
+    open_range, what = partial(store.open_blob, layer.digest), str(layer.digest)
+    table = read_table(open_range, layer.size_bytes, what) if is_packed(layer) else None
+    if table is None:
+        return open_range(byte_range)
+    return FrameReader(open_range, table, byte_range, what)
 
 
 def read_member(

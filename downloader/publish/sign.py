@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from downloader.errors import HfModelsError
-from downloader.image import is_packed, is_signature_layer, signature_tar
+from downloader.image import is_signature_layer, signature_tar
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, digest_of, hex_of
 from downloader.oci.manifest import (
@@ -18,16 +18,14 @@ from downloader.oci.manifest import (
     describe,
     parse_manifest,
 )
-from downloader.oci.seekable import FrameReader, read_table
 from downloader.oci.store import BlobReader
 from downloader.plan import Content, Layer, Plan
-from downloader.publish.copy import put_blob, read_member
-from downloader.publish.destination import Destination
+from downloader.publish.copy import open_tar, put_blob, read_member
+from downloader.publish.destination import EMPTY_JSON, Destination
 from downloader.publish.layer_cache import TaggedImage
 from downloader.signing import BUNDLE_LIMIT_BYTES, BUNDLE_TYPE, Signer, make_statement
 
 _BUFFER_BYTES = 1024 * 1024
-_EMPTY = b"{}"  # OCI image specification 1.1, manifest.md, "Guidance for an Empty Descriptor"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
 
@@ -119,19 +117,11 @@ def _hash(
     destination: Destination,
     digests: "dict[str, hashlib._Hash]",
 ) -> None:
-    blob = destination.have[layer.name]
-
-    def open_range(byte_range: ByteRange) -> BlobReader:
-        return destination.store.open_blob(blob.digest, byte_range)
-
-    what = str(blob.digest)
-    table = read_table(open_range, blob.size_bytes, what) if is_packed(blob) else None
     last, end = wanted[-1]
     span = ByteRange(wanted[0][1], end + last.size_bytes)
     at = span.start
     buffer = memoryview(bytearray(_BUFFER_BYTES))
-    opened = FrameReader(open_range, table, span, what) if table else open_range(span)
-    with opened as reader:
+    with open_tar(destination.store, destination.have[layer.name], span) as reader:
         for content, offset in wanted:
             _read(reader, offset - at, buffer, None)
             _read(
@@ -174,10 +164,10 @@ def attach_signature(destination: Destination, image: Digest, bundle: bytes) -> 
     store = destination.store
     raw = store.get_manifest(image)
     assert raw is not None  # noqa: S101 - it was put a moment ago
-    put_blob(store, _EMPTY, digest_of(_EMPTY))
+    put_blob(store, EMPTY_JSON, digest_of(EMPTY_JSON))
     put_blob(store, bundle, digest_of(bundle))
     data = Manifest(
-        describe(_EMPTY, _EMPTY_TYPE),
+        describe(EMPTY_JSON, _EMPTY_TYPE),
         (describe(bundle, BUNDLE_TYPE),),
         artifact_type=BUNDLE_TYPE,
         subject=Descriptor(raw.media_type, image, len(raw.data)),

@@ -26,16 +26,16 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from downloader.errors import HfModelsError, IntegrityError, TransportError
-from downloader.image import is_packed, packed_descriptor
+from downloader.image import packed_descriptor
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
 from downloader.oci.manifest import LAYER, Descriptor
-from downloader.oci.seekable import FrameReader, Packer, read_table
-from downloader.oci.store import BlobReader
+from downloader.oci.seekable import Packer
 from downloader.oci.upload import UploadInterrupted
 from downloader.plan import Content, Layer, Plan
 from downloader.progress import Meter, Progress
 from downloader.publish.checkpoint import Shard
+from downloader.publish.copy import open_tar
 from downloader.publish.destination import Destination
 from downloader.publish.layer_stream import Block, HubContents, Verifier, iter_blocks
 from downloader.publish.ramp import Line
@@ -547,34 +547,13 @@ class SerialWorker:
 def _read_back(layer: Layer, verifier: Verifier, work: Work) -> None:
     """Hash the parts of files in a layer that every destination has, from one of them."""
     first = work.alive()[0]
-    descriptor = first.have[layer.name]
+    buffer = memoryview(bytearray(_READ_BACK_BYTES))
     for content, offset in layer.placed:
         if content.parts:
             inside = ByteRange(offset, offset + content.size_bytes)
-            _hash_range(first, descriptor, inside, content, verifier)
-
-
-def _hash_range(
-    source: Destination,
-    layer: Descriptor,
-    byte_range: ByteRange,
-    content: Content,
-    verifier: Verifier,
-) -> None:
-    buffer = memoryview(bytearray(_READ_BACK_BYTES))
-
-    def open_range(wanted: ByteRange) -> BlobReader:
-        return source.store.open_blob(layer.digest, wanted)
-
-    table = read_table(open_range, layer.size_bytes, layer.digest) if is_packed(layer) else None
-    opened = (
-        FrameReader(open_range, table, byte_range, layer.digest)
-        if table
-        else open_range(byte_range)
-    )
-    with opened as reader:
-        while count := reader.readinto(buffer):
-            verifier.update(content, buffer[:count])
+            with open_tar(first.store, first.have[layer.name], inside) as reader:
+                while count := reader.readinto(buffer):
+                    verifier.update(content, buffer[:count])
 
 
 def _title(layer: Layer, work: Work) -> str:
