@@ -122,8 +122,7 @@ def build(
                 hub,
                 plan,
                 request,
-                http=http,
-                credentials=connection.find_credentials(environment, []),
+                connection=connection,
                 environment=environment,
                 open_progress=partial(ConsoleProgress, quiet=quiet),
             )

@@ -22,9 +22,6 @@ from downloader.library.publisher import (
     plan_of,
     tag_of,
 )
-from downloader.net.http import HttpPool
-from downloader.net.retry import RetryPolicy
-from downloader.oci.credentials import Credentials
 from downloader.oci.digest import Digest, hex_of, parse_digest
 from downloader.oci.layout import Layout
 from downloader.oci.reference import parse_reference
@@ -116,13 +113,11 @@ def build(
             force=force,
             signer=signer,
         )
-        credentials = connection.find_credentials(environment, [])
         build_layout(
             hub,
             plan,
             request,
-            http=http,
-            credentials=credentials,
+            connection=connection,
             environment=environment,
             open_progress=lambda *_: nullcontext(told),
         )
@@ -179,8 +174,7 @@ def build_layout(
     plan: Plan,
     request: LayoutRequest,
     *,
-    http: HttpPool,
-    credentials: Credentials,
+    connection: Connection,
     environment: Environment,
     open_progress: OpenProgress,
 ) -> Outcome:
@@ -190,8 +184,7 @@ def build_layout(
         hub: Where the files come from.
         plan: What to build.
         request: Where to, and how.
-        http: Connections.
-        credentials: For the base image's registry.
+        connection: How the base image's registry is reached.
         environment: Where the default base image is named.
         open_progress: Called for the build and for the archive.
 
@@ -204,9 +197,9 @@ def build_layout(
         with open_progress("build", "layer") as progress:
             waiting = f"waiting for another build or push of {layout.name} to end"
             held.enter_context(hold_lock(lock, on_wait=partial(progress.note, waiting)))
-            registries = Registries(http, credentials, "auto", RetryPolicy(), progress=progress)
+            registries = connection.open_registries(environment, hub.http, [], progress)
             base = find_base(request.base, registries, environment, asks=True)
-            outcome = _fill(layout, hub, plan, request, base=base, http=http, progress=progress)
+            outcome = _fill(layout, hub, plan, request, base=base, progress=progress)
             prune(layout, request.tag)
         if request.archive:
             name = parse_reference(request.image).with_tag(request.tag)
@@ -228,7 +221,6 @@ def _fill(
     request: LayoutRequest,
     *,
     base: Base,
-    http: HttpPool,
     progress: Progress,
 ) -> Outcome:
     # A directory of one's own is no publication: gated repos may lie in it.
@@ -239,8 +231,8 @@ def _fill(
         plan,
         request.tag,
         [layout],
-        source_of=lambda file: hub.source_of(plan.snapshot, file),
-        http=http,
+        source_of=partial(hub.source_of, plan.snapshot),
+        http=hub.http,
         options=options,
         progress=progress,
     )
