@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from typing import Any
 import click
 
 from downloader.cli.command import Group, examples
-from downloader.cli.console import ConsoleProgress, print_result, say, say_error
+from downloader.cli.console import ConsoleProgress, print_result, say
 from downloader.cli.github import write_environment, write_outputs, write_summary
 from downloader.cli.models import read_models_file
 from downloader.cli.options import image_option
 from downloader.cli.publish import report
-from downloader.cli.targets import exit_code_of, report_results
+from downloader.cli.targets import report_results
 from downloader.engine.docker import Engine
 from downloader.engine.dockerfile import DEFAULT_BASE
 from downloader.environment import read_environment
@@ -55,7 +55,6 @@ from downloader.farm.steps import (
     Network,
     PlannedJob,
     assemble_command,
-    assemble_shards,
     build_command,
     check_images,
     choose_shards,
@@ -77,7 +76,7 @@ from downloader.library.connection import Connection
 from downloader.library.docker import build_in_engine, find_pins, image_name, push_from_engine
 from downloader.oci.digest import parse_digest
 from downloader.plan import Plan, disk_needed_bytes
-from downloader.publish import Outcome, Shard, parse_shard
+from downloader.publish import AssembleOptions, Outcome, Shard, parse_shard
 from downloader.signing import Signer
 from downloader.text import markdown
 from downloader.units import parse_size
@@ -212,18 +211,16 @@ def shard() -> int:
 def assemble() -> int:
     """Make one image of the shards of JOB, in every registry."""
     job, planned, images, base = _current_job(), read_planned_job(), _images(), _base()
-    signer = signer_of_job(read_environment())
+    environment = read_environment()
+    signer = signer_of_job(environment)
     _say_command(assemble_command(job, planned.shards, images, base, sign=bool(signer)))
+    how = AssembleOptions(planned.plan, count=planned.shards, signer=signer)
     with ConsoleProgress("assemble") as progress:
-        network = Network(read_environment(), progress)
-        outcomes = assemble_shards(job, planned, images, base, network, signer=signer)
-    for outcome in outcomes:
-        if outcome.error:
-            say_error(outcome.error.message, outcome.error.hint)
-        else:
-            print_result(f"{outcome.name}@{outcome.digest}")
-    _write_digests(outcomes)
-    return exit_code_of(outcome.error for outcome in outcomes)
+        done = publisher.assemble(
+            job.model.tag, images, environment, progress, base=base, options=how
+        )
+    _write_digests((item.image, item.digest) for item in done)
+    return report_results(done)
 
 
 @farm.command()
@@ -257,7 +254,7 @@ def build(image: str) -> int:
         return 0
     signer = signer_of_job(environment)
     outcomes, code = _publish(job, found, Shard(), _images(), network, signer)
-    _write_digests(outcomes)
+    _write_digests((item.name, item.digest) for item in outcomes)
     return code
 
 
@@ -272,7 +269,7 @@ def push(image: str) -> int:
     source, allow_gated = image_name(image, tag), job.model.allow_gated
     with ConsoleProgress("push") as progress:
         done = push_from_engine(engine, source, names, progress=progress, allow_gated=allow_gated)
-    write_outputs(digest_outputs([(item.image, item.digest) for item in done if item.digest]))
+    _write_digests((item.image, item.digest) for item in done)
     return report_results(done)
 
 
@@ -329,7 +326,7 @@ def action() -> int:
     planned.write()
     write_summary(plan_summary(job, planned, "action.yml streams", images, ()))
     outcomes, code = _publish(job, planned.plan, Shard(), images, network, signer)
-    _write_digests(outcomes)
+    _write_digests((item.name, item.digest) for item in outcomes)
     return code
 
 
@@ -353,9 +350,8 @@ def _publish(
     return outcomes, report(outcomes, found, seconds, as_json=False, quiet=False)
 
 
-def _write_digests(outcomes: Sequence[Outcome]) -> None:
-    done = [(outcome.name, outcome.digest) for outcome in outcomes if outcome.digest]
-    write_outputs(digest_outputs(done))
+def _write_digests(done: Iterable[tuple[str, str | None]]) -> None:
+    write_outputs(digest_outputs([(image, digest) for image, digest in done if digest]))
 
 
 def _say_command(arguments: Sequence[str]) -> None:

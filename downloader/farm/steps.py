@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from downloader.environment import Environment
-from downloader.errors import HfModelsError, InputError
+from downloader.errors import InputError
 from downloader.farm.check import Checked, check_image
 from downloader.farm.destinations import Login
 from downloader.farm.engine_choice import EngineChoice, choose_engine
@@ -15,7 +15,7 @@ from downloader.farm.jobs import Job, shard_count
 from downloader.hub.snapshot import Hub
 from downloader.keyless import KeylessSigner
 from downloader.library.connection import Connection, Registries
-from downloader.library.publisher import PlanOptions, find_base, open_hub, plan_of, publish_plan
+from downloader.library.publisher import PlanOptions, open_hub, plan_of, publish_plan
 from downloader.oci.auth import Credential
 from downloader.oci.credentials import ExplicitCredentials
 from downloader.oci.digest import Digest
@@ -23,11 +23,9 @@ from downloader.oci.reference import parse_reference
 from downloader.plan import Plan, disk_needed_bytes
 from downloader.progress import NoProgress, Progress
 from downloader.publish import (
-    AssembleOptions,
     Outcome,
     PublishOptions,
     Shard,
-    assemble,
     check_gated,
 )
 from downloader.signing import Signer
@@ -192,36 +190,6 @@ def publish_shard(
         )
 
 
-def assemble_shards(
-    job: Job,
-    planned: PlannedJob,
-    images: Sequence[str],
-    base: str | None,
-    network: Network,
-    *,
-    signer: Signer | None = None,
-) -> list[Outcome]:
-    """Make one image of the shards, in every registry; one that fails does not stop the others."""
-    outcomes = []
-    with network.open() as (_, registries):
-        options = AssembleOptions(
-            planned.plan,
-            count=planned.shards,
-            base=find_base(base, registries, network.environment, asks=True),
-            signer=signer,
-        )
-        for reference in map(parse_reference, images):
-            digest, failure = None, None
-            try:
-                store = registries.open_for_writing(reference)
-                digest = assemble(store, job.model.tag, options, network.progress)
-            except HfModelsError as error:
-                failure = error
-            name = str(reference.with_tag(job.model.tag))
-            outcomes.append(Outcome(name, digest, (), (), (), failure))
-    return outcomes
-
-
 def check_images(
     job: Job, expected: dict[str, Digest | None], network: Network
 ) -> Iterator[tuple[str, Checked]]:
@@ -260,7 +228,7 @@ def publish_command(
 def assemble_command(
     job: Job, shards: int, images: Sequence[str], base: str | None, *, sign: bool
 ) -> list[str]:
-    """Return the command line of `assemble_shards`."""
+    """Return the command line that makes the image of a job's shards."""
     flags = [f"--plan={PLAN_FILE}", f"--shards={shards}", *_base_flags(base), *_to_flags(images)]
     flags += _sign_flags(sign)
     return ["assemble", *flags, "--", job.model.tag]
