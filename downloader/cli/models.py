@@ -6,10 +6,11 @@ import click
 
 from downloader.cli.command import Group, examples
 from downloader.cli.console import print_json, print_result, print_table, say
-from downloader.cli.options import json_option, selected, selection_options
+from downloader.cli.options import json_option, selection_options
 from downloader.environment import read_environment
 from downloader.farm.models import ENGINES, MODELS_FILE, Model, Models, read_models
 from downloader.farm.models_edit import add_model, remove_model
+from downloader.library.publisher import name_of
 from downloader.oci.reference import tag_from_name
 from downloader.plan import COMPRESS
 from downloader.units import format_count
@@ -115,7 +116,7 @@ def add(
     as_json: bool,
 ) -> None:
     """Append an entry; comments and order of the file stay."""
-    name = selected(repo_id, repo_type)
+    name = name_of(repo_id, repo_type, read_environment())
     repo = name.repo
     values: dict[str, str | bool | list[str]] = {
         "tag": tag or tag_from_name(repo.name),

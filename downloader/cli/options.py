@@ -4,7 +4,6 @@ Names follow ``hf download``, so that nobody has to learn them.
 """
 
 import inspect
-import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -15,7 +14,6 @@ import click
 
 from downloader.environment import read_environment
 from downloader.errors import InputError
-from downloader.hub.repo import HUB_HOSTS, RepoName, parse_repo_name
 from downloader.keyless import Identity, KeylessSigner
 from downloader.library.connection import Connection
 from downloader.net.http import HttpSettings
@@ -391,13 +389,6 @@ image_option = click.option(
     metavar="NAME",
     help="Image name, without tag.",
 )
-
-
-def selected(repo_id: str, repo_type: str) -> RepoName:
-    """Return the repo that the arguments name, with revision and path where they were pasted."""
-    endpoint = read_environment().hub_endpoint
-    own = re.match(r"https?://([^/@]+)", endpoint.value.lower()) if endpoint else None
-    return parse_repo_name(repo_id, repo_type, HUB_HOSTS | ({own[1]} if own else set()))
 
 
 def find_cache_dir(value: str | None) -> Path:

@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from downloader.cli.options import F, selected
+from downloader.cli.options import F
+from downloader.environment import read_environment
 from downloader.errors import InputError, ProtocolError, StorageError
+from downloader.library.publisher import name_of
 from downloader.plan import Plan
 
 # What a plan has settled, by the names of `repo_options` and `layer_options`.
@@ -79,7 +81,7 @@ def plan_instead(path: str, repo_id: str) -> Plan:
         )
     planned = plan.snapshot.repo
     repo_type = values["repo_type"] if _is_given("repo_type") else planned.type
-    wanted = selected(repo_id, repo_type).repo
+    wanted = name_of(repo_id, repo_type, read_environment()).repo
     # The plan has the real id of a repo that was renamed, or is spelled otherwise.
     if (wanted.type, wanted.name.lower()) != (planned.type, planned.name.lower()):
         raise InputError(

@@ -256,7 +256,7 @@ class Hub:
                     self._api.repo_info(repo.id, repo_type=other)
             except (errors.HfHubHTTPError, HfModelsError):
                 continue
-            return f"there is a {other} of this name: --repo-type {other}"
+            return f"{repo.id} is a {other}: add --repo-type {other}"
         return "check the id, or pass a token with HF_TOKEN"
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import get_args
 
 from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
 from downloader.environment import (
@@ -15,8 +14,8 @@ from downloader.environment import (
     read_environment,
     read_hub_token,
 )
-from downloader.errors import HfModelsError, HubError, InputError, RegistryError, TransportError
-from downloader.hub.repo import HUB_HOSTS, Repo, RepoType, Snapshot, parse_repo_name
+from downloader.errors import HfModelsError, InputError, RegistryError, TransportError
+from downloader.hub.repo import HUB_HOSTS, RepoName, Snapshot, parse_repo_name
 from downloader.hub.snapshot import DEFAULT_ENDPOINT, Hub
 from downloader.image import ImageLabels
 from downloader.library.connection import Connection, Registries
@@ -417,9 +416,7 @@ def resolve(hub: Hub, repo_id: str, options: PlanOptions, environment: Environme
     Raises:
         HubError: There is none; the hint says where the id is that of another type.
     """
-    endpoint = environment.hub_endpoint
-    own = re.match(r"https?://([^/@]+)", endpoint.value.lower()) if endpoint else None
-    name = parse_repo_name(repo_id, options.repo_type, HUB_HOSTS | ({own[1]} if own else set()))
+    name = name_of(repo_id, options.repo_type, environment)
     files = (*options.files, *([name.path] if name.path else []))
     wanted = select(files, options.include, options.exclude)
     revision = options.revision or name.revision
@@ -427,23 +424,18 @@ def resolve(hub: Hub, repo_id: str, options: PlanOptions, environment: Environme
         raise InputError(
             f"want one revision, got {name.revision} in {repo_id!r} and --revision {revision}"
         )
-    try:
-        return hub.resolve(name.repo, revision, wanted)
-    except HubError as error:
-        if error.status in {401, 404}:  # 401: the Hub's answer for what does not exist
-            kinds = [kind for kind in get_args(RepoType) if kind != name.repo.type]
-            there = [kind for kind in kinds if _is_there(hub, replace(name.repo, type=kind))]
-            if there:
-                error.hint = f"{name.repo.id} is a {there[0]}: add --repo-type {there[0]}"
-        raise
+    return hub.resolve(name.repo, revision, wanted)
 
 
-def _is_there(hub: Hub, repo: Repo) -> bool:
-    try:
-        hub.commit_of(repo)
-    except HfModelsError:
-        return False
-    return True
+def name_of(repo_id: str, repo_type: str, environment: Environment) -> RepoName:
+    """Return the repo that an id names, with revision and path where its address was pasted.
+
+    Raises:
+        InputError: As `parse_repo_name`.
+    """
+    endpoint = environment.hub_endpoint
+    own = re.match(r"https?://([^/@]+)", endpoint.value.lower()) if endpoint else None
+    return parse_repo_name(repo_id, repo_type, HUB_HOSTS | ({own[1]} if own else set()))
 
 
 def plan_of(

@@ -249,8 +249,8 @@ def test_odd_file_name_that_was_selected_is_refused(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("repo", "hint"),
     [
-        (Repo("model", "org/data"), "there is a dataset of this name: --repo-type dataset"),
-        (Repo("space", "org/tiny"), "there is a model of this name: --repo-type model"),
+        (Repo("model", "org/data"), "org/data is a dataset: add --repo-type dataset"),
+        (Repo("space", "org/tiny"), "org/tiny is a model: add --repo-type model"),
         (Repo("model", "org/none"), "check the id, or pass a token with HF_TOKEN"),
     ],
 )
