@@ -56,31 +56,29 @@ class FileRange:
 
     Raises:
         StorageError: It cannot be opened or read.
+        IntegrityError: It has become shorter.
     """
 
     def __init__(self, path: Path, byte_range: ByteRange) -> None:
         self._path = path
         self._left = byte_range.size_bytes
         try:
-            self._file = path.open("rb", buffering=0)
+            self._file = path.open("rb")
             self._file.seek(byte_range.start)
         except OSError as error:
             raise _unreadable(path, error) from error
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill ``buffer``; fewer bytes at the end only, then 0."""
-        filled = 0
-        want = min(len(buffer), self._left)
-        while filled < want:
-            try:
-                count = self._file.readinto(buffer[filled:want])
-            except OSError as error:
-                raise _unreadable(self._path, error) from error
-            if not count:
-                break
-            filled += count
-        self._left -= filled
-        return filled
+        wanted = buffer[: self._left]
+        try:
+            count = self._file.readinto(wanted)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+        self._left -= count
+        if count < len(wanted):
+            raise IntegrityError(f"{self._path}: want {self._left} more bytes, got none")
+        return count
 
     def __enter__(self) -> Self:
         return self

@@ -4,18 +4,18 @@ Source: OCI image specification 1.1, image-layout.md.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from downloader.errors import IntegrityError, ProtocolError, StorageError
-from downloader.fs import hold_lock, make_directory, storage_errors, write_atomically
+from downloader.fs import NewFile, hold_lock, make_directory, storage_errors, write_atomically
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, digest_of, hex_of, parse_digest
-from downloader.oci.files import FileBlobReader, FileBlobWriter
-from downloader.oci.image_archive import REF_NAME
+from downloader.oci.image_archive import REF_NAME, FileRange
 from downloader.oci.manifest import INDEX, MANIFEST, MANIFEST_LIMIT_BYTES
 from downloader.oci.store import BlobReader, BlobWriter, RawManifest, ReadableStore, SavedUpload
 
@@ -69,7 +69,7 @@ class Layout:
             raise ProtocolError(
                 f"{path}: want bytes {want.start} to {want.end}, got a blob of {size_bytes} bytes"
             )
-        return FileBlobReader(path, want)
+        return FileRange(path, want)
 
     def create_blob(
         self,
@@ -78,7 +78,7 @@ class Layout:
     ) -> BlobWriter:
         """Begin a blob under a temporary name; no process goes on with that of another."""
         self._prepare()
-        return FileBlobWriter(self.root, self._blobs, size_bytes)
+        return _BlobWriter(self.root, self._blobs, size_bytes)
 
     def is_beside(self, source: ReadableStore) -> bool:
         """Whether ``source`` is a directory, too; it may lie on another disk."""
@@ -201,6 +201,62 @@ class Layout:
         if not (self.root / "index.json").exists():
             with self._locked():
                 pass
+
+
+class _BlobWriter:
+    """A `BlobWriter` on a temporary file, which gets its name when its digest is right.
+
+    Args:
+        root: Where the temporary file lies: beside, not in, ``blobs/sha256``, because whatever
+            is there must have its digest's name.
+        blobs: Where the blob lies in the end; on the same file system.
+        size_bytes: Of the blob, None if the caller does not know it.
+    """
+
+    keeps_session = False
+    session_url: str | None = None
+
+    def __init__(self, root: Path, blobs: Path, size_bytes: int | None) -> None:
+        self._root = root
+        self._blobs = blobs
+        self._size_bytes = size_bytes
+        self._written_bytes = 0
+        self._hash = hashlib.sha256()
+        self._file = NewFile(root / "blob")
+
+    def write(self, data: memoryview) -> None:
+        """Append bytes."""
+        data = data.cast("B")
+        self._written_bytes += len(data)
+        if self._size_bytes is not None and self._written_bytes > self._size_bytes:
+            raise self._wrong_size()
+        self._hash.update(data)
+        self._file.write(data)
+
+    def resume(self) -> int:
+        """Return how many bytes were written."""
+        return self._written_bytes
+
+    def commit(self, digest: Digest) -> None:
+        """Give the file its name, if it has the size that was promised and this digest."""
+        if self._size_bytes not in {None, self._written_bytes}:
+            raise self._wrong_size()
+        if self._hash.hexdigest() != hex_of(digest):
+            raise IntegrityError(
+                f"{self._root}: want a blob {digest}, got sha256:{self._hash.hexdigest()}"
+            )
+        self._file.commit(self._blobs / hex_of(digest))
+
+    def _wrong_size(self) -> IntegrityError:
+        return IntegrityError(
+            f"{self._root}: want a blob of {self._size_bytes} bytes, got {self._written_bytes}"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.__exit__()
 
 
 def _parse_object(data: bytes, where: str) -> Index:
