@@ -1,13 +1,12 @@
 """Adding to ``models.toml`` and removing from it: every comment and line of the rest stays."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
-from downloader.errors import InputError, StorageError
+from downloader.errors import InputError
 from downloader.farm.models import Model, parse_models, read_text
+from downloader.fs import NewFile, storage_errors
 
 Value = str | bool | Sequence[str]
 
@@ -88,12 +87,8 @@ def _toml(value: Value) -> str:
 
 def _replace(path: Path, text: str) -> None:
     target = path.resolve()  # a link stays a link
-    try:
-        with NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            file.write(text)
-        os.chmod(file.name, target.stat().st_mode)  # noqa: PTH101 - the name is a string
-        Path(file.name).replace(target)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    with NewFile(target) as file:
+        file.write(text.encode())
+        with storage_errors(target):
+            file.path.chmod(target.stat().st_mode)
+        file.commit()

@@ -18,7 +18,6 @@ from downloader.signing import Statement, is_keyless, is_signed, load_keys, veri
 
 Mode = Literal["off", "warn", "enforce"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-_READ_BYTES = 1024 * 1024
 _SHOWN_ID = 16
 
 
@@ -245,14 +244,7 @@ def check_file(name: str, path: Path, statement: Statement) -> None:
     Raises:
         IntegrityError: It names another.
     """
-    got = _sha256_of(path)
+    with path.open("rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
     if got != statement.files.get(name):
         raise IntegrityError(f"{name}: signed as {statement.files.get(name)}, got {got}")
-
-
-def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest()

@@ -20,7 +20,6 @@ from downloader.fs import (
     storage_errors,
 )
 from downloader.hub.cache import (
-    BlobHasher,
     blob_path,
     check_cases,
     check_folder,
@@ -30,7 +29,7 @@ from downloader.hub.cache import (
     ref_path,
 )
 from downloader.hub.repo import Repo, RepoFile, Snapshot
-from downloader.hub.verify import VerifiedBlobs
+from downloader.hub.verify import VerifiedBlobs, check_blob
 from downloader.progress import Note, ignore
 from downloader.restore.foreign.entries import NO_OID
 
@@ -296,15 +295,11 @@ def _is_dot_git(segment: str) -> bool:
 
 def is_right(path: Path, oid: str, size_bytes: int) -> bool:
     """Whether a file holds what its oid says; reads all of it."""
-    hasher = BlobHasher(oid, size_bytes)
-    with storage_errors(path), path.open("rb", buffering=0) as file:
+    with storage_errors(path):
         if path.stat().st_size != size_bytes:
             return False
-        buffer = memoryview(bytearray(_READ_BYTES))
-        while count := file.readinto(buffer):
-            hasher.update(buffer[:count])
     try:
-        hasher.check(str(path))
+        check_blob(path, oid, size_bytes)
     except IntegrityError:
         return False
     return True
