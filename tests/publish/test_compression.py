@@ -15,11 +15,10 @@ import pytest
 
 from downloader.image import layer_key
 from downloader.oci.seekable import FRAME_BYTES, read_table
-from tests.publish.test_image_conformance import call
 from tests.publish.test_models_dir import check_directory
 from tests.restore.test_restore_network import kill_after
-from tests.support.command import hf_models
-from tests.support.docker import docker
+from tests.support.command import call, hf_models
+from tests.support.docker import docker, pushed_again
 from tests.support.fake_hub import Generated, HubServer, HubSpec, faults, make_repo, read_all
 from tests.support.faults import ALL, Fault, of_blobs
 from tests.support.publish import MIB, MODEL, Side, manifest_of
@@ -275,14 +274,7 @@ def test_what_docker_pushed_again_is_read_by_its_table(side: Side, tmp_path: Pat
     """`docker push` sends the compressed blobs as they are, and drops the annotations."""
     published(side, "--compress", "zstd")
     image = f"{side.direct_name}:packs"
-    docker("pull", "-q", image)
-    docker("tag", image, f"{image}-again")
-    docker("rmi", image)
-    try:
-        docker("push", "-q", f"{image}-again")
-    finally:
-        docker("rmi", f"{image}-again")
-    check_restored(f"{image}-again", tmp_path)
+    check_restored(pushed_again(image), tmp_path)
 
 
 def test_others_take_it_for_ordinary_layers(side: Side, tmp_path: Path) -> None:

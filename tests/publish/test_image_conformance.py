@@ -6,8 +6,6 @@ Every program here must be installed: one that is missing fails its test.
 import json
 import os
 import re
-import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import jsonschema
 import pytest
 
 from tests.support import oci_schemas
+from tests.support.command import call
 from tests.support.fake_hub import HubServer, git_sha1
 from tests.support.publish import (
     BUILD_LAYOUT,
@@ -38,17 +37,6 @@ def image(side: Side) -> str:
     """Publish the model with everything that is on by default; return its name."""
     assert side.publish("org/model").code == 0
     return f"{side.direct_name}:model"
-
-
-def call(*arguments: str, **env: str) -> str:
-    """Run a program, and return what it printed."""
-    program = shutil.which(arguments[0])
-    assert program, f"this test needs {arguments[0]}, which is not installed"
-    done = subprocess.run(
-        arguments, capture_output=True, text=True, timeout=120, env={**os.environ, **env}
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def check_tree(root: Path) -> None:

@@ -1,10 +1,7 @@
 """Both ways to build make the same image: Docker's builder stage, and the engine-free writer."""
 
-import io
 import json
 import re
-import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import pytest
 from downloader.image import PREFIX
 from tests.support import docker as docker_side
 from tests.support.command import hf_models_apart
-from tests.support.docker import Shelf, docker, inspect
+from tests.support.docker import Shelf, docker, exported, inspect
 from tests.support.fake_hub import HubServer, tiny_repo
 
 pytestmark = pytest.mark.docker
@@ -40,12 +37,7 @@ def build_without_engine(shelf: Shelf, tag: str, directory: Path) -> None:
 
 def files_of(image: str) -> dict[str, tuple[object, ...]]:
     """Return what a container of the image would see of ours."""
-    container = docker("create", image, "none").strip()
-    try:
-        done = subprocess.run(["docker", "export", container], capture_output=True, check=True)
-    finally:
-        docker("rm", container)
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+    with exported(image) as tar:
         return {
             m.name: (m.type, oct(m.mode), m.uid, m.gid, m.mtime, m.size, m.linkname)
             for m in tar

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.publish.test_image_conformance import call
 from tests.publish.test_signatures import SIGNED, signature_in
-from tests.support.command import Ran, hf_models
-from tests.support.docker import docker
+from tests.support.command import Ran, call, hf_models
+from tests.support.docker import placed
 from tests.support.fake_hub import HubServer, HubSpec
 from tests.support.fake_sigstore import REQUEST_TOKEN, Habits, Sigstore
 from tests.support.publish import MODEL, Side
@@ -113,32 +112,13 @@ def test_an_identity_is_checked_offline_wherever_the_image_is(
     side: Side, sigstore: Sigstore, config: Path, tmp_path: Path, kind: str
 ) -> None:
     published(side, config)
-    image, source = f"{side.direct_name}:signed", tmp_path / "image"
-    name = str(source)
-    match kind:
-        case "registry":
-            name = image
-        case "layout":
-            flags = ["copy", "-q", "--src-tls-verify=false"]
-            call("skopeo", *flags, f"docker://{image}", f"oci:{source}:signed")
-        case "archive":
-            name = f"{source}.tar"
-            call("crane", "pull", "--insecure", "--platform=linux/amd64", image, name)
-        case "engine":
-            docker("pull", "-q", image)
-            name = f"docker-daemon:{image}"
-        case "cache":
-            restored(image, source)
-    sigstore.requests.clear()
-    try:
+    with placed(f"{side.direct_name}:signed", kind, tmp_path / "image") as name:
+        sigstore.requests.clear()
         ran = hf_models("verify", name, *by(sigstore, config), "--json")
-        assert ran.code == 0, ran.err
-        [item] = ran.json["signed"]
-        assert (item["identity"], item["issuer"]) == (sigstore.identity, sigstore.url)
-        assert (item["key_id"], item["files"]) == (None, 4)
-    finally:
-        if kind == "engine":
-            docker("rmi", image)
+    assert ran.code == 0, ran.err
+    [item] = ran.json["signed"]
+    assert (item["identity"], item["issuer"]) == (sigstore.identity, sigstore.url)
+    assert (item["key_id"], item["files"]) == (None, 4)
     assert sigstore.requests == []
 
 

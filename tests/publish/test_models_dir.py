@@ -14,8 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.publish.test_image_conformance import call
-from tests.support.docker import AS_ROOT, Shelf, docker, graph_driver_engine
+from tests.support.command import call
+from tests.support.docker import (
+    AS_ROOT,
+    Shelf,
+    docker,
+    exported,
+    exported_by_crane,
+    graph_driver_engine,
+    pushed_again,
+)
 from tests.support.docker import shelf as new_shelf
 from tests.support.fake_hub import Generated, HubServer, HubSpec, Repo, make_repo, read_all
 from tests.support.publish import MIB, MODEL, Side, files_of, manifest_of
@@ -95,12 +103,7 @@ def test_kserve_fetches_it(image: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 def check_export(image: str, directory: Path) -> None:
     """Fail unless ``docker export`` of the image has the files, and the cache the same inodes."""
-    container = docker("create", image, "none").strip()
-    try:
-        done = subprocess.run(["docker", "export", container], capture_output=True, check=True)
-    finally:
-        docker("rm", container)
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+    with exported(image) as tar:
         tar.extractall(directory, filter="tar")
     check_root(directory)
 
@@ -182,19 +185,10 @@ def test_we_restore_it(image: str, tmp_path: Path) -> None:
 def test_the_directory_is_where_it_was_asked_for(side: Side, tmp_path: Path) -> None:
     assert side.publish("org/shown", "--models-dir", "/opt/weights").code == 0
     image = f"{side.direct_name}:shown"
-    call("crane", "export", "--insecure", "--platform=linux/amd64", image, f"{tmp_path}/all.tar")
-    with tarfile.open(tmp_path / "all.tar") as tar:
+    with exported_by_crane(image) as tar:
         tar.extractall(tmp_path / "root", filter="tar")
     check_directory(tmp_path / "root/opt/weights")
-    # As `docker push` leaves it: compressed, and without what descriptors say.
-    docker("pull", "-q", image)
-    docker("tag", image, f"{image}-again")
-    docker("rmi", image)
-    try:
-        docker("push", "-q", f"{image}-again")
-    finally:
-        docker("rmi", f"{image}-again")
-    [snapshot] = restored(f"{image}-again", tmp_path / "cache")["snapshots"]
+    [snapshot] = restored(pushed_again(image), tmp_path / "cache")["snapshots"]
     check_directory(Path(snapshot["path"]))
 
 
@@ -215,13 +209,7 @@ def test_a_directory_that_clashes_with_the_cache_is_refused(side: Side) -> None:
 def test_a_dataset_is_shown_by_its_type(side: Side) -> None:
     ran = side.publish("org/data", "--repo-type", "dataset")
     assert ran.code == 0, ran.err
-    image = f"{side.direct_name}:data"
-    archive = subprocess.run(
-        ["crane", "export", "--insecure", "--platform=linux/amd64", image, "-"],
-        capture_output=True,
-        check=True,
-    ).stdout
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+    with exported_by_crane(f"{side.direct_name}:data") as tar:
         file = tar.extractfile("datasets/train/a.csv")
         assert file is not None
         assert file.read() == b"a,b\n"
@@ -230,9 +218,7 @@ def test_a_dataset_is_shown_by_its_type(side: Side) -> None:
 def test_a_split_file_is_not_shown_and_a_note_says_so(side: Side, tmp_path: Path) -> None:
     ran = side.publish("org/split", "--layer-size", "1MiB")
     assert ran.code == 0, ran.err
-    image = f"{side.direct_name}:split"
-    call("crane", "export", "--insecure", "--platform=linux/amd64", image, f"{tmp_path}/all.tar")
-    with tarfile.open(tmp_path / "all.tar") as tar:
+    with exported_by_crane(f"{side.direct_name}:split") as tar:
         tar.extractall(tmp_path / "root", filter="tar")
     shown = {path.name for path in (tmp_path / "root/models").iterdir()}
     assert shown == {"SPLIT-FILES.txt", "_SPLIT-FILES.txt"}  # the first is the repo's own

@@ -14,8 +14,9 @@ import pytest
 from downloader.image import is_programs_layer
 from downloader.receiver import receiver
 from tests.publish.test_compression import PACKS
-from tests.publish.test_image_conformance import call
 from tests.publish.test_models_dir import check_directory
+from tests.support.command import call
+from tests.support.docker import exported_by_crane
 from tests.support.fake_hub import HubServer, HubSpec
 from tests.support.publish import MODEL, Side, files_of, manifest_of, read_blob
 
@@ -118,13 +119,7 @@ def test_no_receiver_leaves_it_out(side: Side) -> None:
 
 def test_readme_and_sheet_are_enough_to_check_by_hand(side: Side, tmp_path: Path) -> None:
     assert side.publish("org/packs").code == 0
-    image = f"{side.direct_name}:packs"
-    archive = subprocess.run(
-        ["crane", "export", "--insecure", "--platform=linux/amd64", image, "-"],
-        capture_output=True,
-        check=True,
-    ).stdout
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+    with exported_by_crane(f"{side.direct_name}:packs") as tar:
         tar.extractall(tmp_path, filter="tar")
     readme = (tmp_path / "README").read_text(encoding="utf-8")
     assert "python hf-models.pyz restore image.tar" in readme

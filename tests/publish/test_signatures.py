@@ -15,9 +15,8 @@ from downloader import __version__
 from downloader.image import labels, signature_tar
 from downloader.plan import make_plan
 from downloader.signing import load_keys, verify_bundle
-from tests.publish.test_image_conformance import call
-from tests.support.command import hf_models
-from tests.support.docker import docker
+from tests.support.command import call, hf_models
+from tests.support.docker import placed
 from tests.support.fake_hub import (
     Commit,
     File,
@@ -124,26 +123,7 @@ def test_a_signature_is_checked_offline_wherever_the_image_is(
     side: Side, keys: Path, tmp_path: Path, kind: str
 ) -> None:
     published(side, keys)
-    image, source = f"{side.direct_name}:signed", tmp_path / "image"
-    name = str(source)
-    match kind:
-        case "registry":
-            name = image
-        case "layout":
-            flags = ["copy", "-q", "--src-tls-verify=false"]
-            call("skopeo", *flags, f"docker://{image}", f"oci:{source}:signed")
-        case "archive" | "gzip":
-            name = f"{source}.tar"
-            call("crane", "pull", "--insecure", "--platform=linux/amd64", image, name)
-            if kind == "gzip":
-                call("gzip", "-1", name)
-                name += ".gz"
-        case "engine":
-            docker("pull", "-q", image)
-            name = f"docker-daemon:{image}"
-        case "cache":
-            restored(image, source)
-    try:
+    with placed(f"{side.direct_name}:signed", kind, tmp_path / "image") as name:
         ran = hf_models("verify", name, "--key", keys / "our.pub", "--json")
         assert ran.code == 0, ran.err
         assert [(item["repo_id"], item["files"]) for item in ran.json["signed"]] == [
@@ -151,9 +131,6 @@ def test_a_signature_is_checked_offline_wherever_the_image_is(
         ]
         wrong = hf_models("verify", name, "--key", keys / "other.pub")
         assert (wrong.code, "none of the trusted keys" in wrong.err) == (6, True)
-    finally:
-        if kind == "engine":
-            docker("rmi", image)
 
 
 def test_a_signature_counts_for_its_repo_only(side: Side, keys: Path, tmp_path: Path) -> None:

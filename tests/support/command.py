@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -47,3 +48,14 @@ def hf_models_apart(*arguments: str | Path, code: int = 0, **environment: str) -
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def call(*arguments: str, **env: str) -> str:
+    """Run a program, and return what it printed."""
+    program = shutil.which(arguments[0])
+    assert program, f"this test needs {arguments[0]}, which is not installed"
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=120, env={**os.environ, **env}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

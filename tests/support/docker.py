@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.command import hf_models_apart
+from tests.support.command import call, hf_models_apart
 from tests.support.fake_hub import Hub
+from tests.support.restore import restored
 
 HUB_DIR = "root/.cache/huggingface/hub"
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
@@ -44,6 +45,74 @@ def docker(*arguments: str, code: int = 0) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=200)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + (done.stderr if code else "")
+
+
+def pushed_again(image: str) -> str:
+    """Pull an image and push it, and return its new name.
+
+    As `docker push` leaves it: layers are compressed, and what descriptors say is gone.
+    """
+    docker("pull", "-q", image)
+    docker("tag", image, f"{image}-again")
+    docker("rmi", image)
+    try:
+        docker("push", "-q", f"{image}-again")
+    finally:
+        docker("rmi", f"{image}-again")
+    return f"{image}-again"
+
+
+def exported(image: str) -> tarfile.TarFile:
+    """Return the root file system of an image, as ``docker export`` writes it."""
+    container = docker("create", image, "none").strip()
+    try:
+        done = subprocess.run(["docker", "export", container], capture_output=True, check=True)
+    finally:
+        docker("rm", container)
+    return tarfile.open(fileobj=io.BytesIO(done.stdout))
+
+
+def exported_by_crane(image: str) -> tarfile.TarFile:
+    """Return the root file system of an image of a registry."""
+    command = ["crane", "export", "--insecure", "--platform=linux/amd64", image, "-"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    return tarfile.open(fileobj=io.BytesIO(done.stdout))
+
+
+@contextmanager
+def placed(image: str, kind: str, path: Path) -> Iterator[str]:
+    """Bring an image of a registry into another kind of place, and yield its name there.
+
+    Args:
+        image: With its tag.
+        kind: ``registry`` for where it is, ``layout``, ``archive``, ``gzip``, ``engine``, or
+            ``cache`` for its files.
+        path: Where to, for all but ``registry`` and ``engine``.
+    """
+    name = str(path)
+    match kind:
+        case "registry":
+            name = image
+        case "layout":
+            tag = image.rpartition(":")[2]
+            flags = ["copy", "-q", "--src-tls-verify=false"]
+            call("skopeo", *flags, f"docker://{image}", f"oci:{path}:{tag}")
+        case "archive" | "gzip":
+            name = f"{path}.tar"
+            call("crane", "pull", "--insecure", "--platform=linux/amd64", image, name)
+            if kind == "gzip":
+                call("gzip", "-1", name)
+                name += ".gz"
+        case "engine":
+            docker("pull", "-q", image)
+            name = f"docker-daemon:{image}"
+        case "cache":
+            restored(image, path)
+    try:
+        yield name
+    finally:
+        if kind == "engine":
+            docker("rmi", image)
 
 
 @dataclass
