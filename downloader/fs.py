@@ -36,7 +36,7 @@ from downloader.errors import StorageError, TransportError
 from downloader.units import format_bytes
 
 _POLL_S = 0.05  # filelock's own interval
-# Another process replaces the file between two of our calls; nobody does so eight times.
+# Another process replaces the file between two of our calls; none does so eight times.
 _OPEN_TRIES = 8
 _NAME_LIMIT_BYTES = 200  # of the 255 that file systems allow; the rest is for our suffix
 
@@ -115,7 +115,7 @@ def make_directory(root: Path, relative: str = "") -> Path:
 
 
 def make_private_directory(path: Path) -> None:
-    """Create a directory that nobody else may enter, or take that of an earlier run.
+    """Create a directory that only this user may enter, or take that of an earlier run.
 
     Raises:
         StorageError: Another user's directory has this name, or the disk said no.
@@ -139,7 +139,7 @@ def make_private_directory(path: Path) -> None:
 def ignores_case(directory: Path) -> bool:
     """Whether names that differ only in case are one name in a directory, there or not yet.
 
-    Tries it with an empty directory, so it is for the rare case that somebody must know.
+    Tries it with an empty directory: call it only where the answer matters.
     """
     there = next((path for path in (directory, *directory.parents) if path.is_dir()), None)
     try:
@@ -312,7 +312,7 @@ def read_small_file(path: Path, limit_bytes: int, *, own: bool = False) -> bytes
     Args:
         path: Not followed where it is a link; it cannot block where it is a FIFO.
         limit_bytes: Of the file.
-        own: Whether nobody else may be able to write it but this user and root.
+        own: Whether only this user and root may be able to write it.
     """
     try:
         if not stat.S_ISREG(path.lstat().st_mode):  # for systems without O_NOFOLLOW
@@ -440,7 +440,7 @@ else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError:  # no locks here: nobody removes the file either
+        except OSError:  # no locks here: no process removes the file either
             return True
         if os.fstat(descriptor).st_nlink == 0:
             return False
@@ -465,7 +465,7 @@ def hold_lock(
 ) -> Iterator[None]:
     """Hold the lock file ``path`` for the block, waiting while another process has it.
 
-    The file stays afterwards: removing it would split those who wait across two inodes.
+    The file stays afterwards: removing it would split the waiting processes across two inodes.
 
     Args:
         path: Of the lock, like `downloader.hub.cache.lock_path`; its directory is made.

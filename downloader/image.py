@@ -267,8 +267,8 @@ def packed_descriptor(digest: Digest, size_bytes: int, diff_id: Digest) -> Descr
 def is_packed(descriptor: Descriptor) -> bool:
     """Whether a layer is one of our compressed ones, with a seek table at its end.
 
-    Who compresses an image again may keep the annotations; the digest shows that the layer is
-    another one.
+    A program that compresses an image again may keep the annotations; the digest shows that the
+    layer is another one.
     """
     is_own = descriptor.annotations.get(f"{PREFIX}.layer.seekable") == descriptor.digest
     return is_own and descriptor.media_type == f"{LAYER}{PACKED}"

@@ -145,7 +145,7 @@ def _bounded(call: Callable[[], bytes], limit_s: float) -> bytes:
 
 
 def load_trust(path: Path | None) -> Any:  # noqa: ANN401 - an extra
-    """Return whom signatures are trusted of, without asking anybody.
+    """Return the trust that signatures are checked against; makes no request.
 
     Args:
         path: The trust configuration of a private Sigstore, ``ClientTrustConfig`` as JSON; None
@@ -162,7 +162,7 @@ def verify_keyless(bundle: bytes, identities: Sequence[Identity], trust: Any) ->
     """Return what a bundle states, if one of some identities signed it.
 
     Args:
-        bundle: From anybody.
+        bundle: Untrusted.
         identities: One of them has to have signed.
         trust: As `load_trust` returns it.
 
@@ -239,7 +239,7 @@ def _offline_trust() -> Any:  # noqa: ANN401 - an extra
 
 
 def _read_token(path: Path) -> str:
-    # Not by its name: who gives the token itself in place of a file must not read it in a log.
+    # Not by its name: a token that is given in place of its file must not be in a log.
     return _read(path, "--identity-token").strip()
 
 

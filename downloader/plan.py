@@ -268,7 +268,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Plan":
-        """Parse a plan that may come from an image, so from anybody.
+        """Parse a plan; untrusted, because it may come from an image.
 
         Raises:
             ProtocolError: A key is missing or has a value that cannot be, or a layer carries
@@ -339,7 +339,7 @@ def split_shards(layers: Sequence[Layer], count: int) -> list[list[Layer]]:
     """Share layers among ``count`` jobs, balanced by bytes; some may be empty.
 
     Largest first into the emptiest: at most a third above the best possible share (Graham 1969).
-    The parts of one file stay in one job, because only who reads them all can verify the file.
+    The parts of one file stay in one job, because only a reader of all parts can verify the file.
     """
     if count < 1:
         raise InputError(f"want at least 1 shard, got {count}")

@@ -148,7 +148,7 @@ def verify_bundle(bundle: bytes, keys: Mapping[str, Any]) -> Statement:
     """Return what a bundle states, if one of some keys signed it.
 
     Args:
-        bundle: From anybody.
+        bundle: Untrusted.
         keys: As `load_keys` returns them.
 
     Raises:
@@ -209,7 +209,7 @@ def claimed_signer(bundle: bytes) -> str | None:
         issuer = found.get_extension_for_oid(x509.ObjectIdentifier(_ISSUER_OID)).value
         assert isinstance(issuer, x509.UnrecognizedExtension)  # noqa: S101 - for the type checker
         return f"{name.value} ({issuer.value[2:].decode()})"  # after the tag and length of DER
-    except Exception:  # noqa: BLE001 - it comes from anybody, and says nothing then
+    except Exception:  # noqa: BLE001 - it is untrusted, and says nothing then
         return None
 
 

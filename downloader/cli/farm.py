@@ -120,7 +120,7 @@ def _chosen_jobs(models: Models) -> list[Job]:
 
 
 def _models_before(commit: str) -> Models | None:
-    """Return models.toml as it was before the push; None where nobody knows."""
+    """Return models.toml as it was before the push; None where that is not known."""
     if not is_commit(commit):
         return None
     shown = subprocess.run(

@@ -63,7 +63,7 @@ def error_line(message: str, hint: str | None) -> str | None:
 
 
 def _lines(values: Mapping[str, str]) -> str:
-    # A delimiter nobody can guess: a value with line breaks cannot set other names.
+    # A delimiter that cannot be guessed: a value with line breaks cannot set other names.
     mark = f"end-{secrets.token_hex(16)}"
     return "".join(f"{name}<<{mark}\n{value}\n{mark}\n" for name, value in values.items())
 

@@ -1,6 +1,6 @@
 """Flags that several commands share, and the library's own values that they become.
 
-Names follow ``hf download``, so that nobody has to learn them.
+Names follow ``hf download``, whose users know them.
 """
 
 import inspect

@@ -1,7 +1,7 @@
 """What a hosted runner carries that publishing a model never needs, and how large it is.
 
-Sizes are of ``ubuntu-latest`` as others measured them (GB of 10^9 bytes); 0 where nobody
-published a figure for that item alone. All SDKs together gave 27 GiB in May 2026
+Sizes are of ``ubuntu-latest`` as others measured them (GB of 10^9 bytes); 0 where no
+figure for that item alone was published. All SDKs together gave 27 GiB in May 2026
 (peer-observer/peer-observer#447), so the single figures, which are older, are upper bounds.
 """
 

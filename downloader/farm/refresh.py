@@ -26,7 +26,7 @@ class Freshness:
         model: The entry.
         state: current: every registry has the Hub's commit; behind, missing: one has another,
             or none; gone: the Hub has no such repo or revision any more; gated: missing, and
-            the entry does not allow to publish it; unknown: somebody did not answer.
+            the entry does not allow to publish it; unknown: the Hub or a registry did not answer.
         commit: The Hub's; None where it is not known.
         published: Commit by image name; None for none.
         note: What went wrong, for gone and unknown.

@@ -246,7 +246,7 @@ class _Fetch:
 
         hf_transfer writes chunks in any order and keeps no journal. So it works on a file of
         its own, and what a killed run left there is found by its holes. It opens that file by
-        name for each chunk, so the directory is one where nobody else can replace it.
+        name for each chunk, so the directory is one where no other user can replace it.
         """
         directory = _transfer_directory(partial_file.final)
         path = directory / _CONTENT

@@ -268,7 +268,7 @@ class RepoFile:
 
     @classmethod
     def from_document(cls, document: Document) -> "RepoFile":
-        """Parse what `to_json` returned, which comes from an image, so from anybody.
+        """Parse what `to_json` returned; untrusted, because it comes from an image.
 
         Raises:
             ProtocolError: A key is missing or has a value that cannot be.
@@ -390,7 +390,7 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, value: object, where: str = "snapshot") -> "Snapshot":
-        """Parse a snapshot that comes from an image, so from anybody.
+        """Parse a snapshot; untrusted, because it comes from an image.
 
         Args:
             value: What `to_json` returned.

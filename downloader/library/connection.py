@@ -123,7 +123,7 @@ class Registries:
 
     Args:
         http: Connections.
-        credentials: Who asks.
+        credentials: Of the user.
         upload: How blobs are sent.
         retry: For whatever may pass by itself.
         progress: Told of waits that a person would notice.

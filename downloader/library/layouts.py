@@ -297,7 +297,7 @@ def push_layout(
 
     with ExitStack() as held:
         # A build that ends meanwhile would remove what is being sent. Where no lock can be
-        # written nobody builds either.
+        # written no build runs either.
         with suppress(StorageError):
             waiting = f"waiting for a build of {layout.name} to end"
             held.enter_context(

@@ -293,7 +293,7 @@ def remove(
 
     Raises:
         InputError: ``image`` has no tag and no digest, or there is no such image.
-        RegistryError: The registry does not let anybody remove one.
+        RegistryError: The registry does not remove images.
     """
     environment, connection = environment or read_environment(), connection or Connection()
     reference = parse_reference(image)

@@ -100,7 +100,7 @@ class Address:
 def parse_address(
     text: str, what: str = "URL", error: type[HfModelsError] = ProtocolError
 ) -> Address:
-    r"""Parse a URL that comes from anybody.
+    r"""Parse an untrusted URL.
 
     Characters that a request cannot carry are escaped in path and query, as they often are
     sent unescaped; a fragment is dropped. Host and port are taken as they are or refused.

@@ -1,7 +1,7 @@
 """One request whose body the caller pushes, and an answer that is read without a copy.
 
 urllib3 pulls a body from an iterable and copies what ``readinto`` gives. Uploads are pushed
-by whoever has the bytes, and on two cores every copy shows. So its connections (with their
+by the thread that has the bytes, and on two cores every copy shows. So its connections (with their
 proxies, TLS and keep-alive) are driven here by the methods of `http.client`, which they are.
 
 Redirects are never followed and statuses never raised: what they mean is the caller's

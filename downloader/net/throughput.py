@@ -110,7 +110,7 @@ class Line:
 # A CDN or a mirror gives one connection less; on a line where one has more, a second one
 # would only compete with it for the processor.
 _QUICK_BYTES_PER_S = 64 * MIB
-_SAMPLE_S = 0.5  # a busy machine makes everybody wait for a moment
+_SAMPLE_S = 0.5  # a busy machine makes every thread wait for a moment
 
 
 class Pace:

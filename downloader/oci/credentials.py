@@ -32,7 +32,7 @@ class Credentials(Protocol):
 
 
 class Anonymous:
-    """No credential for anybody."""
+    """No credential for any registry."""
 
     def find(self, registry: str, repository: str = "") -> Credential | None:
         """Return None."""

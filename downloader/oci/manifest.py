@@ -137,7 +137,7 @@ def describe(data: bytes, media_type: str) -> Descriptor:
 
 
 def parse_manifest(data: bytes) -> Manifest | Index:
-    """Parse a manifest or an index that comes from anybody.
+    """Parse an untrusted manifest or index.
 
     Raises:
         ProtocolError: It is too large, no JSON, of an unknown media type, or a key is missing

@@ -177,7 +177,7 @@ def table_bytes(tail: bytes, size_bytes: int, what: str) -> int | None:
 
 
 def parse_table(data: bytes, size_bytes: int, what: str) -> SeekTable:
-    """Parse a seek table, which comes from anybody.
+    """Parse an untrusted seek table.
 
     Args:
         data: The whole skippable frame, and nothing else.

@@ -1,7 +1,7 @@
-"""Reading tars that come from anybody: strict, bounded, and never by the word of a header.
+"""Reading untrusted tars: strict, bounded, and never by the word of a header.
 
 The standard library's ``tarfile`` skips what it cannot read and trusts what it can; an image
-comes from anybody. What no layer needs is refused here, and says what and where.
+is untrusted. What no layer needs is refused here, and the error says what and where.
 
 Source: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Header Block"; GNU tar 1.35
 manual, "Basic Tar Format" (long names, base-256 sizes); OCI image specification 1.1, layer.md.

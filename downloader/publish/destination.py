@@ -178,7 +178,7 @@ def replace_records(
 ) -> None:
     """Remove the records of shards, which the image has taken the place of.
 
-    Docker Hub and GHCR let nobody delete a tag by this API; there the tags go on to name the
+    Docker Hub and GHCR delete no tag by this API; there the tags go on to name the
     finished image, so that no later run takes what is old for what is new.
 
     Args:

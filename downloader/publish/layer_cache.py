@@ -176,7 +176,7 @@ def _finds_in_records(
 
 
 def _list_tags(destination: Destination) -> None:
-    """List the tags, which only serves reuse: not every registry lets everybody do so."""
+    """List the tags, which only serves reuse: not every registry allows it."""
     try:
         destination.tags = destination.store.list_tags()
     except (RegistryError, ProtocolError):

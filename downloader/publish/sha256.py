@@ -2,7 +2,7 @@
 
 `hashlib` shows no state. OpenSSL's own functions, which `hashlib` calls, keep it in a plain
 struct, and they are reached through the library that Python has loaded. Where they are not
-(another TLS library, one linked without names), `Sha256.state` is None, and whoever resumes
+(another TLS library, one linked without names), `Sha256.state` is None, and a resumed upload
 reads the bytes again. A state that is wrong cannot do harm: every digest that comes out of it
 is compared with the registry's, and every oid with the Hub's.
 """

@@ -87,7 +87,7 @@ def open_registry_image(
         progress: Told when a mirror fails.
 
     Raises:
-        RegistryError: Nobody has it.
+        RegistryError: No place has it.
     """
     image_blobs = ImageBlobs(registries, progress.note)
     raw = first_manifest(registries, target, name, progress).data
@@ -116,7 +116,7 @@ def first_manifest(
         progress: Told when a mirror fails.
 
     Raises:
-        RegistryError: Nobody has it.
+        RegistryError: No place has it.
     """
     for registry in registries:
         is_own = registry is registries[-1]

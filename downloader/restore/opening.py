@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from downloader.net.http import HttpPool
     from downloader.oci.registry import Registry
 
-# A mirror has the next place behind it, so nobody waits for it to get better.
+# A mirror has the next place behind it, so a failed request is not tried again.
 _MIRROR_RETRY = RetryPolicy(tries=1)
 
 

@@ -43,7 +43,7 @@ class Rule:
         """Return what a bundle states of a repo.
 
         Raises:
-            IntegrityError: Nobody signed it whom the rule trusts, or it is about another repo.
+            IntegrityError: No signer that the rule trusts made it, or it is about another repo.
             ProtocolError: It is malformed.
         """
         if self.identities and (is_keyless(bundle) or not self.keys):

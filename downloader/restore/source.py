@@ -185,7 +185,7 @@ def is_local_image(text: str) -> bool:
 
 
 def is_image(text: str) -> bool:
-    """Whether ``text`` names an image for those who take a cache as well.
+    """Whether ``text`` names an image for a command that takes a cache as well.
 
     A directory with repo folders in it, or in its ``hub``, is a cache.
     """

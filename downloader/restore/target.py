@@ -79,7 +79,7 @@ class Target(Protocol):
         """
 
     def clean(self) -> None:
-        """Remove what nobody needs when all is finished."""
+        """Remove what has no use when all is finished."""
 
 
 class CacheTarget:
@@ -153,7 +153,7 @@ class CacheTarget:
         return replace(snapshot, revision=snapshot.commit)
 
     def clean(self) -> None:
-        """Remove the scratch directory if nobody uses it."""
+        """Remove the scratch directory if no other run uses it."""
         with suppress(OSError):
             (self.root / self.scratch).rmdir()
 

@@ -221,7 +221,7 @@ class OrderedStream:
         retry_without_ranges(read_the_rest)
 
     def _is_over(self) -> bool:
-        """Whether the calling thread should stop: nobody reads, or another reads it all."""
+        """Whether the calling thread should stop: the stream is closed, or another reads it all."""
         others = self._sequential_reader not in {None, threading.get_ident()}
         return others or self._group.cancelled.is_set()
 
@@ -252,7 +252,7 @@ class _Ring:
         self._is_closed = False
         self._error: BaseException | None = None
         self._batch = max(1, len(self._buffers) // _FREED_SHARE)
-        # Who waits for a full block, and who waits for a free buffer, wake up apart.
+        # The consumer waits for a full block, the writers for a free buffer: they wake up apart.
         lock = threading.Lock()
         self._is_filled = threading.Condition(lock)
         self._is_freed = threading.Condition(lock)
@@ -266,7 +266,7 @@ class _Ring:
             is_over: Whether this writer should stop instead; asked again after `wake`.
 
         Raises:
-            _ClosedError: Nobody wants it any more.
+            _ClosedError: The consumer has left.
         """
         number = block % len(self._buffers)
         with self._is_freed:

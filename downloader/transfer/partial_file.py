@@ -83,7 +83,7 @@ class Claim:
 
     @property
     def left_bytes(self) -> int:
-        """How many bytes nobody has begun to read."""
+        """How many bytes no connection has begun to read."""
         return self.end - self.at
 
     def left_s(self, each_bytes_per_s: float) -> float:
@@ -183,7 +183,7 @@ class PartialFile:
             least_bytes: Of one request, so that its round trip does not show.
         """
         if self.is_sequential and self._claimed.size_bytes > self._there.size_bytes:
-            return None  # somebody reads already, and will read to the end
+            return None  # one connection reads already, and will read to the end
         gap = self._next_gap()
         if gap is None:
             return None
