@@ -28,13 +28,14 @@ from downloader.cli.options import (
 )
 from downloader.cli.plan import describe_plan, print_plan
 from downloader.engine.docker import Engine, ImageInfo
-from downloader.engine.dockerfile import DEFAULT_BASE, check_base
+from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
 from downloader.environment import read_environment
 from downloader.errors import EngineError, InputError
 from downloader.library.connection import Connection
 from downloader.library.docker import build_in_engine, find_pins, image_name
 from downloader.library.layouts import DIST, LayoutRequest, build_layout
 from downloader.library.publisher import BASE_VARIABLE, PlanOptions, open_hub, plan_of, tag_of
+from downloader.oci.reference import parse_reference
 from downloader.plan import OWN_LAYERS, Plan
 from downloader.publish import Outcome
 from downloader.signing import KeySigner, Signer
@@ -91,7 +92,8 @@ def build(
     """
     environment = read_environment()
     base = base or environment.get(BASE_VARIABLE) or None
-    check_base(base or DEFAULT_BASE)
+    if base and base != NO_BASE:
+        parse_reference(base)  # a wrong one is named before anything is asked
     if archive and engine_name == "docker":
         raise InputError("want --archive with --engine layout, got docker", hint="docker save")
     if archive and not (archive.parent.is_dir() or archive.parent == DIST):

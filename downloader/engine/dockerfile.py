@@ -10,7 +10,6 @@ from downloader.engine.stage import METADATA_DIR, PROGRAMS_DIR, layer_dir
 from downloader.errors import StorageError
 from downloader.fs import storage_errors
 from downloader.image import plan_json
-from downloader.oci.reference import parse_reference
 from downloader.plan import Plan
 from downloader.receiver import ENTRY as RECEIVER_ENTRY
 from downloader.receiver import imported_files
@@ -40,17 +39,6 @@ def docker_dir() -> Path:
         if (candidate / "Dockerfile").is_file():
             return candidate
     raise StorageError(f"want docker/Dockerfile beside {package}", hint="install hf-models again")
-
-
-def check_base(base: str) -> str:
-    """Return ``base`` if it can stand in a FROM line.
-
-    Raises:
-        InputError: It is neither an image reference nor ``none``.
-    """
-    if base != NO_BASE:
-        parse_reference(base)
-    return base
 
 
 def images_of(base: str = DEFAULT_BASE) -> list[str]:
