@@ -32,7 +32,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from downloader.errors import StorageError, TransportError
+from downloader.errors import InputError, StorageError, TransportError
 from downloader.units import format_bytes
 
 _POLL_S = 0.05  # filelock's own interval
@@ -72,6 +72,18 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 
 # Names and directories
+
+
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """Return a path with a leading ``~`` or ``~user`` replaced.
+
+    Raises:
+        InputError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"want a path, got {str(path)!r}: there is no such user") from error
 
 
 def temporary_name(final: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from downloader.environment import read_environment
 from downloader.errors import HfModelsError, IntegrityError
+from downloader.fs import expand_home
 from downloader.hub.repo import Selection
 from downloader.hub.verify import Report, verify_cache
 from downloader.oci.compression import has_zstd
@@ -102,7 +103,7 @@ def _restore(given: argparse.Namespace) -> int:
 
 def _verify(given: argparse.Namespace) -> int:
     if not is_image(given.source):
-        return _report(verify_cache(Path(given.source).expanduser(), progress=_Lines()))
+        return _report(verify_cache(expand_home(given.source), progress=_Lines()))
     return _report(verify(parse_source(given.source, engine_has), None, _Lines()))
 
 

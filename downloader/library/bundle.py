@@ -9,7 +9,7 @@ from pathlib import Path
 
 from downloader.environment import Environment
 from downloader.errors import InputError
-from downloader.fs import storage_errors, write_atomically
+from downloader.fs import expand_home, storage_errors, write_atomically
 from downloader.library.connection import Connection
 from downloader.library.consumer import Image
 from downloader.library.copying import copy
@@ -58,7 +58,7 @@ def bundle(
         InputError: Two images have one tag: the directory's index has each tag once.
         HfModelsError: An image is not there, or the disk said no.
     """
-    root = Path(directory).expanduser()
+    root = expand_home(directory)
     tags = [str(image).rpartition("/")[2].rpartition(":")[2] for image in images]
     doubled = sorted({tag for tag in tags if tags.count(tag) > 1})
     if doubled:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from downloader.environment import Environment, read_environment
 from downloader.errors import HfModelsError, InputError, RegistryError
+from downloader.fs import expand_home
 from downloader.hub.repo import Selection
 from downloader.hub.verify import Report as VerifyReport
 from downloader.hub.verify import find_folders, verify_cache
@@ -237,7 +238,7 @@ def verify(
     """
     environment = environment or read_environment()
     if target is None or not is_image(target):
-        path = environment.hub_cache_dir if target is None else Path(target).expanduser()
+        path = environment.hub_cache_dir if target is None else expand_home(target)
         return verify_cache(path, threads=threads, progress=progress or NoProgress())
     with _opened([target], connection, environment) as ([source], network):
         return verify_source(source, network, progress)
@@ -266,7 +267,7 @@ def verify_signatures(
     """
     environment, progress = environment or read_environment(), progress or NoProgress()
     if target is None or not is_image(target):
-        path = environment.hub_cache_dir if target is None else Path(target).expanduser()
+        path = environment.hub_cache_dir if target is None else expand_home(target)
         return check_cache(find_folders(path), policy, progress.warn)
     with _opened([target], connection, environment) as ([source], network):
         return check_image(source, policy, network, progress)
@@ -299,8 +300,8 @@ def find_target(
     if local_dir and cache_dir:
         raise InputError("want --cache-dir or --local-dir, got both")
     if local_dir:
-        return LocalTarget(Path(local_dir).expanduser())
-    return CacheTarget(Path(cache_dir).expanduser() if cache_dir else environment.hub_cache_dir)
+        return LocalTarget(expand_home(local_dir))
+    return CacheTarget(expand_home(cache_dir) if cache_dir else environment.hub_cache_dir)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from downloader.environment import Environment, read_environment
 from downloader.errors import HfModelsError, InputError
+from downloader.fs import expand_home
 from downloader.library.connection import Connection, Registries
 from downloader.library.consumer import Image, find_source
 from downloader.oci.digest import Digest
@@ -197,7 +198,7 @@ def _find_place(place: Image) -> Reference | Path:
     text = os.fspath(place)
     is_path = text.startswith(_PATH_PREFIXES) or text.endswith(("/", os.sep, ARCHIVE_SUFFIX))
     if is_path or Path(text).is_dir():
-        return Path(text).expanduser()
+        return expand_home(text)
     return parse_reference(text)
 
 

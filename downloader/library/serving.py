@@ -1,8 +1,7 @@
 """A Hub out of images, for as long as the process runs."""
 
-from pathlib import Path
-
 from downloader.environment import Environment, read_environment
+from downloader.fs import expand_home
 from downloader.library.connection import Connection
 from downloader.progress import Note, ignore
 from downloader.restore import parse_source
@@ -36,6 +35,6 @@ def serve(
     named = [
         parse_source(text, lambda _: False)
         for text in options.sources
-        if not Path(text).expanduser().is_dir()
+        if not expand_home(text).is_dir()
     ]
     run_server(options, connection.open_network(environment, named), log, started)

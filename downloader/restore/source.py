@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from downloader.errors import InputError
+from downloader.fs import expand_home
 from downloader.hub.verify import holds_cache
 from downloader.oci.compression import HEAD_BYTES, detect_compression
 from downloader.oci.image_archive import ROOT_NAMES, is_root_archive
@@ -129,7 +130,7 @@ def _no_image(text: str) -> InputError:
 
 def _is_directory(text: str) -> bool:
     try:
-        return _expand(text).is_dir()
+        return expand_home(text).is_dir()
     except (OSError, ValueError):
         return False
 
@@ -145,7 +146,7 @@ def _local_path(text: str) -> Source | None:
     # A tag may itself have colons: image.tar:localhost:5000/me/x:tag.
     ends = [len(text), *(at for at, character in enumerate(text) if character == ":" and at)]
     for end in sorted(ends, reverse=True):
-        path, tag = _expand(text[:end]), text[end + 1 :] or None
+        path, tag = expand_home(text[:end]), text[end + 1 :] or None
         if path.is_dir() and any((path / name).exists() for name in _DOCUMENTS):
             return LayoutSource(path, tag)
         if end == len(text) and path.is_dir() and _is_root_directory(path):
@@ -172,13 +173,6 @@ def _is_root_directory(path: Path) -> bool:
     return False
 
 
-def _expand(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # ~nobody/image
-        raise InputError(f"want a path, got {text!r}: there is no such user") from error
-
-
 def is_local_image(text: str) -> bool:
     """Whether ``text`` names an image that lies in this machine's files."""
     return _local(text) is not None
@@ -189,8 +183,8 @@ def is_image(text: str) -> bool:
 
     A directory with repo folders in it, or in its ``hub``, is a cache.
     """
-    path = Path(text).expanduser()
-    return not path.is_dir() or (not holds_cache(path) and is_local_image(text))
+    path = expand_home(text)
+    return not _is_directory(text) or (not holds_cache(path) and is_local_image(text))
 
 
 def compression_of(path: Path) -> str | None:

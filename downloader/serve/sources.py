@@ -23,7 +23,7 @@ from downloader.errors import (
     RegistryError,
     StorageError,
 )
-from downloader.fs import read_small_file, storage_errors
+from downloader.fs import expand_home, read_small_file, storage_errors
 from downloader.hub.cache import BlobHasher, tree_path
 from downloader.hub.repo import Repo, RepoFile, Snapshot, check_repo_path, is_commit, is_oid
 from downloader.oci.digest import Digest
@@ -100,7 +100,7 @@ def open_sources(text: str, reading: Reading) -> Source:
     Raises:
         InputError: It names nothing that can be.
     """
-    path = Path(text).expanduser()
+    path = expand_home(text)
     if path.is_dir():
         cache = next((p for p in (path, path / "hub") if _holds_cache(p)), None)
         if cache is not None:
