@@ -130,6 +130,7 @@ def _fill_standard_streams() -> None:
     os.close(number)
     nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - until the end
     sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
 
 
 def run(arguments: list[str]) -> int:

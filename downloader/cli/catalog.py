@@ -24,6 +24,7 @@ from downloader.farm.catalog.readme import (
     replace_table,
 )
 from downloader.farm.models import Models
+from downloader.fs import storage_errors
 from downloader.library.connection import Connection
 from downloader.oci.manifest import parse_json_object
 from downloader.units import format_count
@@ -148,11 +149,15 @@ def _write_readmes(
     known = parse_facts(facts.read_bytes()) if facts else None
     stale: list[str] = []
     for path in readmes:
-        before = path.read_text(encoding="utf-8")
+        try:
+            before = path.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise InputError(f"want text in UTF-8 in {path}, got {error}") from error
         table = render_table(models, language_of(path.name), known)
         after = replace_table(before, table, str(path))
         if after != before and not is_check:
-            path.write_text(after, encoding="utf-8", newline="\n")
+            with storage_errors(path):
+                path.write_text(after, encoding="utf-8", newline="\n")
         stale += [str(path)] if after != before else []
     if stale and is_check:
         command = f"nox -s catalog -- --readme {' '.join(map(str, readmes))}"

@@ -4,6 +4,7 @@ Names follow ``hf download``, whose users know them.
 """
 
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -14,6 +15,7 @@ import click
 
 from downloader.environment import read_environment
 from downloader.errors import InputError
+from downloader.fs import expand_home
 from downloader.keyless import Identity, KeylessSigner
 from downloader.library.connection import Connection
 from downloader.net.http import HttpSettings
@@ -38,6 +40,19 @@ def compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
         return function
 
     return apply
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds within limits; NaN, which no limit stops, is none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return it."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a valid number of seconds.", param, ctx)
+        return number
 
 
 def gathered(name: str, make: Callable[..., Any]) -> Callable[[F], F]:
@@ -217,7 +232,7 @@ http_options = compose(
     ),
     click.option(
         "--retry-delay",
-        type=click.FloatRange(0, 60),
+        type=Seconds(0, 60),
         default=RetryPolicy.first_delay_s,
         show_default=True,
         metavar="SECONDS",
@@ -226,7 +241,7 @@ http_options = compose(
     click.option(
         "--timeout",
         "--stall-timeout",
-        type=click.FloatRange(0.1, 3600),
+        type=Seconds(0.1, 3600),
         default=HttpSettings.read_timeout_s,
         show_default=True,
         metavar="SECONDS",
@@ -393,4 +408,4 @@ image_option = click.option(
 
 def find_cache_dir(value: str | None) -> Path:
     """Return the cache directory: the flag, else where huggingface_hub itself looks."""
-    return Path(value).expanduser() if value else read_environment().hub_cache_dir
+    return expand_home(value) if value else read_environment().hub_cache_dir

@@ -1,13 +1,12 @@
 """``hf-models serve``: a Hub out of images."""
 
-from pathlib import Path
-
 import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import say
-from downloader.cli.options import find_cache_dir, gathered, network_options
+from downloader.cli.options import Seconds, find_cache_dir, gathered, network_options
 from downloader.errors import InputError
+from downloader.fs import expand_home
 from downloader.library.connection import Connection
 from downloader.library.serving import serve as run_server
 from downloader.serve import ServeOptions
@@ -88,7 +87,7 @@ def serve_options_of(
 @click.option("--no-cache", is_flag=True, help="Keep nothing; ranges are then sent unchecked.")
 @click.option(
     "--refresh",
-    type=click.FloatRange(0, 86_400 * 7),
+    type=Seconds(0, 86_400 * 7),
     default=ServeOptions.refresh_s,
     show_default=True,
     metavar="SECONDS",
@@ -149,7 +148,7 @@ def _parse_listen(text: str) -> tuple[str, int]:
 
 
 def _read_token(name: str) -> str:
-    path = Path(name).expanduser()
+    path = expand_home(name)
     try:
         with path.open("rb") as file:
             data = file.read(_TOKEN_LIMIT_BYTES + 1)

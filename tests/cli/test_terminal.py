@@ -100,6 +100,40 @@ def test_no_standard_stream_at_all_is_no_error() -> None:
     run_in_shell("$HF models list <&- >&- 2>&-", code=0)
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("remove 127.0.0.1:1/a/b:c", "want --yes to remove"),
+        ("login 127.0.0.1:1 --username me --password-stdin", "want a password on standard input"),
+    ],
+)
+def test_a_closed_standard_input_is_an_empty_one(command: str, said: str) -> None:
+    assert said in run_in_shell(f"$HF {command} <&-", code=2).stderr
+
+
+@pytest.mark.parametrize("flag", ["--timeout", "--retry-delay"])
+def test_seconds_that_are_no_number_are_refused(flag: str) -> None:
+    done = run_in_shell(f"$HF inspect 127.0.0.1:1/a/b:c {flag} nan", code=2)
+    assert "'nan' is not a valid number of seconds" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "verify '~nobody-here/x'",
+        "restore 127.0.0.1:1/a/b:c --cache-dir '~nobody-here/x'",
+        "copy 127.0.0.1:1/a/b:c --to '~nobody-here/x'",
+        "serve '~nobody-here/x'",
+    ],
+)
+def test_the_home_of_nobody_is_no_path(command: str) -> None:
+    assert "there is no such user" in run_in_shell(f"$HF {command}", code=2).stderr
+
+
+def test_verify_of_a_name_that_is_too_long_for_a_path() -> None:
+    assert "is no image name" in run_in_shell(f"$HF verify {'a' * 300}", code=2).stderr
+
+
 @pytest.mark.parametrize("command", ["--help", "models list"])
 def test_a_reader_that_leaves_at_once_is_no_error(command: str) -> None:
     done = run_in_shell(f"( $HF {command}; echo $? >&2 ) | true", code=0)

@@ -587,3 +587,11 @@ def test_flags_that_do_not_fit_together(arguments: list[str]) -> None:
     code, _, err = hf_models("catalog", "--file", models, *known)
     assert code == 2
     assert "want --readme with the names of READMEs" in err
+
+
+def test_a_readme_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_bytes(b"\xff\n")
+    ran = hf_models("catalog", "--file", str(ROOT / "models.toml"), "--readme", str(readme))
+    assert ran.code == 2
+    assert f"want text in UTF-8 in {readme}" in ran.err
