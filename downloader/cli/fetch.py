@@ -74,7 +74,7 @@ def fetch(
             lambda file: hub.source_of(snapshot, file),
             target,
             http=hub.http,
-            settings=FetchSettings(verify_existing=verify_existing),
+            settings=FetchSettings(verify_existing=verify_existing, policy=hub.retry),
             progress=progress,
         )
     _print_report(report, snapshot, as_json, quiet)

@@ -76,7 +76,7 @@ def _stage(hub: Hub, plan: Plan, downloads: Path, out: Path, *, one_layer: bool)
             downloads,
             http=hub.http,
             # The accelerator that the project was given; what it cannot do comes without it.
-            settings=FetchSettings(use_transfer=True),
+            settings=FetchSettings(use_transfer=True, policy=hub.retry),
             progress=progress,
         )
     with ConsoleProgress("layers") as progress:

@@ -225,7 +225,7 @@ def _fill(
 ) -> Outcome:
     # A directory of one's own is no publication: gated repos may lie in it.
     options = PublishOptions(
-        base=base, allow_gated=True, force=request.force, signer=request.signer
+        base=base, allow_gated=True, force=request.force, signer=request.signer, retry=hub.retry
     )
     [outcome] = publish(
         plan,

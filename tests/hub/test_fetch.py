@@ -23,6 +23,7 @@ from downloader.hub.cache import lock_path
 from downloader.hub.verify import VerifiedBlobs, verify_cache
 from downloader.progress import NoProgress
 from downloader.units import MIB, format_bytes
+from tests.support.command import hf_models
 from tests.support.fake_hub import (
     Generated,
     HubServer,
@@ -338,6 +339,19 @@ def test_fault_that_passes(side: Side, tmp_path: Path, fault: Fault) -> None:
     side.fetch(snapshot, tmp_path)
     assert any(entry.faults for entry in side.log())
     check_whole(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["fetch", "build --engine layout --base none"])
+def test_tries_hold_for_files(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", side.hub.endpoint)
+    side.hub.add_fault(faults.ServerError(path="*config.json"))
+    ran = hf_models(*command.split(), "org/big", "--tries", "2", "--retry-delay", "0")
+    assert ran.code == 3, ran.err
+    assert sum(1 for entry in side.log() if entry.faults) == 2
 
 
 FATAL = [
