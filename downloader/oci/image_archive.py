@@ -6,6 +6,7 @@ Source: OCI image specification 1.1, image-layout.md; moby 28, ``image/tarexport
 
 import errno
 import hashlib
+import io
 import json
 import os
 import sys
@@ -85,26 +86,6 @@ class FileRange:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-class MemoryRange:
-    """A `BlobReader` on bytes in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self._left = memoryview(data)
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill ``buffer``; fewer bytes at the end only, then 0."""
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
@@ -279,7 +260,7 @@ class LocalBlobs:
         document = self._documents.get(digest)
         if document is not None:
             wanted = byte_range or ByteRange(0, len(document))
-            return MemoryRange(document[wanted.start : wanted.end])
+            return io.BytesIO(document[wanted.start : wanted.end])
         found = self._find(digest)
         if found is None:
             raise StorageError(f"{self.name}: lacks blob {digest}")

@@ -17,7 +17,7 @@ from downloader.errors import HfModelsError, ProtocolError
 from downloader.hub.repo import Repo, check_repo_path, is_commit, is_oid, parse_repo
 from downloader.image import REPO_ID_LABEL
 from downloader.oci.digest import hex_of
-from downloader.oci.manifest import Descriptor, Manifest
+from downloader.oci.manifest import IMAGE_CONFIGS, Descriptor, Manifest
 from downloader.restore.foreign.cache_scan import Extent, FoundSnapshot
 from downloader.restore.foreign.entries import (
     MODELS_DIRS,
@@ -46,10 +46,6 @@ _FAMILIES: Mapping[str, Kind] = {
     "application/vnd.docker.ai.": "docker-model",
     "application/vnd.kitops.modelkit.": "modelkit",
     "application/vnd.jozu.model.": "modelkit",
-}
-IMAGE_CONFIGS = {
-    "application/vnd.oci.image.config.v1+json",
-    "application/vnd.docker.container.image.v1+json",
 }
 _TAR = re.compile(r"[./+]tar\b")
 _TITLE = "org.opencontainers.image.title"

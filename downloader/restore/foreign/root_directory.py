@@ -6,6 +6,7 @@ What can hold no model is left out of it: directories, other files, devices, soc
 """
 
 import hashlib
+import io
 import os
 import stat
 import sys
@@ -20,7 +21,6 @@ from downloader.errors import ProtocolError, StorageError
 from downloader.fs import open_same_file, storage_error, storage_errors
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest, digest_of
-from downloader.oci.image_archive import MemoryRange
 from downloader.oci.manifest import CONFIG, LAYER, Descriptor, Manifest, to_json_bytes
 from downloader.oci.store import BlobReader
 from downloader.oci.tar_read import MEMBERS_LIMIT
@@ -113,7 +113,7 @@ class RootDirectory:
         """
         if digest == digest_of(self._config):
             wanted = byte_range or ByteRange(0, len(self._config))
-            return MemoryRange(self._config[wanted.start : wanted.end])
+            return io.BytesIO(self._config[wanted.start : wanted.end])
         if digest != self._digest:
             raise StorageError(f"{self.name}: lacks blob {digest}")
         return _TarReader(self, byte_range or ByteRange(0, self.size_bytes))
