@@ -4,6 +4,7 @@ One reader for the Hub's answers, plans and models.toml. Plans are read on the c
 whose one-file program is pure Python, so msgspec and pydantic, which are compiled, are out.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,27 @@ from downloader.units import format_bytes
 
 LARGEST_INTEGER = 2**63 - 1  # of a file's size, wherever one is kept
 _SHOWN_CHARACTERS = 80
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half of a surrogate pair, or of a whole one
+
+
+def load_json(data: bytes | str) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    r"""Return what JSON says, like ``json.loads``, in texts that every page and file can hold.
+
+    Half of a surrogate pair, which UTF-8 has not, becomes a question mark; Go's readers of
+    images replace it as well. Source: RFC 8259, section 8.2.
+
+    Raises:
+        ValueError: It is no JSON in UTF-8.
+        RecursionError: It is nested too deeply.
+
+    >>> load_json(r'["\ud83d\ude00", "a\ud83d"]') == ["\U0001f600", "a?"]
+    True
+    """
+    text = data if isinstance(data, str) else data.decode("utf-8-sig")
+    document = json.loads(text)
+    if _HALF.search(text):
+        document = json.loads(json.dumps(document, ensure_ascii=False).encode(errors="replace"))
+    return document
 
 
 class Document:

@@ -1,6 +1,5 @@
 """``--plan FILE``: a plan that was made before, in place of what the repo is now."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import click
 from click.core import ParameterSource
 
 from downloader.cli.options import F
+from downloader.document import load_json
 from downloader.environment import read_environment
 from downloader.errors import InputError, ProtocolError, StorageError
 from downloader.library.publisher import name_of
@@ -46,8 +46,8 @@ def read_plan(path: str) -> Plan:
         StorageError: The file cannot be read.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        document = load_json(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
         raise InputError(f"want a plan as JSON in {path}, got {error}") from error
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error

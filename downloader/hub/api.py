@@ -8,7 +8,6 @@ Source: huggingface_hub 2.4, utils/_http.py: ``set_client_factory`` is its way t
 client; the client is one for the process, so requests from elsewhere take the library's own way.
 """
 
-import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from huggingface_hub import set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 from urllib3 import HTTPHeaderDict
 
+from downloader.document import load_json
 from downloader.errors import HubError, ProtocolError, TransportError
 from downloader.net.address import REDIRECTS, Address, parse_address, resolve_address
 from downloader.net.http import HttpPool
@@ -196,7 +196,7 @@ def _read(response: Exchange, address: Address) -> bytes:
 
 def _parse_json(body: bytes, headers: HTTPHeaderDict, address: Address) -> Any:  # noqa: ANN401
     try:
-        return json.loads(body)
+        return load_json(body)
     except (ValueError, RecursionError) as error:
         kind = headers.get("Content-Type", "no Content-Type")[:100]
         raise ProtocolError(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from downloader.document import load_json
 from downloader.errors import InputError
 from downloader.fs import storage_errors, write_atomically
 from downloader.oci.auth import Credential
@@ -268,7 +269,7 @@ def _read_config(path: Path) -> dict[str, object]:
         if path.stat().st_size > _CONFIG_LIMIT_BYTES:
             raise InputError(f"{path}: want at most {_CONFIG_LIMIT_BYTES} bytes, got more")
         data = path.read_bytes()
-        document = json.loads(data) if data.strip() else {}  # as Docker and podman take it
+        document = load_json(data) if data.strip() else {}  # as Docker and podman take it
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, RecursionError):
@@ -318,7 +319,7 @@ def _parse_helper_answer(output: bytes, name: str) -> Credential | None:
     if not output.strip():
         raise InputError(f"{name}: printed nothing", hint="log in again, or remove its entry")
     try:
-        document = json.loads(output)
+        document = load_json(output)
     except (ValueError, RecursionError):
         document = None
     fields = document if isinstance(document, dict) else {}

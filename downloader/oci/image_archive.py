@@ -7,7 +7,6 @@ Source: OCI image specification 1.1, image-layout.md; moby 28, ``image/tarexport
 import errno
 import hashlib
 import io
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from downloader.document import load_json
 from downloader.errors import InputError, IntegrityError, ProtocolError, StorageError
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import HEAD_BYTES, PlainStream, ReadInto, detect_compression
@@ -442,7 +442,7 @@ def parse_saved(data: bytes) -> list[SavedImage]:
     if len(data) > MANIFEST_LIMIT_BYTES:
         raise ProtocolError(f"manifest.json: want at most {MANIFEST_LIMIT_BYTES} bytes")
     try:
-        document = json.loads(data)
+        document = load_json(data)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("manifest.json: want JSON") from error
     if not isinstance(document, list):

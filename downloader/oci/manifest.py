@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from downloader.document import check_parsed_size
+from downloader.document import check_parsed_size, load_json
 from downloader.errors import ProtocolError
 from downloader.oci.digest import Digest, digest_of, parse_digest
 
@@ -191,7 +191,7 @@ def parse_json_object(
         raise ProtocolError(f"{what}: want at most {limit_bytes} bytes, got {len(data)}")
     check_parsed_size(data, what, parsed_limit_bytes or 8 * limit_bytes)
     try:
-        document = json.loads(data)
+        document = load_json(data)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"{what}: want JSON, got {data[:40]!r}") from error
     return dict(_object(document, what))

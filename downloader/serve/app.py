@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode
 
+from downloader.document import load_json
 from downloader.errors import HfModelsError, IntegrityError, ProtocolError
 from downloader.hub.repo import Repo, RepoFile
 from downloader.net.ranges import ByteRange
@@ -602,7 +603,7 @@ class _Answer:
         content_type: str = "application/json; charset=utf-8",
     ) -> None:
         """Send a document."""
-        body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        body = json.dumps(document, separators=(",", ":")).encode()
         await self.send(200, body, content_type, headers)
 
     async def refuse(self, refusal: Refusal) -> None:
@@ -721,7 +722,7 @@ def _parse_paths(body: bytes, content_type: str) -> tuple[list[str], bool]:
     """
     try:
         if "json" in content_type:
-            document = json.loads(body)
+            document = load_json(body)
             paths, expand = document.get("paths", []), bool(document.get("expand"))
         else:
             form = parse_qs(body.decode())

@@ -27,7 +27,7 @@ from downloader.farm.check import check_image
 from downloader.farm.models import parse_models
 from downloader.net.http import HttpPool
 from downloader.oci.layout import Layout
-from downloader.oci.manifest import INDEX, Index
+from downloader.oci.manifest import INDEX, MANIFEST, Index
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry_write import WritableRegistry
 from tests.support.catalog_images import LAYERS, make_image_plan, partial, put_image
@@ -271,6 +271,19 @@ def test_catalog_writes_page_and_json(store: WritableRegistry, name: str, tmp_pa
     assert (later["published"], later["digest"], later["registries"]) == (False, None, [])
     assert f"hf-models restore {name}:tiny" in page
     assert f"hf-models restore {name}:later" not in page
+
+
+@pytest.mark.docker
+def test_catalog_of_an_annotation_that_is_no_text(
+    store: WritableRegistry, name: str, tmp_path: Path
+) -> None:
+    put_image(store, "tiny", make_image_plan(license="MIT"), indexed=False)
+    raw = store.get_manifest("tiny")
+    assert raw
+    store.put_manifest("tiny", raw.data.replace(b'"MIT"', rb'"\ud800"'), MANIFEST)
+    path = models_file(tmp_path, name, tags=("tiny",))
+    assert hf_models("catalog", "--file", str(path), "--output", str(tmp_path)).code == 0
+    assert read_site(tmp_path)[0]["models"][0]["license"] == "?"
 
 
 @pytest.mark.docker

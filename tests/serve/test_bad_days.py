@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from huggingface_hub import HfApi
 
 from downloader.hub.repo import Repo, RepoFile
 from downloader.image import labels
+from downloader.oci.manifest import MANIFEST
 from downloader.plan import make_plan
 from downloader.restore.target import CacheTarget
 from downloader.serve.cache import Cache
@@ -716,6 +718,16 @@ def test_image_that_lacks_its_config_takes_no_other_with_it(tmp_path: Path) -> N
             mirror.blobs[config] = data
             wait_for_repos(server, "org/damaged", "org/whole")
         assert server.said(":damaged: left out")
+
+
+def test_label_that_is_no_text_spoils_no_list(tmp_path: Path) -> None:
+    name, store = registry()
+    put_ours(store, FILES, snapshot=replace(make_snapshot(FILES), license="MIT"))
+    raw = store.get_manifest("latest")
+    assert raw
+    store.put_manifest("latest", raw.data.replace(b'"MIT"', rb'"\ud800"'), MANIFEST)
+    with serving(name, "--cache-dir", tmp_path / "cache") as server:
+        assert "license:?" in server.ask("/api/models").json[0]["tags"]
 
 
 def test_cache_that_cannot_be_written_passes_files_through(tmp_path: Path) -> None:
