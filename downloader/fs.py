@@ -78,8 +78,11 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
     """Return a path with a leading ``~`` or ``~user`` replaced.
 
     Raises:
-        InputError: There is no such user.
+        InputError: There is no such user, or the path is empty: a variable that is not set
+            must not name the working directory.
     """
+    if not os.fspath(path):
+        raise InputError("want a path, got an empty one")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -4,7 +4,14 @@ import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import print_json, print_result
-from downloader.cli.options import http_options, json_option, plain_http_option, read_password
+from downloader.cli.options import (
+    Text,
+    http_options,
+    json_option,
+    plain_http_option,
+    read_password,
+)
+from downloader.errors import InputError
 from downloader.library import publisher
 from downloader.library.connection import Connection
 
@@ -17,7 +24,7 @@ from downloader.library.connection import Connection
 )
 @click.argument("registry", metavar="REGISTRY")
 @click.option(
-    "--username", "user", metavar="USER", prompt="User", help="Asked for where it is missing."
+    "--username", "user", type=Text(), metavar="USER", help="Asked for where it is missing."
 )
 @click.option(
     "--password-stdin",
@@ -29,21 +36,33 @@ from downloader.library.connection import Connection
 @plain_http_option
 @json_option
 def login(
-    registry: str, user: str, reads_password: bool, as_json: bool, connection: Connection
+    registry: str, user: str | None, reads_password: bool, as_json: bool, connection: Connection
 ) -> None:
     """Check a registry's credential and store it where docker and podman look for it.
 
     A helper of docker's config.json is used where that names one.
     """
+    if user is None:
+        user = _ask("User", "--username", hide_input=False)
     if reads_password:
         password = read_password()
     else:
-        password = click.prompt("Password or token", hide_input=True, err=True)
+        password = _ask("Password or token", "--password-stdin", hide_input=True)
     place = publisher.login(registry, user, password, connection=connection)
     if as_json:
         print_json({"registry": registry, "username": user, "stored_in": place})
     else:
         print_result(f"logged in to {registry} as {user}; stored in {place}")
+
+
+def _ask(what: str, flag: str, *, hide_input: bool) -> str:
+    try:
+        answer: str = click.prompt(what, hide_input=hide_input, err=True, type=Text())
+    except click.Abort as error:
+        if isinstance(error.__context__, EOFError):
+            raise InputError(f"want {flag} where nobody answers, got none") from None
+        raise
+    return answer
 
 
 @click.command(epilog=examples("logout ghcr.io", "logout registry.example.com:5000"))

@@ -55,6 +55,19 @@ class Seconds(click.FloatRange):
         return number
 
 
+class Text(click.types.StringParamType):
+    """A text; an argument that is no UTF-8 can be a path, but no name that servers are told."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it."""
+        text = super().convert(value, param, ctx)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{text!r} is no text in UTF-8.", param, ctx)
+        return text
+
+
 def gathered(name: str, make: Callable[..., Any]) -> Callable[[F], F]:
     """Return a decorator that gives a command one value in place of several flags.
 
@@ -77,10 +90,18 @@ def gathered(name: str, make: Callable[..., Any]) -> Callable[[F], F]:
 
 selection_options = compose(
     click.option(
-        "--include", multiple=True, metavar="GLOB", help="Only files that match; repeatable."
+        "--include",
+        type=Text(),
+        multiple=True,
+        metavar="GLOB",
+        help="Only files that match; repeatable.",
     ),
     click.option(
-        "--exclude", multiple=True, metavar="GLOB", help="Not files that match; repeatable."
+        "--exclude",
+        type=Text(),
+        multiple=True,
+        metavar="GLOB",
+        help="Not files that match; repeatable.",
     ),
 )
 
@@ -207,9 +228,13 @@ def read_password() -> str:
     """Return the first line of standard input.
 
     Raises:
-        InputError: It is empty.
+        InputError: It is empty, or no UTF-8.
     """
-    password = sys.stdin.readline().rstrip("\r\n")
+    try:
+        password = sys.stdin.readline().rstrip("\r\n")
+        password.encode()
+    except UnicodeError:  # which shows the password
+        raise InputError("want a password in UTF-8 on standard input, got other bytes") from None
     if not password:
         raise InputError("want a password on standard input, got none")
     return password
@@ -262,7 +287,9 @@ plain_http_option = click.option(
 connection_options = compose(
     http_options,
     plain_http_option,
-    click.option("--username", metavar="USER", help="Instead of the stored credentials."),
+    click.option(
+        "--username", type=Text(), metavar="USER", help="Instead of the stored credentials."
+    ),
     click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
 )
 
@@ -408,4 +435,4 @@ image_option = click.option(
 
 def find_cache_dir(value: str | None) -> Path:
     """Return the cache directory: the flag, else where huggingface_hub itself looks."""
-    return expand_home(value) if value else read_environment().hub_cache_dir
+    return read_environment().hub_cache_dir if value is None else expand_home(value)

@@ -297,11 +297,11 @@ def find_target(
     Raises:
         InputError: Two places are named.
     """
-    if local_dir and cache_dir:
+    if local_dir is not None and cache_dir is not None:
         raise InputError("want --cache-dir or --local-dir, got both")
-    if local_dir:
+    if local_dir is not None:
         return LocalTarget(expand_home(local_dir))
-    return CacheTarget(expand_home(cache_dir) if cache_dir else environment.hub_cache_dir)
+    return CacheTarget(environment.hub_cache_dir if cache_dir is None else expand_home(cache_dir))
 
 
 @contextmanager

@@ -197,7 +197,7 @@ class _Mirrored:
 def _find_place(place: Image) -> Reference | Path:
     text = os.fspath(place)
     is_path = text.startswith(_PATH_PREFIXES) or text.endswith(("/", os.sep, ARCHIVE_SUFFIX))
-    if is_path or Path(text).is_dir():
+    if is_path or not text or Path(text).is_dir():
         return expand_home(text)
     return parse_reference(text)
 

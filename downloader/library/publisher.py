@@ -368,7 +368,7 @@ def login(
         StorageError: It cannot be written.
     """
     environment, connection = environment or read_environment(), connection or Connection()
-    reference = parse_reference(f"{registry}/login/check")
+    reference = _parse_registry(registry)
     credential = Credential(username, password)
     with closing(connection.open_pool(environment)) as http:
         stored = connection.find_credentials(environment, [])
@@ -384,8 +384,15 @@ def logout(registry: str, environment: Environment | None = None) -> bool:
         StorageError: The file cannot be written.
     """
     environment = environment or read_environment()
-    reference = parse_reference(f"{registry}/login/check")
-    return remove_login(environment.login_file, reference.registry)
+    return remove_login(environment.login_file, _parse_registry(registry).registry)
+
+
+def _parse_registry(text: str) -> Reference:
+    """Return a repository of the registry that ``text`` names, which need not be there."""
+    reference = parse_reference(f"{text}/login/check") if text else None
+    if reference is None or not text.startswith(reference.registry):
+        raise InputError(f"want a registry's host like ghcr.io, got {text!r}")
+    return reference
 
 
 def open_hub(

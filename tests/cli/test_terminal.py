@@ -130,6 +130,55 @@ def test_the_home_of_nobody_is_no_path(command: str) -> None:
     assert "there is no such user" in run_in_shell(f"$HF {command}", code=2).stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "verify ''",
+        "restore ''",
+        "restore 127.0.0.1:1/a/b:c --cache-dir ''",
+        "restore 127.0.0.1:1/a/b:c --local-dir ''",
+        "copy 127.0.0.1:1/a/b:c --to ''",
+        "serve ''",
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(command: str) -> None:
+    assert "want a path, got an empty one" in run_in_shell(f"$HF {command}", code=2).stderr
+
+
+@pytest.mark.parametrize("command", ["login '' --username me --password-stdin", "logout me"])
+def test_a_login_names_a_registry(command: str) -> None:
+    done = run_in_shell(f"echo secret | $HF {command}", code=2)
+    assert "want a registry's host like ghcr.io, got " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [("login a.io", "--username"), ("login a.io --username me", "--password-stdin")],
+)
+def test_a_login_that_nobody_answers_says_what_it_wants(command: str, flag: str) -> None:
+    done = run_in_shell(f"$HF {command} < /dev/null", code=2)
+    assert f"want {flag} where nobody answers" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "login a.io --password-stdin --username",
+        "inspect a.io/b --password-stdin --username",
+        "models add org/x --include",
+        "plan org/x --exclude",
+    ],
+)
+def test_an_argument_that_is_no_text(command: str) -> None:
+    script = f"echo secret | $HF {command} \"$(printf 'x\\377')\""
+    assert "is no text in UTF-8" in run_in_shell(script, code=2).stderr
+
+
+def test_a_password_that_is_no_text() -> None:
+    script = "printf 'x\\377' | $HF login a.io --username me --password-stdin"
+    assert "want a password in UTF-8" in run_in_shell(script, code=2).stderr
+
+
 def test_verify_of_a_name_that_is_too_long_for_a_path() -> None:
     assert "is no image name" in run_in_shell(f"$HF verify {'a' * 300}", code=2).stderr
 
