@@ -65,6 +65,8 @@ DISK_ERRORS = {
     errno.ENOSPC,
     getattr(errno, "EDQUOT", errno.ENOSPC),
     errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
     errno.EIO,
     errno.EMFILE,
     errno.ENFILE,
@@ -177,10 +179,18 @@ def _known(error: Exception) -> HfModelsError:
             return InputError(f"this command needs {name}", hint=install_hint("hub"))
         case MemoryError():
             return StorageError("out of memory", hint="lower --memory or --jobs, or free memory")
-        case OSError(strerror=str(reason)) if error.errno in DISK_ERRORS:
-            return StorageError(f"{error.filename}: {reason}" if error.filename else reason)
+        case OSError() if found := _disk_error(error):
+            return found
     said = without_secrets(f"{type(error).__name__}: {error}".removesuffix(": "))
     return UnexpectedError(f"unexpected {said}", hint=DEBUG_HINT)
+
+
+def _disk_error(error: OSError) -> StorageError | None:
+    if error.errno == errno.ENOENT and error.filename is None:  # of os.getcwd
+        return StorageError("the working directory is gone", hint="change to another one")
+    if error.errno not in DISK_ERRORS or error.strerror is None:
+        return None
+    return StorageError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
 
 
 def _one_sentence(error: click.ClickException) -> str:

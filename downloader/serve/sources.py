@@ -274,11 +274,12 @@ class DirectorySource:
         with storage_errors(self._path):
             paths = sorted(self._path.iterdir())
         for path in paths:
-            source = self._sources.get(path) or self._open(path)
-            if source is None:
-                continue
-            self._sources[path] = source
             try:
+                with storage_errors(path):
+                    source = self._sources.get(path) or self._open(path)
+                if source is None:
+                    continue
+                self._sources[path] = source
                 entries += source.look()
             except HfModelsError as error:  # being written, or removed meanwhile
                 self._reading.progress.note(f"{path}: left out: {error.message}")
@@ -452,13 +453,13 @@ class CacheSource:
         with storage_errors(self._root):
             folders = sorted(self._root.iterdir())
         for folder in folders:
-            if not folder.name.startswith(_CACHE_FOLDERS) or not (folder / "snapshots").is_dir():
+            if not folder.name.startswith(_CACHE_FOLDERS):
                 continue
             try:
                 repo = parse_folder(folder.name)
             except ProtocolError:
                 continue  # the library would not look there either
-            with suppress(OSError):  # removed meanwhile, or another user's
+            with suppress(OSError):  # removed meanwhile, another user's, or without snapshots
                 entries += list(self._entries(folder, repo))
         return entries
 

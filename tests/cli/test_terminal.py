@@ -12,7 +12,7 @@ import pytest
 
 from downloader.errors import InputError
 from tests.support.catalog_images import make_image_plan, put_image
-from tests.support.command import ROOT, hf_models
+from tests.support.command import ROOT, hf_models, without_overriding_modes
 from tests.support.make_image import put_ours
 from tests.support.restore import FILES, layout, registry
 
@@ -143,6 +143,25 @@ def test_the_home_of_nobody_is_no_path(command: str) -> None:
 )
 def test_an_empty_path_is_not_the_working_directory(command: str) -> None:
     assert "want a path, got an empty one" in run_in_shell(f"$HF {command}", code=2).stderr
+
+
+@pytest.mark.parametrize("command", ["restore --cache-dir", "copy --to", "serve"])
+def test_a_directory_that_the_user_may_not_enter(command: str, tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    (tmp_path / "shut").mkdir(mode=0)
+    name, *flags = command.split()
+    image = [tmp_path / "image"] if flags else []
+    code, said = without_overriding_modes(name, *image, *flags, tmp_path / "shut/x.tar")
+    assert code == 7
+    assert re.search(r"^error: .*/shut/.*: Permission denied$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["verify .", "restore $IN/image --local-dir ."])
+def test_a_working_directory_that_is_gone(command: str, tmp_path: Path) -> None:
+    put_ours(layout(tmp_path / "image"), FILES)
+    (tmp_path / "gone").mkdir()
+    script = f"IN={tmp_path}; export PYTHONPATH=$PWD; cd $IN/gone; rmdir $IN/gone; $HF {command}"
+    assert "error: the working directory is gone" in run_in_shell(script, code=7).stderr
 
 
 @pytest.mark.parametrize("command", ["login '' --username me --password-stdin", "logout me"])

@@ -7,8 +7,6 @@ import json
 import lzma
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.command import hf_models
+from tests.support.command import hf_models, without_overriding_modes
 from tests.support.make_image import (
     HUB,
     Member,
@@ -219,15 +217,6 @@ def test_directory_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     ran = restore(root, tmp_path / "cache")
     assert ran.code == 2
     assert "neither a Hugging Face cache nor models" in ran.err
-
-
-def without_overriding_modes(*arguments: str | Path) -> tuple[int, str]:
-    """Run one command as a user whom permissions stop; return its code and what it said."""
-    caps = "--bounding-set=-dac_override,-dac_read_search"
-    drop = ["setpriv", caps] if os.geteuid() == 0 else []
-    command = [*drop, sys.executable, "-m", "downloader", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("what", ["models/a.bin", "models/sub"])

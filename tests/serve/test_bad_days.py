@@ -24,6 +24,7 @@ from downloader.oci.manifest import MANIFEST
 from downloader.plan import make_plan
 from downloader.restore.target import CacheTarget
 from downloader.serve.cache import Cache
+from tests.support.command import WITHOUT_OVERRIDING_MODES
 from tests.support.faults import ALL, Fault, of_blobs
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.make_image import (
@@ -671,6 +672,18 @@ def test_what_is_no_file_in_a_cache_hides_nothing_that_is_one(tmp_path: Path) ->
         listed = server.ask("/api/models/org/model/tree/main?recursive=true").json
         assert {item["path"] for item in listed if item["type"] == "file"} == set(FILES)
         assert server.ask(resolve_path("vocab.txt")).body == FILES["vocab.txt"]
+
+
+@pytest.mark.parametrize("kind", ["cache", "directory"])
+def test_folder_of_another_user_takes_no_other_with_it(tmp_path: Path, kind: str) -> None:
+    for name in ("open", "shut"):
+        image = tmp_path / f"directory/{name}"
+        put_ours(layout(image), FILES, snapshot=make_snapshot(FILES, f"org/{name}"))
+        assert restore(image, tmp_path / "cache").code == 0
+    for folder in ("cache/models--org--shut", "directory/shut"):
+        (tmp_path / folder).chmod(0)
+    with serving(tmp_path / kind, "--no-cache", program=WITHOUT_OVERRIDING_MODES) as server:
+        assert [model["id"] for model in server.ask("/api/models").json] == ["org/open"]
 
 
 def test_file_that_comes_into_a_folder_of_a_cache_is_served(tmp_path: Path) -> None:
