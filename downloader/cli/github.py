@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from downloader.environment import read_environment
-from downloader.errors import InputError
+from downloader.errors import InputError, StorageError
+from downloader.fs import storage_errors
 from downloader.text import markdown, visible
 
 
@@ -18,8 +19,9 @@ def check_outputs() -> None:
 
     Raises:
         InputError: This is no such job.
+        StorageError: Its file cannot be written.
     """
-    _path_of("GITHUB_OUTPUT")
+    _append("GITHUB_OUTPUT", "")
 
 
 def write_outputs(values: Mapping[str, str]) -> None:
@@ -27,6 +29,7 @@ def write_outputs(values: Mapping[str, str]) -> None:
 
     Raises:
         InputError: This is no such job.
+        StorageError: Its file cannot be written.
     """
     _append("GITHUB_OUTPUT", _lines(values))
 
@@ -36,12 +39,17 @@ def write_environment(values: Mapping[str, str]) -> None:
 
     Raises:
         InputError: This is no such job.
+        StorageError: Its file cannot be written.
     """
     _append("GITHUB_ENV", _lines(values))
 
 
 def write_summary(text: str) -> None:
-    """Add to the page that the run shows to people; nowhere outside of such a job."""
+    """Add to the page that the run shows to people; nowhere outside of such a job.
+
+    Raises:
+        StorageError: Its file cannot be written.
+    """
     if read_environment().get("GITHUB_STEP_SUMMARY"):
         _append("GITHUB_STEP_SUMMARY", f"{text}\n")
 
@@ -56,7 +64,7 @@ def error_line(message: str, hint: str | None) -> str | None:
     if read_environment().get("GITHUB_ACTIONS") != "true":
         return None
     shown = [message, *([f"hint: {hint}"] if hint else [])]
-    with suppress(OSError):  # the error itself matters more
+    with suppress(StorageError):  # the error itself matters more
         write_summary("> **error** " + "\n>\n> ".join(map(markdown, shown)) + "\n")
     data = "%0A".join(visible(line).replace("%", "%25") for line in shown)
     return f"::error title=hf-models::{data}"
@@ -69,12 +77,8 @@ def _lines(values: Mapping[str, str]) -> str:
 
 
 def _append(variable: str, text: str) -> None:
-    with _path_of(variable).open("a", encoding="utf-8") as file:
-        file.write(text)
-
-
-def _path_of(variable: str) -> Path:
     path = read_environment().get(variable)
     if not path:
         raise InputError(f"want ${variable}, which only a job of GitHub Actions has, got none")
-    return Path(path)
+    with storage_errors(Path(path)), Path(path).open("a", encoding="utf-8") as file:
+        file.write(text)

@@ -140,7 +140,7 @@ def serve(options: ServeOptions, connection: Connection) -> None:
 
 def _parse_listen(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not (colon and port.isascii() and port.isdigit() and int(port) < 65536):
+    if not (colon and port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536):
         raise InputError(
             f"--listen: want HOST:PORT like {DEFAULT_HOST}:{DEFAULT_PORT}, got {text!r}"
         )

@@ -164,6 +164,16 @@ def test_a_working_directory_that_is_gone(command: str, tmp_path: Path) -> None:
     assert "error: the working directory is gone" in run_in_shell(script, code=7).stderr
 
 
+def test_outputs_of_a_job_that_cannot_be_written(tmp_path: Path) -> None:
+    script = f"GITHUB_OUTPUT={tmp_path} $HF plan org/x --github-output"
+    assert run_in_shell(script, code=7).stderr == f"error: {tmp_path}: Is a directory\n"
+
+
+def test_a_port_of_more_digits_than_a_number_may_have() -> None:
+    done = run_in_shell(f"$HF serve . --listen 127.0.0.1:{'9' * 5000}", code=2)
+    assert "--listen: want HOST:PORT like" in done.stderr
+
+
 @pytest.mark.parametrize("command", ["login '' --username me --password-stdin", "logout me"])
 def test_a_login_names_a_registry(command: str) -> None:
     done = run_in_shell(f"echo secret | $HF {command}", code=2)
