@@ -20,7 +20,7 @@ RepoType = Literal["model", "dataset", "space"]
 Gated = Literal["auto", "manual"] | bool
 
 # Source: huggingface_hub, `validate_repo_id` (utils/_validators.py).
-_REPO_ID = re.compile(r"(?:[\w\-.]{1,96}/)?[\w\-.]{1,96}")
+_REPO_ID = re.compile(r"(?:[\w\-.]{1,96}/)?[\w\-.]{1,96}", re.ASCII)
 _URI = re.compile(
     r"(?P<id>(?>[^/@]+(?:/[^/@]+)?))"
     r"(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?:/(?P<path>.+))?"

@@ -65,6 +65,7 @@ def test_pasted_name_is_understood(text: str, want: RepoName) -> None:
         ("", None),
         ("acme/../x", None),
         ("acme//x", None),
+        ("模型/x", None),
     ],
 )
 def test_name_of_no_repo_is_answered_with_what_to_write(text: str, hint: str | None) -> None:
