@@ -122,7 +122,7 @@ class Cleaner:
         return [program, "-n"] if program else []  # -n: fail rather than ask for a password
 
     def _remove(self, paths: Sequence[Path]) -> str | None:
-        # --one-file-system: what is mounted there is not the runner image's.
+        # --one-file-system: a mount there is not the runner image's.
         command = ["rm", "-rf", "--one-file-system", "--", *map(str, paths)]
         return self._run(command) if paths else None
 

@@ -97,7 +97,7 @@ def _choose(data: bytes, get: GetBlob, depth: int) -> Manifest:
 
 
 def host_architecture() -> str:
-    """Return what images for this machine are built for, amd64 where nobody builds for it."""
+    """Return the architecture of images for this machine, amd64 where it has none of its own."""
     return _ARCHITECTURES.get(platform.machine().lower(), "amd64")
 
 

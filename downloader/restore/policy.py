@@ -169,7 +169,7 @@ class Gate:
 
     Args:
         policy: What is wanted.
-        warn: Told what is wrong where that is no error.
+        warn: Told of a signature that is missing or wrong where the policy only warns.
     """
 
     def __init__(self, policy: Policy, warn: Note) -> None:

@@ -7,7 +7,7 @@ what is marked is counted and removed, because the cache may be the user's own.
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,17 @@ class Coming:
 
     size_bytes: int = 0
     missing_bytes: int = 0
+
+
+def lock_at_once(target: CacheTarget, repo: Repo, oid: str) -> AbstractContextManager[None]:
+    """Hold the lock of a blob.
+
+    Raises:
+        TransportError: Another process has it.
+    """
+    is_over = threading.Event()
+    is_over.set()
+    return target.lock(repo, oid, is_over)
 
 
 class Cache:
@@ -94,7 +105,7 @@ class Cache:
 
         with suppress(StorageError):
             if is_short(sum(item.size_bytes for item in removable)):
-                return False  # and what is there stays
+                return False  # and every blob stays
             removed = []
             for item in removable:
                 if not is_short():
@@ -145,12 +156,10 @@ class Cache:
                 mark.unlink(missing_ok=True)
 
     def _remove(self, item: _Marked) -> bool:
-        """Remove a blob, or what an attempt has left of it; return whether nobody fills it."""
-        at_once = threading.Event()
-        at_once.set()
+        """Remove a blob and its partial files; return False while another holder fills it."""
         try:
             repo = parse_folder(item.mark.parent.name)
-            with self.target.lock(repo, item.blob.name, at_once):
+            with lock_at_once(self.target, repo, item.blob.name):
                 for path in (item.blob, *partial_paths(item.blob), item.mark):
                     path.unlink(missing_ok=True)
         except (OSError, HfModelsError):

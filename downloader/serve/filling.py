@@ -21,6 +21,7 @@ from downloader.net.ranges import ByteRange
 from downloader.net.throughput import Pace
 from downloader.restore.target import CacheTarget
 from downloader.restore.values import BlobPlan
+from downloader.serve.cache import lock_at_once
 from downloader.transfer.partial_file import Claim, PartialFile
 from downloader.transfer.source import RangeSource, Reader, retry_without_ranges
 from downloader.units import MIB
@@ -153,10 +154,8 @@ class Filling:
             BusyError: Another process has it.
             StorageError: The disk said no.
         """
-        nobody_waits = threading.Event()
-        nobody_waits.set()
         try:
-            self._held.enter_context(self._target.lock(self.plan.repo, self.plan.oid, nobody_waits))
+            self._held.enter_context(lock_at_once(self._target, self.plan.repo, self.plan.oid))
         except TransportError as error:
             raise BusyError(error.message) from error
         self._file.open()

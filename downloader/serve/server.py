@@ -312,7 +312,7 @@ class _Connection(H11Protocol):
     """A connection that ends when its client asks for nothing, or takes nothing.
 
     uvicorn waits without end for a first request, for the rest of one, and for a client to take
-    what was sent before the connection was closed. (h11, because it refuses headers without end;
+    the last bytes before the connection is closed. (h11, because it refuses headers without end;
     httptools takes them all.)
     """
 
@@ -373,7 +373,7 @@ class _Server(uvicorn.Server):
 
 
 class _LogHandler(logging.Handler):
-    """Passes on what uvicorn says, but for what is so on purpose.
+    """Passes on uvicorn's warnings, but for those of events that are so on purpose.
 
     Those are answers that were broken off, and offers of other protocols (``Upgrade: h2c``).
     """

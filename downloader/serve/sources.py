@@ -26,6 +26,7 @@ from downloader.errors import (
 from downloader.fs import expand_home, read_small_file, storage_errors
 from downloader.hub.cache import BlobHasher, tree_path
 from downloader.hub.repo import Repo, RepoFile, Snapshot, check_repo_path, is_commit, is_oid
+from downloader.image import PREFIX
 from downloader.oci.digest import Digest
 from downloader.oci.image_archive import open_files
 from downloader.oci.reference import Reference
@@ -324,7 +325,7 @@ def entries_of(image: Image, reading: Reading) -> Iterator[Entry]:
 
 
 def _labelled_bytes(image: Image) -> int | None:
-    size = image.labels.get("io.github.alphahinex.hf-models.bytes", "")
+    size = image.labels.get(f"{PREFIX}.bytes", "")
     return int(size) if size.isascii() and size.isdigit() and len(size) < 19 else None
 
 
