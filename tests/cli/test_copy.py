@@ -106,7 +106,7 @@ def test_copy_says_what_it_does_not_do(
     assert not (tmp_path / "x.tar").exists()
 
 
-def test_an_archive_whose_source_lies_gets_no_name(image: Path, tmp_path: Path) -> None:
+def test_archive_of_a_source_with_wrong_bytes_is_not_kept(image: Path, tmp_path: Path) -> None:
     blob = max((image / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
@@ -117,7 +117,7 @@ def test_an_archive_whose_source_lies_gets_no_name(image: Path, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image"]
 
 
-def test_copy_reads_a_mirror_and_leaves_one_that_lies(image: Path, tmp_path: Path) -> None:
+def test_copy_reads_a_mirror_and_skips_one_with_wrong_bytes(image: Path, tmp_path: Path) -> None:
     with SmallRegistry(image) as own, SmallRegistry(image) as mirror:
         name, to = f"{own.host}/me/x:t", tmp_path / "one"
         ran = hf_models("copy", name, "--mirror", mirror.host, "--to", f"{to}/")

@@ -176,7 +176,7 @@ class Heard(NoProgress):
         self.was_noted.set()
 
 
-def test_a_program_that_says_nothing_is_said_to_work() -> None:
+def test_silent_program_is_reported_as_running() -> None:
     heard, lines = Heard(), list[str]()
     with heartbeat(lines.append, lambda: "exporting layers", heard, beat_s=0.01) as feed:
         feed("a line")

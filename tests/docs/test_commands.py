@@ -317,7 +317,7 @@ def test_every_variable_that_is_read_is_documented(name: str) -> None:
     assert read - set(re.findall(r"`([A-Z_]+)`", text)) == set()
 
 
-def test_nobody_is_told_to_install_a_package_that_is_not_on_pypi() -> None:
+def test_pages_install_no_package_that_is_not_on_pypi() -> None:
     """Until the first release, whoever takes the name there owns who follows such a line."""
     told = re.compile(r"(?:pip|pipx|uv tool) install (?:--\S+ )*['\"]?hf-models(?!\[[^]]*\] @ )")
     pages = {path for path in PAGES if not path.name.startswith("install.")}

@@ -122,7 +122,7 @@ def test_other_failures_are_the_engines() -> None:
         ("the engine fell over", 8),
     ],
 )
-def test_what_docker_push_says_has_an_exit_code(said: str, code: int) -> None:
+def test_docker_push_errors_map_to_exit_codes(said: str, code: int) -> None:
     assert push_error("r.example/a:b", said).exit_code == code
 
 

@@ -344,7 +344,7 @@ def test_the_commands_fit_the_model(browser: Browser) -> None:
     assert choices(page, "smallest") == [*every, "datasets"]
 
 
-def test_who_needs_our_program_is_led_to_it(browser: Browser) -> None:
+def test_commands_of_our_program_link_to_its_installation(browser: Browser) -> None:
     page = browser.open()
     command(page, "middle", "hf-models restore")
     link = page.get_by_role("link", name="Install hf-models")

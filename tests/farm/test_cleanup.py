@@ -75,7 +75,7 @@ def rows(done: Ran) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in json.loads(done.out)["items"]}
 
 
-def test_frees_what_the_list_names_and_nothing_else(root: Path, cleanup: Cleanup) -> None:
+def test_cleanup_removes_only_listed_paths(root: Path, cleanup: Cleanup) -> None:
     done = rows(cleanup("--json", CI="true"))
     assert not (root / "usr/share/dotnet").exists()
     assert not (root / "usr/local/lib/android").exists()
@@ -219,7 +219,7 @@ def test_what_could_be_freed_is_known_without_reading_a_tree(root: Path) -> None
     assert reclaimable_bytes(root) == sum(sizes[name] for name in there)
 
 
-def test_what_lies_on_another_disk_gives_this_one_nothing(tmp_path: Path) -> None:
+def test_paths_on_another_disk_are_not_counted(tmp_path: Path) -> None:
     elsewhere = Path("/proc")  # a file system of its own on every Linux
     assert elsewhere.stat().st_dev != tmp_path.stat().st_dev
     (tmp_path / "mnt").symlink_to(elsewhere)

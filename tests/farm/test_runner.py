@@ -308,7 +308,7 @@ def test_the_page_of_an_image_without_a_base_has_no_command_that_runs_it() -> No
     assert "GHCR" not in page
 
 
-def test_only_the_workflows_of_that_repository_are_believed() -> None:
+def test_signatures_of_other_repositories_are_refused() -> None:
     cosign, gh = verify_commands("ghcr.io/me/x@sha256:0", "me/hf.models")
     words = shlex.split(cosign)
     pattern = words[words.index("--certificate-identity-regexp") + 1]

@@ -103,6 +103,6 @@ def test_variables_for_another_program_take_the_same_way() -> None:
     assert proxies.variables_for(parse_address("https://10.0.0.1/"))["NO_PROXY"] == "*"
 
 
-def test_host_list_ignores_what_it_cannot_read() -> None:
+def test_host_list_ignores_malformed_entries() -> None:
     hosts = HostList(["", "10.0.0.0/x", ":", "[::1"])
     assert ("10.0.0.1", 80) not in hosts

@@ -523,7 +523,7 @@ def test_login_is_found_again_and_removed(tmp_path: Path, name: str) -> None:
     assert StoredCredentials([path]).find("r.example:5000") == ME
 
 
-def test_login_keeps_what_else_the_file_says(tmp_path: Path) -> None:
+def test_login_keeps_other_entries_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"proxies": {"default": {}}, "auths": {"a": {"auth": "x"}}}))
     store_login(path, "r.example", ME)

@@ -70,7 +70,7 @@ def model_signing(*arguments: str | Path, code: int = 0) -> None:
     assert done.returncode == code, done.stdout + done.stderr
 
 
-def test_the_official_tool_accepts_what_was_restored(
+def test_official_tool_accepts_restored_files(
     side: Side, sigstore: Sigstore, config: Path, tmp_path: Path
 ) -> None:
     published(side, config)
@@ -91,7 +91,7 @@ def test_the_official_tool_accepts_what_was_restored(
     verify(sigstore.identity, 1)
 
 
-def test_we_accept_what_the_official_tool_signed(
+def test_signature_of_the_official_tool_is_accepted(
     side: Side, sigstore: Sigstore, config: Path, tmp_path: Path
 ) -> None:
     published(side, config)
@@ -376,7 +376,7 @@ def test_the_keys_that_came_with_sigstore_need_no_home(
     assert (ran.code, ran.err) == (6, usual.err)
 
 
-def test_what_cannot_sign_is_refused_before_anything_is_asked(
+def test_unusable_signing_key_is_refused_before_any_request(
     side: Side,
     sigstore: Sigstore,
     config: Path,

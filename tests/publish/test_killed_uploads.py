@@ -65,7 +65,7 @@ def publish(sink: Sink, hub: HubServer, cache: Path) -> multiprocessing.process.
     return child
 
 
-def test_kill_9_in_the_middle_of_a_layer_loses_what_was_on_its_way(
+def test_kill_9_in_the_middle_of_a_layer_loses_only_bytes_in_flight(
     sink: Sink, hub: HubServer, tmp_path: Path
 ) -> None:
     for kill in range(1, KILLS + 1):

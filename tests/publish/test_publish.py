@@ -417,7 +417,7 @@ def test_another_plan_of_the_same_commit_is_another_image(side: Side, tmp_path: 
     assert "assembled already" in side.assemble("model", "--plan", str(plan)).err
 
 
-def test_assemble_says_of_every_target_what_became_of_it(side: Side) -> None:
+def test_assemble_reports_the_result_of_every_target(side: Side) -> None:
     side.publish("org/other", "--shard", "1/2")
     side.publish("org/other", "--shard", "2/2")
     down = "127.0.0.1:1/me/models"

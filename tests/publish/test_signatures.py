@@ -92,7 +92,7 @@ def signature_in(cache: Path) -> Path:
     return path
 
 
-def test_the_official_tool_accepts_what_was_restored(
+def test_official_tool_accepts_restored_files(
     side: Side, keys: Path, tmp_path: Path
 ) -> None:
     published(side, keys)
@@ -105,7 +105,7 @@ def test_the_official_tool_accepts_what_was_restored(
     model_signing("verify", "key", snapshot, *flags, "--public_key", keys / "our.pub", code=1)
 
 
-def test_we_accept_what_the_official_tool_signed(side: Side, keys: Path, tmp_path: Path) -> None:
+def test_signature_of_the_official_tool_is_accepted(side: Side, keys: Path, tmp_path: Path) -> None:
     published(side, keys)
     [snapshot] = restored(f"{side.name}:signed", tmp_path / "cache")["snapshots"]
     signature = signature_in(tmp_path / "cache")

@@ -180,7 +180,7 @@ def written(directory: Path) -> dict[str, tuple[int, int]]:
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
-def test_what_is_there_and_right_is_not_written_again(source: Path, target: Path) -> None:
+def test_right_files_are_not_written_again(source: Path, target: Path) -> None:
     add_repo(source, {"config.json": b"{}", "model.bin": b"weights"})
     export(source, target)
     blobs = target / "hub" / FOLDER / "blobs"
@@ -305,7 +305,7 @@ def test_huggingface_hub_loads_what_a_container_exports(image: str, target: Path
 
 
 @pytest.mark.docker
-def test_container_keeps_what_is_right_and_replaces_what_is_wrong(image: str, target: Path) -> None:
+def test_export_keeps_right_files_and_replaces_wrong_ones(image: str, target: Path) -> None:
     run_export(image, target)
     blobs = target / "hub/models--org--tiny/blobs"
     large, *small = sorted(blobs.iterdir(), key=lambda path: -path.stat().st_size)

@@ -154,12 +154,12 @@ def test_a_file_and_a_directory_of_one_name(attack: Callable[..., Ran], cache: P
     assert not (cache / FOLDER / "snapshots" / COMMIT / "x").is_file()
 
 
-def test_devices_outside_a_cache_are_nothing_to_us(attack: Callable[..., Ran]) -> None:
+def test_devices_outside_a_cache_are_ignored(attack: Callable[..., Ran]) -> None:
     assert attack(with_cache(Member("dev/null", type=tarfile.CHRTYPE))).code == 0
 
 
 @pytest.mark.parametrize("form", ["gnu", "pax"])
-def test_sparse_files_outside_a_cache_are_nothing_to_us(
+def test_sparse_files_outside_a_cache_are_ignored(
     attack: Callable[..., Ran], form: str
 ) -> None:
     """As GNU tar writes /var/log/lastlog with ``-S``."""
@@ -295,7 +295,7 @@ def test_more_members_than_any_image_has(
 
 @pytest.mark.parametrize("compress", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("path", ["config.json", "a.safetensors"])
-def test_a_blob_that_is_not_what_its_name_says(
+def test_blob_with_a_wrong_digest(
     attack: Callable[..., Ran], path: str, compress: bool
 ) -> None:
     members = cache_members(GOOD)
@@ -305,7 +305,7 @@ def test_a_blob_that_is_not_what_its_name_says(
     refused(attack(layer.gzipped() if compress else layer), INTEGRITY, f"want oid {oid}")
 
 
-def test_a_large_blob_that_is_not_what_its_name_says(attack: Callable[..., Ran]) -> None:
+def test_large_blob_with_a_wrong_digest(attack: Callable[..., Ran]) -> None:
     files = {"a.safetensors": random_bytes(9 * MIB)}
     members = cache_members(files)
     members[0] = replace(members[0], data=members[0].data[:-1] + b"y")
@@ -678,7 +678,7 @@ def test_a_docker_archive_that_lies(tmp_path: Path, cache: Path, name: str, comp
 
 
 @pytest.mark.parametrize("name", SAVED)
-def test_an_unpacked_docker_archive_that_lies(tmp_path: Path, cache: Path, name: str) -> None:
+def test_unpacked_docker_archive_with_wrong_bytes(tmp_path: Path, cache: Path, name: str) -> None:
     (tmp_path / "image").mkdir()
     (tmp_path / "image" / "c.json").write_text("{}")
     (tmp_path / "image" / "manifest.json").write_text(SAVED[name])

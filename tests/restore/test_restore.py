@@ -446,7 +446,7 @@ def test_a_cache_that_cannot_be_written(ours: Path, tmp_path: Path) -> None:
 # What is there already
 
 
-def test_what_is_there_is_not_fetched_again(ours: Path, tmp_path: Path) -> None:
+def test_present_files_are_not_fetched_again(ours: Path, tmp_path: Path) -> None:
     restored(ours, tmp_path / "cache")
     report = restored(ours, tmp_path / "cache")
     assert report["fetched_bytes"] == 0

@@ -178,7 +178,7 @@ def test_a_registry_without_ranges(image: Path, tmp_path: Path) -> None:
     check_cache(tmp_path / "cache")
 
 
-def test_what_was_hashed_is_not_written_over(tmp_path: Path) -> None:
+def test_hashed_bytes_are_not_overwritten(tmp_path: Path) -> None:
     alone = {"model.safetensors": LARGE["model.safetensors"]}
     put_ours(layout(tmp_path / "image"), alone)
     # The first answer shows that there are no ranges, the second is cut, and the third begins
@@ -323,7 +323,7 @@ def test_a_kept_part_that_is_damaged_is_fetched_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("journal", [b"", b"garbage\n", b"hf-models 1 7 x\nr 0 7\n", b"\xff" * 99])
-def test_a_journal_that_is_none_is_not_believed(
+def test_malformed_journal_is_ignored(
     image: Path, tmp_path: Path, journal: bytes
 ) -> None:
     oid = next(p.name for p in _restored_blobs(image, tmp_path) if p.stat().st_size > 8 * MIB)
@@ -353,7 +353,7 @@ def test_bytes_of_another_start_of_the_machine_count_only_if_durable(
     check_cache(tmp_path / "cache")
 
 
-def test_ctrl_c_leaves_what_can_be_continued(tmp_path: Path) -> None:
+def test_run_continues_after_ctrl_c(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     total, cache = sum(map(len, LARGE.values())), tmp_path / "cache"
     with SmallRegistry(tmp_path / "image") as own:

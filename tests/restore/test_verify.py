@@ -156,7 +156,7 @@ def test_a_promised_file_that_is_not_there(tmp_path: Path) -> None:
     assert findings(document) == {("missing", f"snapshots/{COMMIT}/a.safetensors")}
 
 
-def test_a_blob_that_nothing_links_to_and_a_file_that_nobody_promised(tmp_path: Path) -> None:
+def test_unlinked_blob_and_unlisted_file(tmp_path: Path) -> None:
     plan = make_plan(make_snapshot(FILES))
     root = f"{HUB}/{FOLDER}"
     orphan, more = b"nobody wants me", b"more"

@@ -149,7 +149,7 @@ def test_registry_gone_for_good_breaks_the_answer_and_the_next_one_continues(
             assert min(starts) >= len(broken.body)
 
 
-def test_mirror_that_lies_costs_one_attempt_and_never_a_wrong_file(tmp_path: Path) -> None:
+def test_mirror_with_wrong_bytes_costs_one_attempt_and_no_wrong_file(tmp_path: Path) -> None:
     name = put_big()
     with (
         mirror_of_big(tmp_path, of_blobs("lies", lies=ALL, from_bytes=MIB)) as mirror,
@@ -255,7 +255,7 @@ def test_fifty_clients_at_once_cost_the_registry_one_read(tmp_path: Path) -> Non
             assert int(re.findall(r"VmHWM:\s+(\d+) kB", peak)[0]) < 256 * 1024
 
 
-def test_client_that_reads_slowly_holds_up_nobody(tmp_path: Path) -> None:
+def test_slow_client_does_not_delay_others(tmp_path: Path) -> None:
     flags = ("--cache-dir", tmp_path / "cache", "--connections", "1")
     with serving(put_big(), *flags) as server, ExitStack() as slow:
         for _ in range(40):
@@ -659,7 +659,7 @@ def test_cache_that_is_empty_at_the_start_is_served_when_it_fills(tmp_path: Path
         wait_for_repos(server, "org/model")
 
 
-def test_what_is_no_file_in_a_cache_hides_nothing_that_is_one(tmp_path: Path) -> None:
+def test_directory_in_a_cache_does_not_hide_a_file(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), FILES)
     assert restore(tmp_path / "image", tmp_path / "hub").code == 0
     repo = tmp_path / "hub/models--org--model"

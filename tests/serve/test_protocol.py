@@ -278,7 +278,7 @@ def test_first_byte_tells_clients_that_ask_for_no_head(server: Server) -> None:
 
 
 @pytest.mark.parametrize("header", ["bytes=0-1,4-5", "bytes=5-4", "lines=1-2", "bytes=x"])
-def test_range_that_is_none_gives_the_whole_file(server: Server, header: str) -> None:
+def test_malformed_range_gives_the_whole_file(server: Server, header: str) -> None:
     answer = server.ask(resolve_path("vocab.txt"), Range=header)
     assert (answer.status, answer.body) == (200, FILES["vocab.txt"])
 

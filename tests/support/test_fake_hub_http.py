@@ -78,7 +78,7 @@ def test_malformed_requests_are_refused(local: HubServer, line: bytes) -> None:
     assert talk(local.endpoint, line + b"\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
 
-def test_what_could_not_be_read_is_in_the_log(local: HubServer) -> None:
+def test_read_errors_are_logged(local: HubServer) -> None:
     talk(local.endpoint, b"nonsense\r\n\r\n")
     [entry] = local.log()
     assert (entry.method, entry.status, entry.done) == ("?", 400, True)

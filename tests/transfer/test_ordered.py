@@ -153,7 +153,7 @@ def test_fault_that_passes(side: Side, digest: str, fault: Fault) -> None:
     assert any(entry.faults for entry in side.log())
 
 
-def test_cut_costs_only_what_was_on_the_way(side: Side, digest: str) -> None:
+def test_cut_costs_only_bytes_in_flight(side: Side, digest: str) -> None:
     side.hub.add_fault(faults.CutAfter(path=FILE, after_bytes=MIB, times=3))
     assert side.read("org/big", "big.bin") == digest
     assert side.log().of(origin="cdn").bytes_sent <= SIZE + 3 * 256 * 1024
