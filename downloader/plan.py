@@ -25,7 +25,7 @@ from downloader.hub.cache import blob_path, part_path
 from downloader.hub.repo import Snapshot
 from downloader.net.ranges import ByteRange
 from downloader.oci.tar_write import TarEntry, TarLayout, lay_out
-from downloader.units import MIB, parse_size
+from downloader.units import MIB, format_bytes, parse_size
 
 DEFAULT_CACHE_ROOT = "/root/.cache/huggingface"
 
@@ -322,7 +322,8 @@ def make_plan(
     """
     if layer_limit_bytes < SMALLEST_LIMIT_BYTES:
         raise InputError(
-            f"want a layer size of at least {SMALLEST_LIMIT_BYTES} bytes, got {layer_limit_bytes}"
+            f"want a layer size of at least {SMALLEST_LIMIT_BYTES // MIB}MiB,"
+            f" got {format_bytes(layer_limit_bytes)}"
         )
     folder = repo_folder(_parse_directory(cache_root, "cache root", InputError), snapshot)
     shown = None
@@ -607,8 +608,8 @@ def _fill(contents: Sequence[Content], target_bytes: int) -> list[list[Content]]
 
 def _too_large(size_bytes: int, limit_bytes: int) -> InputError:
     return InputError(
-        f"want fewer than {MAX_LAYERS} layers of {limit_bytes} bytes,"
-        f" got {size_bytes} bytes of files",
+        f"want fewer than {MAX_LAYERS} layers of {format_bytes(limit_bytes)},"
+        f" got {format_bytes(size_bytes)} of files",
         hint="raise --layer-size, or build several images with --include",
     )
 

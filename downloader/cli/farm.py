@@ -79,7 +79,7 @@ from downloader.plan import Plan, disk_needed_bytes
 from downloader.publish import AssembleOptions, Outcome, Shard, parse_shard
 from downloader.signing import Signer
 from downloader.text import markdown
-from downloader.units import parse_size
+from downloader.units import format_bytes, parse_size
 
 
 @click.group(cls=Group, epilog=examples("farm choose", "farm plan"))
@@ -190,7 +190,7 @@ def plan() -> None:
     commit = found.snapshot.commit
     write_outputs({"matrix": matrix, "engine": choice.engine, "commit": commit})
     print_result(f"engine: {choice.engine}: {choice.reason}")
-    layers = f"{found.size_bytes} bytes in {len(found.layers)} layers"
+    layers = f"{format_bytes(found.size_bytes)} in {len(found.layers)} layers"
     print_result(f"jobs: {planned.shards} for {layers}")
     notes = environment.get("NOTES").splitlines()
     write_summary(plan_summary(job, planned, choice.reason, _images(), notes))
@@ -285,7 +285,8 @@ def check() -> None:
     is_bare = False
     for name, found in check_images(job, expected, Network(environment)):
         is_bare |= not found.has_base
-        print_result(f"{name}@{found.digest}: {found.blobs} blobs, {found.size_bytes} bytes")
+        size = format_bytes(found.size_bytes)
+        print_result(f"{name}@{found.digest}: {found.blobs} blobs, {size}")
     signed = first or images[0]
     write_outputs({"subject": subject_name(signed), "digest": digest})
     repository = environment.get("GITHUB_REPOSITORY", "OWNER/NAME")

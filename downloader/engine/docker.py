@@ -18,6 +18,7 @@ from downloader.engine.heartbeat import heartbeat
 from downloader.engine.log import PRUNE_HINT, BuildLog
 from downloader.errors import EngineError, StorageError
 from downloader.progress import Progress
+from downloader.units import format_bytes
 
 INSTALL_HINT = "install Docker Engine 23 or newer with buildx"
 _STOP_TIMEOUT_S = 15.0  # buildx cancels its build on SIGINT; then it is killed
@@ -281,7 +282,8 @@ def check_disk(need_bytes: int, free: int) -> None:
     """
     if free < need_bytes:
         raise StorageError(
-            f"the engine's disk: want {need_bytes} bytes free to build, got {free} bytes",
+            f"the engine's disk: want {format_bytes(need_bytes)} free to build,"
+            f" got {format_bytes(free)}",
             hint=PRUNE_HINT,
         )
 

@@ -108,7 +108,7 @@ WRONG = {
         "include 'a.bin' selects nothing: exclude '*.bin' takes all of it away",
     ),
     "layer_size": ('layer_size = "huge"', "want a size like 2GB or one of default, mirror"),
-    "layer_size small": ('layer_size = "5kB"', "want a layer size of at least 1048576 bytes"),
+    "layer_size small": ('layer_size = "5kB"', "want a layer size of at least 1MiB"),
     "compress": ('compress = "gzip"', "compress: want one of none, auto, zstd, both, got 'gzip'"),
     "registry tag": ('registries = ["ghcr.io/me/x:1"]', "want an image name without tag"),
     "registry twice": ('registries = ["me/x", "docker.io/me/x"]', "is listed twice"),
