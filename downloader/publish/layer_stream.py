@@ -30,7 +30,7 @@ SourceOf = Callable[[RepoFile], FileSource]
 
 # A file up to this size is read whole, beside others: each costs a round trip or two, and
 # one after the other a thousand of them would take minutes.
-SMALL_FILE_BYTES = 4 * MIB
+PREFETCHED_FILE_BYTES = 4 * MIB
 PREFETCH_BYTES = 8 * MIB  # of small files in memory for one layer
 # At once for all layers of a run: enough for 2,000 files in 10 s at a round trip of 200 ms.
 PREFETCH_FILES = 64
@@ -263,7 +263,7 @@ class Block:
 
 def is_small(content: Content) -> bool:
     """Whether a content is read whole and verified before any of it is passed on."""
-    return not content.parts and content.size_bytes <= SMALL_FILE_BYTES
+    return not content.parts and content.size_bytes <= PREFETCHED_FILE_BYTES
 
 
 def iter_blocks(layer: Layer, contents: HubContents, start: int = 0) -> Iterator[Block]:
