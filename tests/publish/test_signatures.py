@@ -92,9 +92,7 @@ def signature_in(cache: Path) -> Path:
     return path
 
 
-def test_official_tool_accepts_restored_files(
-    side: Side, keys: Path, tmp_path: Path
-) -> None:
+def test_official_tool_accepts_restored_files(side: Side, keys: Path, tmp_path: Path) -> None:
     published(side, keys)
     report = restored(f"{side.name}:signed", tmp_path, "--key", keys / "our.pub")
     snapshot, signature = report["snapshots"][0]["path"], signature_in(tmp_path)

@@ -159,9 +159,7 @@ def test_devices_outside_a_cache_are_ignored(attack: Callable[..., Ran]) -> None
 
 
 @pytest.mark.parametrize("form", ["gnu", "pax"])
-def test_sparse_files_outside_a_cache_are_ignored(
-    attack: Callable[..., Ran], form: str
-) -> None:
+def test_sparse_files_outside_a_cache_are_ignored(attack: Callable[..., Ran], form: str) -> None:
     """As GNU tar writes /var/log/lastlog with ``-S``."""
     stored = padded(b"abc")
     if form == "gnu":
@@ -295,9 +293,7 @@ def test_more_members_than_any_image_has(
 
 @pytest.mark.parametrize("compress", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("path", ["config.json", "a.safetensors"])
-def test_blob_with_a_wrong_digest(
-    attack: Callable[..., Ran], path: str, compress: bool
-) -> None:
+def test_blob_with_a_wrong_digest(attack: Callable[..., Ran], path: str, compress: bool) -> None:
     members = cache_members(GOOD)
     oid = git_oid(GOOD[path]) if path == "config.json" else lfs_oid(GOOD[path])
     lying = [replace(m, data=b"y" * len(m.data)) if m.path.endswith(oid) else m for m in members]

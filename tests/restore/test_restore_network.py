@@ -323,9 +323,7 @@ def test_a_kept_part_that_is_damaged_is_fetched_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("journal", [b"", b"garbage\n", b"hf-models 1 7 x\nr 0 7\n", b"\xff" * 99])
-def test_malformed_journal_is_ignored(
-    image: Path, tmp_path: Path, journal: bytes
-) -> None:
+def test_malformed_journal_is_ignored(image: Path, tmp_path: Path, journal: bytes) -> None:
     oid = next(p.name for p in _restored_blobs(image, tmp_path) if p.stat().st_size > 8 * MIB)
     blobs = tmp_path / "cache" / FOLDER / "blobs"
     blobs.mkdir(parents=True)
