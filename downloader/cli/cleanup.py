@@ -29,7 +29,7 @@ def cleanup(dry_run: bool, yes: bool, root: str, as_json: bool) -> None:
     """
     if not (dry_run or yes or is_ci()):
         raise InputError(
-            "want to run in CI: this deletes SDKs and Docker images of the machine",
+            "cleanup runs only in CI: it deletes SDKs and Docker images of the machine",
             hint="see what it would delete with --dry-run; delete it here with --yes",
         )
     cleaner = Cleaner(Path(root), dry_run=dry_run, protected=protected_paths())

@@ -376,7 +376,7 @@ def _base() -> str | None:
 def _variable(name: str) -> str:
     value = read_environment().get(name)
     if not value:
-        raise InputError(f"want the variable {name}, got none")
+        raise InputError(f"the variable {name} is not set")
     return value
 
 

@@ -132,7 +132,7 @@ class Engine:
         """
         document = self._info_document()
         if self._run("buildx", "version").returncode != 0:
-            raise EngineError("want docker buildx, got a docker without it", hint=INSTALL_HINT)
+            raise EngineError("docker buildx: not found", hint=INSTALL_HINT)
         status = dict(pair for pair in document.get("DriverStatus") or [] if len(pair) == 2)
         return EngineInfo(has_containerd_store=status.get("driver-type") == _CONTAINERD_STORE)
 
@@ -297,7 +297,7 @@ def _stop(child: subprocess.Popen[str]) -> None:
 
 
 def _docker_missing() -> EngineError:
-    return EngineError("want the command docker, got none in PATH", hint=INSTALL_HINT)
+    return EngineError("docker: not found in PATH", hint=INSTALL_HINT)
 
 
 def _last_line(text: str) -> str:

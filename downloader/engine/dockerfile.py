@@ -38,7 +38,7 @@ def docker_dir() -> Path:
     for candidate in (package / "docker", package.parent / "docker"):
         if (candidate / "Dockerfile").is_file():
             return candidate
-    raise StorageError(f"want docker/Dockerfile beside {package}", hint="install hf-models again")
+    raise StorageError(f"no docker/Dockerfile beside {package}", hint="install hf-models again")
 
 
 def images_of(base: str = DEFAULT_BASE) -> list[str]:

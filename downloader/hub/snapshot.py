@@ -208,7 +208,7 @@ class Hub:
         """Make a call of huggingface_hub, its requests over our connections."""
         if self.offline:
             raise InputError(
-                f"want to ask the Hub, but {self.offline} is set", hint=f"unset {self.offline}"
+                f"the Hub is not asked while {self.offline} is set", hint=f"unset {self.offline}"
             )
         from huggingface_hub import errors  # noqa: PLC0415
 

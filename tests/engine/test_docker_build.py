@@ -389,7 +389,7 @@ def test_engine_that_does_not_answer(shelf: Shelf, tmp_path: Path) -> None:
 
 def test_machine_without_docker(shelf: Shelf, tmp_path: Path) -> None:
     said = shelf.build("org/tiny", code=8, PATH=str(tmp_path))["said"]
-    assert "want the command docker" in said
+    assert "docker: not found in PATH" in said
     assert "install Docker" in said
 
 

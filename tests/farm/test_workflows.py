@@ -642,8 +642,8 @@ def test_a_step_that_fails_says_why_on_the_page_of_the_run(
     known = {"choose": "INPUTS", "action": "INPUTS", "site": "CATALOG_URL or GITHUB_REPOSITORY"}
     wanted = known.get(step, "JOB")
     lines = capsys.readouterr().err.splitlines()
-    assert f"::error title=hf-models::want the variable {wanted}, got none" in lines
-    assert f"want the variable {wanted}, got none" in job.summary
+    assert f"::error title=hf-models::the variable {wanted} is not set" in lines
+    assert f"the variable {wanted} is not set" in job.summary
 
 
 def test_a_model_that_fails_to_publish_says_why_on_the_page_of_the_run(

@@ -273,7 +273,7 @@ def test_refusal_says_why(hub: Hub, token: str | None, revision: str, want: str)
 
 
 def test_offline_variable_is_named(server: HubServer, hub: Hub) -> None:
-    with pytest.raises(InputError, match="but TRANSFORMERS_OFFLINE is set"):
+    with pytest.raises(InputError, match="while TRANSFORMERS_OFFLINE is set"):
         replace(hub, offline="TRANSFORMERS_OFFLINE").resolve(MODEL)
     assert server.log() == []
 

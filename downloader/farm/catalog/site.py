@@ -30,7 +30,7 @@ def site_url(environment: Environment) -> str | None:
         return given
     owner, _, name = environment.get("GITHUB_REPOSITORY", "").partition("/")
     if not name:
-        raise InputError("want the variable CATALOG_URL or GITHUB_REPOSITORY, got none")
+        raise InputError("the variable CATALOG_URL or GITHUB_REPOSITORY is not set")
     if environment.get("GITHUB_SERVER_URL") != "https://github.com":
         return None
     host = f"{owner.lower()}.github.io"
