@@ -422,7 +422,7 @@ def _history(plan: Plan, count: int) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class ImageLabels:
-    """What an image says of itself, parsed; None where it says nothing of ours."""
+    """The labels of an image, parsed; None for those that are missing."""
 
     repo: Repo
     commit: str

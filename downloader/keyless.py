@@ -40,7 +40,7 @@ _PUBLIC_URL = "https://tuf-repo-cdn.sigstore.dev"  # by which sigstore names wha
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose signature is meant.
+    """The identity that a signature must have.
 
     Args:
         identity: What the certificate names: a mail address, or the URI of a workflow.

@@ -111,7 +111,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Sample:
-    """What compressing some bytes of a layer gave: bytes before and after."""
+    """The result of compressing some bytes of a layer: bytes before and after."""
 
     plain_bytes: int
     packed_bytes: int

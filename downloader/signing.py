@@ -33,7 +33,7 @@ _ISSUER_OID = "1.3.6.1.4.1.57264.1.8"
 
 @dataclass(frozen=True)
 class Statement:
-    """What was signed.
+    """The statement that was signed.
 
     Args:
         name: The repo's id in ours; in those of `model_signing` the name of a directory.
@@ -51,7 +51,7 @@ class Statement:
 
 
 class Signer(Protocol):
-    """What signs statements."""
+    """A signer of statements."""
 
     def find(self, statement: bytes, earlier: bytes | None) -> bytes | None:
         """Return the bundle of a statement if it is known without signing; asks no log.

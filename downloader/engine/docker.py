@@ -28,7 +28,7 @@ _DF_FREE = re.compile(r"^\S+\s+\d+\s+\d+\s+(?P<free_kib>\d+)\s+\d+%\s", re.MULTI
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine says of itself.
+    """Facts that an engine reports.
 
     Args:
         has_containerd_store: Whether it can keep layers uncompressed.

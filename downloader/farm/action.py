@@ -20,7 +20,7 @@ GHCR = "ghcr.io"
 
 @dataclass(frozen=True)
 class ActionInputs:
-    """What a workflow of any repository wants.
+    """The inputs of a workflow of any repository.
 
     Args:
         job: What to publish, and where to.

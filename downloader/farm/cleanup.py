@@ -23,7 +23,7 @@ _BINARIES = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What became of one item.
+    """The result of one item.
 
     Args:
         name: Of the item.

@@ -20,7 +20,7 @@ _GONE = {401, 403, 404, 410}  # how the Hub answers for a repo that is gone, or 
 
 @dataclass(frozen=True)
 class Freshness:
-    """What one entry of models.toml is, compared with the Hub.
+    """One entry of models.toml, compared with the Hub.
 
     Args:
         model: The entry.

@@ -35,7 +35,7 @@ PLAN_FILE = Path("dist/plan.json")
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """What the step `plan` hands to the jobs that follow.
+    """Values that the step `plan` hands to the jobs that follow.
 
     Args:
         plan: One for all of them: a branch that moves meanwhile does not part them.

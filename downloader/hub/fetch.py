@@ -82,7 +82,7 @@ class FetchSettings:
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What a fetch did.
+    """The result of a fetch.
 
     Args:
         snapshot_dir: ``snapshots/<commit>``, complete.

@@ -154,7 +154,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What a verification saw.
+    """The result of a verification.
 
     Args:
         findings: Sorted; empty if all is well. ``extra`` alone does no harm.

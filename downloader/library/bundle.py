@@ -24,7 +24,7 @@ README = "README.txt"
 
 @dataclass(frozen=True)
 class Bundle:
-    """What is on the stick.
+    """The contents of a bundle.
 
     Args:
         directory: The stick.

@@ -62,7 +62,7 @@ class Challenge:
 
 @dataclass(frozen=True)
 class Scope:
-    """What may be done to one repository; ``str`` of it is what token servers read.
+    """Actions on one repository; ``str`` of it is what token servers read.
 
     Args:
         repository: Its name; ``catalog`` for the list of all.
@@ -97,7 +97,7 @@ def scopes_of(repository: str, *actions: str, mount_from: str | None = None) -> 
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """What to send to a token server; an answer of 200 goes to `Auth.accept`."""
+    """The request to a token server; an answer of 200 goes to `Auth.accept`."""
 
     method: str
     url: str
@@ -172,7 +172,7 @@ def _malformed(at: int) -> ProtocolError:
 
 
 class Auth:
-    """What one registry has asked for, and the tokens that answer it. Not thread-safe.
+    """The challenges of one registry, and the tokens that answer them. Not thread-safe.
 
     Args:
         registry: For messages.

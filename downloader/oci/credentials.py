@@ -42,7 +42,7 @@ class Anonymous:
 
 
 class ExplicitCredentials:
-    """What the user gave on the command line, for one registry; others are asked elsewhere.
+    """The credential of the command line, for one registry; others are asked elsewhere.
 
     Args:
         registry: As `Reference.registry`.

@@ -39,7 +39,7 @@ _EMPTY: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Platform:
-    """What an image runs on."""
+    """The platform of an image: operating system, architecture and variant."""
 
     os: str
     architecture: str

@@ -44,7 +44,7 @@ class Reference:
 
     @property
     def target(self) -> str:
-        """What a manifest URL ends in: the digest, else the tag, else ``latest``."""
+        """The end of a manifest URL: the digest, else the tag, else ``latest``."""
         return self.digest or self.tag or "latest"
 
     def with_tag(self, tag: str) -> "Reference":

@@ -99,7 +99,7 @@ class BlobWriter(Protocol):
 
     @property
     def session_url(self) -> str | None:
-        """What a later process goes on with, None where it cannot."""
+        """The state that a later process resumes from, None where it cannot."""
 
     def write(self, data: memoryview) -> None:
         """Append bytes; ``data`` may be reused by the caller once this returns."""

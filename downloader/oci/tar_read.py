@@ -102,7 +102,7 @@ class TarMember:
 
 @dataclass(frozen=True)
 class _Extended:
-    """What extension headers say about the member that follows them."""
+    """Fields of extension headers, for the member that follows them."""
 
     path: bytes | None = None
     target: bytes | None = None

@@ -104,7 +104,7 @@ def shard_of_tag(tag: str, name: str) -> Shard | None:
 
 @dataclass(frozen=True)
 class Record:
-    """What one shard has finished.
+    """Layers that one shard has finished.
 
     Args:
         shard: Which one.

@@ -279,7 +279,7 @@ class StoredImage(Generic[StoreType_co]):
 
 @dataclass(frozen=True)
 class Copied:
-    """What became of one destination of a copy.
+    """The result of one destination of a copy.
 
     Args:
         name: Of the image there.

@@ -68,7 +68,7 @@ class PublishOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one destination.
+    """The result of one destination.
 
     Args:
         name: ``ghcr.io/me/hf-models:codet5-small``, or a directory and tag; of one shard of

@@ -36,7 +36,7 @@ _ALIKE = 0.5  # as difflib counts: v1 and v2 are
 
 @dataclass(frozen=True)
 class TaggedImage:
-    """What a tag names.
+    """The image that a tag names.
 
     Args:
         raw: The manifest or index itself.

@@ -62,7 +62,7 @@ _HUB_TRIES = 2
 
 @dataclass(frozen=True)
 class Work:
-    """What the layers of one run have in common.
+    """Settings and state that the layers of one run share.
 
     Args:
         plan: Of the image.
@@ -223,7 +223,7 @@ class PlainBlob:
 
     @property
     def descriptor(self) -> Descriptor:
-        """What the layer is; needs all of its bytes."""
+        """The descriptor of the layer; needs all of its bytes."""
         digest = Digest(f"sha256:{self._sha256.hexdigest()}")
         return Descriptor(LAYER, digest, self._layer.size_bytes)
 
@@ -297,7 +297,7 @@ class PackedBlob(PlainBlob):
 
     @property
     def descriptor(self) -> Descriptor:
-        """What the layer is; needs all of its bytes."""
+        """The descriptor of the layer; needs all of its bytes."""
         digest = Digest(f"sha256:{self._sha256.hexdigest()}")
         return packed_descriptor(digest, self.end, self._tar.descriptor.digest)
 

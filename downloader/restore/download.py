@@ -41,7 +41,7 @@ class DownloadSettings(Bounds):
 
 @dataclass
 class Counts:
-    """What a download did, in bytes and cache blobs."""
+    """The result of a download, in bytes and cache blobs."""
 
     fetched_bytes: int = 0
     resumed_bytes: int = 0

@@ -69,7 +69,7 @@ class Restored:
 
 @dataclass(frozen=True)
 class Report:
-    """What a restore did: snapshots, and bytes."""
+    """The result of a restore: snapshots, and bytes."""
 
     restored: tuple[Restored, ...]
     counts: Counts

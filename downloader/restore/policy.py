@@ -23,7 +23,7 @@ _SHOWN_ID = 16
 
 @dataclass(frozen=True)
 class Rule:
-    """What a site wants of some repos.
+    """The signatures that a site requires of some repos.
 
     Args:
         repo: A pattern of repo ids: ``org/*``; ``*`` for all.

@@ -91,7 +91,7 @@ def _named(file: RepoFile, extent: Extent, extractor: ContentExtractor) -> RepoF
 
 @dataclass
 class Work:
-    """What a restore has to do, each content once.
+    """The work of a restore, each content once.
 
     Args:
         ranges: Contents that are read by range, each with the blobs of its image.

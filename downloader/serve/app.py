@@ -68,7 +68,7 @@ _OPEN = {"healthz"}  # no token: a cluster's probe
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """Who may ask.
+    """Which clients are answered.
 
     Args:
         token: That clients send as ``Authorization: Bearer``; None for everybody.
@@ -135,7 +135,7 @@ class App:
 
     Args:
         contents: Opens files.
-        policy: Who may ask.
+        policy: Which clients are answered.
         metrics: What is counted.
         log_access: Told of every request that was answered.
         note: Told of what an operator wants to know.

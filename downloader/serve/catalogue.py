@@ -159,7 +159,7 @@ class Version:
 
     @property
     def repo(self) -> Repo:
-        """Whose."""
+        """The repo."""
         return self.entry.repo
 
     @property

@@ -69,7 +69,7 @@ def entry_not_found(path: str) -> Refusal:
 
 @dataclass(frozen=True)
 class Route:
-    """What a request asks for.
+    """A request path, parsed.
 
     Args:
         name: ``info``, ``tree``, ``paths-info``, ``refs``, ``commits``, ``discussions``,

@@ -42,7 +42,7 @@ class Taker(Protocol):
 
 @dataclass
 class LayerScan:
-    """What a layer does to the caches and models of an image.
+    """The changes of a layer to the caches and models of an image.
 
     Args:
         nodes: Files and links with their paths, in the order of the layer.

@@ -59,7 +59,7 @@ ReadInto = Callable[[memoryview], int]
 
 @dataclass
 class _Members:
-    """What has passed by so far.
+    """The part of a stream that was read so far.
 
     Args:
         documents: Small files by path.
