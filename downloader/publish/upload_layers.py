@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 # Layers that another machine need not send again if this one dies. A record costs a request,
 # and a run that is over sooner has no use for one.
-RECORD_EVERY_S = 5.0
+RECORD_EVERY_S = 15.0
 _READ_BACK_BYTES = 1 * MIB
 # Wrong bytes may come from one bad cache of a CDN; twice, and it is the file.
 _HUB_TRIES = 2
