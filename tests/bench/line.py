@@ -32,6 +32,7 @@ from downloader.units import MIB
 from tests.bench import plot
 from tests.bench.command import head_of, new_parser
 from tests.bench.wan import Line, between
+from tests.bench.ways import pipe_up
 from tests.bench.world import REPO_ID, Weights, fresh_registry, measure, serving, write_weights
 from tests.support.fake_hub import HubProcess, faults
 from tests.support.serve import serving as serving_images
@@ -53,6 +54,8 @@ for i in $(seq 0 $((count - 1))); do
 done
 wait
 """
+# What a program that checks each file has to do besides.
+_HASHED = f'{_PIECES}cat "$out"/* | openssl sha256 > /dev/null\n'
 
 
 class TooLongError(Exception):
@@ -196,29 +199,51 @@ def curl_up(scene: Scene) -> float:
     ).seconds
 
 
+def pipes(scene: Scene) -> float:
+    """Do the work of publish with the system's tools: from the Hub, hashed twice, sent."""
+    return pipe_up(scene.weights, scene.hub.endpoint, scene.far, scene.new_name()).seconds
+
+
 def curl_down(scene: Scene) -> float:
     """Fetch the layers by ranges, unverified, with one connection each and with more."""
+    return _curl_layers(scene, _PIECES)
+
+
+def hashed_down(scene: Scene) -> float:
+    """Do the same, and hash each file."""
+    return _curl_layers(scene, _HASHED)
+
+
+def _curl_layers(scene: Scene, script: str) -> float:
     name, tag = scene.image.rsplit(":", 1)
     layers = _layers(scene.registry, name, tag)[: len(scene.weights)]
-    return _curl_ranges(
-        scene, scene.far, [(f"/v2/{name}/blobs/{digest}", size) for digest, size in layers]
-    )
+    files = [(f"/v2/{name}/blobs/{digest}", size) for digest, size in layers]
+    return _curl_ranges(scene, scene.far, files, script)
 
 
 def curl_hub(scene: Scene) -> float:
-    """Do the same from the Hub."""
+    """Fetch the files from the Hub by ranges, unverified."""
+    return _curl_files(scene, _PIECES)
+
+
+def hashed_hub(scene: Scene) -> float:
+    """Do the same, and hash each file."""
+    return _curl_files(scene, _HASHED)
+
+
+def _curl_files(scene: Scene, script: str) -> float:
     with far_hub(scene):
         files = [
             (f"/{REPO_ID}/resolve/main/{w.path.name}", w.path.stat().st_size) for w in scene.weights
         ]
-        return _curl_ranges(scene, scene.hub.endpoint.removeprefix("http://"), files)
+        return _curl_ranges(scene, scene.hub.endpoint.removeprefix("http://"), files, script)
 
 
-def _curl_ranges(scene: Scene, host: str, files: Sequence[tuple[str, int]]) -> float:
+def _curl_ranges(scene: Scene, host: str, files: Sequence[tuple[str, int]], script: str) -> float:
     seconds = []
     for share in {1, max(1, MOST_CONNECTIONS // len(files))}:
         commands = [
-            ["bash", "-c", _PIECES, host, path, str(size), str(share), str(scene.fresh())]
+            ["bash", "-c", script, host, path, str(size), str(share), str(scene.fresh())]
             for path, size in files
         ]
         seconds.append(measure(*commands).seconds)
@@ -302,6 +327,7 @@ Way = Callable[[Scene], float]
 GROUPS: Mapping[str, Mapping[str, Way]] = {
     "publish": {
         "curl": curl_up,
+        "curl, tee, openssl, curl": pipes,
         "publish": publish,
         "publish, zstd": publish_compressed,
         "publish again": publish_again,
@@ -310,6 +336,7 @@ GROUPS: Mapping[str, Mapping[str, Way]] = {
     },
     "restore": {
         "curl": curl_down,
+        "curl, openssl": hashed_down,
         "restore": restore,
         "restore, zstd": restore_compressed,
         "oras cp": oras_down,
@@ -317,7 +344,12 @@ GROUPS: Mapping[str, Mapping[str, Way]] = {
         "crane export": crane_down,
         "docker pull": docker_down,
     },
-    "fetch": {"curl": curl_hub, "fetch": fetch, "hf download": hf_download},
+    "fetch": {
+        "curl": curl_hub,
+        "curl, openssl": hashed_hub,
+        "fetch": fetch,
+        "hf download": hf_download,
+    },
     "serve": {"curl": curl_down, "serve": serve, "hf download": hf_download},
 }
 _PROGRAMS = {

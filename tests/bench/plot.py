@@ -31,6 +31,8 @@ _MARKS = {
     "publish, zstd": ("ring", "ours"),
     "restore, zstd": ("ring", "ours"),
     "publish again": ("triangle", "ours"),
+    "curl, tee, openssl, curl": ("plus", "floor"),
+    "curl, openssl": ("plus", "floor"),
     "oras cp": ("square", "a"),
     "skopeo copy": ("diamond", "b"),
     "crane export": ("cross", "c"),
@@ -133,6 +135,7 @@ def _mark(way: str, x: float, y: float, row: Mapping[str, Any] | None = None) ->
         "square": f'<rect x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9"/>',
         "diamond": f'<path d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z"/>',
         "cross": f'<path{stroke} d="M{x - 4.5:.1f} {y - 4.5:.1f}l9 9m0 -9l-9 9"/>',
+        "plus": f'<path{stroke} d="M{x - 5:.1f} {y:.1f}h10m-5 -5v10"/>',
         "bar": f'<path{stroke} d="M{x:.1f} {y - 6:.1f}v12"/>',
     }[shape]
     if row is None:

@@ -60,8 +60,13 @@ def pipes(stage: Stage, host: str) -> Cost:
     Each file comes from the Hub, is hashed twice (its own digest and the layer's), and goes to
     the registry, without a disk between.
     """
+    return pipe_up(stage.weights, stage.hub.endpoint, host, "bench/x")
+
+
+def pipe_up(weights: Sequence[Weights], hub: str, host: str, name: str) -> Cost:
+    """Stream each file from a Hub into a repository of a registry, hashed twice on the way."""
     script = (
-        'url=$(curl -sf -D - -o /dev/null -X POST "http://$0/v2/bench/x/blobs/uploads/"'
+        'url=$(curl -sf -D - -o /dev/null -X POST "http://$0/v2/$3/blobs/uploads/"'
         " | tr -d '\\r' | sed -n 's/^Location: //p');"
         ' next=$(curl -sfL "$1" | tee >(openssl sha256 >/dev/null) >(openssl sha256 >/dev/null)'
         " | curl -sf -D - -o /dev/null -X PATCH -H Expect: -T - "
@@ -69,9 +74,9 @@ def pipes(stage: Stage, host: str) -> Cost:
         " | tr -d '\\r' | sed -n 's/^Location: //p');"
         ' curl -sf -o /dev/null -X PUT -H "Content-Length: 0" "$next&digest=sha256:$2"'
     )
-    hub = f"{stage.hub.endpoint}/{REPO_ID}/resolve/main"
+    files = f"{hub}/{REPO_ID}/resolve/main"
     return measure(
-        *(["bash", "-c", script, host, f"{hub}/{w.path.name}", w.sha256] for w in stage.weights)
+        *(["bash", "-c", script, host, f"{files}/{w.path.name}", w.sha256, name] for w in weights)
     )
 
 
