@@ -31,7 +31,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 collect_ignore = ["recordings.py"]  # a program, with a dependency of its own
-pytest_plugins = ["tests.support.publish"]  # the fixtures of everything that publishes
+pytest.register_assert_rewrite("tests.support")
+pytest_plugins = ["tests.support.fixtures"]
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +60,10 @@ def missing_for_docker() -> str | None:
 @cache
 def missing_for_mount() -> str | None:
     """Return why this user may not mount a file system here (a container may not), or None."""
-    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    attempt = [*as_root, "unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    if not all(shutil.which(name) for name in (*as_root, "unshare", "mount")):
+    from tests.support.command import AS_ROOT  # noqa: PLC0415 - after the environment is clean
+
+    attempt = [*AS_ROOT, "unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    if not all(shutil.which(name) for name in (*AS_ROOT, "unshare", "mount")):
         return "no unshare, mount or sudo command"
     allowed = subprocess.run(attempt, capture_output=True, timeout=60).returncode == 0
     return None if allowed else "this user may not mount"

@@ -10,10 +10,10 @@ import pytest
 from downloader import copy
 from downloader.oci.manifest import INDEX, Index, describe
 from downloader.progress import NoProgress
-from tests.restore.test_archives import LAYERS, entry_of, packed, write_archive
 from tests.support.catalog_images import make_image_plan, put_image
 from tests.support.command import hf_models
 from tests.support.faults import ALL, of_blobs
+from tests.support.make_archive import LAYERS, entry_of, packed, write_archive
 from tests.support.make_image import put_ours
 from tests.support.restore import FILES, check_cache, layout, registry, restored
 from tests.support.small_registry import SmallRegistry

@@ -22,17 +22,12 @@ from tests.support.small_registry import SmallRegistry
 
 CANARY = "hf_canary4711"
 FILES = {"config.json": b"{}", "merges.txt": b"a b", "pytorch_model.bin": b"weights"}
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    repos = (
-        tiny_repo(),
-        make_repo("Salesforce/codet5-small", FILES),
-        make_repo("bigcode/starcoder", FILES),
-    )
-    with HubServer(HubSpec(repos, users={"hf_known": "known"})) as server:
-        yield server
+REPOS = (
+    tiny_repo(),
+    make_repo("Salesforce/codet5-small", FILES),
+    make_repo("bigcode/starcoder", FILES),
+)
+HUB = HubSpec(REPOS, users={"hf_known": "known"})
 
 
 def test_a_dry_run_of_build_prints_the_plan(hub: HubServer) -> None:

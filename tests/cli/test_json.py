@@ -14,7 +14,7 @@ import pytest
 
 from downloader.cli import COMMANDS, HIDDEN, cli
 from tests.support.catalog_images import make_image_plan, put_image
-from tests.support.command import hf_models
+from tests.support.command import ROOT, hf_models
 from tests.support.make_image import put_ours
 from tests.support.publish import Side
 from tests.support.restore import FILES, layout, registry
@@ -63,7 +63,7 @@ def test_every_command_with_json_has_a_schema() -> None:
 
 
 def test_a_command_without_json_is_named_with_its_reason() -> None:
-    page = (Path(__file__).parents[2] / "docs/json.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/json.md").read_text(encoding="utf-8")
     [without] = re.findall(r"^Three have none, because (.*)$", page, re.MULTILINE)
     named = {name for name in COMMANDS if f"`{name}`" in without}
     assert isinstance(cli, click.Group)

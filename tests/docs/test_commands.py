@@ -12,8 +12,8 @@ import click
 import pytest
 
 from downloader.cli import COMMANDS, cli
+from tests.support.command import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")],
     key=lambda path: path.relative_to(ROOT).parts,

@@ -5,7 +5,6 @@ import json
 import re
 import struct
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ import pytest
 
 from tests.docs import format_writer
 from tests.docs.format_reader import KEY, read
-from tests.publish.test_compression import PACKS, shrinking
-from tests.publish.test_models_dir import check_directory
 from tests.support.command import hf_models
 from tests.support.fake_hub import Generated, HubServer, HubSpec, make_repo
 from tests.support.fake_hub.content import read_all
-from tests.support.publish import MIB
+from tests.support.publish import MIB, PACKS, check_directory, shrinking
 
 DOCUMENT = Path("docs/image-format.md").resolve()
 ODD = make_repo(
@@ -36,12 +33,7 @@ ODD = make_repo(
         "split.safetensors": shrinking(17 * MIB + 3, 3),
     },
 )
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(HubSpec((PACKS, ODD))) as server:
-        yield server
+HUB = HubSpec((PACKS, ODD))
 
 
 def build(hub: HubServer, monkeypatch: pytest.MonkeyPatch, directory: Path, *more: str) -> Path:

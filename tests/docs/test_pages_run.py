@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import ROOT
 from tests.support.fake_hub import HubServer, HubSpec, make_repo
 
-ROOT = Path(__file__).parents[2]
 FILES = {
     "config.json": b'{"model_type": "t5"}',
     "tokenizer.json": b"{}",

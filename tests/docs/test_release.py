@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import ROOT
 from tests.support.make_image import put_ours
 from tests.support.restore import FILES, layout
 from tests.support.serve import resolve_path, serving
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / ".github" / "release.py"
 BARE = (sys.executable, "-I", "-S")  # the standard library, and no packages at all
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from downloader.cli.serve import serve
+from tests.support.command import ROOT
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 FLAGS = {flag for option in serve.params for flag in option.opts}
 OTHERS = {"--include", "--exclude", "--insecure", "--target"}  # of other commands
 

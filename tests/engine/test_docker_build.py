@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import socketserver
@@ -10,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,28 +37,18 @@ CANARY = "hf_canary0b5e7f00dfeedfacecafe"
 HUGE_BYTES = 1 << 50
 HUGE = Generated(HUGE_BYTES, sha256="ab" * 32)
 TINY_FOLDER = f"/{HUB_DIR}/models--org--tiny"
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    repos = (
-        tiny_repo(),
-        tiny_repo("org/other"),
-        tiny_repo("org/moving"),
-        tiny_repo("org/broken"),
-        tiny_repo("org/slow"),
-        tiny_repo("org/gated", gated="manual", readers=("alice",)),
-        tiny_repo("org/locked", gated="auto", readers=("alice",)),
-        make_repo("org/huge", {"model.safetensors": HUGE}),
-        awkward_names_repo("org/names"),
-    )
-    with HubServer(HubSpec(repos, users={CANARY: "alice"})) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def shelf(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    yield from docker_side.shelf(hub, tmp_path_factory.mktemp("hf-home"))
+REPOS = (
+    tiny_repo(),
+    tiny_repo("org/other"),
+    tiny_repo("org/moving"),
+    tiny_repo("org/broken"),
+    tiny_repo("org/slow"),
+    tiny_repo("org/gated", gated="manual", readers=("alice",)),
+    tiny_repo("org/locked", gated="auto", readers=("alice",)),
+    make_repo("org/huge", {"model.safetensors": HUGE}),
+    awkward_names_repo("org/names"),
+)
+HUB = HubSpec(REPOS, users={CANARY: "alice"})
 
 
 @pytest.fixture(scope="module")
@@ -296,9 +286,8 @@ exec {docker} "$@"
 
 
 def test_push_is_tried_again_after_a_503(shelf: Shelf, tiny: str, tmp_path: Path) -> None:
-    real = subprocess.run(["which", "docker"], capture_output=True, text=True, check=True).stdout
     fake = tmp_path / "docker"
-    fake.write_text(FLAKY_DOCKER.format(docker=real.strip()))
+    fake.write_text(FLAKY_DOCKER.format(docker=shutil.which("docker")))
     fake.chmod(0o755)
     to = f"--to={registry()}/{shelf.name}-flaky"
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"

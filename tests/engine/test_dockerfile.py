@@ -1,8 +1,6 @@
 """The Dockerfile of a plan and its context; no engine needed."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from downloader.library.docker import image_name
 from downloader.plan import Plan, make_plan
 from downloader.progress import NoProgress
 from downloader.units import MIB
+from tests.support.command import call
 
 COMMIT = "c" * 40
 
@@ -67,15 +66,8 @@ def test_changed_template_is_an_error(plan: Plan) -> None:
 
 def test_context_has_all_that_the_builder_runs(plan: Plan, tmp_path: Path) -> None:
     write_context(tmp_path, plan)
-    done = subprocess.run(
-        [sys.executable, "-m", "downloader", "stage", "--help"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert "--downloads" in done.stdout, done.stderr
+    command = (sys.executable, "-m", "downloader", "stage", "--help")
+    assert "--downloads" in call(*command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["docker", "downloader", "plan.json"]
 
 

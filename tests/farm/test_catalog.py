@@ -31,13 +31,12 @@ from downloader.oci.manifest import INDEX, MANIFEST, Index
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry_write import WritableRegistry
 from tests.support.catalog_images import LAYERS, make_image_plan, partial, put_image
-from tests.support.command import Ran, hf_models, hf_models_apart
+from tests.support.command import ROOT, Ran, hf_models, hf_models_apart
 from tests.support.fake_hub import HubServer, make_repo, tiny_repo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
 NOW = "2026-01-02T03:04:05Z"
 SCHEMA = json.loads(files("downloader.farm.catalog").joinpath("catalog.schema.json").read_text())
 

@@ -30,7 +30,7 @@ from downloader.oci.reference import parse_reference
 from downloader.oci.registry_write import WritableRegistry
 from downloader.plan import Plan, split_shards
 from downloader.publish.checkpoint import Record, Shard, read_record
-from tests.support.command import hf_models
+from tests.support.command import ROOT, call, hf_models
 from tests.support.fake_hub import (
     Commit,
     File,
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.docker
 
-ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 FILES = 24
 FILE_BYTES = 13 * MIB  # five of them are more than RECORD_BYTES: a kill leaves a record
@@ -508,10 +507,7 @@ def test_the_action_that_fails_says_why(farm: Farm, image: str, tmp_path: Path) 
 
 
 def run_tool(*command: str, cwd: Path = ROOT) -> str:
-    env = os.environ | {"COSIGN_PASSWORD": ""}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=env)
-    assert done.returncode == 0, f"{command[:2]}: {done.stderr}"
-    return done.stdout
+    return call(*command, cwd=cwd, env={"COSIGN_PASSWORD": ""})
 
 
 @pytest.mark.tools("crane", "cosign")

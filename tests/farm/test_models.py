@@ -13,9 +13,8 @@ from downloader.farm.models import parse_models, read_models
 from downloader.farm.toml_lines import find_lines
 from downloader.hub.repo import Selection
 from downloader.hub.selection import find_impossible
-from tests.support.command import hf_models
+from tests.support.command import ROOT, hf_models
 
-ROOT = Path(__file__).parents[2]
 ORIGINAL = {
     "codet5-small": "Salesforce/codet5-small",
     "starcoderbase-1b": "bigcode/starcoderbase-1b",

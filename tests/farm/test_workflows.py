@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +23,7 @@ from downloader.cli import run
 from downloader.cli.farm import farm
 from downloader.farm.action import INPUTS
 from downloader.hub.repo import Selection
+from tests.support.command import ROOT, call
 from tests.support.fake_hub import (
     Commit,
     HubServer,
@@ -34,13 +35,23 @@ from tests.support.fake_hub import (
 )
 from tests.support.runner_job import MODELS, JobRun, job_of, read_values
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
 ACTION = ROOT / "action.yml"
 NAMES = [path.name for path in FILES]
 PINNED = re.compile(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*$")
 WRITE = re.compile(r"^\s+[a-z-]+: (read|write)\b(?P<reason>.*)$")
+MOVED = Repo(
+    "model",
+    "org/other",
+    (Commit(make_files({"config.json": b"{}"})), Commit(make_files({"config.json": b"{ }"}))),
+)
+REPOS = (
+    tiny_repo("org/gated", gated="manual", readers=("alice",)),
+    MOVED,
+    make_repo("org/tiny", {f"{i}.bin": bytes([i]) * 70_000 for i in range(40)}),
+)
+HUB = HubSpec(REPOS, users={"hf_alice": "alice"})
 Yaml = dict[Any, Any]  # YAML 1.1 reads the key `on` as True
 
 
@@ -438,11 +449,8 @@ def test_a_push_elsewhere_publishes_nothing_of_ours(
 
 def commit(directory: Path, text: str) -> str:
     def git(*arguments: str) -> str:
-        names = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
-        done = subprocess.run(
-            ["git", *names, *arguments], cwd=directory, check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
+        names = ("-c", "user.name=n", "-c", "user.email=n@example.org")
+        return call("git", *names, *arguments, cwd=directory).strip()
 
     git("init", "-q")
     (directory / "models.toml").write_text(text)
@@ -495,22 +503,6 @@ def test_where_the_file_before_is_unknown_every_entry_is_new(job: JobRun, before
     job.env |= {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "branch", "INPUTS": pushed(before)}
     assert job.run("choose") == 0
     assert [chosen.model.tag for chosen in job.chosen] == ["tiny", "other"]
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    gated = tiny_repo("org/gated", gated="manual", readers=("alice",))
-    moved = Repo(
-        "model",
-        "org/other",
-        (
-            Commit(make_files({"config.json": b"{}"})),
-            Commit(make_files({"config.json": b"{ }"})),
-        ),
-    )
-    large = make_repo("org/tiny", {f"{i}.bin": bytes([i]) * 70_000 for i in range(40)})
-    with HubServer(HubSpec((gated, moved, large), users={"hf_alice": "alice"})) as server:
-        yield server
 
 
 @pytest.fixture

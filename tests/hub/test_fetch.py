@@ -23,7 +23,8 @@ from downloader.hub.cache import lock_path
 from downloader.hub.verify import VerifiedBlobs, verify_cache
 from downloader.progress import NoProgress
 from downloader.units import MIB, format_bytes
-from tests.support.command import hf_models
+from tests.support.apart import start_apart
+from tests.support.command import AS_ROOT, call, hf_models, hf_models_apart
 from tests.support.fake_hub import (
     Generated,
     HubServer,
@@ -42,25 +43,20 @@ from tests.support.hub import Side, file_of, fresh
 BIG_BYTES = 24 * MIB + 777
 BIG = Generated(BIG_BYTES, seed=5)
 FILE = "*big.bin"
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    big = make_repo("org/big", {"big.bin": BIG, "config.json": b"{}", "empty.bin": b""})
-    awkward = awkward_names_repo()
-    # A backslash would be a folder on Windows, and is refused before anything is fetched.
-    files = tuple(file for file in awkward.commits[0].files if "\\" not in file.path)
-    repos = (
-        big,
-        big.but(id="org/gated", gated="manual", readers=("alice",)),
-        tiny_repo(),
-        make_repo("org/names", {file.path: file.source for file in files}, type="dataset"),
-        make_repo("one", {"only.txt": b"one\n"}, type="space"),
-        many_files_repo(600),
-    )
-    with HubServer(HubSpec(repos, users={"hf_alice": "alice", "hf_bob": "bob"})) as server:
-        yield server
+# A backslash would be a folder on Windows, and is refused before anything is fetched.
+NAMES = {
+    path: file.source for path, file in awkward_names_repo().files().items() if "\\" not in path
+}
+BIG_REPO = make_repo("org/big", {"big.bin": BIG, "config.json": b"{}", "empty.bin": b""})
+REPOS = (
+    BIG_REPO,
+    BIG_REPO.but(id="org/gated", gated="manual", readers=("alice",)),
+    tiny_repo(),
+    make_repo("org/names", NAMES, type="dataset"),
+    make_repo("one", {"only.txt": b"one\n"}, type="space"),
+    many_files_repo(600),
+)
+HUB = HubSpec(REPOS, users={"hf_alice": "alice", "hf_bob": "bob"})
 
 
 @pytest.fixture
@@ -80,15 +76,9 @@ def check_whole(cache_dir: Path) -> None:
 
 def run_library(cache_dir: Path, code: str) -> str:
     """Run code against huggingface_hub, offline, in its own process."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"from huggingface_hub import *\n{code}"],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache_dir)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    program = (sys.executable, "-W", "error", "-c", f"from huggingface_hub import *\n{code}")
+    own = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache_dir)}
+    return call(*program, env=own).strip()
 
 
 @pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/1", "commit"])
@@ -112,15 +102,8 @@ def test_the_library_loads_it_offline(side: Side, tmp_path: Path, revision: str)
 def test_hf_cache_ls_lists_it(side: Side, tmp_path: Path) -> None:
     side.fetch(side.snapshot("org/tiny"), tmp_path)
     hf = Path(sys.executable).with_name("hf")
-    done = subprocess.run(
-        [hf, "cache", "ls", "--cache-dir", tmp_path, "--format", "quiet"],
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "org/tiny" in done.stdout
+    command = (hf, "cache", "ls", "--cache-dir", tmp_path, "--format", "quiet")
+    assert "org/tiny" in call(*command, env={"HF_HUB_OFFLINE": "1"})
 
 
 def test_awkward_names(side: Side, tmp_path: Path) -> None:
@@ -486,11 +469,10 @@ def test_disk_that_fills_up_on_the_way(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Give a directory on a file system of its own, a little smaller than the file."""
-    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     options = f"size={BIG_BYTES - 3 * MIB},mode=1777"
-    subprocess.run([*as_root, "mount", "-t", "tmpfs", "-o", options, "tmpfs", tmp_path], check=True)
+    call(*AS_ROOT, "mount", "-t", "tmpfs", "-o", options, "tmpfs", tmp_path)
     yield tmp_path / "cache"
-    subprocess.run([*as_root, "umount", "--lazy", tmp_path], check=True)
+    call(*AS_ROOT, "umount", "--lazy", tmp_path)
 
 
 def test_two_at_once_fetch_everything_once(side: Side, tmp_path: Path) -> None:
@@ -539,16 +521,13 @@ def test_waits_for_the_librarys_own_lock(side: Side, tmp_path: Path) -> None:
         check_whole(tmp_path)
 
 
-def start_cli(
-    side: Side, cache_dir: Path, repo_id: str = "org/big", token: str = ""
-) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "downloader", "fetch", repo_id, "--cache-dir", cache_dir],
-        cwd=ROOT,
-        env={**os.environ, "HF_ENDPOINT": side.hub.endpoint, "HF_TOKEN": token},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+def fetch_apart(
+    side: Side, cache_dir: Path, repo_id: str = "org/big", *, code: int = 0, token: str = ""
+) -> str:
+    """Run the command line, and return what it says on standard error."""
+    command = ("fetch", repo_id, "--cache-dir", cache_dir)
+    own = {"HF_ENDPOINT": side.hub.endpoint, "HF_TOKEN": token}
+    return hf_models_apart(*command, code=code, **own).err
 
 
 @pytest.mark.parametrize(
@@ -564,12 +543,9 @@ def test_exit_code_of_the_command_line(
     side: Side, tmp_path: Path, *, repo_id: str, token: str, fault: Fault, code: int
 ) -> None:
     side.hub.add_fault(fault)
-    with start_cli(side, tmp_path, repo_id, token) as process:
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == code, said.decode()
-    assert b"Traceback" not in said
-    assert b"sig=" not in said
-    assert not token or token.encode() not in said
+    said = fetch_apart(side, tmp_path, repo_id, code=code, token=token)
+    assert "sig=" not in said
+    assert not token or token not in said
 
 
 def wait_for(is_so: Callable[[], bool], timeout_s: float = 30) -> None:
@@ -621,19 +597,19 @@ def test_fetch_after_a_kill_continues(side: Side, tmp_path: Path, how: signal.Si
     side.hub.add_fault(faults.BandwidthCap(path=FILE, bytes_per_s=2 * MIB))
     snapshot = side.snapshot("org/big")
     oid = file_of(snapshot, "big.bin").oid
-    with start_cli(side, tmp_path) as first:
-        wait_for(lambda: partial_bytes(tmp_path, oid) >= 4 * MIB)
-        first.send_signal(how)
-        assert first.wait(20) != 0
+    command = ("fetch", "org/big", "--cache-dir", tmp_path)
+    first = start_apart(*command, HF_ENDPOINT=side.hub.endpoint)
+    wait_for(lambda: partial_bytes(tmp_path, oid) >= 4 * MIB)
+    assert first.pid is not None
+    os.kill(first.pid, how)
+    first.join(20)
+    assert first.exitcode == (-how if how == signal.SIGKILL else 130)
     assert not (tmp_path / "models--org--big" / "refs").exists()
     kept = partial_bytes(tmp_path, oid)
 
     side.hub.clear_faults()
     side.hub.clear_log()
-    with start_cli(side, tmp_path) as second:
-        _, said = second.communicate(timeout=60)
-    assert second.returncode == 0, said.decode()
-    assert "continuing after" in said.decode()
+    assert "continuing after" in fetch_apart(side, tmp_path)
     assert not side.log().of(file="config.json")
     assert side.log().of(origin="cdn", file="big.bin").bytes_sent <= BIG_BYTES - kept + MIB
     check_whole(tmp_path)

@@ -1,13 +1,9 @@
 """What the Hub's API answers, and what mirrors and proxies answer in its place."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +11,7 @@ from downloader.errors import HubError, InputError, ProtocolError, TransportErro
 from downloader.hub.repo import Repo, Selection, Snapshot
 from downloader.hub.snapshot import Hub
 from downloader.net.http import HttpPool
+from tests.support.command import hf_models_apart
 from tests.support.fake_hub import Fault, HubServer, HubSpec, faults, make_repo, tiny_repo
 from tests.support.hub import QUICK
 
@@ -304,13 +301,12 @@ def test_snapshot_travels_through_json(hub: Hub) -> None:
     assert Snapshot.from_json(json.loads(json.dumps(snapshot.to_json()))) == snapshot
 
 
-def test_nothing_but_the_repo_is_asked(server: HubServer, hub: Hub, tmp_path: Path) -> None:
+def test_nothing_but_the_repo_is_asked(
+    server: HubServer, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The library itself looks up which programs count as agents, once a day."""
     assert hub.endpoint == server.endpoint
-    own = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path), "AI_AGENT": "test"}
-    command = [sys.executable, "-m", "downloader", "plan", "org/tiny", "--json"]
-    env = {**os.environ, **own}
-    env.pop("HF_HUB_DISABLE_TELEMETRY")
-    subprocess.run(command, env=env, check=True, capture_output=True, timeout=60)
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY")
+    hf_models_apart("plan", "org/tiny", HF_ENDPOINT=server.endpoint, AI_AGENT="test")
     asked = {entry.path.split("/")[2] for entry in server.log()}
     assert asked == {"models"}

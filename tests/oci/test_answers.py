@@ -12,7 +12,7 @@ import pytest
 
 from downloader.environment import read_environment
 from downloader.errors import HfModelsError, ProtocolError, RegistryError
-from downloader.net.http import HttpPool, HttpSettings, http_settings_of
+from downloader.net.http import HttpPool, http_settings_of
 from downloader.net.ranges import ByteRange
 from downloader.net.retry import RetryPolicy
 from downloader.oci.auth import Credential
@@ -36,13 +36,6 @@ SECRET = "s3cret-Password"
 def odd() -> Iterator[SmallRegistry]:
     with SmallRegistry() as registry:
         yield registry
-
-
-@pytest.fixture
-def pool() -> Iterator[HttpPool]:
-    made = HttpPool(HttpSettings(connect_timeout_s=2, read_timeout_s=2))
-    yield made
-    made.close()
 
 
 def open_at(

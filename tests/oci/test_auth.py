@@ -28,12 +28,11 @@ from downloader.oci.credentials import (
 )
 from downloader.oci.reference import Reference
 from downloader.oci.registry_write import WritableRegistry
-from tests.oci.test_registry import CHUNK_BYTES, DATA, DIGEST, push, read
+from tests.support.blobs import CHUNK_BYTES, DATA, DIGEST, push, read
 from tests.support.faults import Fault
 from tests.support.faulty_proxy import Door, FaultyProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from downloader.oci.upload import UploadMode
@@ -41,19 +40,6 @@ if TYPE_CHECKING:
 ME = Credential("me", "s3cret-Password")
 ADDRESS = parse_address("https://r.example/")
 SCOPES = scopes_of("a/b", "pull", "push")
-
-
-@pytest.fixture
-def pool() -> Iterator[HttpPool]:
-    made = HttpPool()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def proxy() -> Iterator[FaultyProxy]:
-    with FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as server:
-        yield server
 
 
 def registry_at(

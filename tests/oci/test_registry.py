@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -33,35 +32,19 @@ from downloader.oci.digest import digest_of
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry_write import WritableRegistry
 from downloader.oci.responses import next_url, parse_errors, parse_next_link
-from downloader.oci.upload import UploadInterrupted, UploadMode, parse_offset, takes_chunks
+from downloader.oci.upload import UploadMode, parse_offset, takes_chunks
 from downloader.units import MIB
+from tests.support.blobs import CHUNK_BYTES, DATA, DIGEST, SIZE_BYTES, push, read
 from tests.support.faults import Fault
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.tls import make_certificate
 
-CHUNK_BYTES = 64 * 1024
-SIZE_BYTES = 5 * CHUNK_BYTES + 1234  # several chunks, the last one odd
-DATA = random.Random(5).randbytes(SIZE_BYTES)
-DIGEST = digest_of(DATA)
 PATCH: dict[str, Any] = {"method": "PATCH"}
 COMMIT: dict[str, Any] = {"method": "PUT", "path": r"digest="}
 BLOB: dict[str, Any] = {"method": "GET", "path": r"/blobs/sha256"}
 MODES: tuple[UploadMode, ...] = ("chunked", "stream")
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-def proxy() -> Iterator[FaultyProxy]:
-    with FaultyProxy(os.environ["HF_TEST_REGISTRY"]) as server:
-        yield server
-
-
-@pytest.fixture
-def pool() -> Iterator[HttpPool]:
-    made = HttpPool(HttpSettings(connect_timeout_s=5, read_timeout_s=5))
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -85,34 +68,6 @@ def open_registry(proxy: FaultyProxy, pool: HttpPool, waits: list[float]) -> Ope
         return WritableRegistry(reference, pool, upload=upload, **settings)  # type: ignore[arg-type]
 
     return open_it
-
-
-def push(registry: WritableRegistry, data: bytes = DATA, *, promised: int | None = None) -> int:
-    """Push as a publisher does; return how often it was interrupted."""
-    view, interruptions, offset = memoryview(data), 0, 0
-    with registry.create_blob(promised or len(data)) as writer:
-        while True:
-            try:
-                for start in range(offset, len(data), 50_000):
-                    writer.write(view[start : start + 50_000])
-                writer.commit(digest_of(data))
-            except UploadInterrupted:
-                interruptions += 1
-                offset = writer.resume()
-                assert 0 <= offset <= len(data)
-            else:
-                return interruptions
-
-
-def read(
-    registry: WritableRegistry, byte_range: ByteRange | None = None, data: bytes = DATA
-) -> bytes:
-    with registry.open_blob(digest_of(data), byte_range) as reader:
-        buffer = bytearray(len(data) + 1)
-        size = 0
-        while count := reader.readinto(memoryview(buffer)[size:]):
-            size += count
-        return bytes(buffer[:size])
 
 
 def offsets(proxy: FaultyProxy) -> list[str | None]:

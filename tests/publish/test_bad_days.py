@@ -4,7 +4,6 @@ Each ends in a correct image or in a clear error with its exit code; never in a 
 points to wrong bytes.
 """
 
-import multiprocessing
 import os
 import random
 import re
@@ -16,12 +15,14 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
 
 from downloader.oci.manifest import Manifest, parse_manifest
 from downloader.receiver import receiver
+from tests.support.apart import start_apart
 from tests.support.command import Ran
 from tests.support.fake_hub import HubServer, Repo, faults
 from tests.support.fake_hub.fault import Fault as HubFault
@@ -40,7 +41,6 @@ from tests.support.publish import (
     Side,
     check_image,
 )
-from tests.support.publish_child import run_quietly
 
 pytestmark = pytest.mark.docker
 
@@ -331,22 +331,14 @@ def test_the_registry_s_name_is_gone(side: Side) -> None:
 # This process
 
 
-# Forked from a process that has imported everything: twenty starts of Python take a minute.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["downloader.cli.publish", "tests.support.publish_child"])
-
-
 def arguments_of(name: str) -> list[str]:
     sizes = ["--layer-size", LAYER_SIZE, "--base", "none"]
     return ["publish", "org/model", "--to", name, *sizes, *IMPATIENT]
 
 
-def start_child(name: str, endpoint: str) -> multiprocessing.process.BaseProcess:
+def start_child(name: str, endpoint: str) -> BaseProcess:
     """Publish in a process of its own, as the command line does."""
-    environment = {**os.environ, "HF_ENDPOINT": endpoint}
-    child = FORKS.Process(target=run_quietly, args=(arguments_of(name), environment))
-    child.start()
-    return child
+    return start_apart(*arguments_of(name), HF_ENDPOINT=endpoint)
 
 
 @dataclass
@@ -421,3 +413,12 @@ def must_go_on(side: Side) -> None:
     assert target["reused_bytes"] >= done_bytes
     ours_bytes = 64 * 1024 + len(receiver())  # configs, metadata, and programs that were not sent
     assert side.sent_bytes() <= target["moved_bytes"] + ours_bytes
+
+
+def test_two_publishes_of_one_tag_at_the_same_time_both_succeed(side: Side) -> None:
+    children = [start_child(side.name, side.hub.endpoint) for _ in range(2)]
+    for child in children:
+        child.join(120)
+    assert [child.exitcode for child in children] == [0, 0]
+    check_image(side.store(), "model", MODEL)
+    assert set(side.store().list_tags()) == {"model", "model.modelpack"}  # and none of a shard

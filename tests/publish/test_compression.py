@@ -2,11 +2,9 @@
 
 import itertools
 import json
-import random
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,21 @@ import pytest
 
 from downloader.image import layer_key
 from downloader.oci.seekable import FRAME_BYTES, read_table
-from tests.publish.test_models_dir import check_directory
-from tests.restore.test_restore_network import kill_after
 from tests.support.command import call, hf_models
 from tests.support.docker import docker, pushed_again
-from tests.support.fake_hub import Generated, HubServer, HubSpec, faults, make_repo, read_all
+from tests.support.fake_hub import HubSpec, faults, make_repo, read_all
 from tests.support.faults import ALL, Fault, of_blobs
-from tests.support.publish import MIB, MODEL, Side, manifest_of
-from tests.support.restore import restore, restored, start
+from tests.support.publish import (
+    MIB,
+    MODEL,
+    PACKS,
+    SHRINKING_BYTES,
+    Side,
+    check_directory,
+    manifest_of,
+    shrinking,
+)
+from tests.support.restore import kill_after, restore, restored, start
 from tests.support.serve import resolve_path, serving
 from tests.support.small_registry import SmallRegistry
 
@@ -31,30 +36,9 @@ pytestmark = pytest.mark.docker
 PREFIX = "io.github.alphahinex.hf-models"
 
 
-def shrinking(size_bytes: int, seed: int) -> bytes:
-    """Return bytes of six bits each: zstd takes a fifth away, as of bf16 weights."""
-    table = bytes(value & 63 for value in range(256))
-    return random.Random(seed).randbytes(size_bytes).translate(table)
-
-
-SHRINKING_BYTES = 5 * MIB + 17
-PACKS = make_repo(
-    "org/packs",
-    {
-        "README.md": b"# A model\n" * 100,
-        "config.json": b"{}",
-        "half.safetensors": shrinking(SHRINKING_BYTES, 1),
-        "quantised.gguf": Generated(5 * MIB, seed=2),
-    },
-)
 LARGE = make_repo("org/large", {"model.safetensors": shrinking(40 * MIB + 11, 4), "a.txt": b"a"})
 SPLIT = make_repo("org/split", {"big.safetensors": shrinking(7 * MIB + 5, 3), "a.txt": b"a"})
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(HubSpec((MODEL, PACKS, LARGE, SPLIT))) as server:
-        yield server
+HUB = HubSpec((MODEL, PACKS, LARGE, SPLIT))
 
 
 def published(side: Side, *more: str, repo: str = "org/packs") -> Any:

@@ -79,8 +79,8 @@ def test_podman_pulls_it(image: str) -> None:
         own = ["--root", f"{directory}/root", "--runroot", f"{directory}/run"]
         podman = ["podman", *own, "--storage-driver", "vfs"]
         env = {"REGISTRY_AUTH_FILE": str(auth)}
-        call(*podman, "pull", "-q", "--tls-verify=false", image, **env)
-        found = json.loads(call(*podman, "image", "inspect", image, **env))
+        call(*podman, "pull", "-q", "--tls-verify=false", image, env=env)
+        found = json.loads(call(*podman, "image", "inspect", image, env=env))
         assert found[0]["Labels"]["org.opencontainers.image.revision"] == MODEL.sha
 
 

@@ -2,29 +2,17 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from downloader.image import PREFIX
-from tests.support import docker as docker_side
 from tests.support.command import hf_models_apart
 from tests.support.docker import Shelf, docker, exported, inspect
-from tests.support.fake_hub import HubServer, tiny_repo
+from tests.support.fake_hub import tiny_repo
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer([tiny_repo()]) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def shelf(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    yield from docker_side.shelf(hub, tmp_path_factory.mktemp("hf-home"))
+HUB = [tiny_repo()]
 
 
 def build_without_engine(shelf: Shelf, tag: str, directory: Path) -> None:

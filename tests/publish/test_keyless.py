@@ -2,7 +2,6 @@
 
 import base64
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,24 +11,19 @@ from typing import Any
 
 import pytest
 
-from tests.publish.test_signatures import SIGNED, signature_in
 from tests.support.command import Ran, call, hf_models
 from tests.support.docker import placed
-from tests.support.fake_hub import HubServer, HubSpec
+from tests.support.fake_hub import HubSpec
 from tests.support.fake_sigstore import REQUEST_TOKEN, Habits, Sigstore
 from tests.support.publish import MODEL, Side
 from tests.support.restore import restore, restored
+from tests.support.signing import SIGNED, model_signing, signature_in
 
 pytestmark = pytest.mark.docker
 
 FLAG = "--sign-keyless"
 OTHER_ISSUER = "https://token.actions.githubusercontent.com"
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(HubSpec((MODEL, SIGNED))) as server:
-        yield server
+HUB = HubSpec((MODEL, SIGNED))
 
 
 @pytest.fixture
@@ -62,12 +56,6 @@ def published(side: Side, config: Path, *more: str) -> Any:
 def by(sigstore: Sigstore, config: Path) -> tuple[str | Path, ...]:
     flags = ("--identity", sigstore.identity, "--issuer", sigstore.url)
     return (*flags, "--trust-config", config)
-
-
-def model_signing(*arguments: str | Path, code: int = 0) -> None:
-    command = [sys.executable, "-m", "model_signing", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
 
 
 def test_official_tool_accepts_restored_files(

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
+from tests.support.apart import start_apart
 from tests.support.fake_hub import Generated, HubServer, HubSpec, make_repo
 from tests.support.publish import MIB
-from tests.support.publish_child import run_quietly
 from tests.support.sink_registry import Handler, Server, World
 
 SIZE_BYTES = 120 * MIB
 BIG = make_repo("org/big", {"w.bin": Generated(SIZE_BYTES, seed=3), "config.json": b"{}"})
 KILLS = 4
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["downloader.cli.publish", "tests.support.publish_child"])
-
-
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer(HubSpec((BIG,))) as server:
-        yield server
+HUB = HubSpec((BIG,))
 
 
 class Sink:
@@ -57,22 +49,19 @@ def sink(request: pytest.FixtureRequest) -> Iterator[Sink]:
     made.close()
 
 
-def publish(sink: Sink, hub: HubServer, cache: Path) -> multiprocessing.process.BaseProcess:
-    arguments = ["publish", "org/big", "--to", sink.name, "--base", "none", "-q"]
-    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "XDG_CACHE_HOME": str(cache)}
-    child = FORKS.Process(target=run_quietly, args=(arguments, environment))
-    child.start()
-    return child
+def publish(sink: Sink, hub: HubServer, cache: Path) -> BaseProcess:
+    arguments = ("publish", "org/big", "--to", sink.name, "--base", "none", "-q")
+    return start_apart(*arguments, HF_ENDPOINT=hub.endpoint, XDG_CACHE_HOME=str(cache))
 
 
 def test_kill_9_in_the_middle_of_a_layer_loses_only_bytes_in_flight(
     sink: Sink, hub: HubServer, tmp_path: Path
 ) -> None:
+    hub.clear_log()
     for kill in range(1, KILLS + 1):
         child = publish(sink, hub, tmp_path)
         sink.wait_for(sink.world.taken_bytes + 20 * MIB)
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
+        child.kill()
         child.join(60)
         assert child.exitcode == -signal.SIGKILL, f"over before kill {kill}"
     child = publish(sink, hub, tmp_path)

@@ -9,7 +9,6 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 
 from downloader.oci.manifest import Descriptor, Manifest, parse_manifest
 from downloader.oci.store import Store
-from tests.support.fake_hub import HubServer, HubSpec, Repo, make_repo, read_all
+from tests.support.fake_hub import HubSpec, Repo, make_repo, read_all
 from tests.support.publish import MODEL, Side, read_blob
 
 pytestmark = pytest.mark.docker
@@ -33,12 +32,7 @@ PLAIN = make_repo(
         "model.safetensors": b"\0\1" * 3_000_000,
     },
 )
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(HubSpec((MODEL, PLAIN))) as server:
-        yield server
+HUB = HubSpec((MODEL, PLAIN))
 
 
 def modelpack_of(store: Store, tag: str) -> Manifest:

@@ -9,14 +9,12 @@ import os
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import call
+from tests.support.command import AS_ROOT, call
 from tests.support.docker import (
-    AS_ROOT,
     Shelf,
     docker,
     exported,
@@ -24,9 +22,8 @@ from tests.support.docker import (
     graph_driver_engine,
     pushed_again,
 )
-from tests.support.docker import shelf as new_shelf
-from tests.support.fake_hub import Generated, HubServer, HubSpec, Repo, make_repo, read_all
-from tests.support.publish import MIB, MODEL, Side, files_of, manifest_of
+from tests.support.fake_hub import Generated, HubServer, HubSpec, make_repo
+from tests.support.publish import MIB, MODEL, Side, check_directory, files_of, manifest_of
 from tests.support.restore import restored
 
 pytestmark = pytest.mark.docker
@@ -46,12 +43,7 @@ SHOWN = make_repo(
 )
 SPLIT = make_repo("org/split", {"big.bin": Generated(3 * MIB, seed=4), "SPLIT-FILES.txt": b"x"})
 DATA = make_repo("org/data", {"train/a.csv": b"a,b\n"}, type="dataset")
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(HubSpec((MODEL, SHOWN, SPLIT, DATA))) as server:
-        yield server
+HUB = HubSpec((MODEL, SHOWN, SPLIT, DATA))
 
 
 @pytest.fixture
@@ -61,17 +53,9 @@ def image(side: Side) -> str:
     return f"{side.direct_name}:shown"
 
 
-def check_directory(directory: Path, repo: Repo = SHOWN) -> None:
-    """Fail unless a directory shows every file of a repo under its name, and nothing else."""
-    found = {str(p.relative_to(directory)) for p in directory.rglob("*") if not p.is_dir()}
-    assert found == set(repo.files())
-    for path, file in repo.files().items():
-        assert (directory / path).read_bytes() == read_all(file.source), path
-
-
 def check_root(root: Path) -> None:
     """Fail unless a root file system shows the files, and the cache has the same inodes."""
-    check_directory(root / "models")
+    check_directory(root / "models", SHOWN)
     for path, file in SHOWN.files().items():
         assert (root / "models" / path).stat().st_ino == (root / BLOBS / file.oid).stat().st_ino
 
@@ -98,7 +82,7 @@ def test_kserve_fetches_it(image: str, tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setenv("KSERVE_OCI_INSECURE_REGISTRY", "true")
     Storage.download(f"oci://{image}", str(tmp_path / "out"))
-    check_directory(tmp_path / "out")
+    check_directory(tmp_path / "out", SHOWN)
 
 
 def check_export(image: str, directory: Path) -> None:
@@ -131,9 +115,9 @@ def test_podman_keeps_one_inode(image: str) -> None:
         auth.write_text("{}")
         own = ["--root", f"{directory}/r", "--runroot", f"{directory}/n", "--storage-driver", "vfs"]
         env = {"REGISTRY_AUTH_FILE": str(auth)}
-        call("podman", *own, "pull", "-q", "--tls-verify=false", image, **env)
-        container = call("podman", *own, "create", image, "none", **env).strip()
-        call("podman", *own, "export", "-o", f"{directory}/all.tar", container, **env)
+        call("podman", *own, "pull", "-q", "--tls-verify=false", image, env=env)
+        container = call("podman", *own, "create", image, "none", env=env).strip()
+        call("podman", *own, "export", "-o", f"{directory}/all.tar", container, env=env)
         with tarfile.open(f"{directory}/all.tar") as tar:
             tar.extractall(f"{directory}/root", filter="tar")
         check_root(Path(directory, "root"))
@@ -179,7 +163,7 @@ def test_another_user_reads_a_read_only_mount_of_the_directory(image: str) -> No
 def test_we_restore_it(image: str, tmp_path: Path) -> None:
     report = restored(image, tmp_path)
     [snapshot] = report["snapshots"]
-    check_directory(Path(snapshot["path"]))
+    check_directory(Path(snapshot["path"]), SHOWN)
 
 
 def test_the_directory_is_where_it_was_asked_for(side: Side, tmp_path: Path) -> None:
@@ -187,9 +171,9 @@ def test_the_directory_is_where_it_was_asked_for(side: Side, tmp_path: Path) -> 
     image = f"{side.direct_name}:shown"
     with exported_by_crane(image) as tar:
         tar.extractall(tmp_path / "root", filter="tar")
-    check_directory(tmp_path / "root/opt/weights")
+    check_directory(tmp_path / "root/opt/weights", SHOWN)
     [snapshot] = restored(pushed_again(image), tmp_path / "cache")["snapshots"]
-    check_directory(Path(snapshot["path"]))
+    check_directory(Path(snapshot["path"]), SHOWN)
 
 
 def test_no_directory_gives_the_layers_of_format_1(side: Side) -> None:
@@ -225,17 +209,12 @@ def test_a_split_file_is_not_shown_and_a_note_says_so(side: Side, tmp_path: Path
     assert "big.bin" in (tmp_path / "root/models/_SPLIT-FILES.txt").read_text()
 
 
-@pytest.fixture(scope="module")
-def shelf(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    yield from new_shelf(hub, tmp_path_factory.mktemp("hf-home"))
-
-
 def check_build(shelf: Shelf, directory: Path) -> str:
     """Build with an engine and return the image: one inode a file, and we restore it."""
     image = str(shelf.build("org/shown", "--base", "none")["image"])
     check_export(image, directory / "root")
     [snapshot] = restored(f"docker-daemon:{image}", directory / "cache")["snapshots"]
-    check_directory(Path(snapshot["path"]))
+    check_directory(Path(snapshot["path"]), SHOWN)
     return image
 
 
@@ -261,7 +240,7 @@ def test_an_engine_with_the_classic_store_keeps_one_inode(
         docker("tag", built, f"{image}-classic")
         docker("push", "-q", f"{image}-classic")
     [snapshot] = restored(f"{image}-classic", tmp_path / "cache")["snapshots"]
-    check_directory(Path(snapshot["path"]))
+    check_directory(Path(snapshot["path"]), SHOWN)
 
 
 def test_modelpack_readers_find_a_manifest_by_its_own_tag(

@@ -1,7 +1,6 @@
 """What `plan` gives a CI job: a matrix without empty jobs, and values that cannot be forged."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,7 @@ from tests.support.fake_hub import HubServer, HubSpec
 from tests.support.publish import LAYER_SIZE, MODEL, SPLIT, WEIGHTS
 from tests.support.runner_job import read_values
 
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(HubSpec((MODEL, SPLIT))) as server:
-        yield server
+HUB = HubSpec((MODEL, SPLIT))
 
 
 @pytest.fixture(autouse=True)

@@ -6,29 +6,29 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from downloader.image import is_programs_layer
 from downloader.receiver import receiver
-from tests.publish.test_compression import PACKS
-from tests.publish.test_models_dir import check_directory
 from tests.support.command import call
 from tests.support.docker import exported_by_crane
-from tests.support.fake_hub import HubServer, HubSpec
-from tests.support.publish import MODEL, Side, files_of, manifest_of, read_blob
+from tests.support.fake_hub import HubSpec
+from tests.support.publish import (
+    MODEL,
+    PACKS,
+    Side,
+    check_directory,
+    files_of,
+    manifest_of,
+    read_blob,
+)
 
 pytestmark = pytest.mark.docker
 
 PYZ = "usr/local/bin/hf-models.pyz"
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(HubSpec((MODEL, PACKS))) as server:
-        yield server
+HUB = HubSpec((MODEL, PACKS))
 
 
 def pulled(side: Side, directory: Path, *more: str) -> Path:

@@ -1,9 +1,6 @@
 """Signed content: written by publish, checked offline wherever the image goes, and by others."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +18,23 @@ from tests.support.fake_hub import (
     Commit,
     File,
     Generated,
-    HubServer,
     HubSpec,
     Repo,
-    make_repo,
     read_all,
 )
 from tests.support.make_image import RawLayer, make_snapshot, our_layers, put_image
 from tests.support.publish import MIB, MODEL, Side, manifest_of
 from tests.support.restore import layout, restore, restored
+from tests.support.signing import SIGNED, model_signing, signature_in
 
 pytestmark = pytest.mark.docker
 
-SIGNED = make_repo(
-    "org/signed",
-    {
-        ".gitattributes": b"*.bin filter=lfs\n",
-        "README.md": b"# A model\n",
-        "config.json": b"{}",
-        "sub/vocab.txt": b"words\n",
-        "model.safetensors": Generated(2 * MIB, seed=6),
-    },
-)
 TOKENS = Repo(
     "model",
     "org/tokens",
     (Commit((File("tokenizer.json", Generated(3 * MIB + 5, seed=8), lfs=False),)),),
 )
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(HubSpec((MODEL, SIGNED, TOKENS))) as server:
-        yield server
+HUB = HubSpec((MODEL, SIGNED, TOKENS))
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +60,6 @@ def published(side: Side, keys: Path, *more: str) -> Any:
     ran = side.publish("org/signed", "--sign-key", str(keys / "our.key"), "--json", *more)
     assert ran.code == 0, ran.err
     return ran.json["targets"][0]
-
-
-def model_signing(*arguments: str | Path, code: int = 0) -> None:
-    command = [sys.executable, "-m", "model_signing", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-
-
-def signature_in(cache: Path) -> Path:
-    [path] = cache.glob("models--org--signed/signatures/*.json")
-    return path
 
 
 def test_official_tool_accepts_restored_files(side: Side, keys: Path, tmp_path: Path) -> None:
@@ -252,14 +222,12 @@ def test_cosign_signs_and_verifies_the_image_beside_the_statement(
     side: Side, keys: Path, tmp_path: Path
 ) -> None:
     image = f"{side.direct_name}@{published(side, keys)['digest']}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        call("cosign", "generate-key-pair", COSIGN_PASSWORD="")
+    no_password = {"COSIGN_PASSWORD": ""}
+    call("cosign", "generate-key-pair", cwd=tmp_path, env=no_password)
     local = ["--allow-insecure-registry", "--key"]
     unlogged = ["--tlog-upload=false", "--use-signing-config=false", "--yes"]
-    call(
-        *("cosign", "sign", *unlogged, *local), f"{tmp_path}/cosign.key", image, COSIGN_PASSWORD=""
-    )
+    key = f"{tmp_path}/cosign.key"
+    call("cosign", "sign", *unlogged, *local, key, image, env=no_password)
     published(side, keys)  # keeps the referrers of others
     call("cosign", "verify", "--insecure-ignore-tlog", *local, f"{tmp_path}/cosign.pub", image)
     assert hf_models("verify", image, "--key", keys / "our.pub").code == 0

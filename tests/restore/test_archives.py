@@ -1,7 +1,6 @@
 """Archives and directories that others write: each restores to the same verified cache."""
 
 import bz2
-import gzip
 import io
 import json
 import lzma
@@ -11,11 +10,11 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.command import hf_models, without_overriding_modes
+from tests.support.make_archive import CACHE, LAYERS, entry_of, packed, write_archive
 from tests.support.make_image import (
     HUB,
     Member,
@@ -29,36 +28,6 @@ from tests.support.make_image import (
 from tests.support.restore import FILES, check_cache, layout, pack, restore, restored
 
 Pack = Callable[[bytes], bytes]
-
-
-Saved = tuple[dict[str, Any], list[Member]]
-
-
-def entry_of(layers: list[bytes], stored: list[bytes], tag: str) -> Saved:
-    """One image of a docker archive as crane, jib and kaniko write it, and its files."""
-    diff_ids = [f"sha256:{lfs_oid(layer)}" for layer in layers]
-    rootfs = {"type": "layers", "diff_ids": diff_ids}
-    config = json.dumps({"os": "linux", "rootfs": rootfs}).encode()
-    paths = [f"{lfs_oid(data)}.tar.gz" for data in stored]
-    name = f"sha256:{lfs_oid(config)}"
-    members = [Member(path, data) for path, data in zip(paths, stored, strict=True)]
-    entry = {"Config": name, "RepoTags": [tag], "Layers": paths}
-    return entry, [Member(name, config), *members]
-
-
-def write_archive(path: Path, *images: Saved) -> Path:
-    members = {member.path: member for _, found in images for member in found}
-    manifest = json.dumps([entry for entry, _ in images]).encode()
-    path.write_bytes(tar_of([*members.values(), Member("manifest.json", manifest)]))
-    return path
-
-
-def packed(data: bytes) -> bytes:
-    return gzip.compress(data, 1, mtime=0)
-
-
-CACHE = cache_members(FILES)
-LAYERS = [tar_of([Member("etc/hostname", b"x\n")]), tar_of(CACHE)]
 
 
 @pytest.mark.parametrize("outer", [bytes, packed], ids=["tar", "tar.gz"])

@@ -13,7 +13,7 @@ import pytest
 from downloader.hub import cache
 from downloader.restore import target as targets
 from downloader.restore.restore_plan import narrow
-from tests.support.command import hf_models
+from tests.support.command import hf_models, hf_models_apart
 from tests.support.faults import of_blobs
 from tests.support.make_image import (
     COMMIT,
@@ -63,8 +63,7 @@ def test_selection_removes_nothing_that_another_restore_wrote_meanwhile(
     image, cache = put_gzip(tmp_path / "image"), tmp_path / "cache"
 
     def restore_everything_first(*arguments: Any) -> Any:
-        command = [sys.executable, "-m", "downloader", "restore", image, "--cache-dir", cache]
-        subprocess.run([str(part) for part in command], check=True, capture_output=True)
+        hf_models_apart("restore", image, "--cache-dir", cache)
         return narrow(*arguments)
 
     monkeypatch.setattr("downloader.restore.job.narrow", restore_everything_first)

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,12 @@ import pytest
 from tests.support import docker as docker_side
 from tests.support.command import ROOT
 from tests.support.docker import Shelf, docker, run_export
-from tests.support.fake_hub import HubServer, git_sha1, tiny_repo
+from tests.support.fake_hub import git_sha1, tiny_repo
 
 SCRIPT = ROOT / "downloader/export.sh"
 COMMIT = "c" * 40
 FOLDER = "models--org--name"
+HUB = [tiny_repo()]
 
 
 def export(source: Path, target: Path, *, code: int = 0, **environment: str) -> str:
@@ -269,17 +269,6 @@ def test_image_without_repo(source: Path, target: Path) -> None:
 
 
 # In a container: busybox, owners, mounts.
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer([tiny_repo()]) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def shelf(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    yield from docker_side.shelf(hub, tmp_path_factory.mktemp("hf-home"))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ Made by the programs that write them where PyPI has these, else from their speci
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from oci_modelcar.manifest import BlobDescriptor, build_config_bytes, build_mani
 
 from downloader.oci.digest import digest_of
 from downloader.oci.manifest import MANIFEST, Manifest, describe, to_json_bytes
-from tests.support.command import hf_models
+from tests.support.command import call, hf_models
 from tests.support.make_image import (
     COMMIT,
     HUB,
@@ -196,8 +195,7 @@ def test_what_olot_writes(tmp_path: Path) -> None:
     olot = Path(sys.executable).with_name("olot")
     paths = [source / path for path in FILES]
     image = tmp_path / "image"
-    command: list[str | Path] = [olot, "--root-dir", source, "--modelcard", card, image, *paths]
-    subprocess.run(command, check=True)
+    call(olot, "--root-dir", source, "--modelcard", card, image, *paths)
     assert kind(tmp_path / "image") == "modelcar"
     restored_files(tmp_path / "image", tmp_path / "files")
     check_files(tmp_path / "files", {**FILES, "README.md": b"# card\n"})
@@ -293,8 +291,8 @@ def test_what_modelpack_client_pushes(tmp_path: Path) -> None:
         file = tmp_path / Path(path).name
         file.write_bytes(data)
         layers += ["--layer", str(file)]
-    command = [sys.executable, "-m", "modelpack_client", "--insecure", "push"]
-    subprocess.run([*command, "--config", config, *layers, f"{name}:v1"], check=True, cwd=tmp_path)
+    command = (sys.executable, "-m", "modelpack_client", "--insecure", "push")
+    call(*command, "--config", config, *layers, f"{name}:v1", cwd=tmp_path)
     assert kind(f"{name}:v1") == "modelpack"
     restored_files(f"{name}:v1", tmp_path / "files")
     found = {path.name: path.read_bytes() for path in (tmp_path / "files").rglob("*.*")}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Mapping
@@ -19,7 +17,7 @@ from downloader.hub.cache import iter_metadata_entries
 from downloader.image import EXPORT_PATH, METADATA_ANNOTATIONS, labels
 from downloader.oci.tar_write import TarEntry, iter_tar, lay_out
 from downloader.plan import make_plan
-from tests.support.command import hf_models
+from tests.support.command import call, hf_models
 from tests.support.fake_hub import HubServer, make_repo
 from tests.support.make_image import (
     COMMIT,
@@ -395,13 +393,7 @@ def test_the_librarys_own_commands_find_nothing_wrong(tmp_path: Path) -> None:
 def hf(arguments: list[str], names: Mapping[str, str]) -> str:
     """Run a command of huggingface_hub, which must work, and return what it prints."""
     program = "from huggingface_hub.cli.hf import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        env={**os.environ, **names},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout
+    return call(sys.executable, "-c", program, *arguments, env=names)
 
 
 def test_a_local_directory(ours: Path, tmp_path: Path) -> None:
@@ -624,8 +616,8 @@ def test_the_consumer_needs_no_huggingface_hub(ours: Path, tmp_path: Path) -> No
         "assert not {'huggingface_hub', 'hf_transfer', 'httpx2'} & set(sys.modules)\n"
         "sys.exit(code)"
     )
-    command = [sys.executable, "-c", program, "restore", str(ours), "--quiet"]
-    subprocess.run([*command, "--cache-dir", str(tmp_path / "cache")], check=True)
+    command = (sys.executable, "-c", program, "restore", ours, "--quiet")
+    call(*command, "--cache-dir", tmp_path / "cache")
     check_cache(tmp_path / "cache")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import hf_models
+from tests.support.command import call, hf_models
 from tests.support.docker import docker, load_offline
 from tests.support.fake_hub import HubServer, make_repo
 from tests.support.faulty_proxy import Door, FaultyProxy
@@ -173,7 +173,7 @@ def test_what_other_programs_copy(tmp_path: Path, image: str, transport: str) ->
     command = [*SKOPEO, f"docker://{name}", f"{transport}:{target}"]
     if transport == "crane":
         command = ["crane", "pull", "--insecure", "--format=oci", name, str(target)]
-    subprocess.run(command, check=True, timeout=100)
+    call(*command)
     restored(target, tmp_path / "cache")
     check_cache(tmp_path / "cache")
 

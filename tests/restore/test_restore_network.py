@@ -8,10 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from downloader.fs import hold_lock
 from downloader.hub.cache import blob_path
 from downloader.transfer.journal import Journal
 from downloader.transfer.partial_file import partial_paths
+from tests.support.command import call
 from tests.support.fake_hub import HubServer, make_repo
 from tests.support.faults import ALL, Asked, Fault, always, of_blobs
 from tests.support.make_image import MIB, lfs_oid, make_snapshot, put_ours, random_bytes
@@ -29,6 +27,7 @@ from tests.support.restore import (
     FOLDER,
     check_blobs,
     check_cache,
+    kill_after,
     layout,
     restore,
     restored,
@@ -221,24 +220,6 @@ def test_only_the_wanted_bytes_are_fetched(image: Path, tmp_path: Path) -> None:
 # Killed, and continued
 
 
-def kill_after(
-    mirror: SmallRegistry,
-    process: BaseProcess,
-    size_bytes: int,
-    *,
-    and_when: Callable[[], bool] = lambda: True,
-) -> None:
-    """Kill -9 as soon as so many bytes of blobs were sent; more than that are not sent."""
-    silent = of_blobs("silent", silent_after=size_bytes)
-    mirror.faults.append(silent)
-    while process.is_alive() and not (silent.is_waiting.is_set() and and_when()):
-        time.sleep(0.01)
-    assert process.is_alive(), "it ended before it could be killed"
-    process.kill()
-    process.join()
-    mirror.faults.remove(silent)
-
-
 def test_a_killed_run_is_continued_from_another_mirror(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     total, name = sum(map(len, LARGE.values())), "own.invalid/me/model"
@@ -422,8 +403,7 @@ def test_the_library_downloads_beside_it(tmp_path: Path) -> None:
             assert process.is_alive()
             time.sleep(0.01)
         names = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"}
-        library = [sys.executable, "-c", DOWNLOAD]
-        subprocess.run(library, env={**os.environ, **names}, check=True, capture_output=True)
+        call(sys.executable, "-c", DOWNLOAD, env=names)
         process.join(30)
         assert process.exitcode == 0
         twice = [access for access in hub.log() if access.file.endswith("model.safetensors")]
@@ -433,7 +413,6 @@ def test_the_library_downloads_beside_it(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_before_the_first_byte(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
-    assert threading.active_count() >= 1
     program = (
         "import shutil, sys, downloader.cli\n"
         "usage = shutil.disk_usage('/')\n"
@@ -441,10 +420,7 @@ def test_a_full_disk_is_said_before_the_first_byte(tmp_path: Path) -> None:
         "sys.exit(downloader.cli.run(sys.argv[1:]))"
     )
     with SmallRegistry(tmp_path / "image") as own:
-        command = [sys.executable, "-c", program, "restore", f"{own.host}/me/model"]
-        done = subprocess.run(
-            [*command, "--cache-dir", str(tmp_path / "cache")], capture_output=True, text=True
-        )
+        command = (sys.executable, "-c", program, "restore", f"{own.host}/me/model")
+        said = call(*command, "--cache-dir", tmp_path / "cache", code=7)
         assert own.blob_bytes < MIB
-    assert done.returncode == 7
-    assert "got 1.0 kB" in done.stderr
+    assert "got 1.0 kB" in said

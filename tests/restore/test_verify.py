@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from downloader.plan import make_plan
-from tests.support.command import hf_models
+from tests.support.command import call, hf_models
 from tests.support.make_image import (
     COMMIT,
     HUB,
@@ -197,10 +196,10 @@ def test_an_image_in_the_engine(tmp_path: Path) -> None:
     name, store = registry()
     put_ours(store, FILES, tag="engine", layer_limit_bytes=2 * MIB)
     image = f"{name}:engine"
-    subprocess.run(["docker", "pull", "-q", image], check=True, capture_output=True)
+    call("docker", "pull", "-q", image)
     try:
         code, document = verify(f"docker-daemon:{image}")
     finally:
-        subprocess.run(["docker", "image", "rm", image], check=True, capture_output=True)
+        call("docker", "image", "rm", image)
     assert (code, document["findings"]) == (0, [])
     assert document["files"] == len(FILES)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple
 from downloader.cli import run
 
 ROOT = Path(__file__).parents[2]
+_IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+AS_ROOT = [] if _IS_ROOT else ["sudo", "-n"]
 # The command line as a user whom permissions stop.
 _DROP = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 WITHOUT_OVERRIDING_MODES = [
-    *(_DROP if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
+    *(_DROP if _IS_ROOT else []),
     *(sys.executable, "-m", "downloader"),
 ]
 
@@ -63,12 +66,21 @@ def without_overriding_modes(*arguments: str | Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def call(*arguments: str, **env: str) -> str:
-    """Run a program, and return what it printed."""
-    program = shutil.which(arguments[0])
-    assert program, f"this test needs {arguments[0]}, which is not installed"
+def call(
+    *arguments: str | Path,
+    code: int = 0,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Run another program, check how it ends, and return what it printed; all, if it fails."""
+    assert shutil.which(arguments[0]), f"this test needs {arguments[0]}, which is not installed"
     done = subprocess.run(
-        arguments, capture_output=True, text=True, timeout=120, env={**os.environ, **env}
+        arguments,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == code, f"{arguments[0]}: {done.stdout}{done.stderr}"
+    return done.stdout + (done.stderr if code else "")

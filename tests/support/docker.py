@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.command import call, hf_models_apart
+from tests.support.command import AS_ROOT, call, hf_models_apart
 from tests.support.fake_hub import Hub
 from tests.support.restore import restored
 
 HUB_DIR = "root/.cache/huggingface/hub"
-AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 BASES = ("python:3.13-slim", "busybox:stable-musl")
 LOAD = """
 import sys
@@ -42,9 +41,7 @@ def registry() -> str:
 
 
 def docker(*arguments: str, code: int = 0) -> str:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=200)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + (done.stderr if code else "")
+    return call("docker", *arguments, code=code)
 
 
 def pushed_again(image: str) -> str:
@@ -150,14 +147,6 @@ class Shelf:
             subprocess.run(command, capture_output=True, timeout=100)
 
 
-def shelf(hub: Hub, home: Path) -> Iterator[Shelf]:
-    found = Shelf(hub, home)
-    try:
-        yield found
-    finally:
-        found.remove()
-
-
 @contextmanager
 def graph_driver_engine() -> Iterator[str]:
     """Start an engine with the classic image store (a graph driver), and yield its DOCKER_HOST.
@@ -175,11 +164,9 @@ def graph_driver_engine() -> Iterator[str]:
             *("--feature=containerd-snapshotter=false", f"--bridge={bridge}"),
             *("--iptables=false", "--ip6tables=false", "--ip-forward=false"),
         ]
-        subprocess.run([*AS_ROOT, "ip", "link", "add", bridge, "type", "bridge"], check=True)
+        call(*AS_ROOT, "ip", "link", "add", bridge, "type", "bridge")
         # Else the engine would take the subnet of docker0.
-        subprocess.run(
-            [*AS_ROOT, "ip", "addr", "add", "192.168.213.1/24", "dev", bridge], check=True
-        )
+        call(*AS_ROOT, "ip", "addr", "add", "192.168.213.1/24", "dev", bridge)
         with log.open("wb") as output:
             engine = subprocess.Popen(command, stdout=output, stderr=output)
         try:
@@ -195,12 +182,11 @@ def graph_driver_engine() -> Iterator[str]:
             yield host
         finally:
             if engine.poll() is None:
-                pid = Path(directory, "pid").read_text()
-                subprocess.run([*AS_ROOT, "kill", pid], check=True)
+                call(*AS_ROOT, "kill", Path(directory, "pid").read_text())
             engine.wait(timeout=60)
-            subprocess.run([*AS_ROOT, "ip", "link", "delete", bridge], check=True)
+            call(*AS_ROOT, "ip", "link", "delete", bridge)
             if AS_ROOT:
-                subprocess.run([*AS_ROOT, "rm", "-rf", f"{directory}/data", f"{directory}/exec"])
+                call(*AS_ROOT, "rm", "-rf", f"{directory}/data", f"{directory}/exec")
 
 
 def inspect(image: str) -> dict[str, Any]:
@@ -217,15 +203,9 @@ def load_offline(
     home: Path, repo: str, *revisions: str, repo_type: str = "model"
 ) -> list[tuple[str, str, int]]:
     """Load a repo with huggingface_hub and no network: revision, path and size of each file."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, repo, repo_type, *revisions],
-        env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    command = (sys.executable, "-c", LOAD, repo, repo_type, *revisions)
+    said = call(*command, env={"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"})
+    rows = [line.split(" ", 1) for line in said.splitlines()]
     return [(rev, *_split_size(rest)) for rev, rest in rows]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import random
 import re
 import tarfile
 import tempfile
@@ -10,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +31,7 @@ from tests.support.fake_hub import (
     Repo,
     make_files,
     make_repo,
+    read_all,
 )
 from tests.support.faulty_proxy import FaultyProxy
 
@@ -47,6 +50,12 @@ def three_files(card: bytes = CARD) -> tuple[File, ...]:
     return make_files({"README.md": card, "config.json": b"{}", **weights})
 
 
+def shrinking(size_bytes: int, seed: int) -> bytes:
+    """Return bytes of six bits each: zstd takes a fifth away, as of bf16 weights."""
+    table = bytes(value & 63 for value in range(256))
+    return random.Random(seed).randbytes(size_bytes).translate(table)
+
+
 MODEL = Repo("model", "org/model", (Commit(three_files(CARD + b"old\n")), Commit(three_files())))
 SPLIT_BYTES = 13 * MIB + 5
 SPLIT = make_repo("org/split", {"big.bin": Generated(SPLIT_BYTES, seed=9), "config.json": b"{}"})
@@ -56,6 +65,16 @@ GATED = make_repo("org/gated", {"config.json": b"{}"}, gated="manual", readers=(
 MANY = make_repo("org/many", {f"d/{at}.json": b'{"n": %d}' % at for at in range(400)})
 ONE_BYTES = 6 * MIB - 100_001
 ONE = make_repo("org/one", {"w.bin": Generated(ONE_BYTES, seed=11), "config.json": b"{}"})
+SHRINKING_BYTES = 5 * MIB + 17
+PACKS = make_repo(
+    "org/packs",
+    {
+        "README.md": b"# A model\n" * 100,
+        "config.json": b"{}",
+        "half.safetensors": shrinking(SHRINKING_BYTES, 1),
+        "quantised.gguf": Generated(5 * MIB, seed=2),
+    },
+)
 SPEC = HubSpec((MODEL, SPLIT, OTHER, EMPTY, GATED, MANY, ONE), users={"hf_alice": "alice"})
 
 
@@ -132,18 +151,6 @@ def new_side(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
         yield Side(hub, proxy)
 
 
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer(SPEC) as server:
-        yield server
-
-
-@pytest.fixture
-def side(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
-    with new_side(hub, monkeypatch) as made:
-        yield made
-
-
 def manifest_of(store: Store, tag: str, architecture: str = "amd64") -> Manifest:
     """Return the manifest of a tag for one platform."""
     raw = store.get_manifest(tag)
@@ -206,3 +213,11 @@ def check_image(store: Store, tag: str, repo: Repo) -> None:
 
 def _git(content: bytes) -> Any:
     return hashlib.sha1(b"blob %d\0" % len(content) + content)
+
+
+def check_directory(directory: Path, repo: Repo) -> None:
+    """Fail unless a directory shows every file of a repo under its name, and nothing else."""
+    found = {str(p.relative_to(directory)) for p in directory.rglob("*") if not p.is_dir()}
+    assert found == set(repo.files())
+    for path, file in repo.files().items():
+        assert (directory / path).read_bytes() == read_all(file.source), path

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import re
-import sys
 import tarfile
+import time
 import uuid
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from downloader.cli import run
 from downloader.net.http import HttpPool
 from downloader.oci.layout import Layout
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry_write import WritableRegistry
+from tests.support.apart import start_apart
 from tests.support.command import Ran, hf_models
+from tests.support.faults import of_blobs
 from tests.support.make_image import COMMIT, MIB, git_oid, lfs_oid, random_bytes
+from tests.support.small_registry import SmallRegistry
 
 FILES: Mapping[str, bytes] = {
     "config.json": b'{"model_type": "test"}',
@@ -46,17 +46,9 @@ def restored(source: str | Path, cache: Path, *more: str | Path) -> Any:
     return ran.json
 
 
-# A process per command, to be killed; forked from one that has imported everything already.
-_APART = multiprocessing.get_context("forkserver")
-_APART.set_forkserver_preload(["tests.support.restore", "downloader.cli.restore", "pytest"])
-
-
 def start(source: str, cache: Path, *more: str) -> BaseProcess:
     """Start a restore in a process of its own; what it says goes to `said_by`."""
-    arguments = ["restore", source, "--cache-dir", str(cache), *more]
-    process = _APART.Process(target=_run_apart, args=(arguments, said_by(cache)))
-    process.start()
-    return process
+    return start_apart("restore", source, "--cache-dir", cache, *more, said=said_by(cache))
 
 
 def said_by(cache: Path) -> Path:
@@ -64,9 +56,22 @@ def said_by(cache: Path) -> Path:
     return cache.with_name(f"{cache.name}.said")
 
 
-def _run_apart(arguments: list[str], said: Path) -> None:
-    with said.open("w", buffering=1) as file, redirect_stderr(file), redirect_stdout(file):
-        sys.exit(run(arguments))
+def kill_after(
+    mirror: SmallRegistry,
+    process: BaseProcess,
+    size_bytes: int,
+    *,
+    and_when: Callable[[], bool] = lambda: True,
+) -> None:
+    """Kill -9 as soon as so many bytes of blobs were sent; more than that are not sent."""
+    silent = of_blobs("silent", silent_after=size_bytes)
+    mirror.faults.append(silent)
+    while process.is_alive() and not (silent.is_waiting.is_set() and and_when()):
+        time.sleep(0.01)
+    assert process.is_alive(), "it ended before it could be killed"
+    process.kill()
+    process.join()
+    mirror.faults.remove(silent)
 
 
 def check_cache(

@@ -1,7 +1,8 @@
 """Certificates that sign themselves, for servers of the tests."""
 
-import subprocess
 from pathlib import Path
+
+from tests.support.command import call
 
 
 def make_certificate(directory: Path, name: str, subject_alternative: str) -> tuple[Path, Path]:
@@ -12,10 +13,10 @@ def make_certificate(directory: Path, name: str, subject_alternative: str) -> tu
         name: The common name.
         subject_alternative: What clients compare with the address: ``IP:127.0.0.1``, ``DNS:NAME``.
     """
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
-         "-subj", f"/CN={name}", "-addext", f"subjectAltName={subject_alternative}"],
-        check=True, capture_output=True, cwd=directory,
-    )  # fmt: skip
+    call(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+        *("-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2"),
+        *("-subj", f"/CN={name}", "-addext", f"subjectAltName={subject_alternative}"),
+        cwd=directory,
+    )
     return directory / "cert.pem", directory / "key.pem"

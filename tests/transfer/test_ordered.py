@@ -17,15 +17,9 @@ from tests.support.hub import STREAM, Side, file_of, fresh
 SIZE = 11 * MIB + 12_345
 BIG = Generated(SIZE, seed=3)
 FILE = "*big.bin"
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    repo = make_repo("org/big", {"big.bin": BIG, "small.txt": b"hello"})
-    gated = repo.but(id="org/gated", gated="manual", readers=("alice",))
-    spec = HubSpec(repos=(repo, gated), users={"hf_alice": "alice", "hf_bob": "bob"})
-    with HubServer(spec) as server:
-        yield server
+REPO = make_repo("org/big", {"big.bin": BIG, "small.txt": b"hello"})
+GATED = REPO.but(id="org/gated", gated="manual", readers=("alice",))
+HUB = HubSpec((REPO, GATED), users={"hf_alice": "alice", "hf_bob": "bob"})
 
 
 @pytest.fixture
