@@ -10,11 +10,12 @@ import pytest
 from downloader import copy
 from downloader.oci.manifest import INDEX, Index, describe
 from downloader.progress import NoProgress
+from tests.support import make_archive
 from tests.support.catalog_images import make_image_plan, put_image
 from tests.support.command import hf_models
 from tests.support.faults import ALL, of_blobs
 from tests.support.make_archive import LAYERS, entry_of, packed, write_archive
-from tests.support.make_image import put_ours
+from tests.support.make_image import Member, put_ours, tar_of
 from tests.support.restore import FILES, check_cache, layout, registry, restored
 from tests.support.small_registry import SmallRegistry
 
@@ -72,7 +73,7 @@ def test_copy_of_what_docker_save_writes(tmp_path: Path) -> None:
     ran = hf_models("copy", _docker_archive(tmp_path), "--to", f"{tmp_path}/images/")
     assert ran.code == 0, ran.err
     restored(tmp_path / "images", tmp_path / "cache")
-    check_cache(tmp_path / "cache", has_tree=False)
+    check_cache(tmp_path / "cache", make_archive.FILES, has_tree=False)
 
 
 def _docker_archive(directory: Path) -> Path:
@@ -94,10 +95,11 @@ def _docker_archive(directory: Path) -> Path:
 def test_copy_says_what_it_does_not_do(
     image: Path, tmp_path: Path, images: tuple[str, ...], to: str, said: str
 ) -> None:
-    archive = _docker_archive(tmp_path)
+    layers = [tar_of([Member("etc/hostname", b"x\n")])]
+    entry, members = entry_of(layers, layers, "none")
+    archive = write_archive(tmp_path / "tagged.tar", entry_of(layers, layers, "me/x:t"))
     (tmp_path / "packed.tar").write_bytes(packed(archive.read_bytes()))
     (tmp_path / "root" / "usr").mkdir(parents=True)
-    entry, members = entry_of(LAYERS, LAYERS, "none")
     write_archive(tmp_path / "untagged.tar", ({**entry, "RepoTags": None}, members))
     sources = [name if ":" in name else str(tmp_path / name) for name in images]
     ran = hf_models("copy", *sources, "--to", f"{tmp_path}/{to}")

@@ -15,6 +15,7 @@ import pytest
 from downloader.errors import HfModelsError, IntegrityError, ProtocolError, StorageError
 from downloader.net.http import HttpPool
 from downloader.net.ranges import ByteRange
+from downloader.net.retry import RetryPolicy
 from downloader.oci.digest import Digest, digest_of
 from downloader.oci.layout import Layout
 from downloader.oci.reference import Reference
@@ -40,7 +41,8 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Sto
         return
     pool, host = HttpPool(), os.environ["HF_TEST_REGISTRY"]
     names = [f"tests/{uuid.uuid4().hex}" for _ in range(2)]
-    one, two = (WritableRegistry(Reference(host, name), pool) for name in names)
+    retry = RetryPolicy(tries=3, first_delay_s=0.01)
+    one, two = (WritableRegistry(Reference(host, name), pool, retry=retry) for name in names)
     yield one, two
     pool.close()
 

@@ -194,7 +194,7 @@ def test_a_silent_target_is_waited_for_once(side: Side) -> None:
     with FaultyProxy(side.proxy.upstream) as silent:
         silent.faults.append(Fault("silent", times=999, silent=True))
         name = f"{silent.host}/{side.repository}"
-        ran = side.publish("org/other", "--timeout", "2", to=(side.name, name))
+        ran = side.publish("org/other", "--timeout", "1", to=(side.name, name))
         assert len(silent.seen) == 3  # --tries
     assert ran.code == 4
     assert "not used" not in ran.err

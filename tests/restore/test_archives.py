@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import hf_models, without_overriding_modes
-from tests.support.make_archive import CACHE, LAYERS, entry_of, packed, write_archive
+from tests.support.make_archive import CACHE, FILES, LAYERS, entry_of, packed, write_archive
 from tests.support.make_image import (
     HUB,
     Member,
@@ -25,7 +25,7 @@ from tests.support.make_image import (
     put_ours,
     tar_of,
 )
-from tests.support.restore import FILES, check_cache, layout, pack, restore, restored
+from tests.support.restore import check_cache, layout, pack, restore, restored
 
 Pack = Callable[[bytes], bytes]
 
@@ -36,7 +36,7 @@ def test_docker_archive_with_gzip_layers(tmp_path: Path, outer: Pack) -> None:
     archive = write_archive(tmp_path / "image.tar", image)
     archive.write_bytes(outer(archive.read_bytes()))
     restored(archive, tmp_path / "cache")
-    check_cache(tmp_path / "cache", has_tree=False)
+    check_cache(tmp_path / "cache", FILES, has_tree=False)
 
 
 @pytest.mark.parametrize("outer", [bytes, packed], ids=["tar", "tar.gz"])
@@ -62,7 +62,7 @@ def test_two_images_of_one_short_tag_are_named_whole(tmp_path: Path) -> None:
     assert ran.code == 2
     assert "me/two:t, registry.example:5000/me/one:t" in ran.err
     restored(f"{archive}:registry.example:5000/me/one:t", tmp_path / "cache")
-    check_cache(tmp_path / "cache", has_tree=False)
+    check_cache(tmp_path / "cache", FILES, has_tree=False)
     restored(f"{archive}:me/two:t", tmp_path / "cache")
     check_cache(tmp_path / "cache", other, folder="models--org--other", has_tree=False)
 
@@ -77,7 +77,7 @@ def test_layout_that_lists_the_manifests_of_its_index_too(tmp_path: Path) -> Non
     inner = nested.get("manifests") or [{**top, "annotations": {}}]
     path.write_text(json.dumps({**index, "manifests": [*inner, top]}))
     restored(root, tmp_path / "cache")
-    check_cache(tmp_path / "cache")
+    check_cache(tmp_path / "cache", FILES)
 
 
 def test_directory_of_skopeo(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_directory_of_skopeo(tmp_path: Path) -> None:
     (flat / "version").write_text("Directory Transport Version: 1.1\n")
     for source in (str(flat), f"dir:{flat}"):
         restored(source, tmp_path / "cache")
-    check_cache(tmp_path / "cache", has_tree=False)
+    check_cache(tmp_path / "cache", FILES, has_tree=False)
 
 
 @pytest.mark.parametrize("compress", [lzma.compress, bz2.compress], ids=["xz", "bz2"])
@@ -103,7 +103,7 @@ def test_archive_compressed_with_xz_or_bzip2(tmp_path: Path, compress: Pack) -> 
     half = len(data) // 2
     archive.write_bytes(compress(data[:half]) + compress(data[half:]))  # two streams, as pxz does
     restored(archive, tmp_path / "cache")
-    check_cache(tmp_path / "cache", has_tree=False)
+    check_cache(tmp_path / "cache", FILES, has_tree=False)
     whole = compress(data)
     archive.write_bytes(whole[: len(whole) // 2])
     ran = restore(archive, tmp_path / "again")
@@ -119,7 +119,7 @@ def test_root_file_system_as_a_tar(tmp_path: Path, outer: Pack) -> None:
     archive = tmp_path / "root.tar"
     archive.write_bytes(outer(tar_of(root)))
     restored(archive, tmp_path / "cache")
-    check_cache(tmp_path / "cache", has_tree=False)
+    check_cache(tmp_path / "cache", FILES, has_tree=False)
 
 
 def test_tar_that_is_no_image_says_so(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_root_file_system_as_a_directory(tmp_path: Path, where: str) -> None:
     members = [replace(member, path=member.path.replace(HUB, where)) for member in CACHE]
     root = unpack([Member("bin/sh", b"#!"), *members], tmp_path / "root")
     restored(root, tmp_path / "cache")
-    check_cache(tmp_path / "cache", has_tree=False)
+    check_cache(tmp_path / "cache", FILES, has_tree=False)
     shown = hf_models("inspect", root, "--json")
     assert shown.code == 0, shown.err
     assert shown.json["kind"] == "image"

@@ -48,6 +48,8 @@ BIG = {"w.safetensors": WEIGHTS, "config.json": b"{}"}
 OID = lfs_oid(WEIGHTS)
 PATH = resolve_path("w.safetensors")
 BLOBS = "models--org--model/blobs"
+# Says after half a second that an answer will come, not after five.
+SOON_SILENT = with_constants("app._SILENCE_S = 0.5")
 
 
 def put_big(tag: str = "latest") -> str:
@@ -313,7 +315,8 @@ def test_sigterm_ends_in_the_grace_that_it_was_given(tmp_path: Path) -> None:
     with (
         mirror_of_big(tmp_path) as mirror,
         serving(
-            f"{mirror.host}/x/y:latest", "--grace", "1", "--cache-dir", tmp_path / "cache"
+            *(f"{mirror.host}/x/y:latest", "--grace", "1", "--stall-timeout", "2"),
+            *("--cache-dir", tmp_path / "cache"),
         ) as server,
     ):
         server.ask("/api/models/org/model")
@@ -511,7 +514,10 @@ def test_client_of_a_compressed_image_hears_of_a_file_before_its_layer_has_come(
     slow = of_blobs("slow", bytes_per_s=1, from_bytes=MIB)
     with (
         SmallRegistry(tmp_path / "layout", slow) as mirror,
-        serving(f"{mirror.host}/org/models:latest", "--cache-dir", tmp_path / "cache") as server,
+        serving(
+            *(f"{mirror.host}/org/models:latest", "--cache-dir", tmp_path / "cache"),
+            program=SOON_SILENT,
+        ) as server,
     ):
         head = server.ask(PATH, "HEAD")
         assert (head.status, head.headers["etag"]) == (200, f'"{OID}"')
@@ -547,7 +553,9 @@ def test_lists_of_a_compressed_image_wait_until_its_files_are_there(
     flags = ("--cache-dir", tmp_path / "cache")
     with (
         SmallRegistry(tmp_path / "layout", slow) as mirror,
-        serving(f"{mirror.host}/org/models:latest", *flags, is_ready=is_ours) as server,
+        serving(
+            *(f"{mirror.host}/org/models:latest", *flags), is_ready=is_ours, program=SOON_SILENT
+        ) as server,
         asked(server, path="/api/models/org/model/tree/main?recursive=true&limit=1") as line,
         line.makefile("rb") as answer,
     ):

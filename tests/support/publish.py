@@ -112,7 +112,7 @@ class Side:
         return self.run("publish", repo, *targets, *sizes, *bases, *IMPATIENT, *more)
 
     def assemble(self, tag: str, *more: str) -> Ran:
-        return self.run("assemble", tag, "--to", self.name, "--base", "none", *more)
+        return self.run("assemble", tag, "--to", self.name, "--base", "none", *IMPATIENT, *more)
 
     def store(self, repository: str = "") -> Store:
         name = f"{os.environ['HF_TEST_REGISTRY']}/{repository or self.repository}"

@@ -143,7 +143,7 @@ def serving(
 
 def with_constants(*assignments: str) -> list[str]:
     """Return the program with other constants in modules of serve: no test waits for minutes."""
-    lines = ["from downloader.serve import contents, server", *assignments]
+    lines = ["from downloader.serve import app, contents, server", *assignments]
     return [
         sys.executable,
         "-c",

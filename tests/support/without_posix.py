@@ -23,8 +23,6 @@ from typing import Any
 # Libraries choose by what they find when they are imported; they have their own tests.
 import httpx2  # noqa: F401
 import huggingface_hub.hf_api  # noqa: F401
-import hypothesis  # noqa: F401
-import pytest
 import rich.console  # noqa: F401
 import urllib3  # noqa: F401
 import uvicorn.server  # noqa: F401
@@ -115,6 +113,8 @@ if __name__ == "__main__":
     if arguments[0] == "pytest":
         quiet = "-Wignore::pytest.PytestAssertRewriteWarning"  # of what is imported above
         sysconfig.get_config_vars()  # found by the name of the platform
+        pytest = importlib.import_module("pytest")
+        importlib.import_module("hypothesis")  # as those above
         sys.exit(
             pytest.main(
                 [quiet, "-otimeout_method=thread", *arguments[1:]], plugins=[WithoutPosix()]
