@@ -51,6 +51,7 @@ class World:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     world: World
     buffers = threading.local()
 
