@@ -1,13 +1,12 @@
 """A stick: written from two places, checked by sha256sum, restored by Python alone."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from downloader.library.bundle import PROGRAM
-from tests.support.command import hf_models
+from tests.support.command import call, hf_models, program
 from tests.support.make_image import make_snapshot, put_ours
 from tests.support.restore import FILES, layout
 from tests.support.serve import resolve_path, serving
@@ -30,14 +29,12 @@ def stick(tmp_path: Path) -> Path:
 
 def alone(stick: Path, *arguments: str, code: int = 0) -> str:
     """Run the stick's own program, with the standard library and nothing else."""
-    command = [sys.executable, "-I", "-S", "hf-models.pyz", *arguments]
-    done = subprocess.run(command, cwd=stick, capture_output=True, text=True, timeout=100)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    done = program(sys.executable, "-I", "-S", "hf-models.pyz", *arguments, code=code, cwd=stick)
+    return done.out + done.err
 
 
 def test_every_file_is_in_the_checksums(stick: Path) -> None:
-    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=stick, check=True)
+    call("sha256sum", "--check", "--strict", "SHA256SUMS", cwd=stick)
     listed = {line.split("  ")[1] for line in (stick / "SHA256SUMS").read_text().splitlines()}
     files = {path.relative_to(stick).as_posix() for path in stick.rglob("*") if path.is_file()}
     assert {name for name in files if not name.rpartition("/")[2].startswith(".")} == listed | {

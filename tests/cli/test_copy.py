@@ -30,8 +30,7 @@ def image(tmp_path: Path) -> Path:
 
 def test_an_archive_is_a_destination_and_a_source(image: Path, tmp_path: Path) -> None:
     archive, back = tmp_path / "image.tar", tmp_path / "back"
-    ran = hf_models("copy", image, "--to", archive)
-    assert ran.code == 0, ran.err
+    ran = hf_models("copy", image, "--to", archive, code=0)
     raw = layout(image).get_manifest("t")
     assert raw is not None
     assert ran.out == f"{archive}@{raw.digest}\n"
@@ -61,8 +60,7 @@ def test_copy_tells_the_names_of_files(image: Path, tmp_path: Path) -> None:
 
 
 def test_copy_counts_over_all_destinations(image: Path, tmp_path: Path) -> None:
-    ran = hf_models("copy", image, "--to", f"{tmp_path}/one/", "--to", tmp_path / "two.tar")
-    assert ran.code == 0, ran.err
+    ran = hf_models("copy", image, "--to", f"{tmp_path}/one/", "--to", tmp_path / "two.tar", code=0)
     last = ran.err.splitlines()[-1]
     counted = re.search(r"(\d+)/(\d+) blobs", last)
     assert counted, last
@@ -70,8 +68,7 @@ def test_copy_counts_over_all_destinations(image: Path, tmp_path: Path) -> None:
 
 
 def test_copy_of_what_docker_save_writes(tmp_path: Path) -> None:
-    ran = hf_models("copy", _docker_archive(tmp_path), "--to", f"{tmp_path}/images/")
-    assert ran.code == 0, ran.err
+    hf_models("copy", _docker_archive(tmp_path), "--to", f"{tmp_path}/images/", code=0)
     restored(tmp_path / "images", tmp_path / "cache")
     check_cache(tmp_path / "cache", make_archive.FILES, has_tree=False)
 
@@ -102,8 +99,7 @@ def test_copy_says_what_it_does_not_do(
     (tmp_path / "root" / "usr").mkdir(parents=True)
     write_archive(tmp_path / "untagged.tar", ({**entry, "RepoTags": None}, members))
     sources = [name if ":" in name else str(tmp_path / name) for name in images]
-    ran = hf_models("copy", *sources, "--to", f"{tmp_path}/{to}")
-    assert ran.code == 2
+    ran = hf_models("copy", *sources, "--to", f"{tmp_path}/{to}", code=2)
     assert said in ran.err
     assert not (tmp_path / "x.tar").exists()
 
@@ -114,22 +110,19 @@ def test_archive_of_a_source_with_wrong_bytes_is_not_kept(image: Path, tmp_path:
     data[-1] ^= 1
     blob.chmod(0o644)
     blob.write_bytes(data)
-    ran = hf_models("copy", image, "--to", tmp_path / "image.tar")
-    assert ran.code == 6, ran.err
+    hf_models("copy", image, "--to", tmp_path / "image.tar", code=6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image"]
 
 
 def test_copy_reads_a_mirror_and_skips_one_with_wrong_bytes(image: Path, tmp_path: Path) -> None:
     with SmallRegistry(image) as own, SmallRegistry(image) as mirror:
         name, to = f"{own.host}/me/x:t", tmp_path / "one"
-        ran = hf_models("copy", name, "--mirror", mirror.host, "--to", f"{to}/")
-        assert ran.code == 0, ran.err
+        hf_models("copy", name, "--mirror", mirror.host, "--to", f"{to}/", code=0)
         assert layout(to).get_manifest("t") == layout(image).get_manifest("t")
         assert mirror.blob_bytes > sum(map(len, set(FILES.values())))
     with SmallRegistry(image) as own, SmallRegistry(image, of_blobs("lies", lies=ALL)) as liar:
         name, to = f"{own.host}/me/x:t", tmp_path / "two"
-        ran = hf_models("copy", name, "--mirror", liar.host, "--to", f"{to}/")
-        assert ran.code == 0, ran.err
+        ran = hf_models("copy", name, "--mirror", liar.host, "--to", f"{to}/", code=0)
         assert layout(to).get_manifest("t") == layout(image).get_manifest("t")
         assert f"{liar.host}/me/x: sent wrong bytes; trying the next place" in ran.err
 
@@ -139,8 +132,9 @@ def test_copy_brings_an_image_from_registry_to_registry_and_directory(tmp_path: 
     name, store = registry()
     digest = put_image(store, "t", make_image_plan())
     other, target = registry()
-    ran = hf_models("copy", f"{name}:t", "--to", other, "--to", f"{tmp_path}/images", "--json")
-    assert ran.code == 0, ran.err
+    ran = hf_models(
+        "copy", f"{name}:t", "--to", other, "--to", f"{tmp_path}/images", "--json", code=0
+    )
     assert [item["digest"] for item in ran.json["targets"]] == [digest, digest]
     for copied in (target, layout(tmp_path / "images")):
         raw = copied.get_manifest("t")
@@ -156,9 +150,9 @@ def test_copy_reports_each_destination_that_fails() -> None:
     put_image(store, "t", make_image_plan())
     other, _ = registry()
     ran = hf_models(
-        "copy", f"{name}:t", "--to", "127.0.0.1:1/a/b", "--to", other, "--tries", "1", "--json"
+        *("copy", f"{name}:t", "--to", "127.0.0.1:1/a/b", "--to", other, "--tries", "1", "--json"),
+        code=4,
     )
-    assert ran.code == 4
     bad, good = ran.json["targets"]
     assert bad["error"]["exit_code"] == 4
     assert good["digest"]
@@ -225,8 +219,7 @@ def test_login_is_stored_where_docker_and_podman_look(
     file = tmp_path / "auth.json"
     monkeypatch.setenv("REGISTRY_AUTH_FILE", str(file))
     monkeypatch.setattr("sys.stdin", io.StringIO("s3cret\n"))
-    ran = hf_models("login", host, "--username", "me", "--password-stdin")
-    assert ran.code == 0, ran.err
+    ran = hf_models("login", host, "--username", "me", "--password-stdin", code=0)
     assert "s3cret" not in ran.out + ran.err
     assert host in json.loads(file.read_text())["auths"]
     assert hf_models("logout", host, "--json").json["removed"] is True

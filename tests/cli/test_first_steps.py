@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,13 +15,12 @@ from downloader.cli import cli
 from downloader.engine.heartbeat import heartbeat
 from downloader.oci.digest import digest_of
 from downloader.progress import NoProgress
-from tests.support.command import ROOT, hf_models, hf_models_apart
+from tests.support.command import ROOT, Ran, call, hf_models, hf_models_apart, program
 from tests.support.fake_hub import HubServer, HubSpec, make_repo, tiny_repo
 from tests.support.small_registry import SmallRegistry
 
 CANARY = "hf_canary4711"
 FILES = {"config.json": b"{}", "merges.txt": b"a b", "pytorch_model.bin": b"weights"}
-Done = subprocess.CompletedProcess[str]
 REPOS = (
     tiny_repo(),
     make_repo("Salesforce/codet5-small", FILES),
@@ -87,41 +85,30 @@ def own_path() -> str:
 
 
 def test_nox_passes_the_exit_code_on_and_keeps_the_token(hub: HubServer) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "nox", "--no-venv", "--no-install", "-s", "plan", "--"),
-            *("org/none", "--token", CANARY),
-        ],
-        env=os.environ | {"HF_ENDPOINT": hub.endpoint, "PATH": own_path()},
+    said = call(
+        *(sys.executable, "-m", "nox", "--no-venv", "--no-install", "-s", "plan", "--"),
+        *("org/none", "--token", CANARY),
+        code=3,
         cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
+        env={"HF_ENDPOINT": hub.endpoint, "PATH": own_path()},
     )
-    assert done.returncode == 3
-    assert "error: model org/none" in done.stderr
-    assert CANARY not in done.stdout + done.stderr
+    assert "error: model org/none" in said
+    assert CANARY not in said
 
 
-def make(*arguments: str) -> Done:
+def make(*arguments: str) -> Ran:
     """Run make with this interpreter's nox and packages."""
     nox = f"NOX={sys.executable} -m nox --no-venv --no-install"
     # The tests themselves may run under make, which tells its children so.
     own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    return subprocess.run(
-        ["make", "--assume-old=.venv/bin/nox", nox, *arguments],
-        env=own | {"PATH": own_path()},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    command = ("make", "--assume-old=.venv/bin/nox", nox, *arguments)
+    return program(*command, cwd=ROOT, env=own | {"PATH": own_path()})
 
 
 def test_make_prints_the_result_alone() -> None:
     done = make("models", "ARGS=show codet5-small")
-    assert done.stderr == ""
-    assert done.stdout == hf_models("models", "show", "codet5-small").out
+    assert done.err == ""
+    assert done.out == hf_models("models", "show", "codet5-small").out
 
 
 @pytest.mark.parametrize("page", ["install.md", "command-line.md", "command-line.zh-CN.md"])
@@ -133,20 +120,12 @@ def test_bash_completes_after_the_line_of_the_documents(page: str) -> None:
         _hf_models_completion hf-models
         echo "${{COMPREPLY[@]}}"
     """
-    done = subprocess.run(
-        ["bash", "-c", script],
-        env=os.environ | {"PATH": own_path()},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout == "--local-dir\n", done.stderr
+    assert call("bash", "-c", script, env={"PATH": own_path()}) == "--local-dir\n"
 
 
 def test_make_clean_keeps_what_was_built_unless_asked() -> None:
-    assert "dist" not in make("clean", "--dry-run").stdout.split()
-    assert "dist" in make("clean", "--dry-run", "DIST=1").stdout.split()
+    assert "dist" not in make("clean", "--dry-run").out.split()
+    assert "dist" in make("clean", "--dry-run", "DIST=1").out.split()
 
 
 def test_a_token_that_the_hub_does_not_know(hub: HubServer) -> None:
@@ -215,8 +194,7 @@ def test_every_help_has_examples_that_its_command_understands(name: tuple[str, .
 def test_a_mistyped_command_is_answered_with_the_one_that_is_meant(
     typed: tuple[str, ...], meant: str
 ) -> None:
-    ran = hf_models(*typed)
-    assert ran.code == 2
+    ran = hf_models(*typed, code=2)
     assert f"no such command '{typed[-1]}'; did you mean {meant}" in ran.err
 
 
@@ -234,17 +212,14 @@ from downloader.cli import run
 """
 
 
-def without_hub(*arguments: str, program: str = "sys.exit(run(sys.argv[1:]))") -> Done:
-    command = [sys.executable, "-c", WITHOUT_HUB + program, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def without_hub(*arguments: str, code: int = 0, what: str = "sys.exit(run(sys.argv[1:]))") -> Ran:
+    return program(sys.executable, "-c", WITHOUT_HUB + what, *arguments, code=code)
 
 
 def test_help_of_every_command_without_the_extra_hub() -> None:
     names = sorted(cli.list_commands(click.Context(cli)))
     each = "for name in sys.argv[1:]: assert run([name, '--help']) == 0, name"
-    done = without_hub(*names, program=each)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage: hf-models ") == len(names)
+    assert without_hub(*names, what=each).out.count("Usage: hf-models ") == len(names)
 
 
 def test_only_what_asks_the_hub_needs_the_extra_hub(
@@ -263,9 +238,6 @@ def test_only_what_asks_the_hub_needs_the_extra_hub(
         (("assemble", "tiny", "--base", "none", "--to", "127.0.0.1:1/models", *closed), 4),
         (("remove", "127.0.0.1:1/models:tiny", "--yes", *closed), 4),
     ):
-        done = without_hub(*command)
-        assert done.returncode == code, done.stderr
-        assert "huggingface_hub" not in done.stderr
-    missing = without_hub("plan", "org/tiny")
-    assert missing.returncode == 2
-    assert missing.stderr.startswith("error: this command needs huggingface_hub\nhint: pip install")
+        assert "huggingface_hub" not in without_hub(*command, code=code).err
+    missing = without_hub("plan", "org/tiny", code=2)
+    assert missing.err.startswith("error: this command needs huggingface_hub\nhint: pip install")

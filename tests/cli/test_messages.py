@@ -44,8 +44,7 @@ def test_a_password_in_the_hub_s_address_is_never_shown(
     side: Side, monkeypatch: pytest.MonkeyPatch, endpoint: str, code: int
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    ran = side.publish("org/other")
-    assert ran.code == code, ran.err
+    ran = side.publish("org/other", code=code)
     assert SECRET not in ran.out + ran.err
     assert NOWHERE in ran.err
 
@@ -55,8 +54,7 @@ def test_the_hub_s_address_may_end_with_a_slash(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", f"{side.hub.endpoint}/")
     for command in (("plan", "org/other"), ("fetch", "org/other")):
-        ran = side.run(*command)
-        assert ran.code == 0, ran.err
+        side.run(*command, code=0)
     assert side.publish("org/other").code == 0
 
 
@@ -64,8 +62,7 @@ def test_the_flags_about_tries_hold_for_the_hub_s_answers_too(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", f"http://{NOWHERE}")
-    ran = side.publish("org/other", "--tries", "2", "--retry-delay", "0.25")
-    assert ran.code == 4
+    ran = side.publish("org/other", "--tries", "2", "--retry-delay", "0.25", code=4)
     waits = [line for line in ran.err.splitlines() if "again in" in line]
     [wait] = waits  # the reason at once, and not again before each try
     assert wait.startswith(f"GET http://{NOWHERE}/api/models/org/other/")
@@ -76,12 +73,10 @@ def test_the_flags_about_tries_hold_for_the_hub_s_answers_too(
 
 def test_a_status_of_the_hub_is_an_answer(side: Side) -> None:
     side.hub.add_fault(faults.TooManyRequests(path="/api/*", retry_after_s=2, times=1))
-    ran = side.publish("org/other")
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/other", code=0)
     assert re.search(r"org/other/.*429.*; again in 2 s$", ran.err, re.MULTILINE), ran.err
     side.hub.add_fault(faults.ServerError(path="/api/*", times=1))
-    ran = side.run("fetch", "org/other", "--quiet")
-    assert ran.code == 0, ran.err
+    ran = side.run("fetch", "org/other", "--quiet", code=0)
     assert "again in" not in ran.err
 
 
@@ -98,8 +93,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_registry_that_never_answers_is_no_silence(side: Side, impatient: None) -> None:
     side.proxy.faults.append(Fault("silent", times=99, silent=True))
     flags = ("--timeout", "0.5", "--tries", "2")
-    ran = side.publish("org/other", *flags)
-    assert ran.code == 4
+    ran = side.publish("org/other", *flags, code=4)
     assert len(re.findall(r"^publish: [\d.]+ s so far$", ran.err, re.MULTILINE)) > 1
     noted = rf"no answer from {side.proxy.host} \(nothing received in time\); again in 0.05 s$"
     assert re.search(noted, ran.err, re.MULTILINE), ran.err
@@ -110,8 +104,7 @@ def test_a_registry_that_never_answers_is_no_silence(side: Side, impatient: None
 
 def test_a_file_that_stalls_is_named(side: Side, impatient: None) -> None:
     side.hub.add_fault(faults.StallAfter(path="*w.bin", after_bytes=100_000, times=1))
-    ran = side.publish("org/one", "--timeout", "0.5")
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/one", "--timeout", "0.5", code=0)
     line = next(line for line in ran.err.splitlines() if "w.bin: GET" in line)
     assert re.match(r"http://\S+/w\.bin: GET \S+: no answer from \S+:\d+ \(", line)
 
@@ -153,24 +146,21 @@ def test_on_a_terminal_the_bars_move_by_themselves(monkeypatch: pytest.MonkeyPat
 
 def test_a_status_of_the_registry_is_an_answer(side: Side) -> None:
     side.proxy.faults.append(Fault("busy", "POST", status=429, headers={"Retry-After": "2"}))
-    ran = side.publish("org/other")
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/other", code=0)
     assert f"upload to {side.name}: HTTP 429; again in 2 s" in ran.err
 
 
 def test_a_restore_says_that_it_waits(side: Side, tmp_path: Path) -> None:
     assert side.publish("org/other").code == 0
     side.proxy.faults.append(Fault("busy", "GET", status=429, headers={"Retry-After": "2"}))
-    ran = side.run("restore", f"{side.name}:other", "--cache-dir", str(tmp_path))
-    assert ran.code == 0, ran.err
+    ran = side.run("restore", f"{side.name}:other", "--cache-dir", str(tmp_path), code=0)
     assert f"manifest {side.name}:other: HTTP 429; again in 2 s" in ran.err
 
 
 def test_a_registry_that_asks_for_an_hour_is_quoted(side: Side) -> None:
     hour = {"Retry-After": "3600"}
     side.proxy.faults.append(Fault("busy", "POST", times=99, status=429, headers=hour))
-    ran = side.publish("org/other")
-    assert ran.code == 3
+    ran = side.publish("org/other", code=3)
     assert "(status 429, and asks to wait 3600 s)" in ran.err
     assert "again in" not in ran.err
 
@@ -188,8 +178,7 @@ def test_what_is_counted_has_its_name(side: Side) -> None:
 
 
 def test_a_repo_without_files_is_said_to_be_one(side: Side) -> None:
-    ran = side.publish("org/empty")
-    assert ran.code == 2
+    ran = side.publish("org/empty", code=2)
     assert "error: want at least one file, got a repo without any" in ran.err
 
 
@@ -203,21 +192,18 @@ def test_a_repo_without_files_is_said_to_be_one(side: Side) -> None:
 def test_the_memory_that_is_enough_is_named(
     side: Side, flags: tuple[str, ...], asked: str, more: str
 ) -> None:
-    ran = side.publish("org/other", *flags)
-    assert ran.code == 2
+    ran = side.publish("org/other", *flags, code=2)
     assert re.search(rf"^error: want at least \d+ MB of memory for {asked}$", ran.err, re.MULTILINE)
     hint = re.search(rf"^hint: raise --memory to (\d+MiB){more}$", ran.err, re.MULTILINE)
     assert hint, ran.err
-    again = side.publish("org/other", *flags, "--memory", hint[1])
-    assert again.code == 0, again.err
+    side.publish("org/other", *flags, "--memory", hint[1], code=0)
 
 
 # Where the fault is the user's or the network's
 
 
 def test_a_base_image_that_cannot_be_reached_is_no_dead_end(side: Side) -> None:
-    ran = side.publish("org/other", "--base", f"{NOWHERE}/busybox:x")
-    assert ran.code == 4
+    ran = side.publish("org/other", "--base", f"{NOWHERE}/busybox:x", code=4)
     assert f"error: base image {NOWHERE}/busybox:x: " in ran.err
     assert f"no answer from {NOWHERE} (" in ran.err
     assert "--base none" in ran.err.splitlines()[-1]
@@ -227,8 +213,7 @@ def test_a_default_base_image_that_cannot_be_reached_is_left_out(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("downloader.library.publisher.DEFAULT_BASE", f"{NOWHERE}/busybox:x")
-    ran = side.run("publish", "org/other", "--to", side.name, *ONCE)
-    assert ran.code == 0, ran.err
+    ran = side.run("publish", "org/other", "--to", side.name, *ONCE, code=0)
     assert "going on without a base image" in ran.err
     monkeypatch.setenv("HF_MODELS_BASE", f"{NOWHERE}/busybox:x")
     assert side.run("publish", "org/other", "--to", side.name, "--force", *ONCE).code == 4
@@ -246,8 +231,7 @@ def test_a_default_base_image_that_cannot_be_reached_is_left_out(
 def test_a_mistyped_command_line_is_an_error_like_the_others(
     side: Side, arguments: tuple[str, ...], command: str
 ) -> None:
-    ran = side.run(*arguments)
-    assert ran.code == 2
+    ran = side.run(*arguments, code=2)
     error, hint = ran.err.splitlines()
     assert error.startswith("error: ")
     assert hint == f"hint: see `{command} --help`"
@@ -297,8 +281,7 @@ def test_every_exit_code_is_in_the_readme(readme: str, line: str) -> None:
 
 
 def hint_of(side: Side, *more: str, repo: str = "org/one", code: int) -> str:
-    ran = side.publish(repo, *more)
-    assert ran.code == code, ran.err
+    ran = side.publish(repo, *more, code=code)
     return ran.err.splitlines()[-1]
 
 

@@ -46,8 +46,7 @@ def test_restore_from_a_registry_without_tls(
     if how == "variable":
         flag = []
         monkeypatch.setenv("HF_MODELS_PLAIN_HTTP", f"other.lan,{host}")
-    ran = hf_models("restore", f"{host}/{path_of(name)}:t", "--cache-dir", tmp_path, *flag)
-    assert ran.code == 0, ran.err
+    hf_models("restore", f"{host}/{path_of(name)}:t", "--cache-dir", tmp_path, *flag, code=0)
     check_cache(tmp_path, FILES)
     assert set(socks.asked) == {host}
 
@@ -56,16 +55,14 @@ def test_without_the_flag_the_error_names_it(socks: SocksProxy, tmp_path: Path) 
     name, store = registry()
     put_ours(store, FILES, "t")
     source = f"{LAN}/{path_of(name)}:t"
-    ran = hf_models("restore", source, "--cache-dir", tmp_path, "--tries", "1")
-    assert ran.code == 4
+    ran = hf_models("restore", source, "--cache-dir", tmp_path, "--tries", "1", code=4)
     assert "speaks no TLS" in ran.err
     assert f"--plain-http {LAN}" in ran.err
 
 
 def test_publish_to_a_registry_without_tls(side: Side, socks: SocksProxy) -> None:
     target = f"{LAN}/{side.repository}"
-    ran = side.publish("org/model", "--plain-http", LAN, to=(target,))
-    assert ran.code == 0, ran.err
+    side.publish("org/model", "--plain-http", LAN, to=(target,), code=0)
     check_image(side.store(), "model", MODEL)
     assert set(socks.asked) == {LAN}
 
@@ -76,8 +73,7 @@ def test_copy_between_registries_without_tls(socks: SocksProxy) -> None:
     other, target = registry()
     source, copied = f"{LAN}/{path_of(name)}:t", f"other.lan/{path_of(other)}"
     flags = ("--plain-http", "registry.lan", "--plain-http", "other.lan")
-    ran = hf_models("copy", source, "--to", copied, *flags)
-    assert ran.code == 0, ran.err
+    hf_models("copy", source, "--to", copied, *flags, code=0)
     raw = target.get_manifest("t")
     assert raw is not None
     assert raw.digest == digest
@@ -99,8 +95,7 @@ def test_socks_proxy_that_refuses_the_password_is_named(
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", f"socks5h://me:wr0ng@{socks.host}")
     more = ("--cache-dir", tmp_path, "--plain-http", LAN, "--tries", "1")
-    ran = hf_models("restore", f"{LAN}/a/b:t", *more)
-    assert ran.code == 4
+    ran = hf_models("restore", f"{LAN}/a/b:t", *more, code=4)
     assert f"socks5h://{socks.host}" in ran.err
     assert "ALL_PROXY" in ran.err
     assert "wr0ng" not in ran.err

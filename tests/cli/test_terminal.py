@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 import threading
 import unicodedata
@@ -12,7 +11,7 @@ import pytest
 
 from downloader.errors import InputError
 from tests.support.catalog_images import make_image_plan, put_image
-from tests.support.command import ROOT, hf_models, without_overriding_modes
+from tests.support.command import ROOT, Ran, hf_models, program, without_overriding_modes
 from tests.support.make_image import put_ours
 from tests.support.restore import FILES, layout, registry
 
@@ -41,8 +40,7 @@ def test_labels_are_shown_without_effect(evil: str) -> None:
     name, store = registry()
     put_image(store, "t", make_image_plan(), changed={"licenses": evil})
     for command in ["inspect", f"{name}:t"], ["list", name]:
-        ran = hf_models(*command)
-        assert ran.code == 0, ran.err
+        ran = hf_models(*command, code=0)
         check_plain(ran.out + ran.err)
         answer = hf_models(*command, "--json")
         check_plain(answer.out)
@@ -55,8 +53,7 @@ def test_list_shows_the_other_images_where_one_is_malformed(key: str) -> None:
     name, store = registry()
     put_image(store, "good", make_image_plan())
     put_image(store, "odd", make_image_plan(), changed={key: ESCAPES})
-    ran = hf_models("list", name)
-    assert ran.code == 0
+    ran = hf_models("list", name, code=0)
     assert "good" in ran.out
     assert "odd: left out: " in ran.err
     check_plain(ran.out + ran.err)
@@ -68,31 +65,25 @@ def test_list_fails_where_no_image_can_be_read() -> None:
     assert hf_models("list", name).code == 5
 
 
-def run_in_shell(script: str, *, code: int) -> subprocess.CompletedProcess[str]:
+def run_in_shell(script: str, *, code: int) -> Ran:
     """Run a shell script whose $HF is the command line."""
-    done = subprocess.run(
-        ["sh", "-c", f'HF="{sys.executable} -m downloader"\n{script}'],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
+    script = f'HF="{sys.executable} -m downloader"\n{script}'
+    done = program("sh", "-c", script, code=code, cwd=ROOT)
+    assert "Traceback" not in done.err
+    assert "Exception ignored" not in done.err
     return done
 
 
 @pytest.mark.parametrize("command", ["models list", "models list --json", "--help"])
 def test_a_full_disk_below_standard_output_is_an_error(command: str) -> None:
     done = run_in_shell(f"$HF {command} > /dev/full", code=7)
-    assert done.stderr.startswith("error: ")
-    assert "No space left on device" in done.stderr
+    assert done.err.startswith("error: ")
+    assert "No space left on device" in done.err
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", "<&- 2>&-"])
 def test_a_lost_standard_error_does_not_stop_the_work(closed: str) -> None:
-    assert "codet5-small" in run_in_shell(f"$HF models list {closed}", code=0).stdout
+    assert "codet5-small" in run_in_shell(f"$HF models list {closed}", code=0).out
     run_in_shell(f"$HF models show none {closed}", code=2)
 
 
@@ -108,13 +99,13 @@ def test_no_standard_stream_at_all_is_no_error() -> None:
     ],
 )
 def test_a_closed_standard_input_is_an_empty_one(command: str, said: str) -> None:
-    assert said in run_in_shell(f"$HF {command} <&-", code=2).stderr
+    assert said in run_in_shell(f"$HF {command} <&-", code=2).err
 
 
 @pytest.mark.parametrize("flag", ["--timeout", "--retry-delay"])
 def test_seconds_that_are_no_number_are_refused(flag: str) -> None:
     done = run_in_shell(f"$HF inspect 127.0.0.1:1/a/b:c {flag} nan", code=2)
-    assert "'nan' is not a valid number of seconds" in done.stderr
+    assert "'nan' is not a valid number of seconds" in done.err
 
 
 @pytest.mark.parametrize(
@@ -133,7 +124,7 @@ def test_seconds_that_are_no_number_are_refused(flag: str) -> None:
     ],
 )
 def test_a_path_that_names_nothing(command: str, path: str, said: str) -> None:
-    assert said in run_in_shell(f"$HF {command} '{path}'", code=2).stderr
+    assert said in run_in_shell(f"$HF {command} '{path}'", code=2).err
 
 
 @pytest.mark.parametrize("command", ["restore --cache-dir", "copy --to", "serve"])
@@ -152,23 +143,23 @@ def test_a_working_directory_that_is_gone(command: str, tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), FILES)
     (tmp_path / "gone").mkdir()
     script = f"IN={tmp_path}; export PYTHONPATH=$PWD; cd $IN/gone; rmdir $IN/gone; $HF {command}"
-    assert "error: the working directory is gone" in run_in_shell(script, code=7).stderr
+    assert "error: the working directory is gone" in run_in_shell(script, code=7).err
 
 
 def test_outputs_of_a_job_that_cannot_be_written(tmp_path: Path) -> None:
     script = f"GITHUB_OUTPUT={tmp_path} $HF plan org/x --github-output"
-    assert run_in_shell(script, code=7).stderr == f"error: {tmp_path}: Is a directory\n"
+    assert run_in_shell(script, code=7).err == f"error: {tmp_path}: Is a directory\n"
 
 
 def test_a_port_of_more_digits_than_a_number_may_have() -> None:
     done = run_in_shell(f"$HF serve . --listen 127.0.0.1:{'9' * 5000}", code=2)
-    assert "--listen: want HOST:PORT like" in done.stderr
+    assert "--listen: want HOST:PORT like" in done.err
 
 
 @pytest.mark.parametrize("command", ["login '' --username me --password-stdin", "logout me"])
 def test_a_login_names_a_registry(command: str) -> None:
     done = run_in_shell(f"echo secret | $HF {command}", code=2)
-    assert "want a registry's host like ghcr.io, got " in done.stderr
+    assert "want a registry's host like ghcr.io, got " in done.err
 
 
 @pytest.mark.parametrize(
@@ -177,7 +168,7 @@ def test_a_login_names_a_registry(command: str) -> None:
 )
 def test_a_login_that_nobody_answers_says_what_it_wants(command: str, flag: str) -> None:
     done = run_in_shell(f"$HF {command} < /dev/null", code=2)
-    assert f"want {flag} where nobody answers" in done.stderr
+    assert f"want {flag} where nobody answers" in done.err
 
 
 @pytest.mark.parametrize(
@@ -191,22 +182,22 @@ def test_a_login_that_nobody_answers_says_what_it_wants(command: str, flag: str)
 )
 def test_an_argument_that_is_no_text(command: str) -> None:
     script = f"echo secret | $HF {command} \"$(printf 'x\\377')\""
-    assert "is no text in UTF-8" in run_in_shell(script, code=2).stderr
+    assert "is no text in UTF-8" in run_in_shell(script, code=2).err
 
 
 def test_a_password_that_is_no_text() -> None:
     script = "printf 'x\\377' | $HF login a.io --username me --password-stdin"
-    assert "want a password in UTF-8" in run_in_shell(script, code=2).stderr
+    assert "want a password in UTF-8" in run_in_shell(script, code=2).err
 
 
 def test_verify_of_a_name_that_is_too_long_for_a_path() -> None:
-    assert "is no image name" in run_in_shell(f"$HF verify {'a' * 300}", code=2).stderr
+    assert "is no image name" in run_in_shell(f"$HF verify {'a' * 300}", code=2).err
 
 
 @pytest.mark.parametrize("command", ["--help", "models list"])
 def test_a_reader_that_leaves_at_once_is_no_error(command: str) -> None:
     done = run_in_shell(f"( $HF {command}; echo $? >&2 ) | true", code=0)
-    assert done.stderr == "0\n"
+    assert done.err == "0\n"
 
 
 @pytest.fixture
@@ -221,8 +212,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unforeseen_exception_is_two_lines_and_code_70(broken: None) -> None:
-    ran = hf_models("models", "list")
-    assert ran.code == 70
+    ran = hf_models("models", "list", code=70)
     error, hint = ran.err.splitlines()
     assert error == "error: unexpected ZeroDivisionError: https://host/x"
     assert hint.startswith("hint: ")
@@ -255,8 +245,7 @@ def test_a_system_without_threads_says_so(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError(message)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    ran = hf_models("list", name)
-    assert ran.code == 7
+    ran = hf_models("list", name, code=7)
     assert ran.err.splitlines()[0] == "error: this system starts no more threads"
 
 
@@ -268,8 +257,7 @@ def test_verbose_shows_requests_and_answers_without_secrets(
     put_image(store, "t", make_image_plan())
     if not how:
         monkeypatch.setenv("HF_MODELS_DEBUG", "1")
-    ran = hf_models("inspect", f"{name}:t", *how)
-    assert ran.code == 0
+    ran = hf_models("inspect", f"{name}:t", *how, code=0)
     repository = name.partition("/")[2]
     assert f"/v2/{repository}/manifests/t: 200, " in ran.err
     assert "authorization" not in ran.err.lower()
@@ -279,8 +267,7 @@ def test_verbose_shows_requests_and_answers_without_secrets(
 
 def test_verbose_says_how_many_connections_a_transfer_has(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), FILES)
-    ran = hf_models("restore", tmp_path / "image", "--cache-dir", tmp_path / "cache", "-v")
-    assert ran.code == 0
+    ran = hf_models("restore", tmp_path / "image", "--cache-dir", tmp_path / "cache", "-v", code=0)
     assert re.search(r"^debug: connections: \d+ at first; limit \d+$", ran.err, re.MULTILINE)
 
 
@@ -288,14 +275,12 @@ def test_a_tag_that_is_not_there_is_answered_with_those_that_are() -> None:
     name, store = registry()
     for tag in ("codet5-small", "codet5-base", "starcoder"):
         put_image(store, tag, make_image_plan())
-    ran = hf_models("restore", f"{name}:codet5-smal")
-    assert ran.code == 3
+    ran = hf_models("restore", f"{name}:codet5-smal", code=3)
     assert ran.err.splitlines()[-1] == "hint: tags there: codet5-small, codet5-base, starcoder"
 
 
 def test_the_name_of_a_repo_is_answered_with_the_image_to_try() -> None:
-    ran = hf_models("restore", "Salesforce/CodeT5-small")
-    assert ran.code == 2
+    ran = hf_models("restore", "Salesforce/CodeT5-small", code=2)
     assert ran.err.splitlines()[-1].endswith("like ghcr.io/OWNER/hf-models:codet5-small")
 
 

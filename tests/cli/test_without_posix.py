@@ -1,26 +1,19 @@
 """The consumer's commands on a system without POSIX calls, and without symbolic links."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.command import program
 from tests.support.fake_hub import HubProcess, tiny_repo
 from tests.support.make_image import put_ours
 from tests.support.restore import FILES, FOLDER, layout
 
 
 def run(*arguments: str | Path, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.without_posix", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=environment or None,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    command = (sys.executable, "-m", "tests.support.without_posix", *arguments)
+    return program(*command, env=environment or None).out
 
 
 def test_every_module_is_imported() -> None:

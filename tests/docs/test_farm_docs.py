@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -20,32 +19,12 @@ from downloader.cli.assemble import assemble
 from downloader.cli.plan import plan
 from downloader.cli.publish import publish
 from downloader.farm.destinations import KNOWN
+from tests.support.command import ROOT, call, program
 from tests.support.fake_hub import HubServer, make_repo
+from tests.support.schemas import ID, NAME, QUANTITY, TEXT, TRUE, closed, listed
 
-ROOT = Path(__file__).parents[2]
 FARM = (ROOT / "docs/farm.md").read_text()
 MANIFEST = ROOT / "docs/kubernetes/indexed-job.yaml"
-NAME = {"type": "string", "pattern": r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", "maxLength": 63}
-TEXT = {"type": "string"}
-TRUE = {"const": True}
-QUANTITY = {"type": "string", "pattern": r"^\d+(Mi|Gi)?$"}
-ID = {"type": "integer", "minimum": 1}
-
-
-def closed(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
-    """A schema of an object that may have these keys and no others."""
-    return {
-        "type": "object",
-        "properties": required | optional,
-        "required": sorted(required),
-        "additionalProperties": False,
-    }
-
-
-def listed(item: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": item, "minItems": 1}
-
-
 # Source: Kubernetes 1.33 API reference, batch/v1 Job and core/v1 PodSpec; only the fields that
 # are used, so that a misspelt or misplaced one is an error, as with the API server's
 # `--validate=strict`.
@@ -217,11 +196,6 @@ def test_the_page_names_every_secret_and_variable_of_the_workflows(name: str) ->
         assert {known.username, known.password} <= used
 
 
-def test_every_link_of_the_page_leads_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", FARM):
-        assert (ROOT / "docs" / target).exists(), target
-
-
 def put_program(directory: Path, name: str, text: str) -> None:
     program = directory / name
     program.write_text(f"#!/bin/sh\n{text}\n")
@@ -248,19 +222,9 @@ def test_the_commands_over_ssh_publish_a_model(tmp_path: Path) -> None:
         env = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(tmp_path)}
         env |= {"REPO": repo.id, "TAG": "spread", "IMAGE": image, "HOSTS": str(tmp_path / "on")}
         env |= {"HF_ENDPOINT": hub.endpoint, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            ["sh", "-euc", block("ssh")],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
+        program("sh", "-euc", block("ssh"), cwd=tmp_path, env=env)
     shares = {host: (tmp_path / "on" / host / "command").read_text() for host in ("alpha", "gamma")}
     assert "--shard 1/3" in shares["alpha"]
     assert "--shard 3/3" in shares["gamma"]
-    index = subprocess.run(
-        ["crane", "manifest", f"{image}:spread"], capture_output=True, text=True, check=True
-    )
-    assert json.loads(index.stdout)["annotations"]["org.opencontainers.image.revision"] == repo.sha
+    index = json.loads(call("crane", "manifest", f"{image}:spread"))
+    assert index["annotations"]["org.opencontainers.image.revision"] == repo.sha

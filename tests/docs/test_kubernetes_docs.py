@@ -12,10 +12,10 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.docs.test_farm_docs import ID, NAME, QUANTITY, TEXT, TRUE, closed, listed
 from tests.support.docker import docker, load_offline
 from tests.support.make_image import COMMIT, put_ours
 from tests.support.restore import FILES, FOLDER, registry, restored
+from tests.support.schemas import ID, NAME, QUANTITY, TEXT, TRUE, closed, listed
 
 DIRECTORY = Path(__file__).parents[2] / "docs" / "kubernetes"
 PATH = {"type": "string", "pattern": "^/"}

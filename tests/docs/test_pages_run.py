@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import ROOT
+from tests.support.command import ROOT, Ran, program
 from tests.support.fake_hub import HubServer, HubSpec, make_repo
 
 FILES = {
@@ -55,24 +54,14 @@ class Reader:
             "HF_MODELS_BASE": "none",
         }
 
-    def run(self, page: str, marker: str) -> subprocess.CompletedProcess[str]:
+    def run(self, page: str, marker: str) -> Ran:
         """Run the shell block of a page that has a text in it."""
         text = (ROOT / page).read_text(encoding="utf-8")
         blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
         [block] = [block for block in blocks if marker in block]
         for name, real in self.names.items():
             block = re.sub(rf"(?<![\w-]){re.escape(name)}\b", real, block)
-        done = subprocess.run(
-            ["sh", "-euc", block],
-            cwd=self.home,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
-        return done
+        return program("sh", "-euc", block, cwd=self.home, env=self.environment)
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +79,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.tools("openssl")]
 def test_restore_as_the_page_says(reader: Reader) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     [command] = re.findall(r"^hf-models restore (\S+)$", text, re.MULTILINE)
-    snapshot = Path(
-        reader.run("docs/restore.md", f"hf-models restore {command}\n").stdout.split()[-1]
-    )
+    snapshot = Path(reader.run("docs/restore.md", f"hf-models restore {command}\n").out.split()[-1])
     assert {path.name: path.read_bytes() for path in snapshot.iterdir()} == FILES
 
 
@@ -109,12 +96,12 @@ def test_a_stick_as_the_page_says(reader: Reader) -> None:
         said = reader.run("docs/restore.md", "hf-models.pyz restore")
     finally:
         del reader.environment["HF_HOME"]
-    assert {path.name for path in Path(said.stdout.split()[-1]).iterdir()} == set(FILES)
+    assert {path.name for path in Path(said.out.split()[-1]).iterdir()} == set(FILES)
 
 
 def test_signing_and_compression_as_the_page_says(reader: Reader) -> None:
     done = reader.run("docs/publish.md", "--sign-key key.pem")
-    assert "signed by key" in done.stdout + done.stderr
+    assert "signed by key" in done.out + done.err
 
 
 def test_copies_as_the_page_says(reader: Reader) -> None:
@@ -122,9 +109,6 @@ def test_copies_as_the_page_says(reader: Reader) -> None:
     lines = "\n".join(re.findall(r"^hf-models copy .*$", text, re.MULTILINE))
     for name, real in reader.names.items():
         lines = lines.replace(name, real)
-    done = subprocess.run(
-        ["sh", "-euc", lines], cwd=reader.home, env=reader.environment, check=False, timeout=100
-    )
-    assert done.returncode == 0
+    program("sh", "-euc", lines, cwd=reader.home, env=reader.environment)
     assert (reader.home / "other-stick/images/index.json").exists()
     assert (reader.home / "codet5.tar").exists()

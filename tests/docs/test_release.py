@@ -3,14 +3,13 @@
 import hashlib
 import os
 import re
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import ROOT
+from tests.support.command import ROOT, program
 from tests.support.make_image import put_ours
 from tests.support.restore import FILES, layout
 from tests.support.serve import resolve_path, serving
@@ -20,15 +19,9 @@ BARE = (sys.executable, "-I", "-S")  # the standard library, and no packages at 
 
 
 def release(*arguments: str | Path, code: int = 0, **env: str) -> str:
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *arguments],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    command = (sys.executable, SCRIPT, *arguments)
+    done = program(*command, code=code, env={**os.environ, **env})
+    return done.out + done.err
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +39,8 @@ def pyz(dist: Path) -> Path:
 def alone(pyz: Path, *arguments: str | Path, code: int = 0) -> str:
     """Run the zipapp with a Python that has nothing else, isolated from environment and user."""
     home = {"HOME": str(pyz.parent), "HF_HOME": str(pyz.parent / "hf")}
-    command = [*BARE, pyz, *arguments]
-    done = subprocess.run(command, env=home, capture_output=True, text=True, timeout=100)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    done = program(*BARE, pyz, *arguments, code=code, env=home)
+    return done.out + done.err
 
 
 def test_every_file_has_its_checksum(dist: Path) -> None:
@@ -83,8 +74,7 @@ def test_the_notes_are_a_section_of_the_changelog(dist: Path) -> None:
 
 
 def test_zipapp_restores_and_verifies_with_python_alone(pyz: Path, tmp_path: Path) -> None:
-    probe = [*BARE, "-c", "import click"]
-    assert subprocess.run(probe, capture_output=True).returncode == 1, "not a bare Python"
+    program(*BARE, "-c", "import click", code=1)
     put_ours(layout(tmp_path / "image"), FILES)
     alone(pyz, "restore", tmp_path / "image", "--cache-dir", tmp_path / "hub")
     alone(pyz, "verify", tmp_path / "hub")

@@ -604,6 +604,5 @@ def test_flags_that_do_not_fit_together(arguments: list[str]) -> None:
 def test_a_readme_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_bytes(b"\xff\n")
-    ran = hf_models("catalog", "--file", str(ROOT / "models.toml"), "--readme", str(readme))
-    assert ran.code == 2
+    ran = hf_models("catalog", "--file", str(ROOT / "models.toml"), "--readme", str(readme), code=2)
     assert f"want text in UTF-8 in {readme}" in ran.err

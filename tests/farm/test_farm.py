@@ -30,7 +30,7 @@ from downloader.oci.reference import parse_reference
 from downloader.oci.registry_write import WritableRegistry
 from downloader.plan import Plan, split_shards
 from downloader.publish.checkpoint import Record, Shard, read_record
-from tests.support.command import ROOT, call, hf_models
+from tests.support.command import ROOT, Ran, call, hf_models, program
 from tests.support.fake_hub import (
     Commit,
     File,
@@ -367,15 +367,14 @@ def test_the_action_signs_the_files_as_the_workflow_that_uses_it(
         farm.job.env |= sigstore.job_environment
         signing = {"sign": "true", "trust_config": str(config)}
         done = use_action(farm, tmp_path, repo_id="org/tiny", to=image, tag=TAG, **signing)
-        assert done.returncode == 0, done.stderr
-        assert REQUEST_TOKEN not in done.stdout + done.stderr
+        assert done.code == 0, done.err
+        assert REQUEST_TOKEN not in done.out + done.err
         check_signed(sigstore, image, config)
 
 
 def check_signed(sigstore: Sigstore, image: str, config: Path) -> None:
     who = ("--identity", sigstore.identity, "--issuer", sigstore.url)
-    ran = hf_models("verify", f"{image}:{TAG}", *who, "--trust-config", config)
-    assert ran.code == 0, ran.err
+    ran = hf_models("verify", f"{image}:{TAG}", *who, "--trust-config", config, code=0)
     assert f"signed by {sigstore.identity}" in ran.out
 
 
@@ -453,7 +452,7 @@ def test_check_finds_a_tag_that_names_another_image(farm: Farm, image: str) -> N
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
 
 
-def use_action(farm: Farm, directory: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
+def use_action(farm: Farm, directory: Path, **inputs: str) -> Ran:
     """Run the steps of action.yml, as in a workflow of another repository."""
     checkout, workspace = directory / "action", directory / "workspace"
     for made in (checkout, workspace):
@@ -473,21 +472,15 @@ def use_action(farm: Farm, directory: Path, **inputs: str) -> subprocess.Complet
     kept |= {name: value for name, value in farm.job.env.items() if name.startswith("ACTIONS_")}
     # The environment that this test runs in has what a session would install.
     nox = f'NOX="{sys.executable} -m nox --no-venv --no-install"'
-    return subprocess.run(
-        [step["shell"], "-c", f"{step['run']} --assume-old=.venv/bin/nox {nox}"],
-        cwd=workspace,
-        env=kept | own,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    script = f"{step['run']} --assume-old=.venv/bin/nox {nox}"
+    return program(step["shell"], "-c", script, code=None, cwd=workspace, env=kept | own)
 
 
 def test_the_action_publishes_and_keeps_no_password(farm: Farm, image: str, tmp_path: Path) -> None:
     user = {"username": "me", "password": "canary-password"}
     done = use_action(farm, tmp_path, repo_id="org/tiny", to=image, tag=TAG, **user)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
+    said = done.out + done.err
+    assert done.code == 0, said
     assert "hf-models publish --plan=dist/plan.json" in said
     assert farm.outputs["image"] == image
     found = store_of(image).get_manifest(TAG)
@@ -500,8 +493,8 @@ def test_the_action_publishes_and_keeps_no_password(farm: Farm, image: str, tmp_
 
 def test_the_action_that_fails_says_why(farm: Farm, image: str, tmp_path: Path) -> None:
     done = use_action(farm, tmp_path, repo_id="org/closed", to=image)
-    assert done.returncode != 0
-    (mark,) = [line for line in done.stderr.splitlines() if line.startswith("::")]
+    assert done.code != 0
+    (mark,) = [line for line in done.err.splitlines() if line.startswith("::")]
     assert re.match("::error title=hf-models::.*org/closed", mark)
     assert "**error** " in farm.job.summary
 

@@ -8,7 +8,6 @@ import re
 import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from downloader.cli import run
 from downloader.cli.farm import farm
 from downloader.farm.action import INPUTS
 from downloader.hub.repo import Selection
-from tests.support.command import ROOT, call
+from tests.support.command import ROOT, call, program
 from tests.support.fake_hub import (
     Commit,
     HubServer,
@@ -608,15 +607,7 @@ def test_the_commands_of_the_workflows_run_as_they_are_written(
         command = next(found["run"] for found in steps if found.get("id") == step)
         if step == "plan":
             env["JOB"] = json.loads(outputs["matrix"])["include"][0]["job"]
-        done = subprocess.run(
-            [*shlex.split(command), *ready],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        program(*shlex.split(command), *ready, cwd=tmp_path, env=env)
         outputs |= read_values(tmp_path / "GITHUB_OUTPUT")
     assert outputs["count"] == "1"
     assert (

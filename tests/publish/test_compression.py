@@ -42,8 +42,7 @@ HUB = HubSpec((MODEL, PACKS, LARGE, SPLIT))
 
 
 def published(side: Side, *more: str, repo: str = "org/packs") -> Any:
-    ran = side.publish(repo, "--json", *more)
-    assert ran.code == 0, ran.err
+    ran = side.publish(repo, "--json", *more, code=0)
     return ran.json["targets"][0]
 
 
@@ -81,8 +80,7 @@ def test_auto_compresses_what_shrinks(side: Side, tmp_path: Path) -> None:
 
 
 def test_a_plan_says_what_it_chose_and_why(side: Side) -> None:
-    ran = side.run("plan", "org/packs", "--compress", "auto", "--layer-size", "6MiB")
-    assert ran.code == 0, ran.err
+    ran = side.run("plan", "org/packs", "--compress", "auto", "--layer-size", "6MiB", code=0)
     assert "zstd: 7" in ran.out  # 75 to 79 %
     assert "plain: 9" in ran.out
     assert "on the wire:      about" in ran.out
@@ -137,8 +135,7 @@ def built(side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
     """Return a layout directory of LARGE whose layers are compressed."""
     monkeypatch.chdir(tmp_path)
     flags = ["--engine=layout", "--base=none", "--compress=zstd", f"--layer-size={size}"]
-    ran = side.run("build", "org/large", *flags)
-    assert ran.code == 0, ran.err
+    side.run("build", "org/large", *flags, code=0)
     return tmp_path / "dist" / "large"
 
 
@@ -183,8 +180,7 @@ def test_a_mirror_that_is_wrong_about_the_largest_compressed_layers(
     wrong = replace(fault, from_bytes=largest)
     with SmallRegistry(image) as own, SmallRegistry(image, wrong) as mirror:
         flags = ("--mirror", mirror.host, "--stall-timeout", "1", "--json")
-        ran = restore(f"{own.host}/org/large", tmp_path / "cache", *flags)
-        assert ran.code == 0, ran.err
+        ran = restore(f"{own.host}/org/large", tmp_path / "cache", *flags, code=0)
         assert "trying the next place" in ran.err
         assert own.blob_bytes > 0
     check_directory(Path(ran.json["snapshots"][0]["path"]), LARGE)
@@ -209,8 +205,7 @@ def test_layouts_and_archives_are_read_by_range(
     monkeypatch.chdir(tmp_path)
     arguments = ["build", "org/packs", "--engine=layout", "--base=none", "--layer-size=6MiB"]
     arguments += ["--compress=auto", *(["--archive=image.tar"] if engine == "archive" else [])]
-    ran = side.run(*arguments)
-    assert ran.code == 0, ran.err
+    side.run(*arguments, code=0)
     source = "image.tar" if engine == "archive" else "dist/packs"
     check_restored(str(tmp_path / source), tmp_path / "cache")
 
@@ -281,8 +276,7 @@ def test_others_take_it_for_ordinary_layers(side: Side, tmp_path: Path) -> None:
 
 def test_verify_counts_the_bytes_that_compressed_layers_hold(side: Side) -> None:
     published(side, "--compress", "zstd")
-    ran = hf_models("verify", f"{side.direct_name}:packs")
-    assert ran.code == 0, ran.err
+    ran = hf_models("verify", f"{side.direct_name}:packs", code=0)
     assert re.search(r"verify: (.+) of \1, (\d+)/\2 layers, ", ran.err.splitlines()[-1]), ran.err
 
 
@@ -338,8 +332,7 @@ def test_an_engine_that_has_the_files_in_another_form_already(side: Side, tmp_pa
 
 
 def test_the_engine_compresses_nothing_for_us(side: Side) -> None:
-    ran = side.run("build", "org/packs", "--engine=docker", "--compress=auto")
-    assert ran.code == 2
+    ran = side.run("build", "org/packs", "--engine=docker", "--compress=auto", code=2)
     assert "--engine layout" in ran.err
 
 

@@ -52,8 +52,7 @@ def test_docker_pulls_and_runs_it(side: Side) -> None:
     base = f"{os.environ['HF_TEST_REGISTRY']}/{BASE}"
     call("docker", "tag", BASE, base)
     call("docker", "push", "-q", base)
-    ran = side.publish("org/model", "--base", base)
-    assert ran.code == 0, ran.err
+    side.publish("org/model", "--base", base, code=0)
     image = f"{side.direct_name}:model"
     call("docker", "pull", "-q", image)
     try:
@@ -171,8 +170,7 @@ def check(data: bytes, schema: dict[str, Any]) -> None:
 
 def build_layout(side: Side, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(directory)
-    ran = side.run(*BUILD_LAYOUT)
-    assert ran.code == 0, ran.err
+    ran = side.run(*BUILD_LAYOUT, code=0)
     assert ran.out.splitlines()[0] == "dist/model"
     return directory / "dist/model"
 
@@ -219,8 +217,7 @@ def test_a_layout_is_pushed_without_an_engine(
 ) -> None:
     build_layout(side, tmp_path, monkeypatch)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    ran = side.run("push", "model", "--to", side.name)
-    assert ran.code == 0, ran.err
+    ran = side.run("push", "model", "--to", side.name, code=0)
     assert ran.out.startswith(f"{side.name}:model@sha256:")
     check_image(side.store(), "model", MODEL)
     side.forget()
@@ -233,8 +230,7 @@ def test_a_layout_goes_to_the_other_registries_when_one_fails(
 ) -> None:
     build_layout(side, tmp_path, monkeypatch)
     to = ("--to", "127.0.0.1:1/no/way", "--to", side.name)
-    ran = side.run("push", "model", "--engine", "layout", *to, "--tries", "1", "--json")
-    assert ran.code == 4, ran.err
+    ran = side.run("push", "model", "--engine", "layout", *to, "--tries", "1", "--json", code=4)
     failed, done = ran.json["targets"]
     assert failed["image"] == "127.0.0.1:1/no/way:model"
     assert failed["error"]["message"] in ran.err
@@ -248,8 +244,7 @@ def test_docker_loads_the_archive_of_a_layout(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     name = side.repository
-    ran = side.run(*BUILD_LAYOUT, "--archive", "model.tar", "--image", name)
-    assert ran.code == 0, ran.err
+    ran = side.run(*BUILD_LAYOUT, "--archive", "model.tar", "--image", name, code=0)
     written = r"^write model\.tar: (\d\S* MB) of \1, (\d+)/\2 blobs"
     assert re.search(written, ran.err, re.MULTILINE)
     loaded = call("docker", "load", "-i", "model.tar")
@@ -260,8 +255,7 @@ def test_docker_loads_the_archive_of_a_layout(
         )
         assert labels["io.github.alphahinex.hf-models.commit"] == MODEL.sha
         push = ("push", "model", "--image", name, "--to", side.name)
-        ran = side.run(*push)
-        assert ran.code == 2
+        ran = side.run(*push, code=2)
         assert f"got {name}:model in the engine and a layout in dist/model" in ran.err
         assert side.run(*push, "--engine", "layout").code == 0
     finally:

@@ -65,8 +65,7 @@ def test_who_waits_says_so_once(tmp_path: Path) -> None:
 
 def test_a_layout_may_be_pushed_under_another_tag(side: Side) -> None:
     assert side.run(*BUILD_LAYOUT).code == 0
-    ran = side.run("push", "model", "--engine", "layout", "--to", f"{side.name}:v2")
-    assert ran.code == 0, ran.err
+    ran = side.run("push", "model", "--engine", "layout", "--to", f"{side.name}:v2", code=0)
     assert ran.out.startswith(f"{side.name}:v2@sha256:")
     check_image(side.store(), "v2", MODEL)
     assert side.store().list_tags() == ["v2"]
@@ -76,8 +75,7 @@ def test_a_layout_may_be_pushed_under_another_tag(side: Side) -> None:
 def test_a_repository_with_a_tag_is_told_where_the_tag_goes(
     side: Side, command: tuple[str, str]
 ) -> None:
-    ran = side.run(*command, "--to", f"{side.name}:v2")
-    assert ran.code == 2
+    ran = side.run(*command, "--to", f"{side.name}:v2", code=2)
     hint = f"write {side.name}; publish takes the tag as --tag, assemble as TAG"
     assert f"hint: {hint}" in ran.err
 
@@ -87,18 +85,15 @@ def test_a_push_that_sends_nothing_says_so(side: Side) -> None:
     push = ("push", "model", "--engine", "layout", "--to", side.name)
     ran = side.run(*push)
     assert re.search(r"^push \S+: (\S+ MB) of \1, (\d+)/\2 blobs, ", ran.err, re.MULTILINE), ran.err
-    again = side.run(*push)
-    assert again.code == 0, again.err
+    again = side.run(*push, code=0)
     assert again.err == f"push {side.name}: up to date\n"
 
 
 def test_an_archive_makes_no_directory(side: Side, tmp_path: Path) -> None:
     archive = tmp_path / "none" / "model.tar"
-    ran = side.run(*BUILD_LAYOUT, "--archive", str(archive))
-    assert ran.code == 2
+    ran = side.run(*BUILD_LAYOUT, "--archive", str(archive), code=2)
     assert f"want --archive in a directory that exists, got {archive.parent}" in ran.err
     assert not archive.parent.exists()
     assert not side.hub.log()
-    ran = side.run(*BUILD_LAYOUT, "--archive", "dist/model.tar")
-    assert ran.code == 0, ran.err
+    side.run(*BUILD_LAYOUT, "--archive", "dist/model.tar", code=0)
     assert Path("dist/model.tar").is_file()

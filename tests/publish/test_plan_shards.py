@@ -38,8 +38,7 @@ def test_no_job_of_the_matrix_is_empty(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_parts_of_a_file_are_one_job() -> None:
     flags = ("--layer-size", "4MiB", "--shards", "8", "--json")
-    said = hf_models("plan", "org/split", *flags)
-    assert said.code == 0
+    said = hf_models("plan", "org/split", *flags, code=0)
     assert '"layers": 0' not in said.out
     assert "instead of 8" in said.err
 

@@ -34,8 +34,7 @@ pytestmark = pytest.mark.docker
 
 
 def test_every_file_arrives_bit_by_bit(side: Side) -> None:
-    ran = side.publish()
-    assert ran.code == 0, ran.err
+    ran = side.publish(code=0)
     assert ran.out.splitlines()[-1].startswith(f"{side.name}:model@sha256:")
     check_image(side.store(), "model", MODEL)
     assert side.read_bytes() == 3 * FILE_BYTES
@@ -65,8 +64,7 @@ def test_force_asks_for_every_blob_and_sends_what_is_lost(side: Side) -> None:
     path = f"/{side.repository}/blobs/{lost.digest}$"
     side.proxy.faults.append(Fault("lost", "HEAD", path, status=404))
     side.forget()
-    ran = side.publish("org/model", "--force", "--json")
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/model", "--force", "--json", code=0)
     assert ran.json["targets"][0]["moved_bytes"] == lost.size_bytes
 
 
@@ -121,14 +119,12 @@ def test_a_mount_that_is_refused_becomes_an_upload(side: Side) -> None:
     side.publish()
     side.proxy.faults.append(Fault("no mounts", "POST", "mount=", times=99, status=405))
     other = f"{side.name}-copy"
-    ran = side.publish("org/model", "--reuse", f"{side.name}:model", to=(other,))
-    assert ran.code == 0
+    side.publish("org/model", "--reuse", f"{side.name}:model", to=(other,), code=0)
     check_image(side.store(f"{side.repository}-copy"), "model", MODEL)
 
 
 def test_a_file_larger_than_a_layer_is_split_and_whole_again(side: Side) -> None:
-    ran = side.publish("org/split", "--layer-size", "4MiB")
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/split", "--layer-size", "4MiB", code=0)
     assert "big.bin part 4 of 4" in ran.out
     assert side.read_bytes() == SPLIT_BYTES
     check_image(side.store(), "split", SPLIT)
@@ -141,12 +137,10 @@ def test_parts_that_were_finished_are_read_back_and_not_sent_again(side: Side) -
     side.hub.add_fault(
         faults.ServerError(path="*big.bin", origin="cdn", status=403, from_byte=half)
     )
-    first = side.publish("org/split", "--layer-size", "4MiB", "--jobs", "1")
-    assert first.code == 3
+    side.publish("org/split", "--layer-size", "4MiB", "--jobs", "1", code=3)
     side.hub.clear_faults()
     side.forget()
-    second = side.publish("org/split", "--layer-size", "4MiB", "--json")
-    assert second.code == 0, second.err
+    second = side.publish("org/split", "--layer-size", "4MiB", "--json", code=0)
     assert second.json["targets"][0]["reused_bytes"] >= 2 * 3 * MIB
     assert side.read_bytes() < SPLIT_BYTES - 6 * MIB
     check_image(side.store(), "split", SPLIT)
@@ -159,8 +153,7 @@ def test_many_small_files_share_a_layer(side: Side) -> None:
 
 def test_two_targets_cost_one_read_of_the_hub(side: Side) -> None:
     other = f"{side.name}-two"
-    ran = side.publish("org/model", "--json", to=(side.name, other))
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/model", "--json", to=(side.name, other), code=0)
     assert side.read_bytes() == 3 * FILE_BYTES
     digests = {target["digest"] for target in ran.json["targets"]}
     assert len(digests) == 1
@@ -182,8 +175,7 @@ def test_a_target_that_fails_does_not_stop_the_other(side: Side) -> None:
 
 
 def test_a_target_that_is_down_does_not_stop_the_other(side: Side) -> None:
-    ran = side.publish("org/model", "--json", to=("127.0.0.1:1/me/models", side.name))
-    assert ran.code == 4
+    ran = side.publish("org/model", "--json", to=("127.0.0.1:1/me/models", side.name), code=4)
     bad, good = ran.json["targets"]
     assert "no answer from 127.0.0.1" in bad["error"]["message"]
     assert good["digest"]
@@ -204,8 +196,7 @@ def test_a_silent_target_is_waited_for_once(side: Side) -> None:
 def test_a_target_whose_tag_is_taken_does_not_stop_the_other(side: Side) -> None:
     taken = f"{side.name}-taken"
     side.publish("org/other", "--tag", "shared", to=(taken,))
-    ran = side.publish("org/model", "--tag", "shared", "--json", to=(taken, side.name))
-    assert ran.code == 2
+    ran = side.publish("org/model", "--tag", "shared", "--json", to=(taken, side.name), code=2)
     bad, good = ran.json["targets"]
     assert "carries model org/other" in bad["error"]["message"]
     assert good["digest"]
@@ -213,8 +204,7 @@ def test_a_target_whose_tag_is_taken_does_not_stop_the_other(side: Side) -> None
 
 
 def test_the_only_target_that_fails_is_in_the_document(side: Side) -> None:
-    ran = side.publish("org/model", "--json", to=("127.0.0.1:1/me/models",))
-    assert ran.code == 4
+    ran = side.publish("org/model", "--json", to=("127.0.0.1:1/me/models",), code=4)
     [bad] = ran.json["targets"]
     assert bad["image"] == "127.0.0.1:1/me/models:model"
     assert bad["error"]["message"] in ran.err
@@ -224,8 +214,7 @@ def test_the_only_target_that_fails_is_in_the_document(side: Side) -> None:
 
 
 def test_a_target_named_twice_is_one(side: Side) -> None:
-    ran = side.publish("org/other", "--json", to=(side.name, side.name))
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/other", "--json", to=(side.name, side.name), code=0)
     assert len(ran.json["targets"]) == 1
 
 
@@ -242,23 +231,20 @@ def test_a_target_named_twice_is_one(side: Side) -> None:
     ],
 )
 def test_a_password_in_a_name_is_not_repeated(side: Side, flag: str, name: str) -> None:
-    ran = side.publish("org/other", flag, name.format(host=side.proxy.host))
-    assert ran.code == 2
+    ran = side.publish("org/other", flag, name.format(host=side.proxy.host), code=2)
     assert not re.search(r"sek\$?ret", ran.out + ran.err)
     assert "docker login" in ran.err
 
 
 def test_a_part_that_takes_the_place_of_the_whole_is_noted(side: Side) -> None:
     side.publish("org/model")
-    ran = side.publish("org/model", "--include", "*.json")
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/model", "--include", "*.json", code=0)
     assert f"{side.name}:model: carries the whole repo; a part takes its place" in ran.err
     assert "carries the whole" not in side.publish("org/model", "--include", "*.json").err
 
 
 def test_an_image_that_cannot_be_reused_is_no_obstacle(side: Side) -> None:
-    ran = side.publish("org/model", "--reuse", "127.0.0.1:1/me/models:x")
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/model", "--reuse", "127.0.0.1:1/me/models:x", code=0)
     assert "127.0.0.1:1/me/models:x: not used" in ran.err
 
 
@@ -267,8 +253,7 @@ def test_a_target_that_lacks_layers_gets_only_those(side: Side) -> None:
     side.forget()
     with FaultyProxy(side.proxy.upstream) as second:
         name = f"{second.host}/{side.repository}-late"
-        ran = side.publish("org/model", "--json", to=(side.name, name))
-        assert ran.code == 0, ran.err
+        ran = side.publish("org/model", "--json", to=(side.name, name), code=0)
     old, new = ran.json["targets"]
     assert old["moved_bytes"] == 0
     assert new["moved_bytes"] > 3 * FILE_BYTES
@@ -279,8 +264,7 @@ def test_a_target_mounts_what_another_of_its_registry_has(side: Side) -> None:
     side.publish()
     side.forget()
     late = f"{side.name}-late"
-    ran = side.publish("org/model", "--json", to=(late, side.name))
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/model", "--json", to=(late, side.name), code=0)
     assert [target["moved_bytes"] for target in ran.json["targets"]] == [0, 0]
     assert side.read_bytes() == 0
     assert side.sent_bytes() < 64 * 1024 + len(receiver())  # each repository gets the programs
@@ -289,8 +273,7 @@ def test_a_target_mounts_what_another_of_its_registry_has(side: Side) -> None:
 
 def test_two_fresh_targets_of_one_registry_take_each_byte_once(side: Side) -> None:
     twin = f"{side.name}-twin"
-    ran = side.publish("org/model", "--json", to=(side.name, twin))
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/model", "--json", to=(side.name, twin), code=0)
     moved = [target["moved_bytes"] for target in ran.json["targets"]]
     assert moved[0] > 3 * FILE_BYTES
     assert moved[1] == 0
@@ -304,8 +287,7 @@ def test_two_fresh_targets_of_one_registry_take_each_byte_once(side: Side) -> No
 def test_two_fresh_targets_of_a_registry_that_mounts_nothing(side: Side) -> None:
     side.proxy.faults.append(Fault("no mounts", "POST", "mount=", times=99, status=405))
     twin = f"{side.name}-twin"
-    ran = side.publish("org/split", "--layer-size", "4MiB", to=(side.name, twin))
-    assert ran.code == 0, ran.err
+    side.publish("org/split", "--layer-size", "4MiB", to=(side.name, twin), code=0)
     assert side.read_bytes() == SPLIT_BYTES  # from the Hub once, whatever the registry lacks
     check_image(side.store(f"{side.repository}-twin"), "split", SPLIT)
 
@@ -314,16 +296,14 @@ def test_a_mount_that_is_refused_later_on_becomes_an_upload(side: Side) -> None:
     refused = Fault("no more mounts", "POST", "mount=", times=1, status=405, skip=1)
     side.proxy.faults.append(refused)
     twin = f"{side.name}-twin"
-    ran = side.publish("org/model", "--json", to=(side.name, twin))
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/model", "--json", to=(side.name, twin), code=0)
     assert 0 < ran.json["targets"][1]["moved_bytes"] < 2 * FILE_BYTES
     check_image(side.store(f"{side.repository}-twin"), "model", MODEL)
 
 
 def test_parts_are_mounted_too(side: Side) -> None:
     twin = f"{side.name}-twin"
-    ran = side.publish("org/split", "--layer-size", "4MiB", "--json", to=(side.name, twin))
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/split", "--layer-size", "4MiB", "--json", to=(side.name, twin), code=0)
     assert ran.json["targets"][1]["moved_bytes"] == 0
     check_image(side.store(f"{side.repository}-twin"), "split", SPLIT)
 
@@ -336,8 +316,7 @@ def test_a_part_that_is_mounted_late_is_still_verified(side: Side) -> None:
     mounted = f"mount=sha256%3A{part}"
     side.proxy.faults.append(Fault("not yet", "POST", mounted, times=1, status=405))
     late = f"{side.name}-late"
-    ran = side.publish("org/split", "--layer-size", "4MiB", "--json", to=(side.name, late))
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/split", "--layer-size", "4MiB", "--json", to=(side.name, late), code=0)
     assert [target["moved_bytes"] for target in ran.json["targets"]] == [0, 0]
     assert side.read_bytes() == 0
     assert side.proxy.of("GET", f"/blobs/sha256:{part}")  # hashed with the file's other parts
@@ -346,13 +325,11 @@ def test_a_part_that_is_mounted_late_is_still_verified(side: Side) -> None:
 
 def test_shards_become_one_image_without_a_model_byte(side: Side) -> None:
     for shard in ("1/3", "2/3", "3/3"):
-        ran = side.publish("org/model", "--shard", shard)
-        assert ran.code == 0, ran.err
+        side.publish("org/model", "--shard", shard, code=0)
     assert side.read_bytes() == 3 * FILE_BYTES
     assert "model" not in side.store().list_tags()
     side.forget()
-    ran = side.assemble("model")
-    assert ran.code == 0, ran.err
+    ran = side.assemble("model", code=0)
     assert ran.out.startswith(f"{side.name}:model@sha256:")
     assert side.read_bytes() == 0
     assert side.sent_bytes() < 64 * 1024 + len(receiver())  # shards carry no programs
@@ -379,8 +356,7 @@ def test_shards_give_the_same_image_as_one_run(side: Side) -> None:
 def test_a_missing_shard_is_named(side: Side) -> None:
     side.publish("org/model", "--shard", "1/3")
     side.publish("org/model", "--shard", "3/3")
-    ran = side.assemble("model")
-    assert ran.code == 2
+    ran = side.assemble("model", code=2)
     assert "shards missing: 2/3" in ran.err
     assert "--shard 2/3" in ran.err
     assert "model" not in side.store().list_tags()
@@ -390,18 +366,15 @@ def test_assembling_again_finds_the_image(side: Side, tmp_path: Path) -> None:
     side.publish("org/other", "--shard", "1/2")
     side.publish("org/other", "--shard", "2/2")
     first = side.assemble("other", "--json").json
-    again = side.assemble("other", "--revision", OTHER.sha, "--json")
-    assert again.code == 0, again.err
+    again = side.assemble("other", "--revision", OTHER.sha, "--json", code=0)
     assert again.json["targets"] == first["targets"]
     plan = tmp_path / "plan.json"
     plan.write_text(side.run("plan", "org/other", "--json").out)
     planned = side.assemble("other", "--plan", str(plan), "--json")
     assert planned.json["targets"] == first["targets"]
-    both = side.assemble("other", "--plan", str(plan), "--revision", OTHER.sha)
-    assert both.code == 2
+    both = side.assemble("other", "--plan", str(plan), "--revision", OTHER.sha, code=2)
     assert "want --plan or --revision, got both" in both.err
-    unsure = side.assemble("other")
-    assert unsure.code == 2
+    unsure = side.assemble("other", code=2)
     assert f"the tag carries commit {OTHER.sha}" in unsure.err
 
 
@@ -410,8 +383,7 @@ def test_another_plan_of_the_same_commit_is_another_image(side: Side, tmp_path: 
     plan = tmp_path / "plan.json"
     part = ("--include", "a.safetensors", "--layer-size", "6MiB")
     plan.write_text(side.run("plan", "org/model", *part, "--json").out)
-    ran = side.assemble("model", "--plan", str(plan))
-    assert ran.code == 0, ran.err  # its layers are there
+    ran = side.assemble("model", "--plan", str(plan), code=0)
     assert "assembled already" not in ran.err
     assert WEIGHTS[1] not in "".join(files_of(side.store(), "model"))
     assert "assembled already" in side.assemble("model", "--plan", str(plan)).err
@@ -421,8 +393,7 @@ def test_assemble_reports_the_result_of_every_target(side: Side) -> None:
     side.publish("org/other", "--shard", "1/2")
     side.publish("org/other", "--shard", "2/2")
     down = "127.0.0.1:1/me/models"
-    ran = side.assemble("other", "--to", down, "--tries", "1", "--json")
-    assert ran.code == 4
+    ran = side.assemble("other", "--to", down, "--tries", "1", "--json", code=4)
     good, bad = ran.json["targets"]
     assert good["digest"]
     assert good["error"] is None
@@ -433,8 +404,7 @@ def test_assemble_reports_the_result_of_every_target(side: Side) -> None:
 def test_a_long_wait_is_no_silence(side: Side) -> None:
     busy = Fault("busy", "POST", status=429, headers={"Retry-After": "2"})
     side.proxy.faults.append(busy)
-    ran = side.publish("org/other")
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/other", code=0)
     [line] = [line for line in ran.err.splitlines() if "again in" in line]
     assert side.name in line
     assert line.endswith(": HTTP 429; again in 2 s")
@@ -444,14 +414,12 @@ def test_a_long_wait_is_no_silence(side: Side) -> None:
 def test_a_file_that_is_no_plan_is_named(side: Side, tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
-    ran = side.publish("org/model", "--plan", str(path))
-    assert ran.code == 2
+    ran = side.publish("org/model", "--plan", str(path), code=2)
     assert f"in {path}, got" in ran.err
 
 
 def test_assemble_without_shards_says_so(side: Side) -> None:
-    ran = side.assemble("model")
-    assert ran.code == 2
+    ran = side.assemble("model", code=2)
     assert "model: no shards" in ran.err
 
 
@@ -459,8 +427,7 @@ def test_assemble_needs_no_listing_where_it_is_told_how_many(side: Side) -> None
     side.publish("org/model", "--shard", "1/2")
     side.publish("org/model", "--shard", "2/2")
     side.proxy.faults.append(Fault("no listing", "GET", "/tags/list", times=99, status=403))
-    ran = side.assemble("model", "--shards", "2")
-    assert ran.code == 0, ran.err
+    side.assemble("model", "--shards", "2", code=0)
     check_image(side.store(), "model", MODEL)
 
 
@@ -472,12 +439,10 @@ def test_assemble_asks_for_shards_by_name_where_tags_are_not_listed(
     side.publish("org/model", "--shard", "2/3")
     refused = Fault("refused", "GET", "/tags/list", times=99, status=status, body=b"<html>")
     side.proxy.faults.append(refused)
-    missing = side.assemble("model")
-    assert missing.code == 2
+    missing = side.assemble("model", code=2)
     assert "shards missing: 3/3" in missing.err
     side.publish("org/model", "--shard", "3/3")
-    ran = side.assemble("model")
-    assert ran.code == 0, ran.err
+    side.assemble("model", code=0)
     check_image(side.store(), "model", MODEL)
 
 
@@ -492,8 +457,7 @@ def test_shards_of_two_commits_want_a_choice(side: Side, hub: HubServer) -> None
     side.publish("org/model", "--shard", "1/2")
     hub.move(MODEL.key, "main", 0)
     side.publish("org/model", "--shard", "2/2")
-    ran = side.assemble("model")
-    assert ran.code == 2
+    ran = side.assemble("model", code=2)
     assert "--revision COMMIT" in ran.err
     hub.move(MODEL.key, "main", 1)
     side.publish("org/model", "--shard", "2/2")
@@ -529,8 +493,7 @@ def test_a_plan_from_a_file_is_what_is_published(
         ("org/model", "config.json"): "want --plan or FILE, got both",
         ("org/model", "--layer-size", "2MiB"): "want --plan or --layer-size, got both",
     }.items():
-        ran = side.publish(*wrong, "--plan", str(path))
-        assert ran.code == 2
+        ran = side.publish(*wrong, "--plan", str(path), code=2)
         assert said in ran.err
 
 
@@ -538,8 +501,7 @@ def test_a_gated_repo_is_refused_before_any_byte(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    ran = side.publish("org/gated")
-    assert ran.code == 2
+    ran = side.publish("org/gated", code=2)
     assert "--allow-gated" in ran.err
     assert side.proxy.of("POST") == []
     assert side.hub.log().of(path="/resolve/") == []
@@ -549,8 +511,7 @@ def test_a_gated_repo_is_refused_before_any_byte(
 def test_a_tag_of_another_repo_is_not_overwritten(side: Side) -> None:
     side.publish("org/other", "--tag", "shared")
     before = side.store().get_manifest("shared")
-    ran = side.publish("org/model", "--tag", "shared")
-    assert ran.code == 2
+    ran = side.publish("org/model", "--tag", "shared", code=2)
     assert "carries model org/other" in ran.err
     assert side.store().get_manifest("shared") == before
     assert side.publish("org/model", "--tag", "shared", "--force").code == 0
@@ -571,8 +532,7 @@ def test_force_overwrites_what_cannot_be_read(side: Side) -> None:
 
 
 def test_a_dry_run_moves_nothing_and_says_what_it_would(side: Side) -> None:
-    ran = side.publish("org/model", "--dry-run", "--json")
-    assert ran.code == 0
+    ran = side.publish("org/model", "--dry-run", "--json", code=0)
     assert ran.json["targets"][0]["missing_bytes"] > 3 * FILE_BYTES
     assert "missing 15.8 MB" in side.publish("org/model", "--dry-run").err
     assert f"{side.name}:model\n" not in side.publish("org/model", "--dry-run").out
@@ -655,8 +615,7 @@ def test_a_wrong_flag_is_named_before_anything_moves(
 
 def test_an_artifact_is_no_base(side: Side) -> None:
     side.publish("org/model", "--shard", "1/2")
-    ran = side.publish("org/model", "--base", f"{side.name}:model.shard-1-of-2")
-    assert ran.code == 2
+    ran = side.publish("org/model", "--base", f"{side.name}:model.shard-1-of-2", code=2)
     assert "want an image, got an artifact" in ran.err
 
 
@@ -667,8 +626,7 @@ def test_a_base_for_one_platform_makes_an_image_for_one(side: Side) -> None:
     base = parse_manifest(raw.data)
     assert isinstance(base, Index)
     arm64 = f"{side.name}@{base.manifests[1].digest}"
-    ran = side.publish("org/other", "--base", arm64, "--tag", "arm64", "--no-modelpack")
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/other", "--base", arm64, "--tag", "arm64", "--no-modelpack", code=0)
     assert f"base image {arm64} has no linux/amd64" in ran.err
     made = side.store().get_manifest("arm64")
     assert made is not None
@@ -679,8 +637,7 @@ def test_a_base_for_one_platform_makes_an_image_for_one(side: Side) -> None:
 
 def test_a_base_is_copied_and_its_config_kept(side: Side) -> None:
     side.publish("org/other")
-    ran = side.publish("org/model", "--base", f"{side.name}:other", "--tag", "based")
-    assert ran.code == 0, ran.err
+    side.publish("org/model", "--base", f"{side.name}:other", "--tag", "based", code=0)
     manifest = manifest_of(side.store(), "based")
     base = manifest_of(side.store(), "other")
     assert manifest.layers[: len(base.layers)] == tuple(

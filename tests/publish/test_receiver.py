@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from downloader.image import is_programs_layer
 from downloader.receiver import receiver
-from tests.support.command import call
+from tests.support.command import Ran, call, program
 from tests.support.docker import exported_by_crane
 from tests.support.fake_hub import HubSpec
 from tests.support.publish import (
@@ -33,8 +32,7 @@ HUB = HubSpec((MODEL, PACKS))
 
 def pulled(side: Side, directory: Path, *more: str) -> Path:
     """Publish, pull into a tar as onto a stick, and take the receiver out of the image."""
-    ran = side.publish("org/packs", *more)
-    assert ran.code == 0, ran.err
+    side.publish("org/packs", *more, code=0)
     image = f"{side.direct_name}:packs"
     call("crane", "pull", "--insecure", "--platform=linux/amd64", image, f"{directory}/image.tar")
     [programs] = filter(is_programs_layer, manifest_of(side.store(), "packs").layers)
@@ -45,11 +43,11 @@ def pulled(side: Side, directory: Path, *more: str) -> Path:
     return directory
 
 
-def receive(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def receive(directory: Path, *arguments: str, code: int = 0) -> Ran:
     """Run the receiver with nothing but the standard library."""
-    command = [sys.executable, "-I", "-S", str(directory / "hf-models.pyz"), *arguments]
+    command = (sys.executable, "-I", "-S", "hf-models.pyz", *arguments)
     env = {"HOME": str(directory), "PATH": os.environ["PATH"]}
-    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=directory)
+    return program(*command, code=code, cwd=directory, env=env)
 
 
 def test_python_alone_restores_and_verifies_what_the_image_brought(
@@ -57,22 +55,18 @@ def test_python_alone_restores_and_verifies_what_the_image_brought(
 ) -> None:
     pulled(side, tmp_path)
     done = receive(tmp_path, "restore", "image.tar", "--cache-dir", "cache")
-    assert done.returncode == 0, done.stderr
-    check_directory(tmp_path / done.stdout.strip(), PACKS)
+    check_directory(tmp_path / done.out.strip(), PACKS)
     for source in ("image.tar", "cache"):
-        done = receive(tmp_path, "verify", source)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.endswith(" 0 missing or wrong\n")
+        assert receive(tmp_path, "verify", source).out.endswith(" 0 missing or wrong\n")
     wrong = next((tmp_path / "cache").glob("*/blobs/*"))
     wrong.write_bytes(b"x" * wrong.stat().st_size)
-    assert receive(tmp_path, "verify", "cache").returncode == 6
+    receive(tmp_path, "verify", "cache", code=6)
 
 
 def test_a_registry_needs_more_than_the_standard_library(tmp_path: Path) -> None:
     (tmp_path / "hf-models.pyz").write_bytes(receiver())
-    done = receive(tmp_path, "restore", "ghcr.io/me/models:tag", "--cache-dir", "cache")
-    assert done.returncode == 2
-    assert "docker save" in done.stderr
+    command = ("restore", "ghcr.io/me/models:tag", "--cache-dir", "cache")
+    assert "docker save" in receive(tmp_path, *command, code=2).err
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="this Python reads zstd by itself")
@@ -80,9 +74,8 @@ def test_zstd_layers_without_zstd_are_named_before_the_first_byte(
     side: Side, tmp_path: Path
 ) -> None:
     pulled(side, tmp_path, "--compress", "zstd")
-    done = receive(tmp_path, "restore", "image.tar", "--cache-dir", "cache")
-    assert done.returncode == 2
-    assert "pip install zstandard" in done.stderr
+    done = receive(tmp_path, "restore", "image.tar", "--cache-dir", "cache", code=2)
+    assert "pip install zstandard" in done.err
     assert not list(tmp_path.glob("cache/**/blobs/*"))
 
 
@@ -92,10 +85,10 @@ def test_every_image_of_a_version_brings_the_same_receiver(side: Side) -> None:
     found = [files_of(side.store(), tag)[PYZ] for tag in ("packs", "model")]
     assert found[0] == found[1] == receiver()
     assert len(receiver()) < 700_000
-    program = "import sys; from downloader.receiver import receiver; import hashlib; "
-    program += "print(hashlib.sha256(receiver()).hexdigest())"
-    again = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert again.stdout.strip() == hashlib.sha256(receiver()).hexdigest()
+    script = "import sys; from downloader.receiver import receiver; import hashlib; "
+    script += "print(hashlib.sha256(receiver()).hexdigest())"
+    again = call(sys.executable, "-c", script)
+    assert again.strip() == hashlib.sha256(receiver()).hexdigest()
 
 
 def test_another_revision_brings_no_programs_again(side: Side) -> None:

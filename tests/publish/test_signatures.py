@@ -57,8 +57,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def published(side: Side, keys: Path, *more: str) -> Any:
-    ran = side.publish("org/signed", "--sign-key", str(keys / "our.key"), "--json", *more)
-    assert ran.code == 0, ran.err
+    ran = side.publish("org/signed", "--sign-key", str(keys / "our.key"), "--json", *more, code=0)
     return ran.json["targets"][0]
 
 
@@ -80,8 +79,7 @@ def test_signature_of_the_official_tool_is_accepted(side: Side, keys: Path, tmp_
     signature.unlink()
     flags = ("--allow_symlinks", "--signature", signature, "--private_key", keys / "other.key")
     model_signing("sign", "key", snapshot["path"], *flags)
-    ran = hf_models("verify", tmp_path / "cache", "--key", keys / "other.pub")
-    assert ran.code == 0, ran.err
+    ran = hf_models("verify", tmp_path / "cache", "--key", keys / "other.pub", code=0)
     assert f"org/signed@{SIGNED.sha}: 4 files, signed by key" in ran.out
     assert hf_models("verify", tmp_path / "cache", "--key", keys / "our.pub").code == 6
 
@@ -92,8 +90,7 @@ def test_a_signature_is_checked_offline_wherever_the_image_is(
 ) -> None:
     published(side, keys)
     with placed(f"{side.direct_name}:signed", kind, tmp_path / "image") as name:
-        ran = hf_models("verify", name, "--key", keys / "our.pub", "--json")
-        assert ran.code == 0, ran.err
+        ran = hf_models("verify", name, "--key", keys / "our.pub", "--json", code=0)
         assert [(item["repo_id"], item["files"]) for item in ran.json["signed"]] == [
             ("org/signed", 4)
         ]
@@ -122,8 +119,7 @@ def test_a_signature_counts_for_its_repo_only(side: Side, keys: Path, tmp_path: 
 
 def test_restore_refuses_before_the_first_byte(side: Side, keys: Path, tmp_path: Path) -> None:
     published(side, keys)
-    ran = restore(f"{side.name}:signed", tmp_path / "c", "--key", keys / "other.pub")
-    assert ran.code == 6
+    restore(f"{side.name}:signed", tmp_path / "c", "--key", keys / "other.pub", code=6)
     side.publish("org/model")
     ran = restore(f"{side.name}:model", tmp_path / "c", "--key", keys / "our.pub")
     assert (ran.code, "is not signed" in ran.err) == (6, True)
@@ -171,8 +167,7 @@ def test_a_file_of_git_that_is_split_is_signed(
 def test_shards_are_signed_when_they_are_assembled(side: Side, keys: Path, tmp_path: Path) -> None:
     for index in (1, 2):
         assert side.publish("org/signed", "--shard", f"{index}/2").code == 0
-    ran = side.assemble("signed", "--sign-key", str(keys / "our.key"))
-    assert ran.code == 0, ran.err
+    side.assemble("signed", "--sign-key", str(keys / "our.key"), code=0)
     restored(f"{side.name}:signed", tmp_path, "--key", keys / "our.pub")
 
 
@@ -185,8 +180,7 @@ def test_an_image_that_was_assembled_unsigned_is_signed(
     commit = ("--revision", SIGNED.sha)
     plain = manifest_of(side.store(), "signed").layers
     side.hub.clear_log()
-    ran = side.assemble("signed", *commit, "--sign-key", str(keys / "our.key"))
-    assert ran.code == 0, ran.err
+    side.assemble("signed", *commit, "--sign-key", str(keys / "our.key"), code=0)
     restored(f"{side.name}:signed", tmp_path, "--key", keys / "our.pub")
     layers = manifest_of(side.store(), "signed").layers
     assert [*layers[:-2], layers[-1]] == list(plain)
@@ -235,8 +229,7 @@ def test_cosign_signs_and_verifies_the_image_beside_the_statement(
 
 def test_inspect_prints_the_sheet(side: Side, keys: Path) -> None:
     published(side, keys)
-    ran = hf_models("inspect", f"{side.name}:signed", "--report")
-    assert ran.code == 0, ran.err
+    ran = hf_models("inspect", f"{side.name}:signed", "--report", code=0)
     lines = ran.out.splitlines()
     [key_id] = load_keys([keys / "our.pub"])
     assert f"commit:     {SIGNED.sha}" in lines

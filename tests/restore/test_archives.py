@@ -45,8 +45,7 @@ def test_gzip_layer_with_other_bytes_than_its_config_names(tmp_path: Path, outer
     image = entry_of(LAYERS, [packed(other), packed(LAYERS[1])], "me/x:t")
     archive = write_archive(tmp_path / "image.tar", image)
     archive.write_bytes(outer(archive.read_bytes()))
-    ran = restore(archive, tmp_path / "cache")
-    assert ran.code == 6, ran.err
+    ran = restore(archive, tmp_path / "cache", code=6)
     assert f"sha256:{lfs_oid(LAYERS[0])}" in ran.err
 
 
@@ -58,8 +57,7 @@ def test_two_images_of_one_short_tag_are_named_whole(tmp_path: Path) -> None:
         entry_of(LAYERS, LAYERS, "registry.example:5000/me/one:t"),
         entry_of(more, more, "me/two:t"),
     )
-    ran = restore(f"{archive}:t", tmp_path / "cache")
-    assert ran.code == 2
+    ran = restore(f"{archive}:t", tmp_path / "cache", code=2)
     assert "me/two:t, registry.example:5000/me/one:t" in ran.err
     restored(f"{archive}:registry.example:5000/me/one:t", tmp_path / "cache")
     check_cache(tmp_path / "cache", FILES, has_tree=False)
@@ -106,8 +104,7 @@ def test_archive_compressed_with_xz_or_bzip2(tmp_path: Path, compress: Pack) -> 
     check_cache(tmp_path / "cache", FILES, has_tree=False)
     whole = compress(data)
     archive.write_bytes(whole[: len(whole) // 2])
-    ran = restore(archive, tmp_path / "again")
-    assert ran.code == 5
+    ran = restore(archive, tmp_path / "again", code=5)
     assert "got damage" in ran.err
 
 
@@ -125,8 +122,7 @@ def test_root_file_system_as_a_tar(tmp_path: Path, outer: Pack) -> None:
 def test_tar_that_is_no_image_says_so(tmp_path: Path) -> None:
     archive = tmp_path / "x.tar"
     archive.write_bytes(tar_of([Member("readme.txt", b"x")]))
-    ran = restore(archive, tmp_path / "cache")
-    assert ran.code == 2
+    ran = restore(archive, tmp_path / "cache", code=2)
     assert "want an OCI image layout or what docker save writes" in ran.err
 
 
@@ -143,8 +139,7 @@ def test_root_file_system_as_a_directory(tmp_path: Path, where: str) -> None:
     root = unpack([Member("bin/sh", b"#!"), *members], tmp_path / "root")
     restored(root, tmp_path / "cache")
     check_cache(tmp_path / "cache", FILES, has_tree=False)
-    shown = hf_models("inspect", root, "--json")
-    assert shown.code == 0, shown.err
+    shown = hf_models("inspect", root, "--json", code=0)
     assert shown.json["kind"] == "image"
 
 
@@ -152,8 +147,7 @@ def test_root_file_system_as_a_directory_and_its_tar_are_one_image(tmp_path: Pat
     root = unpack([Member("etc/hostname", b"x"), *CACHE], tmp_path / "root")
     found = restored(root, tmp_path / "cache", "--dry-run")
     blob = next((root / HUB).rglob("blobs/*"))
-    verified = hf_models("verify", root, "--json")
-    assert verified.code == 0, verified.err
+    verified = hf_models("verify", root, "--json", code=0)
     assert verified.json["size_bytes"] == found["fetched_bytes"]
     blob.write_bytes(b"x" * blob.stat().st_size)
     assert hf_models("verify", root).code == 6
@@ -169,8 +163,7 @@ def test_models_in_a_root_directory_are_restored_as_plain_files(tmp_path: Path) 
     (root / "models/.wh.removed").write_bytes(b"")
     (root / "models/outside").symlink_to("../../../etc/passwd")
     os.mkfifo(root / "models/fifo")
-    ran = hf_models("restore", root, "--local-dir", tmp_path / "out")
-    assert ran.code == 0, ran.err
+    ran = hf_models("restore", root, "--local-dir", tmp_path / "out", code=0)
     assert "has no content for outside" in ran.err
     files = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*")}
     names = {path for path in files if not (tmp_path / "out" / path).is_dir()}
@@ -183,8 +176,7 @@ def test_directory_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "usr").mkdir(parents=True)
     (root / "root").symlink_to(tmp_path / "other/root")
-    ran = restore(root, tmp_path / "cache")
-    assert ran.code == 2
+    ran = restore(root, tmp_path / "cache", code=2)
     assert "neither a Hugging Face cache nor models" in ran.err
 
 
@@ -208,7 +200,6 @@ def test_part_of_a_root_directory_that_cannot_be_read_is_named(tmp_path: Path, w
 def test_directory_that_is_no_image_says_what_is_read(tmp_path: Path) -> None:
     root = tmp_path / "directory"
     (root / "things").mkdir(parents=True)
-    ran = restore(root, tmp_path / "cache")
-    assert ran.code == 2
+    ran = restore(root, tmp_path / "cache", code=2)
     assert "got a directory with neither index.json nor manifest.json" in ran.err
     assert "a root file system is read as well" in ran.err

@@ -2,13 +2,12 @@
 
 import hashlib
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support import docker as docker_side
-from tests.support.command import ROOT
+from tests.support.command import ROOT, call, program
 from tests.support.docker import Shelf, docker, run_export
 from tests.support.fake_hub import git_sha1, tiny_repo
 
@@ -20,15 +19,9 @@ HUB = [tiny_repo()]
 
 def export(source: Path, target: Path, *, code: int = 0, **environment: str) -> str:
     """Run the script with the sh of this machine; return what it says."""
-    done = subprocess.run(
-        ["sh", str(SCRIPT), str(target)],
-        env={**os.environ, "HF_HUB_CACHE": str(source), **environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    env = {**os.environ, "HF_HUB_CACHE": str(source), **environment}
+    done = program("sh", SCRIPT, target, code=code, env=env)
+    return done.out + done.err
 
 
 def add_repo(source: Path, files: dict[str, bytes], folder: str = FOLDER) -> Path:
@@ -223,21 +216,14 @@ def test_stale_ref_and_link_are_replaced(source: Path, target: Path) -> None:
 @pytest.mark.parametrize("arguments", [["--image"], ["--image", "--help"], ["--help"]])
 def test_image_without_a_command_says_what_it_is(source: Path, arguments: list[str]) -> None:
     add_repo(source, {"a.txt": b"a\n"})
-    done = subprocess.run(
-        ["sh", str(SCRIPT), *arguments],
-        env={**os.environ, "HF_HUB_CACHE": str(source)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f"model org/name at {COMMIT}" in done.stdout
-    assert "docker run --rm -v ~/.cache/huggingface:/export IMAGE export" in done.stdout
+    said = call("sh", SCRIPT, *arguments, env={"HF_HUB_CACHE": str(source)})
+    assert f"model org/name at {COMMIT}" in said
+    assert "docker run --rm -v ~/.cache/huggingface:/export IMAGE export" in said
 
 
 def test_image_runs_other_commands_as_they_are(source: Path) -> None:
-    command = ["sh", str(SCRIPT), "--image", "printf", "%s-", "a b", "c"]
-    assert subprocess.run(command, capture_output=True, check=True).stdout == b"a b-c-"
-    assert subprocess.run(["sh", str(SCRIPT), "--image", "sh", "-c", "exit 9"]).returncode == 9
+    assert call("sh", SCRIPT, "--image", "printf", "%s-", "a b", "c") == "a b-c-"
+    call("sh", SCRIPT, "--image", "sh", "-c", "exit 9", code=9)
 
 
 def test_several_repos_in_one_image(source: Path, target: Path) -> None:

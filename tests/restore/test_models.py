@@ -59,14 +59,12 @@ def check_files(directory: Path, files: Mapping[str, bytes] = FILES) -> None:
 
 
 def restored_files(image: Path | str, directory: Path, *more: str) -> Any:
-    ran = hf_models("restore", image, "--local-dir", directory, "--json", *more)
-    assert ran.code == 0, ran.err
+    ran = hf_models("restore", image, "--local-dir", directory, "--json", *more, code=0)
     return ran.json
 
 
 def kind(image: Path | str) -> Any:
-    ran = hf_models("inspect", image, "--json")
-    assert ran.code == 0, ran.err
+    ran = hf_models("inspect", image, "--json", code=0)
     return ran.json["kind"]
 
 
@@ -148,8 +146,7 @@ def test_wrong_byte_in_a_plain_modelcar_layer_is_found_by_the_layers_digest(
     data = bytearray(layer.data)
     data[2 * MIB] ^= 1
     path.write_bytes(data)
-    ran = hf_models("restore", tmp_path / "image", "--local-dir", tmp_path / "files")
-    assert ran.code == 6
+    ran = hf_models("restore", tmp_path / "image", "--local-dir", tmp_path / "files", code=6)
     assert "want layer sha256:" in ran.err
     assert not (tmp_path / "files/model.safetensors").exists()
 
@@ -176,8 +173,7 @@ def test_what_oci_modelcar_writes(tmp_path: Path) -> None:
 
 def test_hubs_sha256_in_annotations_is_compared_with_the_bytes(tmp_path: Path) -> None:
     put_oci_modelcar(tmp_path / "image", {"model.safetensors": "1" * 64})
-    ran = hf_models("restore", tmp_path / "image", "--local-dir", tmp_path / "files")
-    assert ran.code == 6
+    ran = hf_models("restore", tmp_path / "image", "--local-dir", tmp_path / "files", code=6)
     assert "1" * 64 in ran.err
     assert not (tmp_path / "files/model.safetensors").exists()
 
@@ -231,8 +227,7 @@ def test_modelcar_that_names_its_repo_and_commit_is_restored_into_the_cache(
 
 def test_modelcar_without_a_repo_goes_only_into_a_local_directory(tmp_path: Path) -> None:
     put_image(layout(tmp_path / "image"), [models_layer()])
-    ran = restore(tmp_path / "image", tmp_path / "cache")
-    assert ran.code == 2
+    ran = restore(tmp_path / "image", tmp_path / "cache", code=2)
     assert "--local-dir" in ran.err
     assert not list((tmp_path / "cache").glob("models--*"))
 
@@ -242,8 +237,7 @@ def test_modelcar_with_a_path_that_leaves_the_directory_is_refused(
     tmp_path: Path, path: str
 ) -> None:
     put_image(layout(tmp_path / "image"), [layer_of(Member(path, b"x"))])
-    ran = hf_models("restore", tmp_path / "image", "--local-dir", tmp_path / "files")
-    assert ran.code == 5, ran.err
+    hf_models("restore", tmp_path / "image", "--local-dir", tmp_path / "files", code=5)
     assert not list(tmp_path.glob("files/*"))
 
 
@@ -376,8 +370,7 @@ def test_artifact_file_with_other_bytes_than_its_digest(tmp_path: Path) -> None:
     )
     path = layout(image).path_of(digest_of(FILES["model.safetensors"]))
     path.write_bytes(b"\0" + FILES["model.safetensors"][1:])
-    ran = hf_models("restore", image, "--local-dir", tmp_path / "files")
-    assert ran.code == 6
+    hf_models("restore", image, "--local-dir", tmp_path / "files", code=6)
     assert not (tmp_path / "files/model.safetensors").exists()
     assert hf_models("verify", image).code == 6
 
@@ -390,8 +383,7 @@ def test_artifact_with_a_path_that_leaves_the_directory_is_refused(
     image = put_artifact(
         tmp_path / "image", [layer], config={}, config_type=f"{_CNCF}.config.v1+json"
     )
-    ran = hf_models("restore", image, "--local-dir", tmp_path / "files")
-    assert ran.code == 5, ran.err
+    hf_models("restore", image, "--local-dir", tmp_path / "files", code=5)
     assert [p.name for p in tmp_path.iterdir() if p.name != "image"] in ([], ["files"])
 
 

@@ -189,8 +189,7 @@ def test_one_of_several_images_of_a_layout_is_named(tmp_path: Path) -> None:
     store = layout(tmp_path / "image")
     put_ours(store, FILES, "one")
     put_ours(store, other, "two", snapshot=make_snapshot(other, "org/other"))
-    ran = restore(tmp_path / "image", tmp_path / "cache")
-    assert ran.code == 2
+    ran = restore(tmp_path / "image", tmp_path / "cache", code=2)
     assert "one, two" in ran.err
     restored(f"{tmp_path / 'image'}:two", tmp_path / "cache")
     check_cache(tmp_path / "cache", other, folder="models--org--other")
@@ -227,8 +226,7 @@ def test_a_registry(tmp_path: Path) -> None:
 @pytest.mark.docker
 def test_a_tag_that_is_not_there(tmp_path: Path) -> None:
     name, _ = registry()
-    ran = restore(f"{name}:missing", tmp_path / "cache")
-    assert ran.code == 3
+    ran = restore(f"{name}:missing", tmp_path / "cache", code=3)
     assert "not found" in ran.err
 
 
@@ -238,8 +236,7 @@ def test_an_archive_that_is_not_there(tmp_path: Path) -> None:
 
 def test_an_image_without_a_cache(tmp_path: Path) -> None:
     put_image(layout(tmp_path / "image"), [layer_of(Member("etc/hostname", b"x\n"))])
-    ran = restore(tmp_path / "image", tmp_path / "cache")
-    assert ran.code == 2
+    ran = restore(tmp_path / "image", tmp_path / "cache", code=2)
     assert "neither a Hugging Face cache nor models" in ran.err
 
 
@@ -399,8 +396,7 @@ def hf(arguments: list[str], names: Mapping[str, str]) -> str:
 def test_a_local_directory(ours: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for kept_bytes in (0, BLOB_BYTES):
-        ran = hf_models("restore", ours, "--local-dir", out, "--json")
-        assert ran.code == 0, ran.err
+        ran = hf_models("restore", ours, "--local-dir", out, "--json", code=0)
         found = {str(p.relative_to(out)): p for p in out.rglob("*") if p.is_file()}
         assert {path: p.read_bytes() for path, p in found.items()} == FILES
         assert not any(p.is_symlink() for p in found.values())
@@ -430,8 +426,7 @@ def test_cache_and_local_directory_exclude_each_other(ours: Path, tmp_path: Path
 
 def test_a_cache_that_cannot_be_written(ours: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"a file")
-    ran = restore(ours, tmp_path / "cache")
-    assert ran.code == 7
+    ran = restore(ours, tmp_path / "cache", code=7)
     assert "cache" in ran.err
 
 
@@ -533,8 +528,9 @@ def test_several_images_fill_one_cache(tmp_path: Path) -> None:
     for at, files in enumerate(halves):
         snapshot = make_snapshot(files, is_partial=True)
         put_ours(layout(tmp_path / f"image-0{at}"), files, snapshot=snapshot)
-    ran = restore(tmp_path / "image-00", tmp_path / "cache", tmp_path / "image-01", "--quiet")
-    assert ran.code == 0, ran.err
+    ran = restore(
+        tmp_path / "image-00", tmp_path / "cache", tmp_path / "image-01", "--quiet", code=0
+    )
     assert ran.out.splitlines() == [str(tmp_path / "cache" / FOLDER / "snapshots" / COMMIT)]
     check_cache(tmp_path / "cache", has_tree=False)
     found = snapshot_download("org/model", cache_dir=tmp_path / "cache", local_files_only=True)
@@ -565,8 +561,7 @@ def test_a_dry_run_of_a_compressed_layer_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_inspect_shows_what_an_image_holds(ours: Path) -> None:
-    ran = hf_models("inspect", ours, "--json", "--files")
-    assert ran.code == 0, ran.err
+    ran = hf_models("inspect", ours, "--json", "--files", code=0)
     found = ran.json
     assert (found["repo_id"], found["commit"], found["files"]) == ("org/model", COMMIT, 7)
     assert found["size_bytes"] == TOTAL_BYTES

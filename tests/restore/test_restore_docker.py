@@ -151,13 +151,11 @@ def test_an_engine_that_goes_on_after_an_archive_that_is_none_is_stopped(
     program.write_text("#!/bin/sh\ncase $2 in inspect) echo '[{}]';; save) yes;; esac\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    ran = hf_models("restore", "docker-daemon:some/image", "--cache-dir", tmp_path / "c")
-    assert ran.code == 5, ran.err
+    hf_models("restore", "docker-daemon:some/image", "--cache-dir", tmp_path / "c", code=5)
 
 
 def test_an_image_that_the_engine_lacks(tmp_path: Path) -> None:
-    ran = hf_models("restore", "docker-daemon:no/such:image", "--cache-dir", tmp_path / "c")
-    assert ran.code == 8
+    ran = hf_models("restore", "docker-daemon:no/such:image", "--cache-dir", tmp_path / "c", code=8)
     assert "no/such:image" in ran.err
 
 
@@ -230,7 +228,6 @@ def test_a_private_image_with_a_password_on_standard_input(
 
 def test_a_private_image_without_a_login(tmp_path: Path, private: tuple[FaultyProxy, str]) -> None:
     proxy, name = private
-    ran = restore(name, tmp_path / "cache")
-    assert ran.code == 3
+    ran = restore(name, tmp_path / "cache", code=3)
     assert f"docker login {proxy.host}" in ran.err
     assert not (tmp_path / "cache").exists()

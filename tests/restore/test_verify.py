@@ -74,8 +74,7 @@ def test_a_cache_with_wrong_missing_and_extra_files(cache: Path) -> None:
 
 
 def test_no_cache_is_the_users_mistake(tmp_path: Path) -> None:
-    ran = hf_models("verify", tmp_path)
-    assert ran.code == 2
+    ran = hf_models("verify", tmp_path, code=2)
     assert ran.err.startswith("verify") or "error:" in ran.err
 
 
@@ -179,15 +178,13 @@ def test_a_layer_with_other_bytes_than_its_digest(tmp_path: Path) -> None:
     with largest.open("r+b") as file:
         file.seek(MIB)
         file.write(b"wrong")
-    ran = hf_models("verify", tmp_path)
-    assert ran.code == 6
+    ran = hf_models("verify", tmp_path, code=6)
     assert f"want layer sha256:{largest.name}" in ran.err
 
 
 def test_an_image_without_a_cache(tmp_path: Path) -> None:
     put_image(layout(tmp_path), [layer_of(Member("etc/passwd", b"root"))])
-    ran = hf_models("verify", tmp_path)
-    assert ran.code == 5
+    ran = hf_models("verify", tmp_path, code=5)
     assert "want a Hugging Face cache in it, got none" in ran.err
 
 

@@ -8,7 +8,6 @@ import http.server
 import io
 import json
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +19,7 @@ from playwright.sync_api import sync_playwright
 
 from downloader.hub.repo import Repo
 from tests.support.clients import TORCH, llama_cpp, node_modules, python_with
+from tests.support.command import call, program
 from tests.support.make_image import lfs_oid, make_snapshot, put_ours, random_bytes
 from tests.support.restore import registry
 from tests.support.serve import Server, serving
@@ -87,7 +87,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     put_ours(store, rows, "data", snapshot=snapshot)
     path = tmp_path_factory.mktemp("gguf") / "tiny-Q8_0.gguf"
     python = python_with("gguf", "gguf", "numpy")
-    subprocess.run([python, "-c", MAKE_GGUF, path], check=True, timeout=100)
+    call(python, "-c", MAKE_GGUF, path)
     gguf = {path.name: path.read_bytes(), "README.md": b"# tiny\n"}
     listed = make_snapshot(gguf, "org/tiny")
     large = tuple(
@@ -106,16 +106,7 @@ def environment_of(server: Server, home: Path, **more: str) -> dict[str, str]:
 
 
 def run(command: list[str | Path], server: Server, home: Path, **more: str) -> str:
-    done = subprocess.run(
-        [str(part) for part in command],
-        env=environment_of(server, home, **more),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=220,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return program(*command, env=environment_of(server, home, **more)).out
 
 
 @pytest.mark.parametrize("version", GENERATIONS)

@@ -476,8 +476,7 @@ def test_name_of_a_container_is_a_host(tmp_path: Path) -> None:
 
 
 def test_listening_for_others_wants_a_token_or_public(tmp_path: Path) -> None:
-    ran = hf_models("serve", tmp_path, "--listen", "0.0.0.0:0", "--no-cache")
-    assert ran.code == 2
+    ran = hf_models("serve", tmp_path, "--listen", "0.0.0.0:0", "--no-cache", code=2)
     assert "--public" in ran.err
 
 
@@ -504,16 +503,14 @@ def test_every_kind_of_source(tmp_path: Path) -> None:
 
 def test_tag_that_a_layout_lacks_is_an_error_at_the_start(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), FILES)
-    ran = hf_models("serve", f"{tmp_path / 'image'}:nothing", "--listen", "127.0.0.1:0")
-    assert ran.code == 2
+    ran = hf_models("serve", f"{tmp_path / 'image'}:nothing", "--listen", "127.0.0.1:0", code=2)
     assert "not found" in ran.err
 
 
 @pytest.mark.parametrize("data", [b"", b"a b", b"x" * 5000, "tök".encode()])
 def test_token_that_no_client_could_send_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "token").write_bytes(data)
-    ran = hf_models("serve", tmp_path, "--token-file", tmp_path / "token", "--no-cache")
-    assert ran.code == 2
+    ran = hf_models("serve", tmp_path, "--token-file", tmp_path / "token", "--no-cache", code=2)
     assert "--token-file" in ran.err
 
 
@@ -527,6 +524,5 @@ def test_answers_are_sent_without_nagles_delay() -> None:
     "address", ["127.0.0.1", "127.0.0.1:x", "192.0.2.1:0", "nowhere.invalid:1"]
 )
 def test_address_that_cannot_be_listened_on(tmp_path: Path, address: str) -> None:
-    ran = hf_models("serve", tmp_path, "--listen", address, "--public", "--no-cache")
-    assert ran.code == 2
+    ran = hf_models("serve", tmp_path, "--listen", address, "--public", "--no-cache", code=2)
     assert "listen" in ran.err

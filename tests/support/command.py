@@ -1,4 +1,4 @@
-"""The two ways in which tests run a command: in this process, and in one of its own."""
+"""How tests run a command, in this process and in one of its own, and other programs."""
 
 import io
 import json
@@ -36,34 +36,27 @@ class Ran(NamedTuple):
         return json.loads(self.out)
 
 
-def hf_models(*arguments: str | Path) -> Ran:
-    """Run one command in this process."""
+def hf_models(*arguments: str | Path, code: int | None = None) -> Ran:
+    """Run one command in this process, and check how it ends unless the caller does."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        code = run([str(argument) for argument in arguments])
-    return Ran(code, out.getvalue(), err.getvalue())
+        ran = run([str(argument) for argument in arguments])
+    assert code in {None, ran}, err.getvalue()
+    return Ran(ran, out.getvalue(), err.getvalue())
 
 
 def hf_models_apart(*arguments: str | Path, code: int = 0, **environment: str) -> Ran:
     """Run one command in a process of its own, as a user does, and check how it ends."""
-    done = subprocess.run(
-        [sys.executable, "-m", "downloader", *arguments],
-        env={**os.environ, **environment},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return Ran(done.returncode, done.stdout, done.stderr)
+    command = (sys.executable, "-m", "downloader", *arguments)
+    done = program(*command, code=code, cwd=ROOT, env={**os.environ, **environment})
+    assert "Traceback" not in done.err
+    return done
 
 
 def without_overriding_modes(*arguments: str | Path) -> tuple[int, str]:
     """Run one command as a user whom permissions stop; return its code and what it said."""
-    command = [*WITHOUT_OVERRIDING_MODES, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    return done.returncode, done.stderr
+    done = program(*WITHOUT_OVERRIDING_MODES, *arguments, code=None, cwd=ROOT)
+    return done.code, done.err
 
 
 def call(
@@ -72,15 +65,22 @@ def call(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> str:
-    """Run another program, check how it ends, and return what it printed; all, if it fails."""
+    """Run another program with more variables, and return what it printed; all, if it fails."""
     assert shutil.which(arguments[0]), f"this test needs {arguments[0]}, which is not installed"
+    done = program(*arguments, code=code, cwd=cwd, env={**os.environ, **(env or {})})
+    return done.out + (done.err if code else "")
+
+
+def program(
+    *command: str | Path,
+    code: int | None = 0,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+) -> Ran:
+    """Run a program with these variables and no others, and check how it ends unless None."""
     done = subprocess.run(
-        arguments,
-        env={**os.environ, **(env or {})},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=200,
+        command, env=env, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=200
     )
-    assert done.returncode == code, f"{arguments[0]}: {done.stdout}{done.stderr}"
-    return done.stdout + (done.stderr if code else "")
+    assert code in {None, done.returncode}, f"{command[0]}: {done.stdout}{done.stderr}"
+    return Ran(done.returncode, done.stdout, done.stderr)

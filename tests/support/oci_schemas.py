@@ -5,7 +5,7 @@ image-index.md, config.md, image-layout.md. The specification's own schema files
 further property; these do not, so that a misspelt one is found.
 """
 
-from typing import Any
+from tests.support.schemas import closed
 
 DIGEST = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
 MEDIA_TYPE = {
@@ -21,60 +21,56 @@ RFC3339 = {
     "type": "string",
     "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$",
 }
-
-
-def closed(required: list[str], **properties: Any) -> dict[str, Any]:
-    """Return the schema of an object that has these properties and no other."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
-
-
 PLATFORM = closed(
-    ["architecture", "os"],
-    architecture={"type": "string", "minLength": 1},
-    os={"type": "string", "minLength": 1},
+    {"architecture": {"type": "string", "minLength": 1}, "os": {"type": "string", "minLength": 1}},
     variant={"type": "string"},
 )
 DESCRIPTOR = closed(
-    ["mediaType", "digest", "size"],
-    mediaType=MEDIA_TYPE,
-    digest=DIGEST,
-    size={"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+    {
+        "mediaType": MEDIA_TYPE,
+        "digest": DIGEST,
+        "size": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+    },
     annotations=ANNOTATIONS,
     artifactType=MEDIA_TYPE,
     platform=PLATFORM,
 )
 MANIFEST = closed(
-    ["schemaVersion", "mediaType", "config", "layers"],
-    schemaVersion={"const": 2},
-    mediaType={"const": "application/vnd.oci.image.manifest.v1+json"},
+    {
+        "schemaVersion": {"const": 2},
+        "mediaType": {"const": "application/vnd.oci.image.manifest.v1+json"},
+        "config": DESCRIPTOR,
+        "layers": {"type": "array", "items": DESCRIPTOR, "minItems": 1},
+    },
     artifactType=MEDIA_TYPE,
-    config=DESCRIPTOR,
-    layers={"type": "array", "items": DESCRIPTOR, "minItems": 1},
     annotations=ANNOTATIONS,
 )
 INDEX = closed(
-    ["schemaVersion", "mediaType", "manifests"],
-    schemaVersion={"const": 2},
-    mediaType={"const": "application/vnd.oci.image.index.v1+json"},
-    manifests={"type": "array", "items": DESCRIPTOR, "minItems": 1},
+    {
+        "schemaVersion": {"const": 2},
+        "mediaType": {"const": "application/vnd.oci.image.index.v1+json"},
+        "manifests": {"type": "array", "items": DESCRIPTOR, "minItems": 1},
+    },
     annotations=ANNOTATIONS,
 )
 STRINGS = {"type": "array", "items": {"type": "string"}}
-EMPTY_OBJECTS = {"type": "object", "additionalProperties": closed([])}
+EMPTY_OBJECTS = {"type": "object", "additionalProperties": closed({})}
 CONFIG = closed(
-    ["architecture", "os", "rootfs"],
+    {
+        "architecture": {"type": "string", "minLength": 1},
+        "os": {"type": "string", "minLength": 1},
+        "rootfs": closed(
+            {
+                "type": {"const": "layers"},
+                "diff_ids": {"type": "array", "items": DIGEST, "minItems": 1},
+            }
+        ),
+    },
     created=RFC3339,
     author={"type": "string"},
-    architecture={"type": "string", "minLength": 1},
-    os={"type": "string", "minLength": 1},
     variant={"type": "string"},
     config=closed(
-        [],
+        {},
         User={"type": "string"},
         ExposedPorts=EMPTY_OBJECTS,
         Env={"type": "array", "items": {"type": "string", "pattern": "^[^=]+=.*$"}},
@@ -86,15 +82,10 @@ CONFIG = closed(
         StopSignal={"type": "string"},
         ArgsEscaped={"type": "boolean"},
     ),
-    rootfs=closed(
-        ["type", "diff_ids"],
-        type={"const": "layers"},
-        diff_ids={"type": "array", "items": DIGEST, "minItems": 1},
-    ),
     history={
         "type": "array",
         "items": closed(
-            [],
+            {},
             created=RFC3339,
             author={"type": "string"},
             created_by={"type": "string"},
@@ -103,26 +94,28 @@ CONFIG = closed(
         ),
     },
 )
-LAYOUT = closed(["imageLayoutVersion"], imageLayoutVersion={"const": "1.0.0"})
+LAYOUT = closed({"imageLayoutVersion": {"const": "1.0.0"}})
 
 # CNCF ModelPack, docs/config.md: names and types of what this project writes.
 MODEL_CONFIG = closed(
-    ["descriptor", "config", "modelfs"],
-    descriptor=closed(
-        [],
-        createdAt=RFC3339,
-        vendor={"type": "string"},
-        name={"type": "string", "minLength": 1},
-        title={"type": "string"},
-        version={"type": "string"},
-        sourceURL={"type": "string"},
-        revision={"type": "string"},
-        licenses=STRINGS,
-    ),
-    config=closed([], format={"type": "string"}),
-    modelfs=closed(
-        ["type", "diffIds"],
-        type={"const": "layers"},
-        diffIds={"type": "array", "items": DIGEST, "minItems": 1},
-    ),
+    {
+        "descriptor": closed(
+            {},
+            createdAt=RFC3339,
+            vendor={"type": "string"},
+            name={"type": "string", "minLength": 1},
+            title={"type": "string"},
+            version={"type": "string"},
+            sourceURL={"type": "string"},
+            revision={"type": "string"},
+            licenses=STRINGS,
+        ),
+        "config": closed({}, format={"type": "string"}),
+        "modelfs": closed(
+            {
+                "type": {"const": "layers"},
+                "diffIds": {"type": "array", "items": DIGEST, "minItems": 1},
+            }
+        ),
+    }
 )

@@ -102,17 +102,24 @@ class Side:
         """The same repository without the proxy."""
         return f"{os.environ['HF_TEST_REGISTRY']}/{self.repository}"
 
-    def run(self, *arguments: str) -> Ran:
-        return hf_models(*arguments)
+    def run(self, *arguments: str, code: int | None = None) -> Ran:
+        return hf_models(*arguments, code=code)
 
-    def publish(self, repo: str = "org/model", *more: str, to: tuple[str, ...] = ()) -> Ran:
+    def publish(
+        self,
+        repo: str = "org/model",
+        *more: str,
+        to: tuple[str, ...] = (),
+        code: int | None = None,
+    ) -> Ran:
         targets = [flag for name in to or (self.name,) for flag in ("--to", name)]
         sizes = () if {"--layer-size", "--plan"} & set(more) else ("--layer-size", LAYER_SIZE)
         bases = () if "--base" in more else ("--base", "none")
-        return self.run("publish", repo, *targets, *sizes, *bases, *IMPATIENT, *more)
+        return self.run("publish", repo, *targets, *sizes, *bases, *IMPATIENT, *more, code=code)
 
-    def assemble(self, tag: str, *more: str) -> Ran:
-        return self.run("assemble", tag, "--to", self.name, "--base", "none", *IMPATIENT, *more)
+    def assemble(self, tag: str, *more: str, code: int | None = None) -> Ran:
+        own = ("--to", self.name, "--base", "none")
+        return self.run("assemble", tag, *own, *IMPATIENT, *more, code=code)
 
     def store(self, repository: str = "") -> Store:
         name = f"{os.environ['HF_TEST_REGISTRY']}/{repository or self.repository}"

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 import urllib3
 
+from tests.support.command import call
 from tests.support.fake_hub import (
     File,
     Generated,
@@ -130,8 +131,8 @@ def test_git_file_headers(local: HubServer) -> None:
 
 def test_git_oids_are_those_of_git(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"[PAD]\n[UNK]\n")
-    done = subprocess.run(["git", "hash-object", str(tmp_path / "file")], capture_output=True)
-    assert done.stdout.decode().strip() == TINY.files()["sub/dir/vocab.txt"].git_oid
+    oid = call("git", "hash-object", tmp_path / "file").strip()
+    assert oid == TINY.files()["sub/dir/vocab.txt"].git_oid
 
 
 def test_lfs_file_headers(local: HubServer) -> None:

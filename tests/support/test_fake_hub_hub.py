@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import urllib3
 
+from tests.support.command import program
 from tests.support.fake_hub import (
     Commit,
     File,
@@ -104,17 +104,8 @@ def client_env(hub: Hub, home: Path, token: str = "", **more: str) -> dict[str, 
 
 def ask(hub: Hub, home: Path, *expressions: str, token: str = "", **more: str) -> list[Any]:
     """Evaluate in the real client; an exception becomes the name of its class."""
-    answer = subprocess.run(
-        [sys.executable, "-c", CLIENT],
-        env=client_env(hub, home, token, **more),
-        input=json.dumps(expressions),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert answer.returncode == 0, answer.stderr
-    return list(json.loads(answer.stdout))
+    env = client_env(hub, home, token, **more)
+    return list(program(sys.executable, "-c", CLIENT, env=env, stdin=json.dumps(expressions)).json)
 
 
 def check_snapshot(path: str, repo: Repo, only: str = "") -> None:
@@ -259,14 +250,12 @@ def test_a_branch_moves_while_the_server_runs(hub: HubProcess, tmp_path: Path) -
 
 
 def test_hf_download_then_offline(hub: HubProcess, tmp_path: Path) -> None:
-    command = [str(Path(sys.executable).with_name("hf")), "download", "org/tiny", "--quiet"]
-    env = client_env(hub, tmp_path)
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    check_snapshot(done.stdout.strip(), TINY)
+    command = (Path(sys.executable).with_name("hf"), "download", "org/tiny", "--quiet")
+    downloaded = program(*command, env=client_env(hub, tmp_path)).out.strip()
+    check_snapshot(downloaded, TINY)
     hub.clear_log()
     offline = "snapshot_download('org/tiny')"
-    assert ask(hub, tmp_path, offline, HF_HUB_OFFLINE="1") == [done.stdout.strip()]
+    assert ask(hub, tmp_path, offline, HF_HUB_OFFLINE="1") == [downloaded]
     assert not hub.log()
 
 
@@ -309,13 +298,8 @@ def test_hf_transfer_in_ranges(hub: HubProcess, tmp_path: Path) -> None:
         "chunk_size": 1 << 20,
         "headers": {"Authorization": f"Bearer {ALICE}"},
     }
-    subprocess.run(
-        [sys.executable, "-c", TRANSFER],
-        input=json.dumps(asked).encode(),
-        env=client_env(hub, tmp_path),
-        check=True,
-        timeout=60,
-    )
+    env = client_env(hub, tmp_path)
+    program(sys.executable, "-c", TRANSFER, env=env, stdin=json.dumps(asked))
     assert (tmp_path / "out").read_bytes() == read_all(WEIGHTS.source)
     ranges = [entry.range for entry in hub.log().of(origin="cdn")]
     assert sorted(filter(None, ranges))[:2] == ["bytes=0-0", "bytes=0-1048575"]
