@@ -1,12 +1,14 @@
 """Imports point one way."""
 
 import ast
-import subprocess
+import re
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from tests.support.command import call
 
 PACKAGE = Path(__file__).parent.parent / "downloader"
 
@@ -113,7 +115,7 @@ def test_the_consumer_side_does_not_import_huggingface_hub() -> None:
         "downloader.cli.copy, downloader.cli.login, downloader.cli.push, downloader.cli.assemble\n"
         "assert not {'huggingface_hub', 'hf_transfer', 'httpx2'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    call(sys.executable, "-c", program)
 
 
 TESTS = Path(__file__).parent
@@ -127,3 +129,10 @@ def test_module_that_runs_openssl_says_so(path: Path) -> None:
     without_markers = path.read_text(encoding="utf-8").replace(marker, "")
     runs = "import make_certificate" in without_markers or 'call("openssl"' in without_markers
     assert not runs or marker in path.read_text(encoding="utf-8")
+
+
+def test_no_test_module_takes_anything_from_another() -> None:
+    for path in TESTS.rglob("*.py"):
+        assert not re.search(
+            r"^\s*(from|import) tests\S*\.test_", path.read_text(), re.MULTILINE
+        ), path
