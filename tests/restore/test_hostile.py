@@ -36,9 +36,11 @@ from tests.support.make_image import (
     MIB,
     Member,
     RawLayer,
+    blobs_of,
     cache_members,
     git_oid,
     hard_link,
+    layer_bytes,
     layer_of,
     lfs_oid,
     link,
@@ -54,6 +56,7 @@ from tests.support.restore import FOLDER, check_blobs, layout, restore
 ROOT = f"{HUB}/{FOLDER}"
 SNAPSHOT = f"{ROOT}/snapshots/{COMMIT}"
 GOOD = {"config.json": b"{}", "a.safetensors": random_bytes(300_000, seed=5)}
+PLAN = make_plan(make_snapshot(GOOD))
 PROTOCOL, INTEGRITY = 5, 6
 
 
@@ -383,15 +386,15 @@ def packed_image(image: Path, frames: list[bytes], entries: list[tuple[int, int]
     body = b"".join(ENTRY.pack(*entry) for entry in entries)
     body += FOOTER.pack(len(entries), 0, 0x8F92EAB1)
     data = b"".join(frames) + HEADER.pack(0x184D2A5E, len(body)) + body
-    first, *others = our_layers(make_plan(make_snapshot(GOOD)), GOOD)
+    first, *others = our_layers(PLAN, GOOD)
     notes = dict(first.annotations) | dict(
         packed_descriptor(digest_of(data), len(data), digest_of(first.data)).annotations
     )
     layers = [RawLayer(data, f"{LAYER}+zstd", notes, digest_of(first.data)), *others]
-    put_image(layout(image), layers, annotations=labels(make_plan(make_snapshot(GOOD))))
+    put_image(layout(image), layers, annotations=labels(PLAN))
 
 
-TAR = our_layers(make_plan(make_snapshot(GOOD)), GOOD)[0].data
+TAR = layer_bytes(PLAN.layers[0], blobs_of(GOOD, PLAN.snapshot))
 HALVES = [zstandard.compress(TAR[:100_000], 1), zstandard.compress(TAR[100_000:], 1)]
 SIZES = [(len(HALVES[0]), 100_000), (len(HALVES[1]), len(TAR) - 100_000)]
 FAT = HALVES[1] + HEADER.pack(0x184D2A50, 3 * MIB) + bytes(3 * MIB)  # of little content
