@@ -1,6 +1,5 @@
 """``hf-models build``: plan on the host, then docker/Dockerfile in the engine."""
 
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from downloader.engine.docker import Engine, ImageInfo
 from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
 from downloader.environment import read_environment
 from downloader.errors import EngineError, InputError
-from downloader.library.connection import Connection
+from downloader.library.connection import Connection, open_session
 from downloader.library.docker import build_in_engine, find_pins, image_name
 from downloader.library.layouts import DIST, LayoutRequest, build_layout
 from downloader.library.publisher import BASE_VARIABLE, PlanOptions, open_hub, plan_of, tag_of
@@ -102,17 +101,15 @@ def build(
             hint="check the path, or make the directory first",
         )
     engine = Engine(dict(environment.variables))
-    with closing(connection.open_pool(environment)) as http:
-        hub = open_hub(connection, environment, http, teller(quiet=quiet))
-        plan = plan_of(hub, repo_id, wanted, http, environment)
+    note = teller(quiet=quiet)
+    with open_session(connection, environment) as session:
+        hub = open_hub(session, note)
+        plan = plan_of(hub, repo_id, wanted, environment)
         name = image_name(image, tag_of(plan, tag))
         layout = archive is not None or engine_name == "layout"
         layout = layout or (engine_name == "auto" and not answers(engine))
         if dry_run:
-            asked = None if layout else engine
-            pins = find_pins(
-                asked, connection, base or DEFAULT_BASE, environment, teller(quiet=quiet)
-            )
+            pins = find_pins(None if layout else engine, session, base or DEFAULT_BASE, note)
             document = describe_plan(plan, tag_of(plan, tag), 1) | {"images": pins}
             print_plan(plan, document, as_json=as_json)
             return
@@ -120,29 +117,19 @@ def build(
             request = LayoutRequest(
                 image, tag_of(plan, tag), base, archive, force=force, signer=signer
             )
-            outcome = build_layout(
-                hub,
-                plan,
-                request,
-                connection=connection,
-                environment=environment,
-                open_progress=partial(ConsoleProgress, quiet=quiet),
-            )
+            open_progress = partial(ConsoleProgress, quiet=quiet)
+            outcome = build_layout(hub, plan, request, session, open_progress)
             _print_layout(outcome, plan, request, as_json=as_json)
             return
         _check_for_docker(plan, signer)
-        base = base or DEFAULT_BASE
-        engine.info()  # an engine that does not answer is named before anything is asked of it
         with ConsoleProgress("build", quiet=quiet) as progress:
-            pins = find_pins(engine, connection, base, environment, progress.note)
             found = build_in_engine(
                 engine,
                 hub,
                 plan,
                 name,
-                base=base,
-                pins=pins,
-                environment=environment,
+                base=base or DEFAULT_BASE,
+                session=session,
                 progress=progress,
                 force=force,
             )

@@ -1,7 +1,6 @@
 """``hf-models catalog``: the page of what is published, and the table in the READMEs."""
 
 import json
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from downloader.farm.catalog.readme import (
 )
 from downloader.farm.models import Models
 from downloader.fs import storage_errors
-from downloader.library.connection import Connection
+from downloader.library.connection import Connection, open_session
 from downloader.oci.manifest import parse_json_object
 from downloader.units import format_count
 
@@ -88,16 +87,17 @@ def _read(models: Models, connection: Connection, asks_hub: bool) -> Catalog:
     names = dict.fromkeys(name for model in models for name in model.registries)
     references = {name: parse_target(name) for name in names}
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    environment = read_environment()
-    with closing(connection.open_pool(environment)) as http, ConsoleProgress("catalog") as progress:
-        registries = connection.open_registries(environment, http, references.values(), progress)
-        stores = {name: registries.open(reference) for name, reference in references.items()}
+    with (
+        ConsoleProgress("catalog") as progress,
+        open_session(connection, None, progress, references.values()) as session,
+    ):
+        stores = {name: session.open(reference) for name, reference in references.items()}
         found = read_catalog(models, stores, now, say)
         if not asks_hub:
             return found
         from downloader.library.publisher import open_hub
 
-        return check_hub(found, open_hub(connection, environment, http, say).commit_of, say)
+        return check_hub(found, open_hub(session).commit_of, say)
 
 
 def _previous(path: Path) -> Document | None:

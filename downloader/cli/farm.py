@@ -26,13 +26,14 @@ from downloader.cli.publish import report
 from downloader.cli.targets import report_results
 from downloader.engine.docker import Engine
 from downloader.engine.dockerfile import DEFAULT_BASE
-from downloader.environment import read_environment
+from downloader.environment import Environment, read_environment
 from downloader.errors import InputError
 from downloader.farm.action import parse_action_inputs
 from downloader.farm.catalog.site import fetch_catalog, site_url
 from downloader.farm.cleanup import reclaimable_bytes
 from downloader.farm.destinations import (
     Destinations,
+    Login,
     choose_destinations,
     named_images,
     read_logins,
@@ -52,7 +53,6 @@ from downloader.farm.jobs import (
 )
 from downloader.farm.models import MODELS_FILE, Models, parse_models
 from downloader.farm.steps import (
-    Network,
     PlannedJob,
     assemble_command,
     build_command,
@@ -66,14 +66,16 @@ from downloader.farm.steps import (
     push_command,
     read_planned_job,
     signer_of_job,
+    with_logins,
 )
 from downloader.farm.summary import image_summary, plan_summary, shard_summary, table
 from downloader.fs import write_atomically
 from downloader.hub.repo import is_commit
 from downloader.keyless import KeylessSigner
 from downloader.library import publisher
-from downloader.library.connection import Connection
-from downloader.library.docker import build_in_engine, find_pins, image_name, push_from_engine
+from downloader.library.connection import Connection, open_session
+from downloader.library.docker import build_in_engine, image_name, push_from_engine
+from downloader.library.publisher import open_hub
 from downloader.oci.digest import parse_digest
 from downloader.plan import Plan, disk_needed_bytes
 from downloader.publish import AssembleOptions, Outcome, Shard, parse_shard
@@ -180,8 +182,11 @@ def plan() -> None:
     """Resolve JOB at a commit, choose engine and number of jobs, write the plan for them."""
     job, environment = _current_job(), read_environment()
     _say_command(plan_command(job))
-    with ConsoleProgress("plan") as progress:
-        found = plan_job(job, Network(environment, progress))
+    with (
+        ConsoleProgress("plan") as progress,
+        open_session(environment=environment, progress=progress) as session,
+    ):
+        found = plan_job(job, session)
     free_bytes = shutil.disk_usage("/").free + reclaimable_bytes()
     shard_bytes = parse_size(environment.get("SHARD_SIZE") or str(SHARD_BYTES))
     choice, planned = choose_shards(job, found, free_bytes, shard_bytes)
@@ -200,10 +205,10 @@ def plan() -> None:
 def shard() -> int:
     """Publish the share SHARD (I/N) of JOB's plan."""
     job, share = _current_job(), parse_shard(_variable("SHARD"))
-    network = Network(read_environment())
+    environment = read_environment()
     # Of several shards `assemble` makes the image.
-    signer = signer_of_job(network.environment) if share.count == 1 else None
-    _, code = _publish(job, read_planned_job().plan, share, _images(), network, signer)
+    signer = signer_of_job(environment) if share.count == 1 else None
+    _, code = _publish(job, read_planned_job().plan, share, _images(), environment, signer)
     return code
 
 
@@ -233,27 +238,20 @@ def build(image: str) -> int:
     print_result(f"engine: {choice.engine}: {choice.reason}")
     write_summary(f"Engine: {markdown(choice.reason)}.")
     write_outputs({"engine": choice.engine})
-    network = Network(environment)
     if choice.engine == "docker":
         _say_command(build_command(job, _base()))
         name = image_name(image, job.model.tag)
         engine, base = Engine(dict(environment.variables)), _base() or DEFAULT_BASE
-        with network.open() as (hub, _), ConsoleProgress("build") as progress:
-            pins = find_pins(engine, Connection(), base, environment, progress.note)
-            build_in_engine(
-                engine,
-                hub,
-                found,
-                name,
-                base=base,
-                pins=pins,
-                environment=environment,
-                progress=progress,
-            )
+        with (
+            ConsoleProgress("build") as progress,
+            open_session(environment=environment, progress=progress) as session,
+        ):
+            hub = open_hub(session)
+            build_in_engine(engine, hub, found, name, base=base, session=session, progress=progress)
         print_result(name)
         return 0
     signer = signer_of_job(environment)
-    outcomes, code = _publish(job, found, Shard(), _images(), network, signer)
+    outcomes, code = _publish(job, found, Shard(), _images(), environment, signer)
     _write_digests((item.name, item.digest) for item in outcomes)
     return code
 
@@ -283,10 +281,11 @@ def check() -> None:
     is_same = _variable("ENGINE") == "publish"
     expected = {name: digest if is_same or name == first else None for name in images}
     is_bare = False
-    for name, found in check_images(job, expected, Network(environment)):
-        is_bare |= not found.has_base
-        size = format_bytes(found.size_bytes)
-        print_result(f"{name}@{found.digest}: {found.blobs} blobs, {size}")
+    with open_session(environment=environment) as session:
+        for name, found in check_images(job, expected, session):
+            is_bare |= not found.has_base
+            size = format_bytes(found.size_bytes)
+            print_result(f"{name}@{found.digest}: {found.blobs} blobs, {size}")
     signed = first or images[0]
     write_outputs({"subject": subject_name(signed), "digest": digest})
     repository = environment.get("GITHUB_REPOSITORY", "OWNER/NAME")
@@ -318,15 +317,18 @@ def action() -> int:
     wanted = parse_action_inputs(_json_variable("INPUTS"), environment.variables)
     if wanted.hub_token:
         environment = read_environment({**environment.variables, "HF_TOKEN": wanted.hub_token})
-    job, network = wanted.job, Network(environment, logins=wanted.logins)
+    job = wanted.job
     config = Path(wanted.trust_config) if wanted.trust_config else None
     signer = KeylessSigner(trust_config=config) if wanted.sign else None
     images = job.model.registries
     _say_command(plan_command(job))
-    planned = PlannedJob(plan_job(job, network), 1)
+    with open_session(environment=environment) as session:
+        planned = PlannedJob(plan_job(job, session), 1)
     planned.write()
     write_summary(plan_summary(job, planned, "action.yml streams", images, ()))
-    outcomes, code = _publish(job, planned.plan, Shard(), images, network, signer)
+    outcomes, code = _publish(
+        job, planned.plan, Shard(), images, environment, signer, wanted.logins
+    )
     _write_digests((item.name, item.digest) for item in outcomes)
     return code
 
@@ -336,15 +338,24 @@ def _publish(
     found: Plan,
     share: Shard,
     images: Sequence[str],
-    network: Network,
+    environment: Environment,
     signer: Signer | None,
+    logins: Sequence[Login] = (),
 ) -> tuple[list[Outcome], int]:
     begun_at = time.monotonic()
     _say_command(publish_command(job, share, images, _base(), sign=bool(signer)))
-    with ConsoleProgress("publish", "layer") as progress:
-        network = Network(network.environment, progress, network.logins)
+    with (
+        ConsoleProgress("publish", "layer") as progress,
+        open_session(environment=environment, progress=progress) as session,
+    ):
         outcomes = publish_shard(
-            job, found, share, images, base=_base(), network=network, signer=signer
+            job,
+            found,
+            share,
+            images,
+            base=_base(),
+            session=with_logins(session, logins),
+            signer=signer,
         )
     seconds = time.monotonic() - begun_at
     write_summary(shard_summary(share, found, outcomes, seconds))

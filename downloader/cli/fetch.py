@@ -21,11 +21,10 @@ from downloader.cli.options import (
     repo_options,
 )
 from downloader.cli.plan_file import plan_instead, plan_option
-from downloader.environment import read_environment
 from downloader.hub.cache import blob_path
 from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
 from downloader.hub.repo import Snapshot
-from downloader.library.connection import Connection
+from downloader.library.connection import Connection, open_session
 from downloader.library.publisher import PlanOptions, open_hub, resolve
 from downloader.units import format_bytes, format_count
 
@@ -59,24 +58,23 @@ def fetch(
 
     FILE names single files, or folders by a trailing slash.
     """
-    environment = read_environment()
-    http = connection.open_pool(environment)
-    hub = open_hub(connection, environment, http, teller(quiet=quiet))
-    plan = plan_instead(plan_file, repo_id) if plan_file else None
-    snapshot = plan.snapshot if plan else resolve(hub, repo_id, wanted, environment)
-    target = find_cache_dir(cache_dir)
-    if dry_run:
-        _print_missing(snapshot, target, as_json)
-        return
-    with ConsoleProgress("fetch", quiet=quiet) as progress:
-        report = fetch_snapshot(
-            snapshot,
-            lambda file: hub.source_of(snapshot, file),
-            target,
-            http=hub.http,
-            settings=FetchSettings(verify_existing=verify_existing, policy=hub.retry),
-            progress=progress,
-        )
+    with open_session(connection) as session:
+        hub = open_hub(session, teller(quiet=quiet))
+        plan = plan_instead(plan_file, repo_id) if plan_file else None
+        snapshot = plan.snapshot if plan else resolve(hub, repo_id, wanted, session.environment)
+        target = find_cache_dir(cache_dir)
+        if dry_run:
+            _print_missing(snapshot, target, as_json)
+            return
+        with ConsoleProgress("fetch", quiet=quiet) as progress:
+            report = fetch_snapshot(
+                snapshot,
+                lambda file: hub.source_of(snapshot, file),
+                target,
+                http=hub.http,
+                settings=FetchSettings(verify_existing=verify_existing, policy=hub.retry),
+                progress=progress,
+            )
     _print_report(report, snapshot, as_json, quiet)
 
 

@@ -1,7 +1,6 @@
 """``hf-models list``: what a repository of a registry carries."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from typing import Any
 
 import click
@@ -17,11 +16,10 @@ from downloader.cli.console import (
 )
 from downloader.cli.options import json_option
 from downloader.cli.registries import parse_target, registry_options
-from downloader.environment import read_environment
 from downloader.errors import HfModelsError, InputError, RegistryError
 from downloader.farm.catalog.catalog import REQUESTS_AT_ONCE
 from downloader.farm.catalog.published import Published, read_published
-from downloader.library.connection import Connection
+from downloader.library.connection import Connection, open_session
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
 from downloader.oci.store import ListableStore
@@ -45,10 +43,11 @@ def list_tags(name: str, as_json: bool, connection: Connection) -> None:
     """
     is_host = "/" not in name and (":" in name or "." in name or name == "localhost")
     reference = parse_reference(f"{name}/all") if is_host else parse_target(name)
-    environment = read_environment()
-    with closing(connection.open_pool(environment)) as http, ConsoleProgress("list") as progress:
-        registries = connection.open_registries(environment, http, [reference], progress)
-        store = registries.open(reference)
+    with (
+        ConsoleProgress("list") as progress,
+        open_session(connection, None, progress, [reference]) as session,
+    ):
+        store = session.open(reference)
         if is_host:
             _print_repositories(name, _list_repositories(store, name), as_json=as_json)
             return

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from typing import Any
 
 import click
@@ -29,8 +28,7 @@ from downloader.cli.options import (
 from downloader.cli.plan_file import plan_instead, plan_option
 from downloader.cli.registries import parse_targets, registry_options, to_option
 from downloader.cli.targets import exit_code_of
-from downloader.environment import read_environment
-from downloader.library.connection import Connection
+from downloader.library.connection import Connection, open_session
 from downloader.library.publisher import PlanOptions, open_hub, plan_of, publish_plan, tag_of
 from downloader.oci.reference import parse_reference
 from downloader.plan import Layer, Plan, layer_title
@@ -108,29 +106,25 @@ def publish(
     images = [parse_reference(image) for image in reuse]
     share = parse_shard(shard) if shard else Shard()
     planned = plan_instead(plan_file, repo_id) if plan_file else None
-    environment = read_environment()
     with (
-        closing(connection.open_pool(environment)) as http,
         ConsoleProgress("publish", "layer", quiet=quiet) as progress,
+        open_session(connection, None, progress, references) as session,
     ):
-        registries = connection.open_registries(environment, http, references, progress)
         how = PublishOptions(
             shard=share,
-            reuse=[StoredImage(registries.open(image), image.target) for image in images],
+            reuse=[StoredImage(session.open(image), image.target) for image in images],
             memory_bytes=parse_size(memory),
             dry_run=dry_run,
-            journal_dir=environment.uploads_dir,
+            journal_dir=session.environment.uploads_dir,
             signer=signer,
             jobs=jobs,
             modelpack=modelpack,
             allow_gated=allow_gated,
             force=force,
         )
-        hub = open_hub(connection, environment, http, progress.note)
-        plan = planned or plan_of(hub, repo_id, wanted, http, environment)
-        outcomes = publish_plan(
-            plan, registries, hub, references, tag, base=base, options=how, environment=environment
-        )
+        hub = open_hub(session)
+        plan = planned or plan_of(hub, repo_id, wanted, session.environment)
+        outcomes = publish_plan(plan, session, hub, references, tag, base=base, options=how)
     seconds = time.monotonic() - begun_at
     code = report(outcomes, plan, seconds, as_json=as_json, quiet=quiet)
     if share.count > 1 and not (code or dry_run or quiet):

@@ -1,6 +1,5 @@
 """``hf-models push``: an image of the engine to one or several registries."""
 
-from contextlib import closing
 from functools import partial
 
 import click
@@ -14,7 +13,7 @@ from downloader.cli.targets import describe_results, report_results
 from downloader.engine.docker import Engine
 from downloader.environment import read_environment
 from downloader.errors import InputError
-from downloader.library.connection import Connection
+from downloader.library.connection import Connection, open_session
 from downloader.library.docker import image_name, push_from_engine
 from downloader.library.layouts import has_layout, push_layout
 from downloader.oci.reference import check_tag, parse_reference
@@ -65,13 +64,13 @@ def push(
     if _is_layout(engine_name, engine, source, tag):
         references = [parse_reference(name) for name in names]
         with (
-            closing(connection.open_pool(environment)) as http,
             ConsoleProgress("push", quiet=quiet) as progress,
+            open_session(connection, environment, progress, references) as session,
         ):
             pushed = push_layout(
                 tag,
                 names,
-                connection.open_registries(environment, http, references, progress),
+                session,
                 allow_gated=allow_gated,
                 open_progress=partial(ConsoleProgress, quiet=quiet),
             )

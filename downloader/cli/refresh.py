@@ -19,7 +19,7 @@ from downloader.farm.jobs import Job
 from downloader.farm.models import Model
 from downloader.farm.refresh import Freshness, check_freshness
 from downloader.farm.summary import table
-from downloader.library.connection import Connection
+from downloader.library.connection import Connection, open_session
 from downloader.library.publisher import open_hub
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
@@ -55,22 +55,19 @@ def refresh(
     models = read_models_file(models_file)
     chosen = tuple(parse_target(target).name for target in targets)
     references = [parse_reference(name) for name in chosen]
-    progress = ConsoleProgress("refresh")
-    environment = read_environment()
-    http = connection.open_pool(environment)
-    registries = connection.open_registries(environment, http, references, progress)
-    hub = open_hub(connection, environment, http, say)
+    with open_session(connection, None, ConsoleProgress("refresh"), references) as session:
+        hub = open_hub(session)
 
-    def stores_of(model: Model) -> dict[str, Registry]:
-        names = chosen or model.registries
-        if github_output:
-            hosts, named = _words("LOGGED_IN"), _words("NAMED_IMAGES")
-            names = choose_destinations(names, hosts, named, is_exact=bool(chosen)).images
-        return {name: registries.open(parse_reference(name)) for name in names}
+        def stores_of(model: Model) -> dict[str, Registry]:
+            names = chosen or model.registries
+            if github_output:
+                hosts, named = _words("LOGGED_IN"), _words("NAMED_IMAGES")
+                names = choose_destinations(names, hosts, named, is_exact=bool(chosen)).images
+            return {name: session.open(parse_reference(name)) for name in names}
 
-    found = check_freshness(
-        models.entries, stores_of, lambda model: hub.resolve(model.repo, model.revision)
-    )
+        found = check_freshness(
+            models.entries, stores_of, lambda model: hub.resolve(model.repo, model.revision)
+        )
     if github_output:
         due = [item for item in found if item.is_due]
         # What a fork adds is published by the push that adds it; the rest came with the fork.

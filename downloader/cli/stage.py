@@ -14,13 +14,12 @@ from downloader.cli.console import ConsoleProgress, say
 from downloader.cli.plan_file import read_plan
 from downloader.engine.log import PROGRESS_MARK
 from downloader.engine.stage import stage_layers
-from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.fs import storage_errors
 from downloader.hub.fetch import FetchSettings, fetch_snapshot
 from downloader.hub.repo import is_commit, parse_repo
 from downloader.hub.snapshot import Hub
-from downloader.library.connection import Connection
+from downloader.library.connection import open_session
 from downloader.library.publisher import open_hub
 from downloader.plan import DEFAULT_CACHE_ROOT, Plan, make_plan
 from downloader.progress import Progress
@@ -46,13 +45,13 @@ def stage(
     out: Path,
 ) -> None:
     """Fetch and lay out the layers of a plan, or of a repo as one layer where there is none."""
-    environment, connection = read_environment(), Connection()
-    hub = open_hub(connection, environment, connection.open_pool(environment), say)
-    if plan_file.exists():
-        _stage(hub, read_plan(str(plan_file)), downloads, out, one_layer=False)
-    else:
-        plan = _plan_alone(hub, repo_id, repo_type, commit, cache_root)
-        _stage(hub, plan, downloads, out, one_layer=True)
+    with open_session() as session:
+        hub = open_hub(session, say)
+        if plan_file.exists():
+            _stage(hub, read_plan(str(plan_file)), downloads, out, one_layer=False)
+        else:
+            plan = _plan_alone(hub, repo_id, repo_type, commit, cache_root)
+            _stage(hub, plan, downloads, out, one_layer=True)
 
 
 def _plan_alone(hub: Hub, repo_id: str, repo_type: str, commit: str, cache_root: str) -> Plan:

@@ -1,9 +1,8 @@
 """The steps of the publishing workflow: calls of the library, and the same as command lines."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from downloader.environment import Environment
@@ -12,22 +11,15 @@ from downloader.farm.check import Checked, check_image
 from downloader.farm.destinations import Login
 from downloader.farm.engine_choice import EngineChoice, choose_engine
 from downloader.farm.jobs import Job, shard_count
-from downloader.hub.snapshot import Hub
 from downloader.keyless import KeylessSigner
-from downloader.library.connection import Connection, Registries
+from downloader.library.connection import Session
 from downloader.library.publisher import PlanOptions, open_hub, plan_of, publish_plan
 from downloader.oci.auth import Credential
 from downloader.oci.credentials import ExplicitCredentials
 from downloader.oci.digest import Digest
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan, disk_needed_bytes
-from downloader.progress import NoProgress, Progress
-from downloader.publish import (
-    Outcome,
-    PublishOptions,
-    Shard,
-    check_gated,
-)
+from downloader.publish import Outcome, PublishOptions, Shard, check_gated
 from downloader.signing import Signer
 
 PLAN_FILE = Path("dist/plan.json")
@@ -65,37 +57,16 @@ def read_planned_job() -> PlannedJob:
         raise InputError(f"want the plan of the first job in {PLAN_FILE}, got {error!r}") from error
 
 
-@dataclass(frozen=True)
-class Network:
-    """How a step reaches the Hub and registries.
-
-    Args:
-        environment: Of the process.
-        progress: Told of everything.
-        logins: Credentials over the stored ones; they are stored nowhere.
-    """
-
-    environment: Environment
-    progress: Progress = field(default_factory=NoProgress)
-    logins: Sequence[Login] = ()
-
-    @contextmanager
-    def open(self) -> Iterator[tuple[Hub, Registries]]:
-        """Give connections, and close them."""
-        connection = Connection()
-        credentials = connection.find_credentials(self.environment, [])
-        for item in self.logins:
-            credential = Credential(item.username, item.password)
-            credentials = ExplicitCredentials(item.registry, credential, credentials)
-        with closing(connection.open_pool(self.environment)) as http:
-            hub = open_hub(connection, self.environment, http, self.progress.note)
-            yield (
-                hub,
-                Registries(http, credentials, connection.upload, connection.retry, self.progress),
-            )
+def with_logins(session: Session, logins: Iterable[Login]) -> Session:
+    """Return a session with credentials over the stored ones; they are stored nowhere."""
+    credentials = session.credentials
+    for item in logins:
+        credential = Credential(item.username, item.password)
+        credentials = ExplicitCredentials(item.registry, credential, credentials)
+    return replace(session, credentials=credentials)
 
 
-def plan_job(job: Job, network: Network) -> Plan:
+def plan_job(job: Job, session: Session) -> Plan:
     """Resolve a job's repo at a commit, and plan it.
 
     Raises:
@@ -111,11 +82,10 @@ def plan_job(job: Job, network: Network) -> Plan:
         layer_size=model.layer_size,
         compress=model.compress,
     )
-    with network.open() as (hub, registries):
-        plan = plan_of(hub, model.repo.id, options, registries.http, network.environment)
+    plan = plan_of(open_hub(session), model.repo.id, options, session.environment)
     check_gated(plan, allow=model.allow_gated)
     snapshot = plan.snapshot
-    if (snapshot.gated or snapshot.private) and not network.environment.get("HF_TOKEN"):
+    if (snapshot.gated or snapshot.private) and not session.environment.get("HF_TOKEN"):
         raise InputError(
             f"want the secret HF_TOKEN for {snapshot.repo.id}, which is not public, got none",
             hint="make a read token on the Hub and save it as the repository's secret HF_TOKEN",
@@ -154,7 +124,7 @@ def publish_shard(
     images: Sequence[str],
     *,
     base: str | None,
-    network: Network,
+    session: Session,
     signer: Signer | None = None,
 ) -> list[Outcome]:
     """Publish a share of a plan's layers; of a single share the image, too.
@@ -165,7 +135,7 @@ def publish_shard(
         shard: Which share.
         images: Where to, without tag.
         base: The base image; None for the default one.
-        network: How.
+        session: How.
         signer: Signs the files of the image.
 
     Raises:
@@ -174,39 +144,30 @@ def publish_shard(
     options = PublishOptions(
         shard=shard,
         allow_gated=job.model.allow_gated,
-        journal_dir=network.environment.uploads_dir,
+        journal_dir=session.environment.uploads_dir,
         signer=signer,
     )
-    with network.open() as (hub, registries):
-        return publish_plan(
-            plan,
-            registries,
-            hub,
-            [parse_reference(name) for name in images],
-            job.model.tag,
-            base=base,
-            options=options,
-            environment=network.environment,
-        )
+    to = [parse_reference(name) for name in images]
+    return publish_plan(
+        plan, session, open_hub(session), to, job.model.tag, base=base, options=options
+    )
 
 
 def check_images(
-    job: Job, expected: dict[str, Digest | None], network: Network
+    job: Job, expected: dict[str, Digest | None], session: Session
 ) -> Iterator[tuple[str, Checked]]:
     """Ask every registry for every part of a job's image.
 
     Args:
         job: Whose image it is.
         expected: By image name without tag, the digest that it has to have; None for any.
-        network: How.
+        session: How.
 
     Raises:
         IntegrityError: Something is missing, or another thing than promised.
     """
-    with network.open() as (_, registries):
-        for name, digest in expected.items():
-            store = registries.open(parse_reference(name))
-            yield name, check_image(store, job.model.tag, digest)
+    for name, digest in expected.items():
+        yield name, check_image(session.open(parse_reference(name)), job.model.tag, digest)
 
 
 def plan_command(job: Job) -> list[str]:

@@ -1,9 +1,10 @@
 """How registries are reached: what the caller says, over what the environment says."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 
-from downloader.environment import Environment
+from downloader.environment import Environment, read_environment
 from downloader.errors import InputError
 from downloader.net.http import HttpPool, HttpSettings, http_settings_of
 from downloader.net.retry import RetryPolicy
@@ -81,64 +82,39 @@ class Connection:
             )
         return ExplicitCredentials(registries[0], Credential(self.username, self.password), stored)
 
-    def open_registries(
-        self,
-        environment: Environment,
-        http: HttpPool,
-        references: Iterable[Reference],
-        progress: Progress,
-    ) -> "Registries":
-        """Return how any registry is reached.
-
-        Args:
-            environment: Where credentials are stored.
-            http: Connections.
-            references: What the user that is named is for.
-            progress: Told of waits that a person would notice.
-
-        Raises:
-            InputError: As `find_credentials`.
-        """
-        credentials = self.find_credentials(environment, references)
-        return Registries(http, credentials, self.upload, self.retry, progress)
-
-    def open_network(self, environment: Environment, sources: Iterable[Source]) -> Network:
-        """Return how the registries of ``sources`` and their mirrors are reached.
-
-        Raises:
-            InputError: As `open_pool` and `find_credentials`.
-        """
-        references = [item.reference for item in sources if isinstance(item, RegistrySource)]
-        return Network(
-            self.open_pool(environment),
-            self.find_credentials(environment, references),
-            self.mirrors or environment.mirrors,
-            retry=self.retry,
-        )
-
 
 @dataclass(frozen=True)
-class Registries:
-    """How to reach any registry.
+class Session:
+    """A connection that is open: what one run reaches the Hub and registries with.
 
     Args:
+        connection: What the caller says.
+        environment: What the environment says.
         http: Connections.
-        credentials: Of the user.
-        upload: How blobs are sent.
-        retry: For whatever may pass by itself.
+        credentials: For every registry and mirror.
         progress: Told of waits that a person would notice.
     """
 
+    connection: Connection
+    environment: Environment
     http: HttpPool
     credentials: Credentials
-    upload: UploadMode
-    retry: RetryPolicy
-    progress: Progress = field(default_factory=NoProgress)
+    progress: Progress
+
+    @property
+    def network(self) -> Network:
+        """How images are read: from mirrors, too."""
+        mirrors = self.connection.mirrors or self.environment.mirrors
+        return Network(self.http, self.credentials, mirrors, retry=self.connection.retry)
 
     def open(self, reference: Reference) -> Registry:
         """Return the repository that ``reference`` names, to read it."""
         return Registry(
-            reference, self.http, self.credentials, retry=self.retry, note=self.progress.note
+            reference,
+            self.http,
+            self.credentials,
+            retry=self.connection.retry,
+            note=self.progress.note,
         )
 
     def open_for_writing(self, reference: Reference) -> WritableRegistry:
@@ -147,7 +123,36 @@ class Registries:
             reference,
             self.http,
             self.credentials,
-            upload=self.upload,
-            retry=self.retry,
+            upload=self.connection.upload,
+            retry=self.connection.retry,
             note=self.progress.note,
         )
+
+
+@contextmanager
+def open_session(
+    connection: Connection | None = None,
+    environment: Environment | None = None,
+    progress: Progress | None = None,
+    references: Iterable[Reference] = (),
+) -> Iterator[Session]:
+    """Give an open connection, and close it.
+
+    Args:
+        connection: How servers are reached, beside what the environment says.
+        environment: None for the process's own.
+        progress: Told of waits that a person would notice.
+        references: What the user that is named is for.
+
+    Raises:
+        InputError: As `Connection.open_pool` and `Connection.find_credentials`.
+    """
+    connection, environment = connection or Connection(), environment or read_environment()
+    with closing(connection.open_pool(environment)) as http:
+        credentials = connection.find_credentials(environment, references)
+        yield Session(connection, environment, http, credentials, progress or NoProgress())
+
+
+def references_of(sources: Iterable[Source]) -> list[Reference]:
+    """Return the images of registries among ``sources``."""
+    return [item.reference for item in sources if isinstance(item, RegistrySource)]

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from downloader.environment import Environment, read_environment
@@ -13,7 +13,7 @@ from downloader.fs import expand_home
 from downloader.hub.repo import Selection
 from downloader.hub.verify import Report as VerifyReport
 from downloader.hub.verify import find_folders, verify_cache
-from downloader.library.connection import Connection
+from downloader.library.connection import Connection, open_session, references_of
 from downloader.oci.reference import tag_from_name
 from downloader.progress import NoProgress, Progress, ignore
 from downloader.restore import (
@@ -168,7 +168,6 @@ def inspect(
     Raises:
         HfModelsError: As `restore`.
     """
-    environment = environment or read_environment()
     with _opened([image], connection, environment) as ([source], network):
         return inspect_source(source, network, progress, with_files=with_files)
 
@@ -191,7 +190,7 @@ def make_sheet(
     Raises:
         HfModelsError: As `restore`.
     """
-    environment, progress = environment or read_environment(), progress or NoProgress()
+    progress = progress or NoProgress()
     with _opened([image], connection, environment) as ([source], network):
         said = inspect_source(source, network, progress)
         sheets = []
@@ -306,14 +305,13 @@ def find_target(
 
 @contextmanager
 def _opened(
-    images: Sequence[Image], connection: Connection | None, environment: Environment
+    images: Sequence[Image], connection: Connection | None, environment: Environment | None
 ) -> Iterator[tuple[list[Source], Network]]:
     """Yield what ``images`` name, and how it is reached; explain a name that leads nowhere."""
     sources = [find_source(image) for image in images]
-    network = (connection or Connection()).open_network(environment, sources)
-    with closing(network.pool) if network.pool else nullcontext():
+    with open_session(connection, environment, references=references_of(sources)) as session:
         try:
-            yield sources, network
+            yield sources, session.network
         except RegistryError as error:
             # Docker Hub answers 401 for a repository that does not exist.
             if error.status in {401, 403, 404}:
@@ -322,7 +320,7 @@ def _opened(
                 if missing is not None:
                     hint = _image_of_repo(os.fspath(named[missing]))
                     source = next(item for item in sources if str(item) == missing)
-                    error.hint = hint or _what_there_is(source, network) or error.hint
+                    error.hint = hint or _what_there_is(source, session.network) or error.hint
             raise
 
 

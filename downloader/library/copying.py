@@ -4,15 +4,19 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from downloader.environment import Environment, read_environment
+from downloader.environment import Environment
 from downloader.errors import HfModelsError, InputError
 from downloader.fs import expand_home
-from downloader.library.connection import Connection, Registries
+from downloader.library.connection import (
+    Connection,
+    Session,
+    open_session,
+    references_of,
+)
 from downloader.library.consumer import Image, find_source
 from downloader.oci.digest import Digest
 from downloader.oci.image_archive import LocalBlobs, open_files
@@ -20,11 +24,10 @@ from downloader.oci.layout import Layout
 from downloader.oci.reference import Reference, parse_reference
 from downloader.oci.registry import Registry
 from downloader.oci.store import RawManifest, Store
-from downloader.progress import NoProgress, Progress
+from downloader.progress import Progress
 from downloader.publish import Copied, SourceImage, StoredImage
 from downloader.publish import copy as copy_image
 from downloader.publish.archive import write_archive
-from downloader.restore import Network
 from downloader.restore.image import Image as OpenedImage
 from downloader.restore.image import first_manifest, open_local_image, open_registry_image
 from downloader.restore.image_blobs import ImageBlobs
@@ -70,8 +73,6 @@ def copy(
         InputError: Several images for one archive, or a source that copying does not read.
         HfModelsError: A source is not there, or cannot be read.
     """
-    environment, connection = environment or read_environment(), connection or Connection()
-    progress = progress or NoProgress()
     sources = [find_source(image) for image in images]
     places = [_find_place(place) for place in to]
     archives = [place for place in places if _is_archive(place)]
@@ -81,21 +82,18 @@ def copy(
             hint="a directory takes several: --to DIRECTORY/",
         )
     references = [item for item in places if isinstance(item, Reference)]
-    if not references:
-        references = [item.reference for item in sources if isinstance(item, RegistrySource)]
     done: list[Copied] = []
-    with closing(connection.open_pool(environment)) as http:
-        registries = connection.open_registries(environment, http, references, progress)
-        mirrors = connection.mirrors or environment.mirrors
-        network = Network(http, registries.credentials, mirrors, retry=connection.retry)
+    with open_session(
+        connection, environment, progress, references or references_of(sources)
+    ) as session:
         for source in sources:
-            opened = _open(source, registries, network, progress)
-            stored = [_stored_at(p, opened, registries) for p in places if p not in archives]
+            opened = _open(source, session)
+            stored = [_stored_at(p, opened, session) for p in places if p not in archives]
             names = opened.name_layers
-            copied = iter(copy_image(opened.image, stored, progress, name_layers=names))
+            copied = iter(copy_image(opened.image, stored, session.progress, name_layers=names))
             for place in places:
                 if isinstance(place, Path) and place in archives:
-                    done.append(_write(opened, place, progress))
+                    done.append(_write(opened, place, session.progress))
                 else:
                     done.append(next(copied))
     return done
@@ -135,7 +133,7 @@ class _Opened:
         return names
 
 
-def _open(source: Source, registries: Registries, network: Network, progress: Progress) -> _Opened:
+def _open(source: Source, session: Session) -> _Opened:
     """Return an image whose bytes can be asked for.
 
     Raises:
@@ -143,11 +141,12 @@ def _open(source: Source, registries: Registries, network: Network, progress: Pr
     """
     match source:
         case RegistrySource(reference=reference):
-            chain = open_registries(reference, network, progress.note)
+            progress = session.progress
+            chain = open_registries(reference, session.network, progress.note)
             reader = _Mirrored(chain, str(reference), progress) if chain[1:] else None
             target = reference.target
             return _Opened(
-                SourceImage(registries.open(reference), target, reader),
+                SourceImage(session.open(reference), target, reader),
                 reference.tag or (None if reference.digest else target),
                 partial(open_registry_image, str(source), target, chain, progress),
                 reference.name,
@@ -206,15 +205,13 @@ def _is_archive(place: Reference | Path) -> bool:
     return isinstance(place, Path) and place.suffix == ARCHIVE_SUFFIX and not place.is_dir()
 
 
-def _stored_at(
-    place: Reference | Path, opened: _Opened, registries: Registries
-) -> StoredImage[Store]:
+def _stored_at(place: Reference | Path, opened: _Opened, session: Session) -> StoredImage[Store]:
     if isinstance(place, Path):
         return StoredImage(Layout(place), _tag_of(opened, place))
     tag = place.tag or opened.tag
     if tag is None and ":" in opened.image.reference:
         tag = opened.image.reference  # a registry keeps an image without a tag, too
-    return StoredImage(registries.open_for_writing(place), tag or _tag_of(opened, place))
+    return StoredImage(session.open_for_writing(place), tag or _tag_of(opened, place))
 
 
 def _tag_of(opened: _Opened, place: Reference | Path) -> str:

@@ -1,8 +1,7 @@
 """From the Hub to an image in the Docker engine, and from there to registries."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,11 +14,10 @@ from downloader.engine.dockerfile import (
     write_context,
 )
 from downloader.engine.push import push_image
-from downloader.environment import Environment
 from downloader.errors import HfModelsError, InputError
 from downloader.hub.snapshot import Hub
 from downloader.image import labels, parse_labels
-from downloader.library.connection import Connection
+from downloader.library.connection import Session
 from downloader.library.publisher import TargetResult, at_each, check_open
 from downloader.net.address import is_loopback
 from downloader.net.retry import RetryPolicy
@@ -27,7 +25,7 @@ from downloader.net.trust import Trust
 from downloader.oci.reference import parse_reference
 from downloader.oci.registry import Registry
 from downloader.plan import Plan, disk_needed_bytes
-from downloader.progress import Progress
+from downloader.progress import Note, Progress
 from downloader.units import format_bytes
 
 # BuildKit's own names: it records none of their values, and they are in no cache key.
@@ -48,13 +46,7 @@ def image_name(image: str, tag: str) -> str:
     return f"{image}:{tag}"
 
 
-def find_pins(
-    engine: Engine | None,
-    connection: Connection,
-    base: str,
-    environment: Environment,
-    note: Callable[[str], None],
-) -> dict[str, str]:
+def find_pins(engine: Engine | None, session: Session, base: str, note: Note) -> dict[str, str]:
     """Return ``name@digest`` for the images that the build starts from, asked once.
 
     What the engine has it would use anyway; of the others the registry says the digest. An
@@ -62,33 +54,31 @@ def find_pins(
 
     Args:
         engine: None for a layout, which starts from the base alone.
-        connection: How registries are reached.
+        session: How registries are reached.
         base: Its name, or ``none``.
-        environment: Where credentials are stored.
         note: Told which digest is not known.
     """
     pins: dict[str, str] = {}
-    with closing(connection.open_pool(environment)) as http:
-        credentials = connection.find_credentials(environment, [])
-        for name in images_of(base) if engine else bases_of(base):
-            reference = parse_reference(name)
-            local = engine.inspect(name) if engine else None
-            found = [
-                digest
-                for known in (local.repo_digests if local else ())
-                if parse_reference(known).name == reference.name and (digest := _digest_of(known))
-            ]
-            if reference.digest or (local and not found):
-                continue
-            if not found:
-                try:
-                    store = Registry(reference, http, credentials, retry=RetryPolicy(tries=2))
-                    raw = store.get_manifest(reference.target)
-                    found = [raw.digest] if raw else []
-                except HfModelsError as error:
-                    note(f"{name}: digest not known here: {error.message}")
-            if found:
-                pins[name] = f"{name}@{found[0]}"
+    http, credentials = session.http, session.credentials
+    for name in images_of(base) if engine else bases_of(base):
+        reference = parse_reference(name)
+        local = engine.inspect(name) if engine else None
+        found = [
+            digest
+            for known in (local.repo_digests if local else ())
+            if parse_reference(known).name == reference.name and (digest := _digest_of(known))
+        ]
+        if reference.digest or (local and not found):
+            continue
+        if not found:
+            try:
+                store = Registry(reference, http, credentials, retry=RetryPolicy(tries=2))
+                raw = store.get_manifest(reference.target)
+                found = [raw.digest] if raw else []
+            except HfModelsError as error:
+                note(f"{name}: digest not known here: {error.message}")
+        if found:
+            pins[name] = f"{name}@{found[0]}"
     return pins
 
 
@@ -103,8 +93,7 @@ def build_in_engine(
     name: str,
     *,
     base: str,
-    pins: Mapping[str, str],
-    environment: Environment,
+    session: Session,
     progress: Progress,
     force: bool = False,
 ) -> ImageInfo | None:
@@ -116,8 +105,8 @@ def build_in_engine(
         plan: What to build.
         name: ``NAME:TAG``.
         base: The base image, or ``none``.
-        pins: What `find_pins` returns.
-        environment: What the build is given of it: proxies, addresses of the Hub and of PyPI.
+        session: How registries are reached; the build is given proxies, and the addresses of the
+            Hub and of PyPI.
         progress: Told of the build.
         force: Whether an image of another repo is overwritten.
 
@@ -130,6 +119,8 @@ def build_in_engine(
     existing = engine.inspect(name)
     if existing and not force:
         _check_same_repo(existing, plan, name)
+    pins = find_pins(engine, session, base, progress.note)
+    variables = session.environment.variables
     named = {"name": str(parse_reference(base))} if base != NO_BASE else {}
     named |= {"digest": _digest_of(pins[base])} if base in pins else {}
     builder = next(name for name in images_of(base) if name != base)
@@ -144,11 +135,11 @@ def build_in_engine(
             dockerfile=write_context(context, plan, base, pins),
             image=name,
             build_args=_build_args(plan),
-            passed_args=_passed_args(environment.variables),
+            passed_args=_passed_args(variables),
             labels=wanted,
-            secret_values=_secrets(hub, plan, environment.variables),
+            secret_values=_secrets(hub, plan, variables),
             secret_files=_write_bundle(hub.http.settings.trust, context / "ca.pem"),
-            host_network=_needs_host_network(environment.variables),
+            host_network=_needs_host_network(variables),
         )
         engine.build(request, progress)
     if not info.has_containerd_store:

@@ -2,16 +2,16 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from downloader.environment import Environment, read_environment
+from downloader.environment import Environment
 from downloader.errors import InputError, StorageError
 from downloader.fs import hold_lock
 from downloader.hub.snapshot import Hub
-from downloader.library.connection import Connection, Registries
+from downloader.library.connection import Connection, Session, open_session
 from downloader.library.publisher import (
     PlanOptions,
     TargetResult,
@@ -26,7 +26,7 @@ from downloader.oci.digest import Digest, hex_of, parse_digest
 from downloader.oci.layout import Layout
 from downloader.oci.reference import parse_reference
 from downloader.plan import Plan
-from downloader.progress import NoProgress, Progress
+from downloader.progress import Progress
 from downloader.publish import Base, Outcome, PublishOptions, SourceImage, publish, read_labels
 from downloader.publish.archive import write_archive
 from downloader.publish.copy import copy_image, reachable
@@ -97,30 +97,20 @@ def build(
         InputError: The layout carries another repo.
         HfModelsError: Hub, base image, or disk said no.
     """
-    environment, connection = environment or read_environment(), connection or Connection()
-    told = progress or NoProgress()
-    with closing(connection.open_pool(environment)) as http:
-        hub = open_hub(connection, environment, http, told.note)
-        plan = repo
-        if not isinstance(plan, Plan):
-            plan = plan_of(hub, plan, plan_options or PlanOptions(), http, environment)
+    with open_session(connection, environment, progress) as session:
+        hub = open_hub(session)
+        if not isinstance(repo, Plan):
+            repo = plan_of(hub, repo, plan_options or PlanOptions(), session.environment)
         request = LayoutRequest(
             image,
-            tag_of(plan, tag),
+            tag_of(repo, tag),
             base,
             Path(archive) if archive else None,
             Path(directory),
             force=force,
             signer=signer,
         )
-        build_layout(
-            hub,
-            plan,
-            request,
-            connection=connection,
-            environment=environment,
-            open_progress=lambda *_: nullcontext(told),
-        )
+        build_layout(hub, repo, request, session, lambda *_: nullcontext(session.progress))
     return request.dist / request.tag
 
 
@@ -153,30 +143,22 @@ def push(
     Traceback (most recent call last):
     downloader.errors.InputError: want an image in dist/none, got none
     """
-    environment, connection = environment or read_environment(), connection or Connection()
-    told, path = progress or NoProgress(), Path(directory)
+    path = Path(directory)
     references = [parse_reference(name) for name in to]
     names = [str(item if item.tag else item.with_tag(path.name)) for item in references]
-    with closing(connection.open_pool(environment)) as http:
-        registries = connection.open_registries(environment, http, references, told)
+    with open_session(connection, environment, progress, references) as session:
         return push_layout(
             path.name,
             names,
-            registries,
+            session,
             allow_gated=allow_gated,
             dist=path.parent,
-            open_progress=lambda *_: nullcontext(told),
+            open_progress=lambda *_: nullcontext(session.progress),
         )
 
 
 def build_layout(
-    hub: Hub,
-    plan: Plan,
-    request: LayoutRequest,
-    *,
-    connection: Connection,
-    environment: Environment,
-    open_progress: OpenProgress,
+    hub: Hub, plan: Plan, request: LayoutRequest, session: Session, open_progress: OpenProgress
 ) -> Outcome:
     """Build the image of a plan as an OCI layout, and an archive of it where that is wanted.
 
@@ -184,8 +166,7 @@ def build_layout(
         hub: Where the files come from.
         plan: What to build.
         request: Where to, and how.
-        connection: How the base image's registry is reached.
-        environment: Where the default base image is named.
+        session: How the base image's registry is reached.
         open_progress: Called for the build and for the archive.
 
     Raises:
@@ -197,8 +178,7 @@ def build_layout(
         with open_progress("build", "layer") as progress:
             waiting = f"waiting for another build or push of {layout.name} to end"
             held.enter_context(hold_lock(lock, on_wait=partial(progress.note, waiting)))
-            registries = connection.open_registries(environment, hub.http, [], progress)
-            base = find_base(request.base, registries, environment, asks=True)
+            base = find_base(request.base, replace(session, progress=progress), asks=True)
             outcome = _fill(layout, hub, plan, request, base=base, progress=progress)
             prune(layout, request.tag)
         if request.archive:
@@ -264,7 +244,7 @@ def has_layout(tag: str, dist: Path = DIST) -> bool:
 def push_layout(
     tag: str,
     targets: Sequence[str],
-    registries: Registries,
+    session: Session,
     *,
     allow_gated: bool,
     open_progress: OpenProgress,
@@ -275,7 +255,7 @@ def push_layout(
     Args:
         tag: Of the layout.
         targets: Like ``ghcr.io/me/models:TAG``, with the tag that the image gets there.
-        registries: How to reach them.
+        session: How to reach them.
         allow_gated: Whether a gated or private repo may be pushed.
         open_progress: Called for each target.
         dist: The directory of all layouts.
@@ -292,7 +272,7 @@ def push_layout(
     def push(image: str) -> Digest:
         reference = parse_reference(image)
         with open_progress(f"push {reference.name}", "blob") as progress:
-            store = replace(registries, progress=progress).open_for_writing(reference)
+            store = replace(session, progress=progress).open_for_writing(reference)
             return copy_image(layout, tag, store, reference.tag or tag, progress)
 
     with ExitStack() as held:
@@ -301,6 +281,6 @@ def push_layout(
         with suppress(StorageError):
             waiting = f"waiting for a build of {layout.name} to end"
             held.enter_context(
-                hold_lock(_lock_of(dist, tag), on_wait=partial(registries.progress.note, waiting))
+                hold_lock(_lock_of(dist, tag), on_wait=partial(session.progress.note, waiting))
             )
         return at_each(targets, push)

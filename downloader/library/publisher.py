@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,9 +17,8 @@ from downloader.errors import HfModelsError, InputError, RegistryError, Transpor
 from downloader.hub.repo import HUB_HOSTS, RepoName, Snapshot, parse_repo_name
 from downloader.hub.snapshot import DEFAULT_ENDPOINT, Hub
 from downloader.image import ImageLabels
-from downloader.library.connection import Connection, Registries
+from downloader.library.connection import Connection, Session, open_session
 from downloader.library.consumer import select
-from downloader.net.http import HttpPool
 from downloader.oci.auth import Credential
 from downloader.oci.credentials import ExplicitCredentials, remove_login, store_login
 from downloader.oci.digest import Digest
@@ -29,13 +27,8 @@ from downloader.oci.reference import Reference, check_tag, parse_reference, tag_
 from downloader.oci.registry import Registry
 from downloader.oci.registry_write import WritableRegistry
 from downloader.plan import DEFAULT_CACHE_ROOT, Compress, Plan, make_plan, parse_layer_limit
-from downloader.progress import NoProgress, Note, Progress, ignore
-from downloader.publish import (
-    AssembleOptions,
-    Base,
-    Outcome,
-    PublishOptions,
-)
+from downloader.progress import Note, Progress, ignore
+from downloader.publish import AssembleOptions, Base, Outcome, PublishOptions
 from downloader.publish import assemble as assemble_in_store
 from downloader.publish import publish as publish_to_stores
 from downloader.publish.checkpoint import MODELPACK_TAG
@@ -111,10 +104,9 @@ def plan(
         HubError: The Hub said no; its ``status`` is the HTTP status.
         TransportError: The Hub gave no usable answer, after the retries.
     """
-    environment, connection = environment or read_environment(), connection or Connection()
-    with closing(connection.open_pool(environment)) as http:
-        hub = open_hub(connection, environment, http, note)
-        return plan_of(hub, repo_id, options or PlanOptions(), http, environment)
+    with open_session(connection, environment) as session:
+        hub = open_hub(session, note)
+        return plan_of(hub, repo_id, options or PlanOptions(), session.environment)
 
 
 def publish(
@@ -146,37 +138,24 @@ def publish(
         HfModelsError: The Hub failed, or what was asked for is wrong. A registry that failed
             has its error in its outcome.
     """
-    environment, connection = environment or read_environment(), connection or Connection()
-    progress, options = progress or NoProgress(), options or PublishOptions()
+    options = options or PublishOptions()
     references = [parse_reference(name) for name in to]
-    with closing(connection.open_pool(environment)) as http:
-        registries = connection.open_registries(environment, http, references, progress)
-        hub = open_hub(connection, environment, http, progress.note)
-        planned = repo
-        if not isinstance(planned, Plan):
-            planned = plan_of(hub, planned, plan_options or PlanOptions(), http, environment)
-        return publish_plan(
-            planned,
-            registries,
-            hub,
-            references,
-            tag,
-            base=base,
-            options=options,
-            environment=environment,
-        )
+    with open_session(connection, environment, progress, references) as session:
+        hub = open_hub(session)
+        if not isinstance(repo, Plan):
+            repo = plan_of(hub, repo, plan_options or PlanOptions(), session.environment)
+        return publish_plan(repo, session, hub, references, tag, base=base, options=options)
 
 
 def publish_plan(
     plan: Plan,
-    registries: Registries,
+    session: Session,
     hub: Hub,
     to: Sequence[Reference],
     tag: str | None,
     *,
     base: str | None,
     options: PublishOptions,
-    environment: Environment,
 ) -> list[Outcome]:
     """Publish a plan over connections that are open.
 
@@ -187,15 +166,15 @@ def publish_plan(
     return publish_to_stores(
         plan,
         tag_of(plan, tag),
-        [registries.open_for_writing(reference) for reference in to],
+        [session.open_for_writing(reference) for reference in to],
         source_of=partial(hub.source_of, plan.snapshot),
-        http=registries.http,
+        http=session.http,
         options=replace(
             options,
-            base=find_base(base, registries, environment, asks=is_image),
-            retry=registries.retry,
+            base=find_base(base, session, asks=is_image),
+            retry=session.connection.retry,
         ),
-        progress=registries.progress,
+        progress=session.progress,
     )
 
 
@@ -230,18 +209,15 @@ def assemble(
     Traceback (most recent call last):
     downloader.errors.InputError: want an image tag of 1 to 128 letters, ..., got 'a tag'
     """
-    environment, connection = environment or read_environment(), connection or Connection()
-    progress = progress or NoProgress()
     references = [parse_reference(name) for name in to]
     check_tag(tag)
-    with closing(connection.open_pool(environment)) as http:
-        registries = connection.open_registries(environment, http, references, progress)
-        found = find_base(base, registries, environment, asks=True)
+    with open_session(connection, environment, progress, references) as session:
+        found = find_base(base, session, asks=True)
         how = replace(options or AssembleOptions(), base=found)
 
         def join(image: str) -> str:
-            store = registries.open_for_writing(parse_reference(image))
-            return assemble_in_store(store, tag, how, progress)
+            store = session.open_for_writing(parse_reference(image))
+            return assemble_in_store(store, tag, how, session.progress)
 
         return at_each([str(reference.with_tag(tag)) for reference in references], join)
 
@@ -295,13 +271,11 @@ def remove(
         InputError: ``image`` has no tag and no digest, or there is no such image.
         RegistryError: The registry does not remove images.
     """
-    environment, connection = environment or read_environment(), connection or Connection()
     reference = parse_reference(image)
     if not (reference.tag or reference.digest):
         raise InputError(f"want an image with its tag, got {image!r}")
-    with closing(connection.open_pool(environment)) as http:
-        registries = connection.open_registries(environment, http, [reference], NoProgress())
-        registry = registries.open_for_writing(reference)
+    with open_session(connection, environment, references=[reference]) as session:
+        registry = session.open_for_writing(reference)
         found = registry.get_manifest(reference.target)
         if found is None:
             raise InputError(f"{reference}: not found", hint=f"hf-models list {reference.name}")
@@ -367,14 +341,12 @@ def login(
         RegistryError: The registry refuses it.
         StorageError: It cannot be written.
     """
-    environment, connection = environment or read_environment(), connection or Connection()
     reference = _parse_registry(registry)
     credential = Credential(username, password)
-    with closing(connection.open_pool(environment)) as http:
-        stored = connection.find_credentials(environment, [])
-        given = ExplicitCredentials(reference.registry, credential, stored)
-        Registry(reference, http, given, retry=connection.retry).check_login()
-    return store_login(environment.login_file, reference.registry, credential)
+    with open_session(connection, environment) as session:
+        given = ExplicitCredentials(reference.registry, credential, session.credentials)
+        replace(session, credentials=given).open(reference).check_login()
+        return store_login(session.environment.login_file, reference.registry, credential)
 
 
 def logout(registry: str, environment: Environment | None = None) -> bool:
@@ -395,24 +367,26 @@ def _parse_registry(text: str) -> Reference:
     return reference
 
 
-def open_hub(
-    connection: Connection, environment: Environment, http: HttpPool, note: Note = ignore
-) -> Hub:
+def open_hub(session: Session, note: Note | None = None) -> Hub:
     """Return the Hub that the environment names.
+
+    Args:
+        session: How it is reached.
+        note: Told of waits; None for the progress of the session.
 
     Raises:
         InputError: A token that no header can carry, or a setting that names nothing.
     """
+    environment, token = session.environment, session.connection.hub_token
     check_hub_variables(environment)
-    token = connection.hub_token
     given = None if token is None else Setting("--token", token.strip())
     found = read_hub_token(environment, given)
     return Hub(
         environment.hub_endpoint.value if environment.hub_endpoint else DEFAULT_ENDPOINT,
         found.value if found else None,
-        http,
-        retry=connection.retry,
-        note=note,
+        session.http,
+        retry=session.connection.retry,
+        note=note or session.progress.note,
         offline=environment.hub_offline.name if environment.hub_offline else None,
     )
 
@@ -445,9 +419,7 @@ def name_of(repo_id: str, repo_type: str, environment: Environment) -> RepoName:
     return parse_repo_name(repo_id, repo_type, HUB_HOSTS | ({own[1]} if own else set()))
 
 
-def plan_of(
-    hub: Hub, repo_id: str, options: PlanOptions, http: HttpPool, environment: Environment
-) -> Plan:
+def plan_of(hub: Hub, repo_id: str, options: PlanOptions, environment: Environment) -> Plan:
     """Resolve a repo and plan it, over connections that are open.
 
     Raises:
@@ -462,7 +434,7 @@ def plan_of(
         models_dir=options.models_dir,
         has_receiver=options.has_receiver,
     )
-    return choose_compression(made, options.compress, partial(hub.source_of, snapshot), http)
+    return choose_compression(made, options.compress, partial(hub.source_of, snapshot), hub.http)
 
 
 def tag_of(plan: Plan, tag: str | None) -> str:
@@ -470,9 +442,7 @@ def tag_of(plan: Plan, tag: str | None) -> str:
     return check_tag(tag) if tag else tag_from_name(plan.snapshot.repo.name)
 
 
-def find_base(
-    name: str | None, registries: Registries, environment: Environment, *, asks: bool
-) -> Base:
+def find_base(name: str | None, session: Session, *, asks: bool) -> Base:
     """Return the base image; none, with a note, where the default one cannot be reached.
 
     Docker Hub is no requirement: an image of files only restores as any other, and what it
@@ -481,20 +451,19 @@ def find_base(
     Args:
         name: As the user named it, ``none`` for none; None for that of ``HF_MODELS_BASE``, else
             the default one.
-        registries: How it is reached.
-        environment: Where the variable is.
+        session: How it is reached, and where the variable is.
         asks: Whether to find out now if the default one can be reached.
     """
-    name = name or environment.get(BASE_VARIABLE) or None
+    name = name or session.environment.get(BASE_VARIABLE) or None
     if name == NO_BASE:
         return Base()
     reference = parse_reference(name or DEFAULT_BASE)
-    base = Base(registries.open(reference), reference.target, str(reference))
+    base = Base(session.open(reference), reference.target, str(reference))
     if name is None and asks:
         try:
             base.resolve()
         except (TransportError, RegistryError) as error:
-            registries.progress.note(
+            session.progress.note(
                 f"{error.message}; going on without a base image: restore works, and `docker run"
                 f" IMAGE export` does not (name another base with --base or {BASE_VARIABLE})"
             )

@@ -1,8 +1,8 @@
 """A Hub out of images, for as long as the process runs."""
 
-from downloader.environment import Environment, read_environment
+from downloader.environment import Environment
 from downloader.fs import expand_home
-from downloader.library.connection import Connection
+from downloader.library.connection import Connection, open_session, references_of
 from downloader.progress import Note, ignore
 from downloader.restore import parse_source
 from downloader.serve import ServeOptions
@@ -31,10 +31,10 @@ def serve(
             or one that others reach without a token.
         RegistryError: A registry refuses a source at the first look.
     """
-    environment, connection = environment or read_environment(), connection or Connection()
     named = [
         parse_source(text, lambda _: False)
         for text in options.sources
         if not expand_home(text).is_dir()
     ]
-    run_server(options, connection.open_network(environment, named), log, started)
+    with open_session(connection, environment, references=references_of(named)) as session:
+        run_server(options, session.network, log, started)
