@@ -18,7 +18,7 @@ import click
 
 from downloader import __version__
 from downloader.cli.command import VERBOSE, Group, examples
-from downloader.cli.console import error_document, print_json, say, say_error, start_log, stop_log
+from downloader.cli.console import describe_error, print_json, say, say_error, start_log, stop_log
 from downloader.environment import read_environment
 from downloader.errors import (
     HfModelsError,
@@ -164,7 +164,7 @@ def _report(error: HfModelsError, *, is_json: bool) -> int:
     say_error(error.message, error.hint)
     if is_json:
         with suppress(StorageError):  # standard output may be the error
-            print_json(error_document(error))
+            print_json({"error": describe_error(error)})
     return error.exit_code
 
 

@@ -4,17 +4,11 @@ import time
 
 import click
 
-from downloader.cli.bases import base_option, modelpack_option
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
 from downloader.cli.options import json_option, quiet_option, sign_options
-from downloader.cli.plan_file import plan_option, read_plan
-from downloader.cli.registries import (
-    parse_targets,
-    registry_options,
-    to_option,
-)
-from downloader.cli.targets import describe_results, report_results
+from downloader.cli.repos import base_option, modelpack_option, plan_option, read_plan
+from downloader.cli.targets import parse_targets, registry_options, report_results, to_option
 from downloader.errors import InputError
 from downloader.hub.repo import is_commit
 from downloader.library.connection import Connection
@@ -31,7 +25,7 @@ from downloader.signing import Signer
     )
 )
 @click.argument("tag")
-@to_option
+@to_option()
 @click.option(
     "--shards",
     type=click.IntRange(1, 9999),
@@ -87,5 +81,4 @@ def assemble(
             connection=connection,
         )
     seconds = round(time.monotonic() - begun_at, 3)
-    document = {"seconds": seconds, "targets": describe_results(done)}
-    return report_results(done, document if as_json else None)
+    return report_results(done, as_json=as_json, seconds=seconds)

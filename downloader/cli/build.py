@@ -1,31 +1,32 @@
 """``hf-models build``: plan on the host, then docker/Dockerfile in the engine."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import click
 
-from downloader.cli.bases import base_option
 from downloader.cli.command import examples
 from downloader.cli.console import (
     ConsoleProgress,
     describe_repo,
+    print_answer,
     print_json,
     print_result,
     say,
     teller,
 )
 from downloader.cli.options import (
+    F,
     connection_options,
     image_option,
     json_option,
-    layer_options,
     quiet_option,
-    repo_options,
     sign_options,
     tag_option,
 )
 from downloader.cli.plan import describe_plan, print_plan
+from downloader.cli.repos import base_option, layer_options, repo_options
 from downloader.engine.docker import Engine, ImageInfo
 from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
 from downloader.environment import read_environment
@@ -40,6 +41,18 @@ from downloader.publish import Outcome
 from downloader.signing import KeySigner, Signer
 
 
+def engine_option(help_text: str) -> Callable[[F], F]:
+    """Return the flag ``--engine``, as the argument ``engine_name``."""
+    return click.option(
+        "--engine",
+        "engine_name",
+        type=click.Choice(["auto", "docker", "layout"]),
+        default="auto",
+        show_default=True,
+        help=help_text,
+    )
+
+
 @click.command(
     epilog=examples(
         "build Qwen/Qwen2.5-0.5B", "build Qwen/Qwen2.5-0.5B --engine layout --archive qwen.tar"
@@ -49,14 +62,7 @@ from downloader.signing import KeySigner, Signer
 @layer_options
 @tag_option
 @image_option
-@click.option(
-    "--engine",
-    "engine_name",
-    type=click.Choice(["auto", "docker", "layout"]),
-    default="auto",
-    show_default=True,
-    help="Docker, or an OCI layout dist/TAG; auto: Docker where it answers.",
-)
+@engine_option("Docker, or an OCI layout dist/TAG; auto: Docker where it answers.")
 @click.option(
     "--archive",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -177,15 +183,11 @@ def _print_layout(outcome: Outcome, plan: Plan, request: LayoutRequest, *, as_js
 
 
 def _print_built(found: ImageInfo | None, plan: Plan, name: str, as_json: bool) -> None:
-    if not as_json:
-        print_result(name)
-        return
-    print_json(
-        {
-            **describe_repo(plan.snapshot),
-            "image": name,
-            "id": found.id if found else None,
-            "layers": len(plan.layers) + OWN_LAYERS,
-            "size_bytes": plan.snapshot.size_bytes,
-        }
-    )
+    document = {
+        **describe_repo(plan.snapshot),
+        "image": name,
+        "id": found.id if found else None,
+        "layers": len(plan.layers) + OWN_LAYERS,
+        "size_bytes": plan.snapshot.size_bytes,
+    }
+    print_answer(document, name, as_json=as_json)

@@ -9,7 +9,7 @@ import click
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress, print_result, say
 from downloader.cli.models import models_file_option, read_models_file
-from downloader.cli.registries import parse_target, registry_options
+from downloader.cli.targets import parse_target, registry_options
 from downloader.document import Document
 from downloader.environment import read_environment
 from downloader.errors import InputError, ProtocolError, StorageError

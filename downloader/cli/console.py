@@ -86,19 +86,16 @@ def stop_log() -> None:
     _LOGGER.setLevel(logging.NOTSET)
 
 
-def error_document(error: HfModelsError) -> dict[str, Any]:
-    """Return an error for programs; ``docs/json.md`` specifies it."""
-    return {"error": describe_error(error)}
-
-
 def describe_repo(snapshot: "Snapshot") -> dict[str, Any]:
     """Return type, id and commit of a repo, for programs."""
     repo = snapshot.repo
     return {"repo_type": repo.type, "repo_id": repo.id, "commit": snapshot.commit}
 
 
-def describe_error(error: HfModelsError) -> dict[str, Any]:
-    """Return class, exit code, message and hint of an error."""
+def describe_error(error: HfModelsError | None) -> dict[str, Any] | None:
+    """Return class, exit code, message and hint of an error; ``docs/json.md`` specifies it."""
+    if error is None:
+        return None
     return {
         "kind": type(error).__name__,
         "exit_code": error.exit_code,
@@ -120,6 +117,14 @@ def print_result(text: str) -> None:
 def print_json(document: Mapping[str, Any]) -> None:
     """Print the command's result for programs; ``docs/json.md`` specifies it."""
     _write(to_json({"format_version": FORMAT_VERSION, **document}), sys.stdout)
+
+
+def print_answer(document: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """Print the command's result: a document for programs, a line for people."""
+    if as_json:
+        print_json(document)
+    else:
+        print_result(text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

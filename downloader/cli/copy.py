@@ -5,8 +5,7 @@ import click
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
 from downloader.cli.options import json_option, mirror_option, quiet_option
-from downloader.cli.registries import registry_options
-from downloader.cli.targets import describe_results, report_results
+from downloader.cli.targets import registry_options, report_results, to_option
 from downloader.library.connection import Connection
 from downloader.library.copying import copy as copy_images
 from downloader.library.publisher import TargetResult
@@ -20,14 +19,7 @@ from downloader.library.publisher import TargetResult
     )
 )
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option(
-    "--to",
-    "targets",
-    multiple=True,
-    required=True,
-    metavar="NAME",
-    help="A repository, with another tag behind it or not, a directory, or FILE.tar; repeatable.",
-)
+@to_option("A repository, with another tag behind it or not, a directory, or FILE.tar; repeatable.")
 @registry_options
 @mirror_option
 @json_option
@@ -47,4 +39,4 @@ def copy(
     with ConsoleProgress("copy", "blob", quiet=quiet) as progress:
         copied = copy_images(images, targets, progress=progress, connection=connection)
     done = [TargetResult(item.name, item.digest, item.error) for item in copied]
-    return report_results(done, {"targets": describe_results(done)} if as_json else None)
+    return report_results(done, as_json=as_json)

@@ -18,9 +18,8 @@ from downloader.cli.options import (
     http_options,
     json_option,
     quiet_option,
-    repo_options,
 )
-from downloader.cli.plan_file import plan_instead, plan_option
+from downloader.cli.repos import plan_instead, plan_option, repo_options
 from downloader.hub.cache import blob_path
 from downloader.hub.fetch import FetchReport, FetchSettings, fetch_snapshot
 from downloader.hub.repo import Snapshot

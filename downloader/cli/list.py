@@ -15,7 +15,7 @@ from downloader.cli.console import (
     say,
 )
 from downloader.cli.options import json_option
-from downloader.cli.registries import parse_target, registry_options
+from downloader.cli.targets import parse_target, registry_options
 from downloader.errors import HfModelsError, InputError, RegistryError
 from downloader.farm.catalog.catalog import REQUESTS_AT_ONCE
 from downloader.farm.catalog.published import Published, read_published

@@ -3,7 +3,7 @@
 import click
 
 from downloader.cli.command import examples
-from downloader.cli.console import print_json, print_result
+from downloader.cli.console import print_answer
 from downloader.cli.options import (
     Text,
     http_options,
@@ -49,10 +49,8 @@ def login(
     else:
         password = _ask("Password or token", "--password-stdin", hide_input=True)
     place = publisher.login(registry, user, password, connection=connection)
-    if as_json:
-        print_json({"registry": registry, "username": user, "stored_in": place})
-    else:
-        print_result(f"logged in to {registry} as {user}; stored in {place}")
+    document = {"registry": registry, "username": user, "stored_in": place}
+    print_answer(document, f"logged in to {registry} as {user}; stored in {place}", as_json=as_json)
 
 
 def _ask(what: str, flag: str, *, hide_input: bool) -> str:
@@ -71,7 +69,5 @@ def _ask(what: str, flag: str, *, hide_input: bool) -> str:
 def logout(registry: str, as_json: bool) -> None:
     """Remove the stored credential of a registry."""
     was_there = publisher.logout(registry)
-    if as_json:
-        print_json({"registry": registry, "removed": was_there})
-    else:
-        print_result(f"{registry}: {'credential removed' if was_there else 'none was stored'}")
+    text = f"{registry}: {'credential removed' if was_there else 'none was stored'}"
+    print_answer({"registry": registry, "removed": was_there}, text, as_json=as_json)

@@ -5,8 +5,15 @@ from pathlib import Path
 import click
 
 from downloader.cli.command import Group, examples
-from downloader.cli.console import print_json, print_result, print_table, say
-from downloader.cli.options import json_option, selection_options
+from downloader.cli.console import (
+    print_answer,
+    print_facts,
+    print_json,
+    print_result,
+    print_table,
+    say,
+)
+from downloader.cli.options import json_option, repo_type_option, selection_options
 from downloader.environment import read_environment
 from downloader.farm.models import ENGINES, MODELS_FILE, Model, Models, read_models
 from downloader.farm.models_edit import add_model, remove_model
@@ -56,10 +63,9 @@ def list_models(models_file: Path, as_json: bool) -> None:
 def check(models_file: Path, as_json: bool) -> None:
     """Read the file as strictly as the build farm does; exit code 2 and the line of a mistake."""
     found = read_models_file(models_file)
-    if as_json:
-        print_json({"file": str(models_file), "count": len(found)})
-        return
-    print_result(f"{models_file}: {format_count(len(found), 'model')}, no mistake")
+    document = {"file": str(models_file), "count": len(found)}
+    text = f"{models_file}: {format_count(len(found), 'model')}, no mistake"
+    print_answer(document, text, as_json=as_json)
 
 
 @models.command(epilog=examples("models show codet5-small", "models show codet5-small --json"))
@@ -72,8 +78,7 @@ def show(tag: str, models_file: Path, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    for key, value in document.items():
-        print_result(f"{key + ':':13}{_plain(value)}")
+    print_facts({f"{key}:": _plain(value) for key, value in document.items()})
 
 
 @models.command(
@@ -84,13 +89,7 @@ def show(tag: str, models_file: Path, as_json: bool) -> None:
 )
 @click.argument("repo_id", metavar="REPO_ID")
 @click.option("--tag", metavar="TAG", help="Image tag.  [default: the repo's name]")
-@click.option(
-    "--repo-type",
-    "--type",
-    type=click.Choice(["model", "dataset", "space"]),
-    default="model",
-    show_default=True,
-)
+@repo_type_option
 @click.option("--revision", metavar="REV", help="Branch, tag or commit.  [default: main]")
 @selection_options
 @click.option("--layer-size", metavar="SIZE", help="Largest layer: default, mirror, or like 2GB.")

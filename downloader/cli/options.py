@@ -20,12 +20,10 @@ from downloader.keyless import Identity, KeylessSigner
 from downloader.library.connection import Connection
 from downloader.net.http import HttpSettings
 from downloader.net.retry import RetryPolicy
-from downloader.plan import COMPRESS, DEFAULT_CACHE_ROOT, Compress
 from downloader.restore.policy import Policy, policy_of_signers, read_policy
 from downloader.signing import KeySigner, Signer
 
 if TYPE_CHECKING:  # the consumer's commands load nothing of it
-    from downloader.library.publisher import PlanOptions
     from downloader.oci.upload import UploadMode
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,6 +86,14 @@ def gathered(name: str, make: Callable[..., Any]) -> Callable[[F], F]:
     return apply
 
 
+repo_type_option = click.option(
+    "--repo-type",
+    "--type",
+    type=click.Choice(["model", "dataset", "space"]),
+    default="model",
+    show_default=True,
+)
+
 selection_options = compose(
     click.option(
         "--include",
@@ -102,92 +108,6 @@ selection_options = compose(
         multiple=True,
         metavar="GLOB",
         help="Not files that match; repeatable.",
-    ),
-)
-
-
-def plan_options_of(
-    repo_type: str,
-    revision: str | None,
-    filenames: tuple[str, ...],
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    layer_size: str = "default",
-    cache_root: str = DEFAULT_CACHE_ROOT,
-    models_dir: str | None = None,
-    receiver: bool = True,
-    compress: Compress = "none",
-) -> "PlanOptions":
-    """Return what the flags of `repo_options` and `layer_options` say."""
-    from downloader.library.publisher import PlanOptions
-
-    return PlanOptions(
-        repo_type,
-        revision,
-        filenames,
-        include,
-        exclude,
-        layer_size,
-        cache_root,
-        models_dir,
-        receiver,
-        compress,
-    )
-
-
-# Which repo, and what of it: the parameters ``repo_id`` and ``wanted``.
-repo_options = compose(
-    click.argument("repo_id", metavar="REPO_ID"),
-    click.argument("filenames", nargs=-1, metavar="[FILE]..."),
-    click.option("--revision", metavar="REV", help="Branch, tag or commit.  [default: main]"),
-    selection_options,
-    click.option(
-        "--repo-type",
-        "--type",
-        type=click.Choice(["model", "dataset", "space"]),
-        default="model",
-        show_default=True,
-    ),
-    click.option(
-        "--token",
-        metavar="TOKEN",
-        help="Hub token; prefer HF_TOKEN or `hf auth login`: arguments are visible to others.",
-    ),
-    gathered("wanted", plan_options_of),
-)
-
-layer_options = compose(
-    click.option(
-        "--layer-size",
-        default="default",
-        show_default=True,
-        metavar="SIZE",
-        help="Largest layer: default (9.5 GB), mirror (1 GB), or a size like 2GB.",
-    ),
-    click.option(
-        "--cache-root",
-        default=DEFAULT_CACHE_ROOT,
-        show_default=True,
-        metavar="DIR",
-        help="HF_HOME inside the image.",
-    ),
-    click.option(
-        "--models-dir",
-        metavar="DIR",
-        help="Where the image shows the files under their names, or none."
-        "  [default: /models, /datasets or /spaces]",
-    ),
-    click.option(
-        "--receiver/--no-receiver",
-        default=True,
-        help="Carry hf-models.pyz, which restores the image with Python alone.  [default: yes]",
-    ),
-    click.option(
-        "--compress",
-        type=click.Choice(COMPRESS),
-        default="none",
-        show_default=True,
-        help="zstd layers: all of them, those that shrink by a tenth, or these in both forms.",
     ),
 )
 
@@ -417,6 +337,9 @@ sign_options = compose(
 )
 
 
+memory_option = click.option(
+    "--memory", default="64MiB", show_default=True, metavar="SIZE", help="For all buffers."
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
 json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 

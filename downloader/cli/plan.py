@@ -6,15 +6,17 @@ from typing import Any
 import click
 
 from downloader.cli.command import examples
-from downloader.cli.console import UNKNOWN, print_json, print_result, print_table, say
-from downloader.cli.github import check_outputs, write_outputs
-from downloader.cli.options import (
-    http_options,
-    json_option,
-    layer_options,
-    repo_options,
-    tag_option,
+from downloader.cli.console import (
+    UNKNOWN,
+    print_facts,
+    print_json,
+    print_result,
+    print_table,
+    say,
 )
+from downloader.cli.github import check_outputs, write_outputs
+from downloader.cli.options import http_options, json_option, tag_option
+from downloader.cli.repos import layer_options, repo_options
 from downloader.farm.jobs import shards_matrix
 from downloader.library.connection import Connection
 from downloader.library.publisher import PlanOptions, tag_of
@@ -139,8 +141,7 @@ def _print_facts(plan: Plan, document: dict[str, Any]) -> None:
     }
     if document.get("images"):
         facts["starts from"] = ", ".join(document["images"].values())
-    for name, value in facts.items():
-        print_result(f"{name + ':':18}{value}")
+    print_facts({f"{name}:": value for name, value in facts.items()})
 
 
 def _wire(plan: Plan) -> str:

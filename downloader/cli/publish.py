@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from downloader.cli.bases import base_option, modelpack_option
 from downloader.cli.command import examples
 from downloader.cli.console import (
     ConsoleProgress,
@@ -17,17 +16,16 @@ from downloader.cli.console import (
     say,
     say_error,
 )
-from downloader.cli.options import (
-    json_option,
+from downloader.cli.options import json_option, quiet_option, sign_options, tag_option
+from downloader.cli.repos import (
+    base_option,
     layer_options,
-    quiet_option,
+    modelpack_option,
+    plan_instead,
+    plan_option,
     repo_options,
-    sign_options,
-    tag_option,
 )
-from downloader.cli.plan_file import plan_instead, plan_option
-from downloader.cli.registries import parse_targets, registry_options, to_option
-from downloader.cli.targets import exit_code_of
+from downloader.cli.targets import exit_code_of, parse_targets, registry_options, to_option
 from downloader.library.connection import Connection, open_session
 from downloader.library.publisher import PlanOptions, open_hub, plan_of, publish_plan, tag_of
 from downloader.oci.reference import parse_reference
@@ -46,7 +44,7 @@ from downloader.units import format_bytes, parse_size
 @repo_options
 @layer_options
 @tag_option
-@to_option
+@to_option()
 @click.option("--shard", metavar="I/N", help="Only this share of the layers; then assemble.")
 @plan_option("Publish what this plan names, not what the repo is now.")
 @click.option(
@@ -185,7 +183,7 @@ def _to_json(outcome: Outcome, plan: Plan) -> dict[str, Any]:
         "reused_bytes": _bytes(outcome.reused),
         "missing_bytes": _bytes(outcome.missing),
         "layers": layers,
-        "error": describe_error(outcome.error) if outcome.error else None,
+        "error": describe_error(outcome.error),
     }
 
 

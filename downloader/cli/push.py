@@ -4,12 +4,11 @@ from functools import partial
 
 import click
 
-from downloader.cli.build import answers
+from downloader.cli.build import answers, engine_option
 from downloader.cli.command import examples
 from downloader.cli.console import ConsoleProgress
 from downloader.cli.options import image_option, json_option, quiet_option
-from downloader.cli.registries import registry_options
-from downloader.cli.targets import describe_results, report_results
+from downloader.cli.targets import registry_options, report_results, to_option
 from downloader.engine.docker import Engine
 from downloader.environment import read_environment
 from downloader.errors import InputError
@@ -27,21 +26,11 @@ from downloader.oci.reference import check_tag, parse_reference
 )
 @click.argument("tag")
 @image_option
-@click.option(
-    "--to",
-    "targets",
-    multiple=True,
-    metavar="NAME",
-    help="Where to, like ghcr.io/me/models; repeatable.  [default: the image's own name]",
+@to_option(
+    "Where to, like ghcr.io/me/models; repeatable.  [default: the image's own name]",
+    required=False,
 )
-@click.option(
-    "--engine",
-    "engine_name",
-    type=click.Choice(["auto", "docker", "layout"]),
-    default="auto",
-    show_default=True,
-    help="Where the image is; auto: the one place of Docker and dist/TAG that has it.",
-)
+@engine_option("Where the image is; auto: the one place of Docker and dist/TAG that has it.")
 @click.option("--allow-gated", is_flag=True, help="Push a gated or private repo as well.")
 @registry_options
 @json_option
@@ -79,7 +68,7 @@ def push(
             pushed = push_from_engine(
                 engine, source, names, progress=progress, allow_gated=allow_gated
             )
-    return report_results(pushed, {"targets": describe_results(pushed)} if as_json else None)
+    return report_results(pushed, as_json=as_json)
 
 
 def _is_layout(engine_name: str, engine: Engine, source: str, tag: str) -> bool:

@@ -11,7 +11,7 @@ from downloader.cli.farm import write_jobs
 from downloader.cli.github import write_summary
 from downloader.cli.models import models_file_option, read_models_file
 from downloader.cli.options import connection_options, json_option
-from downloader.cli.registries import parse_target
+from downloader.cli.targets import parse_target, to_option
 from downloader.environment import read_environment
 from downloader.errors import TransportError
 from downloader.farm.destinations import choose_destinations
@@ -30,13 +30,7 @@ COLUMNS = ("tag", "repo", "state", "published", "Hub", "note")
 
 @click.command(epilog=examples("refresh", "refresh --to ghcr.io/me/hf-models --json"))
 @models_file_option
-@click.option(
-    "--to",
-    "targets",
-    multiple=True,
-    metavar="NAME",
-    help="Look there, not where models.toml says; repeatable.",
-)
+@to_option("Look there, not where models.toml says; repeatable.", required=False)
 @click.option(
     "--github-output",
     is_flag=True,

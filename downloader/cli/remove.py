@@ -5,7 +5,7 @@ import sys
 import click
 
 from downloader.cli.command import examples
-from downloader.cli.console import print_json, print_result, say
+from downloader.cli.console import print_answer, say
 from downloader.cli.options import connection_options, json_option
 from downloader.errors import InputError
 from downloader.library.connection import Connection
@@ -32,7 +32,4 @@ def remove(image: str, yes: bool, as_json: bool, connection: Connection) -> None
             raise InputError(f"want --yes to remove {image} without a terminal", hint="add --yes")
         click.confirm(f"Remove {image}?", abort=True, err=True)
     remove_image(image, connection=connection, note=say)
-    if as_json:
-        print_json({"image": image, "removed": True})
-    else:
-        print_result(f"{image}: removed")
+    print_answer({"image": image, "removed": True}, f"{image}: removed", as_json=as_json)

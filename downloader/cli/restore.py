@@ -7,6 +7,7 @@ import click
 from downloader.cli.command import examples
 from downloader.cli.console import (
     ConsoleProgress,
+    describe_repo,
     print_files,
     print_json,
     print_result,
@@ -15,6 +16,7 @@ from downloader.cli.console import (
 from downloader.cli.options import (
     gathered,
     json_option,
+    memory_option,
     network_options,
     quiet_option,
     selection_options,
@@ -82,9 +84,7 @@ def download_of(
     show_default=True,
     help="At most so many large files at once.",
 )
-@click.option(
-    "--memory", default="64MiB", show_default=True, metavar="SIZE", help="For all buffers."
-)
+@memory_option
 @click.option("--verify-existing", is_flag=True, help="Hash the files that are there already.")
 @gathered("download", download_of)
 @click.option("--dry-run", is_flag=True, help="Say what would be restored.")
@@ -175,9 +175,7 @@ def _snapshot_json(item: Restored) -> dict[str, Any]:
     return {
         "source": item.source,
         "digest": item.digest,
-        "repo_type": snapshot.repo.type,
-        "repo_id": snapshot.repo.id,
-        "commit": snapshot.commit,
+        **describe_repo(snapshot),
         "revision": snapshot.revision,
         "partial": snapshot.is_partial,
         "path": str(item.path),

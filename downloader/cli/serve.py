@@ -4,7 +4,13 @@ import click
 
 from downloader.cli.command import examples
 from downloader.cli.console import say
-from downloader.cli.options import Seconds, find_cache_dir, gathered, network_options
+from downloader.cli.options import (
+    Seconds,
+    find_cache_dir,
+    gathered,
+    memory_option,
+    network_options,
+)
 from downloader.errors import InputError
 from downloader.fs import expand_home
 from downloader.library.connection import Connection
@@ -101,9 +107,7 @@ def serve_options_of(
     show_default=True,
     help="Reads of sources at once.",
 )
-@click.option(
-    "--memory", default="64MiB", show_default=True, metavar="SIZE", help="For all buffers."
-)
+@memory_option
 @click.option(
     "--clients",
     type=click.IntRange(1, 100_000),

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from downloader.cli.console import ConsoleProgress, say
-from downloader.cli.plan_file import read_plan
+from downloader.cli.repos import read_plan
 from downloader.engine.log import PROGRESS_MARK
 from downloader.engine.stage import stage_layers
 from downloader.errors import InputError

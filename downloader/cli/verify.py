@@ -81,7 +81,7 @@ def print_report(
     if as_json:
         print_json(
             asdict(report)
-            | {"good": report.is_good, "error": describe_error(error) if error else None}
+            | {"good": report.is_good, "error": describe_error(error)}
             | ({} if signed is None else {"signed": [asdict(item) for item in signed]})
         )
     else:

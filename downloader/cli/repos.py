@@ -1,4 +1,4 @@
-"""``--plan FILE``: a plan that was made before, in place of what the repo is now."""
+"""Which repo, and how it lies in an image: flags, or with ``--plan`` what was planned before."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,16 +6,84 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from downloader.cli.options import F
+from downloader.cli.options import F, compose, gathered, repo_type_option, selection_options
 from downloader.document import load_json
+from downloader.engine.dockerfile import DEFAULT_BASE
 from downloader.environment import read_environment
 from downloader.errors import InputError, ProtocolError, StorageError
-from downloader.library.publisher import name_of
-from downloader.plan import Plan
+from downloader.library.publisher import PlanOptions, name_of
+from downloader.plan import COMPRESS, DEFAULT_CACHE_ROOT, Plan
+
+# Which repo, and what of it: the parameters ``repo_id`` and ``wanted``.
+repo_options = compose(
+    click.argument("repo_id", metavar="REPO_ID"),
+    click.argument("files", nargs=-1, metavar="[FILE]..."),
+    click.option("--revision", metavar="REV", help="Branch, tag or commit.  [default: main]"),
+    selection_options,
+    repo_type_option,
+    click.option(
+        "--token",
+        metavar="TOKEN",
+        help="Hub token; prefer HF_TOKEN or `hf auth login`: arguments are visible to others.",
+    ),
+    gathered("wanted", PlanOptions),
+)
+
+# How it lies in the image; ``wanted`` says it, too.
+layer_options = compose(
+    click.option(
+        "--layer-size",
+        default="default",
+        show_default=True,
+        metavar="SIZE",
+        help="Largest layer: default (9.5 GB), mirror (1 GB), or a size like 2GB.",
+    ),
+    click.option(
+        "--cache-root",
+        default=DEFAULT_CACHE_ROOT,
+        show_default=True,
+        metavar="DIR",
+        help="HF_HOME inside the image.",
+    ),
+    click.option(
+        "--models-dir",
+        metavar="DIR",
+        help="Where the image shows the files under their names, or none."
+        "  [default: /models, /datasets or /spaces]",
+    ),
+    click.option(
+        "--receiver/--no-receiver",
+        "has_receiver",
+        default=True,
+        help="Carry hf-models.pyz, which restores the image with Python alone.  [default: yes]",
+    ),
+    click.option(
+        "--compress",
+        type=click.Choice(COMPRESS),
+        default="none",
+        show_default=True,
+        help="zstd layers: all of them, those that shrink by a tenth, or these in both forms.",
+    ),
+)
+
+# What lies under it, and beside it.
+base_option = click.option(
+    "--base",
+    metavar="IMAGE",
+    help="Base image with sh and sha256sum, or none for an image of files only."
+    f"  [env: HF_MODELS_BASE; default: {DEFAULT_BASE}, or none where it cannot be reached]",
+)
+
+modelpack_option = click.option(
+    "--modelpack/--no-modelpack",
+    default=True,
+    show_default=True,
+    help="Whether the tag also carries a CNCF ModelPack manifest over the same layers.",
+)
 
 # What a plan has settled, by the names of `repo_options` and `layer_options`.
 _SETTLED = {
-    "filenames": "FILE",
+    "files": "FILE",
     "revision": "--revision",
     "include": "--include",
     "exclude": "--exclude",
@@ -23,7 +91,7 @@ _SETTLED = {
     "cache_root": "--cache-root",
     "models_dir": "--models-dir",
     "compress": "--compress",
-    "receiver": "--no-receiver",
+    "has_receiver": "--no-receiver",
 }
 
 
