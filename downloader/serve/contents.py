@@ -432,6 +432,9 @@ class Contents:
                         shared.notify()
                         if fetch.pace.is_slow(count):
                             self._help(shared)
+                except asyncio.CancelledError:  # at the end of the server
+                    fetch.stream.interrupt()
+                    raise
                 finally:
                     filling.give_back(fetch)
                 if shared.is_ending or self._is_stopping:

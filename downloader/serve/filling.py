@@ -23,7 +23,7 @@ from downloader.restore.target import CacheTarget
 from downloader.restore.values import BlobPlan
 from downloader.serve.cache import lock_at_once
 from downloader.transfer.partial_file import Claim, PartialFile
-from downloader.transfer.source import RangeSource, Reader, retry_without_ranges
+from downloader.transfer.source import RangeSource, Reader, interrupt_of, retry_without_ranges
 from downloader.units import MIB
 
 BLOCK_BYTES = MIB  # one step; locks and calls cost nothing beside it
@@ -59,6 +59,11 @@ class Stream:
         if self._reader is None:
             self._reader = self._source.open(ByteRange(self._at, self._end))
         return self._reader.readinto(buffer[: self._end - self._at])
+
+    def interrupt(self) -> None:
+        """Wake up the thread that waits for bytes, so that `close` does not wait for it."""
+        if self._reader is not None:
+            interrupt_of(self._reader)()
 
     def close(self) -> None:
         """Let go of the connection."""
