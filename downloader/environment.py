@@ -1,4 +1,4 @@
-"""What the machine is set up with: environment variables and the paths of configuration files.
+"""The machine's settings: environment variables and the paths of configuration files.
 
 `read_environment` is the only place that reads ``os.environ``. It parses nothing that a
 command may not need: a malformed proxy is reported where a connection is opened, under the

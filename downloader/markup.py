@@ -1,4 +1,4 @@
-"""HTML that cannot be forgotten to be escaped: text is escaped unless it is markup already."""
+"""HTML that escapes every text that is not markup already."""
 
 import base64
 import hashlib

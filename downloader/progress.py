@@ -1,4 +1,4 @@
-"""How long work says how far it is. The library calls; only the command line shows."""
+"""The interface that work reports its progress to. Only the command line shows it."""
 
 from collections.abc import Callable
 from typing import Protocol

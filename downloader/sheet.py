@@ -1,4 +1,4 @@
-"""The sheet of an image for the approval desk: what is in it, from where, and how to check it."""
+"""The sheet of an image for the approval desk: its files, its origin, commands to check it."""
 
 from collections.abc import Sequence
 

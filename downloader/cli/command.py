@@ -1,4 +1,4 @@
-"""What every command and group of commands has: examples, and an answer to a mistyped name."""
+"""Classes of all commands and groups: examples in the help, suggestions for mistyped names."""
 
 import difflib
 

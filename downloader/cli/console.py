@@ -1,4 +1,4 @@
-"""What a person sees: results on stdout, everything else on stderr.
+"""Output for people: results on stdout, everything else on stderr.
 
 Every text goes through `downloader.text.visible`: names, labels and answers of servers are
 anybody's. rich is loaded where something is drawn with it: it takes a sixth of a command's start.

@@ -1,4 +1,4 @@
-"""What a GitHub Actions job gives a step, and takes from it: files named by variables.
+"""The files of a GitHub Actions job for outputs, environment and summary, named by variables.
 
 Source: https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
 """

@@ -1,4 +1,4 @@
-"""``hf-models inspect``: what an image holds, without its layers."""
+"""``hf-models inspect``: the contents of an image, without its layers."""
 
 import click
 

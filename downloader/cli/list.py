@@ -1,4 +1,4 @@
-"""``hf-models list``: what a repository of a registry carries."""
+"""``hf-models list``: the images in a repository of a registry."""
 
 from collections.abc import Sequence
 from typing import Any

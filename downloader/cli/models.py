@@ -1,4 +1,4 @@
-"""``hf-models models``: what ``models.toml`` says, and one more entry for it."""
+"""``hf-models models``: the entries of ``models.toml``: list, check, show, add, remove."""
 
 from pathlib import Path
 
@@ -29,18 +29,18 @@ models_file_option = click.option(
     default=MODELS_FILE,
     show_default=True,
     metavar="FILE",
-    help="Which models.toml.",
+    help="The models.toml to read.",
 )
 
 
 def read_models_file(path: Path) -> Models:
-    """Read a models.toml; in a GitHub job ``{owner}`` is who owns the job's repository."""
+    """Read a models.toml; ``{owner}`` is the owner of a GitHub job's repository."""
     return read_models(path, read_environment().get("GITHUB_REPOSITORY_OWNER") or None)
 
 
 @click.group(cls=Group, epilog=examples("models list", "models add Qwen/Qwen2.5-0.5B"))
 def models() -> None:
-    """What is published: list, check, show or add entries of models.toml."""
+    """The models to publish: list, check, show, add or remove entries of models.toml."""
 
 
 @models.command("list", epilog=examples("models list", "models list --json"))

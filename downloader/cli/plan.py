@@ -1,4 +1,4 @@
-"""``hf-models plan``: what would be built. Downloads nothing."""
+"""``hf-models plan``: the layers of a future image. Downloads nothing."""
 
 import json
 from typing import Any

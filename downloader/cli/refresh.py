@@ -1,4 +1,4 @@
-"""``hf-models refresh``: which published tags are behind the Hub."""
+"""``hf-models refresh``: the published tags that are behind the Hub."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which repo, and how it lies in an image: flags, or with ``--plan`` what was planned before."""
+"""Flags that name a repo and its form in an image, or with ``--plan`` an earlier plan."""
 
 from collections.abc import Callable
 from pathlib import Path

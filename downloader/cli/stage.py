@@ -1,4 +1,4 @@
-"""``hf-models stage``: what docker/Dockerfile runs in its builder stage; hidden from the help."""
+"""``hf-models stage``: the work of docker/Dockerfile's builder stage; hidden from the help."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The targets of a command: flags that name them, and what became of each."""
+"""The targets of a command: flags that name them, and the result of each."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""``hf-models verify``: is this cache, or image, what its names promise? Offline."""
+"""``hf-models verify``: a cache or image compared with its own hashes. Offline."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""``docker push`` with retries: what is worth one, and what a failure means."""
+"""``docker push``, retried: which failures are tried again, and the errors of the rest."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""What action.yml publishes, of its inputs: one model, one job, no models.toml. Pure."""
+"""The inputs of action.yml as a job: one model, no models.toml. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Is a published image complete? Asks the registry for every manifest and every blob's size."""
+"""Completeness of a published image: asks for every manifest and every blob's size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Free a hosted runner's disk: a list of what is not needed, measured before and after.
+"""Free a hosted runner's disk: the software of `freeable`, measured before and after.
 
 Nothing here fails a job: what is absent, in use or not ours to delete is said, and left.
 """

@@ -1,4 +1,4 @@
-"""Which registries a job publishes to, and the credentials for them. Pure.
+"""The registries that a job publishes to, and their credentials. Pure.
 
 GitHub's own registry needs nothing but the job's token. Every other registry takes part when
 its secrets exist, and is left out, with a note, when they do not.

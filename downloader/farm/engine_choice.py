@@ -1,4 +1,4 @@
-"""Which engine publishes a model on this runner, and why. Pure."""
+"""The choice of the engine that publishes a model on this runner, with its reason. Pure."""
 
 from dataclasses import dataclass
 from typing import Literal

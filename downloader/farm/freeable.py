@@ -1,4 +1,4 @@
-"""What a hosted runner carries that publishing a model never needs, and how large it is.
+"""Software of hosted runners that publishing a model never needs, with its sizes.
 
 Sizes are of ``ubuntu-latest`` as others measured them (GB of 10^9 bytes); 0 where no
 figure for that item alone was published. All SDKs together gave 27 GiB in May 2026

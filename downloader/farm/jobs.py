@@ -1,4 +1,4 @@
-"""What a workflow run publishes: from its inputs, a git tag, or a change of models.toml. Pure."""
+"""The jobs of a workflow run: from its inputs, a git tag, or a change of models.toml. Pure."""
 
 import json
 import shlex

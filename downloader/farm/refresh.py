@@ -1,4 +1,4 @@
-"""Which published tags are behind the Hub."""
+"""The published tags that are behind the Hub."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

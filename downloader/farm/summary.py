@@ -1,4 +1,4 @@
-"""Job summaries as Markdown: what was planned, what was moved, and how to get it. Pure.
+"""Job summaries as Markdown: the plan, the bytes moved, the commands to use the image. Pure.
 
 Source: https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands,
 "Adding a job summary": at most 1 MiB for a step.

@@ -1,4 +1,4 @@
-"""On which line of a TOML file a value stands, for messages; `tomllib` forgets it.
+"""The line number of each value in a TOML file, for messages; `tomllib` forgets it.
 
 Only positions come from here. Values, and whether the file is TOML at all, are tomllib's to say,
 so a mistake in this file can make a message point to a wrong line, and nothing worse.

@@ -1,4 +1,4 @@
-"""Where a file's bytes are now: redirects followed, signed URLs renewed, the token kept home.
+"""The current address of a file: redirects followed, signed URLs renewed, the token kept home.
 
 The Hub answers with the bytes themselves (small files) or redirects to a CDN with a signed
 URL that expires after an hour or so. This is the one place that knows: a download, a child

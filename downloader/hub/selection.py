@@ -1,4 +1,4 @@
-"""Which files of a repo the user asked for; the same rules for Hub, image and cache.
+"""Selection of a repo's files by name and pattern; the same rules for Hub, image and cache.
 
 Source: huggingface_hub 2.4, ``filter_repo_objects`` and ``hf download``: ``fnmatchcase``, a
 pattern that ends in ``/`` means the folder, ``*`` crosses ``/``. Unlike there, a pattern that

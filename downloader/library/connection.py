@@ -1,4 +1,4 @@
-"""How registries are reached: what the caller says, over what the environment says."""
+"""Settings of connections to registries: the caller's, over those of the environment."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager

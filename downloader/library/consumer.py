@@ -1,4 +1,4 @@
-"""From images to files: what needs no Hub, and no extra."""
+"""From images to files: functions that need neither the Hub nor an extra."""
 
 import difflib
 import os

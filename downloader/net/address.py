@@ -1,4 +1,4 @@
-r"""The one parser of URLs: what it returns decides who sees a credential, and is connected to.
+r"""The one parser of URLs: its result decides which host is connected to and sees a credential.
 
 Two parsers that read one URL differently are a way to steal a credential: `urlsplit` finds
 REGISTRY in ``http://CDN\@REGISTRY/``, urllib3 finds CDN. So a URL that can be read in two ways

@@ -1,4 +1,4 @@
-"""Which proxy an address is reached through: one rule for the Hub and for registries.
+"""The proxy for an address: one rule for the Hub and for registries.
 
 Source: golang.org/x/net/http/httpproxy, the rule of docker, crane, oras and skopeo; curl's
 manual, "--proxy", for the schemes.

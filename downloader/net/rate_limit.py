@@ -1,4 +1,4 @@
-"""How many requests a server will still take, as its headers tell; the next one waits its turn.
+"""The requests that a server still allows, from its headers; the next one waits its turn.
 
 Source: draft-ietf-httpapi-ratelimit-headers-10: ``RateLimit: "resolvers";r=12;t=240`` says that
 12 requests are left of a quota for the next 240 seconds.

@@ -1,4 +1,4 @@
-"""When to try again and after how long (the policy), and the failures so far (the one state)."""
+"""Retries: the policy (which failures, after how long) and the failures so far."""
 
 import re
 import threading

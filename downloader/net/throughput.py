@@ -1,4 +1,4 @@
-"""What is measured on the line: round trips, push-back, and waits that a server draws out."""
+"""Measurements of the line: round trips, push-back, and answers that arrive too slowly."""
 
 import threading
 import time

@@ -1,7 +1,7 @@
-"""Which certificates are trusted: one rule for the Hub and for registries.
+"""The certificates that are trusted: one rule for the Hub and for registries.
 
-What the variables name is added to the system's certificates; a registry may have a directory
-of its own, as Docker and podman read them.
+Certificates that environment variables name are added to the system's; a registry may have a
+directory of its own, as Docker and podman read them.
 
 Source: Docker's manual, "Verify repository client with certificates"; containers-certs.d(5);
 OpenSSL 3, ``SSL_CTX_set_default_verify_paths``.

@@ -1,4 +1,4 @@
-"""Where credentials come from: the files of docker and podman, the user, or nowhere."""
+"""Credentials of registries: from the files of docker and podman, or from the user."""
 
 import base64
 import binascii

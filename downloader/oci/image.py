@@ -1,4 +1,4 @@
-"""What the documents of an image say: which manifest is meant, and its labels. No I/O."""
+"""Choosing a manifest of an index by platform, and reading an image's labels. No I/O."""
 
 import platform
 from collections.abc import Callable, Iterable, Mapping

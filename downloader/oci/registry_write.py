@@ -1,4 +1,4 @@
-"""A registry that images go to: what writes of the distribution specification 1.1."""
+"""A registry that is written to: the writing endpoints of the distribution specification 1.1."""
 
 import logging
 import time

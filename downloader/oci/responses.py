@@ -1,4 +1,4 @@
-"""What a registry answered: its errors in words, its links and its redirects. No I/O."""
+"""Answers of a registry: its errors in words, its links and its redirects. No I/O."""
 
 import json
 import re

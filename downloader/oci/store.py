@@ -1,4 +1,4 @@
-"""The interface that every place offers which holds OCI blobs and manifests.
+"""The interface of every place of OCI blobs and manifests: registry, layout, archive.
 
 A registry (`downloader.oci.registry`) and an OCI image layout directory
 (`downloader.oci.layout`) implement it, so that publishing and restoring exist once.

@@ -1,4 +1,4 @@
-"""What one job has finished, recorded in the store itself under a tag of its own.
+"""Checkpoints: the finished layers of one job, recorded in the store under a tag of its own.
 
 After every finished layer the tag ``TAG.shard-I-of-N`` names a small manifest over the layers
 that are there, with the plan as its config. It is what an interrupted run, killed at any

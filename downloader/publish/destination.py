@@ -1,4 +1,4 @@
-"""One place that an image goes to: what it has already, and what it got in this run."""
+"""One destination of an image: the blobs it has, and those it got in this run."""
 
 import threading
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What is there already: layers that the tag has, a shard has, or another image has.
+"""Layers that need no upload: in the tag, in a shard's record, or in another image.
 
 A layer is a pure function of its contents, and every descriptor that we write names the
 layer by its key. What a manifest of the same repository names is there, because a registry

@@ -1,4 +1,4 @@
-"""How the memory of a run is shared out."""
+"""The memory of a run, shared out to its layers and buffers."""
 
 from dataclasses import dataclass
 

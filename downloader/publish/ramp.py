@@ -1,4 +1,4 @@
-"""How many uploads at once: as many as raise the throughput of them all."""
+"""The number of uploads at once: as many as raise the throughput of them all."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Which layers of a plan are worth compressing, from samples of their files.
+"""The choice of the layers that are worth compressing, from samples of their files.
 
 Formats differ: bf16 weights lose a fifth, quantised ones nothing. A sample says which it is,
 and so how many bytes will go over the wire, before any layer is sent.

@@ -1,4 +1,4 @@
-"""Signing what was published: no large byte is read twice, for its oid is its sha256."""
+"""Signing a published image: no large file is read again, for its oid is its sha256."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a killed run leaves on this machine: which layers are done, and how far others were.
+"""The upload journal on this machine: finished layers, and the offsets of unfinished ones.
 
 One small file for each layer on its way to a store, in a directory of the user's own. The next
 process asks the registry how much of the upload it has kept, goes on hashing from the last

@@ -1,4 +1,4 @@
-"""Where an image's registry blobs are read: mirrors in their order, then the registry."""
+"""The sources of an image's registry blobs: mirrors in their order, then the registry."""
 
 from collections.abc import Sequence
 from typing import Self

@@ -1,4 +1,4 @@
-"""What an image says of itself, from its manifest and config alone."""
+"""A description of an image, from its manifest and config alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,4 +1,4 @@
-"""Whose signatures a site wants of which repos, and the gate of a restore that insists on them."""
+"""The signature policy of a site: signers per repo, and the gate that restores have to pass."""
 
 import hashlib
 import tomllib

@@ -1,7 +1,7 @@
-"""What an image holds, and where the bytes of each of its files are.
+"""The contents of an image: its snapshots, and the place of each file's bytes.
 
-The images of this project say which byte lies where, so reading one small layer is enough.
-Any other is looked through, layer by layer.
+Images of this project list the place of every file, so reading one small layer is enough.
+In any other image, all layers are scanned for their entries.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which contents of the snapshots that were found are needed, and where each comes from."""
+"""The contents to restore: those of the snapshots that the target lacks, with their sources."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What SOURCE means on the command line: where an image is."""
+"""The command line's SOURCE as a value: registry, directory or archive."""
 
 import os
 from collections.abc import Callable

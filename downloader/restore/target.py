@@ -1,4 +1,4 @@
-"""Where restored files go: the library's cache, or a directory of plain files."""
+"""Targets of a restore: the library's cache, or a directory of plain files."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""Who signed the files of an image or of a cache. Offline."""
+"""Signers of the files of an image or of a cache. Offline."""
 
 import tempfile
 from collections.abc import Iterable, Iterator

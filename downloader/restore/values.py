@@ -1,4 +1,4 @@
-"""What restoring is about: a cache blob, and where its bytes lie in an image."""
+"""Values of a restore: a cache blob, and the place of its bytes in an image."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What is served: repos, commits, revisions, and where the bytes of each file are.
+"""The served repos: commits, revisions, and the place of each file's bytes.
 
 An `Index` is immutable; a refresh builds the next one and puts it in the place of the last,
 so that a request sees one state from its beginning to its end.

@@ -1,4 +1,4 @@
-"""Request paths of the Hub, parsed: which document, of which repo, revision and file.
+"""Request paths of the Hub, parsed: the document, the repo, the revision and the file.
 
 Pure. A path is split before it is decoded, because clients quote the slash of a revision
 (``refs%2Fpr%2F1``). Repo ids are found by the marker behind them (``/resolve/``, ``/tree/``),

@@ -1,4 +1,4 @@
-"""Where repos come from: repositories of a registry, layouts, archives, a Hugging Face cache.
+"""Sources of repos: repositories of a registry, layouts, archives, a Hugging Face cache.
 
 A source is looked at again and again; each look reads what has changed since the last one.
 An image of this project is opened by its manifest and config alone, and its list of files is

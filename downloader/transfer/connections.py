@@ -1,4 +1,4 @@
-r"""How many connections a run has: as many as raise its throughput.
+r"""The number of connections of a run: as many as raise its throughput.
 
 ::
 

@@ -1,4 +1,4 @@
-r"""Which bytes of an unfinished file are there: a small file beside it, appended to.
+r"""The journal of a partial file: the ranges that are there, appended to a file beside it.
 
 ::
 

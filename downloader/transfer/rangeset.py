@@ -1,4 +1,4 @@
-"""A set of byte offsets: which bytes of a file are there already."""
+"""A set of byte offsets, kept as ranges."""
 
 from collections.abc import Iterator
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Where ranged bytes come from, and a reader that goes on where a connection broke."""
+"""Sources of ranged bytes, and a reader that goes on where a connection broke."""
 
 import io
 import threading

@@ -1,1 +1,1 @@
-"""What is published: read from a registry's manifests, shown as a table, a page and JSON."""
+"""The published images: read from a registry's manifests, shown as a table, a page and JSON."""

@@ -1,4 +1,4 @@
-"""The catalogue: what is to be published, joined with what is."""
+"""The catalogue: models.toml joined with the published images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What a reader does with an image, as command lines: get it, serve it, load it. Pure."""
+"""Command lines for the users of an image: restore it, serve it, load it. Pure."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a registry says of a tag: from its manifests, without a byte of any layer."""
+"""The published image of a tag: read from its manifests, without a byte of any layer."""
 
 import re
 from collections.abc import Mapping

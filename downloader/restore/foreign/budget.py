@@ -1,4 +1,4 @@
-"""What one image may cost this machine: memory and CPU, over all of its layers together.
+"""Limits of one image on this machine: memory and CPU, over all of its layers together.
 
 An image of some kilobytes can name millions of paths, links that lead through each other, or
 lists that grow tenfold when they are parsed. So every image gets a first allowance, which

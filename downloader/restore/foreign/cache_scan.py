@@ -1,4 +1,4 @@
-"""What an image holds: snapshots, and where the bytes of each of their files are."""
+"""Snapshots in an image's caches, and the place of each file's bytes."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What restoring looks at in an image: the parts of Hugging Face caches, and what hides them."""
+"""Paths of an image that restoring reads: parts of Hugging Face caches, and whiteouts."""
 
 import re
 from dataclasses import dataclass

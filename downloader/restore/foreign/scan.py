@@ -1,4 +1,4 @@
-"""One layer, looked through: what it adds to caches, and what it hides of lower layers."""
+"""The scan of one layer: its entries of caches, and the entries of lower layers that it hides."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
