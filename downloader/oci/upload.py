@@ -100,12 +100,12 @@ class UploadInterrupted(TransportError):  # noqa: N818 - an event that the calle
 
 @dataclass
 class UploadMethod:
-    """How one registry takes large blobs: as the user says, or as its answers have shown.
+    """The way to send large blobs to one registry: set by the user, or learned from its answers.
 
     Shared by every upload to the registry; each attribute changes by a single assignment.
 
     Args:
-        mode: What the user wants; ``auto`` learns.
+        mode: The user's choice; ``auto`` learns from answers.
         registry: Host and port.
         chunk_bytes: Of one chunk; None to follow the round trip and the rate of the line.
     """
@@ -116,55 +116,56 @@ class UploadMethod:
     is_chunked: bool = field(init=False)
     _measured_bytes: int = field(init=False, default=_FIRST_CHUNK_BYTES)
     _most_bytes: int = field(init=False, default=LONGEST_CHUNK_BYTES)
-    _refused: set[bool] = field(init=False, default_factory=set)
+    _refused_ways: set[bool] = field(init=False, default_factory=set)  # True: in chunks
 
     def __post_init__(self) -> None:
         self.is_chunked = self.mode == "chunked"
 
     @property
     def explanation(self) -> str:
-        """How blobs go, and why, for the log."""
+        """The way blobs are sent and its reason, for the log."""
         why = f"--upload {self.mode} says so"
         if self.mode == "auto":
-            why = "it was learned" if self.is_chunked or self._refused else "every registry does so"
+            is_learned = self.is_chunked or self._refused_ways
+            why = "it was learned" if is_learned else "every registry does so"
         return f"{'chunks' if self.is_chunked else 'one streamed request'}, because {why}"
 
     def length_of_chunk(self, least_bytes: int) -> int:
         """Return the length of the next chunk.
 
         Args:
-            least_bytes: What the registry wants at least (``OCI-Chunk-Min-Length``).
+            least_bytes: The registry's minimum (``OCI-Chunk-Min-Length``).
         """
         wanted = self.chunk_bytes or min(self._measured_bytes, self._most_bytes)
         return max(wanted, min(least_bytes, LONGEST_CHUNK_BYTES))
 
     def measure(self, size_bytes: int, sending_s: float, waiting_s: float) -> None:
-        """Take how long a chunk was sent, and how long its answer took."""
+        """Adapt the length of chunks to the time that sending one and its answer took."""
         enough = _GAP_SHARE * waiting_s * size_bytes / max(sending_s, 1e-6)
         self._measured_bytes = int(max(self._measured_bytes, min(enough, LONGEST_CHUNK_BYTES)))
 
     def refuse(self, *, chunked: bool, status: int, sent_bytes: int) -> bool:
-        """Take a refusal; return whether there is another way to send."""
+        """Record a refusal; return whether there is another way to send."""
         if status == 413 and chunked:
             shorter = max(sent_bytes // 4, _SHORTEST_CHUNK_BYTES)
             if shorter < sent_bytes:
                 self._most_bytes, self.chunk_bytes = shorter, None
                 return True
-        self._refused.add(chunked)
-        if self.mode != "auto" or (not chunked) in self._refused:
+        self._refused_ways.add(chunked)
+        if self.mode != "auto" or (not chunked) in self._refused_ways:
             return False
         self.is_chunked = not chunked
         return True
 
     def prefer_chunks(self) -> None:
         """Send chunks from now on: a cut request costs the registry all of its bytes."""
-        if self.mode == "auto" and True not in self._refused and takes_chunks(self.registry):
+        if self.mode == "auto" and True not in self._refused_ways and takes_chunks(self.registry):
             self.is_chunked = True
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where blobs go: one repository of one registry.
+    """The destination of blobs: one repository of one registry.
 
     Args:
         client: Of the registry.
@@ -200,7 +201,7 @@ class UploadSession:
     """The requests of the specification around the bytes: begin, ask, close, cancel.
 
     Args:
-        target: Where the blob goes.
+        target: The repository to upload to.
         url: Of a session that was begun before.
     """
 
@@ -301,7 +302,7 @@ def _without_digest(url: str) -> str:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why an upload stopped.
+    """The reason why an upload stopped.
 
     Args:
         error: Raised where the retries are used up.
@@ -322,10 +323,10 @@ class RegistryBlobWriter:
     After `UploadInterrupted` the caller calls `resume` and writes from that offset on.
 
     Args:
-        target: Where the blob goes.
+        target: The repository to upload to.
         size_bytes: Of the blob; None where the caller learns it as it writes.
-        method: How the registry takes it.
-        saved: What an earlier process began; then `resume` comes first.
+        method: The way that the registry takes blobs.
+        saved: The upload that an earlier process began; then call `resume` first.
 
     Raises (from `write`, `commit` and `resume`):
         UploadInterrupted: Not from `resume`.
@@ -481,7 +482,7 @@ class RegistryBlobWriter:
             self._close_exchange()
             raise self._interrupted(_Failure(error)) from error
         if answer.status not in _TAKEN:
-            self._refused(answer)
+            self._raise_refusal(answer)
         if not is_whole:
             early = TransportError(f"{self._what}: answered before the end of the request")
             raise self._interrupted(_Failure(early))
@@ -527,12 +528,12 @@ class RegistryBlobWriter:
             raise self._interrupted(_Failure(error, is_free=True, restarts=True))
         # The user wants chunks: go on; the digest will show whether all of them were kept.
 
-    def _refused(self, answer: Answer) -> None:
-        """Raise what an answer to a PATCH means.
+    def _raise_refusal(self, answer: Answer) -> None:
+        """Raise the error for an answer that refuses a PATCH.
 
         Raises:
-            UploadInterrupted: It goes on, in another way or later.
-            RegistryError: It does not.
+            UploadInterrupted: The upload can go on, in another way or later.
+            RegistryError: The registry takes the blob in no way.
         """
         status, client = answer.status, self._target.client
         error = self._error(answer)

@@ -9,9 +9,9 @@ r"""The number of connections of a run: as many as raise its throughput.
        4 |__/
          +-------------------------------------------- time
 
-A server or a path gives one connection only so much, and each request costs a round trip;
-more connections help until the line, the server or this machine is full. Where that is cannot
-be known beforehand, so it is measured, again and again, because it changes.
+Servers and paths limit the rate of one connection, and each request costs a round trip; more
+connections help until the line, the server or this machine is saturated. That number is not known
+beforehand and changes, so it is measured again and again.
 """
 
 import logging
@@ -25,25 +25,25 @@ from downloader.units import MIB, format_bytes
 
 _log = logging.getLogger(__name__)
 
-# The most that a user may want: 64 connections of a slow 2 MB/s fill a gigabit line, and each
+# The most that a user may set: 64 connections of a slow 2 MB/s fill a gigabit line, and each
 # costs half a megabyte of buffers here and a process or a file descriptor at the server.
 CONNECTIONS_LIMIT = 64
-_FIRST = 4  # on a line without delay
-# One more to begin with for each so much of a round trip: doubling from 4 would take seconds.
+_INITIAL = 4  # on a line without delay
+# One more initial connection for each such share of the round trip: doubling from 4 takes seconds.
 _ROUND_TRIP_SHARE_S = 0.0025
-_FIRST_LIMIT = 16
-# A connection at this rate is held up by the processor, which others would only divide.
+_INITIAL_LIMIT = 16
+# At this rate the processor is the limit, and more connections would only share it.
 _QUICK_BYTES_PER_S = 64 * MIB
 _SETTLE_ROUND_TRIPS = 3  # TCP, TLS and the request, before a new connection brings bytes
 _SETTLE_S = 0.1
 _SAMPLE_S = 0.3  # a busy machine makes every thread wait for a moment
-_WORTH = 0.25  # of what would be fair: twice the connections have to bring a quarter more
+_MIN_GAIN_SHARE = 0.25  # twice the connections have to bring a quarter more
 _PROBE_S = 4.0  # until the next measurement of whether more would help now; doubles
 _LONGEST_PROBE_S = 60.0
 _RANGE_ROUND_TRIPS = 4  # of receiving, for one of waiting
-# To take over the end of a range costs a request, a new connection there, and what was on its way.
+# Taking over the end of a range costs a request, a new connection, and the bytes in flight.
 _SPLIT_ROUND_TRIPS = 3
-# What a request for a small file counts besides its bytes: its round trip is its cost.
+# Added to the bytes of a small file where work is weighed: the cost of its round trip.
 REQUEST_BYTES = 64 * 1024
 
 
@@ -55,13 +55,13 @@ class Connections:
 
     Args:
         limit: The most that are allowed.
-        line: What the requests have seen so far: round trip and push-back; None for files here.
+        line: Round trip and push-back that the requests have measured; None for local files.
         clock: Seconds, for tests.
 
     Attributes:
-        target: How many there should be now.
-        active: How many there are.
-        each_bytes_per_s: What one brings on the average.
+        target: Number of connections that there should be now.
+        active: Number of connections that there are.
+        each_bytes_per_s: Average rate of one connection.
     """
 
     def __init__(
@@ -74,20 +74,20 @@ class Connections:
         self._line = line or Line()
         self._clock = clock
         first = int(self._round_trip_s / _ROUND_TRIP_SHARE_S)
-        self.target = min(self._limit, max(_FIRST, min(first, _FIRST_LIMIT)))
+        self.target = min(self._limit, max(_INITIAL, min(first, _INITIAL_LIMIT)))
         self.active = 0
         self._lock = threading.Lock()
         self._pushbacks = self._line.pushbacks
         self._before: tuple[int, float] | None = None  # connections, and what they brought
         self.each_bytes_per_s = COMMON_BYTES_PER_S
-        self._is_climbing = True
+        self._is_growing = True
         self._probe_s = _PROBE_S
         self._counted_bytes = 0
         self._begin_sample(self._settle_s)
         _log.debug("connections: %d at first; limit %d", self.target, self._limit)
 
     def enter(self) -> bool:
-        """Count one more connection, if there should be one more; return whether."""
+        """Count one more connection if `target` allows it; return whether it was counted."""
         with self._lock:
             if self.active >= self.target:
                 return False
@@ -100,14 +100,14 @@ class Connections:
             self.active -= 1
 
     def leave_surplus(self) -> bool:
-        """Count one connection less, if there are more than there should be; return whether."""
+        """Count one connection less if there are more than `target`; return whether that was so."""
         with self._lock:
             is_surplus = self.active > self.target
             self.active -= is_surplus
             return is_surplus
 
     def moved(self, size_bytes: int) -> bool:
-        """Count bytes; return whether there should be more connections than there are."""
+        """Count bytes; return whether there are fewer connections than `target`."""
         with self._lock:
             now, before = self._clock(), self.target
             if now >= self._from_s:
@@ -123,12 +123,12 @@ class Connections:
 
     @property
     def range_bytes(self) -> int:
-        """How much one request should ask for at least, so that its round trip does not show."""
+        """Least size of a request in bytes, so that receiving outweighs the round trip."""
         return int(self.each_bytes_per_s * _RANGE_ROUND_TRIPS * self._round_trip_s)
 
     @property
     def split_s(self) -> float:
-        """How long must the work be that is worth taking over from another connection."""
+        """Least work, in seconds, for which splitting another connection's range pays off."""
         return _SPLIT_ROUND_TRIPS * self._round_trip_s
 
     @property
@@ -145,48 +145,49 @@ class Connections:
         self._counted_bytes = 0
 
     def _judge(self, rate: float) -> None:
-        """Choose the next number, now that this one's rate is known; requires the lock."""
+        """Choose the next number of connections by the rate of this one; requires the lock."""
         self.each_bytes_per_s = rate / max(1, self.active)
         if self._line.pushbacks > self._pushbacks:
             self._pushbacks = self._line.pushbacks
-            self._rest(max(1, min(self.active, self.target) // 2))
+            self._hold(max(1, min(self.active, self.target) // 2))
         elif self.active < self.target:
             self._begin_sample(0.0)  # not so many ranges are left, or not all have begun
-        elif not self._is_climbing:
-            self._is_climbing = True
+        elif not self._is_growing:
+            self._is_growing = True
             self._before = (self.target, rate)
-            self._climb(self.target + max(1, self.target // 4))
+            self._raise_to(self.target + max(1, self.target // 4))
         elif self._before is None:
-            self._first(rate)
+            self._judge_first_sample(rate)
         else:
-            self._compare(*self._before, rate)
+            self._judge_gain(*self._before, rate)
 
-    def _first(self, rate: float) -> None:
+    def _judge_first_sample(self, rate: float) -> None:
         self._before = (self.target, rate)
         if rate / self.target >= _QUICK_BYTES_PER_S:
-            self._rest(self.target)
+            self._hold(self.target)
         else:
-            self._climb(2 * self.target)
+            self._raise_to(2 * self.target)
 
-    def _compare(self, fewer: int, before: float, rate: float) -> None:
-        fair = self.target / fewer - 1.0
-        if rate < before * (1.0 + _WORTH * fair):
-            self._rest(fewer)
+    def _judge_gain(self, fewer: int, before: float, rate: float) -> None:
+        added_share = self.target / fewer - 1.0
+        if rate < before * (1.0 + _MIN_GAIN_SHARE * added_share):
+            self._hold(fewer)
             return
         self._before = (self.target, rate)
         self._probe_s = _PROBE_S
-        self._climb(2 * self.target if fair > 0.5 else self.target + max(1, self.target // 4))
+        step = self.target if added_share > 0.5 else max(1, self.target // 4)
+        self._raise_to(self.target + step)
 
-    def _climb(self, number: int) -> None:
+    def _raise_to(self, number: int) -> None:
         number = min(number, self._limit)
         if number == self.target:
-            self._rest(number)
+            self._hold(number)
             return
         self.target = number
         self._begin_sample(self._settle_s)
 
-    def _rest(self, number: int) -> None:
+    def _hold(self, number: int) -> None:
         self.target = number
-        self._is_climbing = False
+        self._is_growing = False
         self._begin_sample(self._probe_s)
         self._probe_s = min(2 * self._probe_s, _LONGEST_PROBE_S)

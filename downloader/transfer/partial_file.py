@@ -106,7 +106,7 @@ class PartialFile:
     Args:
         final: The name that it gets when it is right.
         size_bytes: Of the finished file.
-        new_hasher: Makes what knows whether the content is right.
+        new_hasher: Makes a hasher of the expected oid.
         changed: Notified whenever there is more to fetch or to hash; guards all
             numbers here. Files that are filled by the same threads share one.
 

@@ -90,7 +90,7 @@ class FileTask:
         size_bytes: Of the file.
         final: Its name once it is right; the partial file lies beside it.
         source: Where its bytes come from.
-        new_hasher: Makes what knows whether the content is right.
+        new_hasher: Makes a hasher of the expected oid.
         is_there: Whether it is there already; asked before and after `lock` is taken.
         done: Called once it has its name.
         lock: Keeps others from filling the same file; left by an error where waiting was
