@@ -387,7 +387,7 @@ def _in_order_of_parts(group: Sequence[Layer]) -> tuple[Layer, ...]:
         ready = [layer for layer in left if _parts_before(layer) <= done]
         if not ready:
             raise InputError(
-                "want parts of files in an order that fits every layer, got none",
+                "no order of the parts of files fits every layer",
                 hint="choose another --layer-size",
             )
         ordered.append(ready[0])

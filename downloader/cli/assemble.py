@@ -59,7 +59,7 @@ def assemble(
     begun_at = time.monotonic()
     check_tag(tag)
     if plan_file and revision:
-        raise InputError("want --plan or --revision, got both", hint="a plan names its commit")
+        raise InputError("--plan and --revision exclude each other", hint="a plan names its commit")
     if revision and not is_commit(revision):
         raise InputError(f"want a commit of 40 hex digits, got {revision!r}")
     names = [reference.name for reference in parse_targets(targets)]

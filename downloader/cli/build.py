@@ -100,10 +100,10 @@ def build(
     if base and base != NO_BASE:
         parse_reference(base)  # a wrong one is named before anything is asked
     if archive and engine_name == "docker":
-        raise InputError("want --archive with --engine layout, got docker", hint="docker save")
+        raise InputError("--archive needs --engine layout, not docker", hint="or run docker save")
     if archive and not (archive.parent.is_dir() or archive.parent == DIST):
         raise InputError(
-            f"want --archive in a directory that exists, got {archive.parent}",
+            f"--archive: the directory {archive.parent} does not exist",
             hint="check the path, or make the directory first",
         )
     engine = Engine(dict(environment.variables))
@@ -145,12 +145,12 @@ def build(
 def _check_for_docker(plan: Plan, signer: Signer | None) -> None:
     if plan.compress != "none":
         raise InputError(
-            f"want --compress {plan.compress} with --engine layout, got docker",
+            f"--compress {plan.compress} needs --engine layout, not docker",
             hint="Docker compresses by itself: docker buildx build --output compression=zstd",
         )
     if signer:
         flag = "--sign-key" if isinstance(signer, KeySigner) else "--sign-keyless"
-        raise InputError(f"want {flag} with --engine layout, got docker")
+        raise InputError(f"{flag} needs --engine layout, not docker")
 
 
 def answers(engine: Engine) -> bool:

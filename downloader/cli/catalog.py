@@ -76,7 +76,7 @@ def catalog(
     """
     models = read_models_file(models_file)
     if readme != bool(readmes) or ((check or facts) and not readme):
-        raise InputError("want --readme with the names of READMEs; --check and --facts need it")
+        raise InputError("--readme needs names of READMEs; names, --check and --facts need it")
     if readme:
         _write_readmes(models, readmes, facts, check)
     else:

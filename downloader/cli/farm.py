@@ -165,7 +165,7 @@ def login() -> None:
 def _check_any(found: Destinations) -> None:
     if not found.images:
         raise InputError(
-            "want a registry with credentials, got none",
+            "no registry with credentials",
             hint="GHCR needs the permission packages: write; docs/farm.md names the secrets",
         )
 

@@ -79,6 +79,6 @@ def _lines(values: Mapping[str, str]) -> str:
 def _append(variable: str, text: str) -> None:
     path = read_environment().get(variable)
     if not path:
-        raise InputError(f"want ${variable}, which only a job of GitHub Actions has, got none")
+        raise InputError(f"${variable} is not set: only jobs of GitHub Actions have it")
     with storage_errors(Path(path)), Path(path).open("a", encoding="utf-8") as file:
         file.write(text)

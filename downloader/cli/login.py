@@ -58,7 +58,7 @@ def _ask(what: str, flag: str, *, hide_input: bool) -> str:
         answer: str = click.prompt(what, hide_input=hide_input, err=True, type=Text())
     except click.Abort as error:
         if isinstance(error.__context__, EOFError):
-            raise InputError(f"want {flag} where nobody answers, got none") from None
+            raise InputError(f"nobody is there to answer: {flag} is needed") from None
         raise
     return answer
 

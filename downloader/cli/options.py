@@ -130,7 +130,7 @@ def connection_of(
         InputError: A user without a password, or a password without a user.
     """
     if (username is not None) != password_stdin:
-        raise InputError("want --username and --password-stdin together, got one of them")
+        raise InputError("--username and --password-stdin need each other")
     return Connection(
         mirrors=mirrors,
         username=username,
@@ -156,7 +156,7 @@ def read_password() -> str:
     except UnicodeError:  # which shows the password
         raise InputError("want a password in UTF-8 on standard input, got other bytes") from None
     if not password:
-        raise InputError("want a password on standard input, got none")
+        raise InputError("no password on standard input")
     return password
 
 
@@ -245,14 +245,14 @@ def policy_of(
         InputError: They do not go together, or a file is neither a key nor a policy.
     """
     if bool(identity) != bool(issuer):
-        raise InputError("want --identity and --issuer together, got one of them")
+        raise InputError("--identity and --issuer need each other")
     if trust_config and not identity:
         raise InputError(
-            "want --trust-config with --identity, got it alone",
+            "--trust-config needs --identity",
             hint="a policy file names its own",
         )
     if (keys or identity) and policy_file:
-        raise InputError(f"want {'--key' if keys else '--identity'} or --policy, got both")
+        raise InputError(f"{'--key' if keys else '--identity'} and --policy exclude each other")
     if policy_file:
         return read_policy(policy_file)
     identities = [Identity(identity, issuer)] if identity and issuer else []
@@ -304,12 +304,12 @@ def signer_of(
     """
     if sign_keyless:
         if sign_key:
-            raise InputError("want --sign-key or --sign-keyless, got both")
+            raise InputError("--sign-key and --sign-keyless exclude each other")
         timeout_s = click.get_current_context().params.get("timeout", HttpSettings.read_timeout_s)
         return KeylessSigner(identity_token, trust_config, timeout_s)
     if identity_token or trust_config:
         name = "--identity-token" if identity_token else "--trust-config"
-        raise InputError(f"want {name} with --sign-keyless, got it alone")
+        raise InputError(f"{name} needs --sign-keyless")
     return KeySigner(sign_key) if sign_key else None
 
 

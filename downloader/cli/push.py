@@ -80,7 +80,7 @@ def _is_layout(engine_name: str, engine: Engine, source: str, tag: str) -> bool:
         return False
     if engine.inspect(source) is not None:
         raise InputError(
-            f"want one image {tag}, got {source} in the engine and a layout in dist/{tag}",
+            f"two images {tag}: {source} in the engine and a layout in dist/{tag}",
             hint="say which one: --engine docker or --engine layout",
         )
     return True

@@ -29,7 +29,7 @@ def remove(image: str, yes: bool, as_json: bool, connection: Connection) -> None
     """
     if not yes:
         if not sys.stdin.isatty():
-            raise InputError(f"want --yes to remove {image} without a terminal", hint="add --yes")
+            raise InputError(f"without a terminal, removing {image} needs --yes")
         click.confirm(f"Remove {image}?", abort=True, err=True)
     remove_image(image, connection=connection, note=say)
     print_answer({"image": image, "removed": True}, f"{image}: removed", as_json=as_json)

@@ -116,16 +116,16 @@ def read_plan(path: str) -> Plan:
     try:
         document = load_json(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"want a plan as JSON in {path}, got {error}") from error
+        raise InputError(f"{path} is no plan in JSON: {error}") from error
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     plan = document.get("plan", document) if isinstance(document, dict) else None
     if not isinstance(plan, dict):
-        raise InputError(f"want a plan as JSON in {path}, got no object")
+        raise InputError(f"{path} is no plan: no JSON object")
     try:
         return Plan.from_json(plan)
     except ProtocolError as error:
-        raise InputError(f"want a plan in {path}, got {error.message}") from error
+        raise InputError(f"{path} is no plan: {error.message}") from error
 
 
 def plan_instead(path: str, repo_id: str) -> Plan:
@@ -136,7 +136,7 @@ def plan_instead(path: str, repo_id: str) -> Plan:
         repo_id: As it was given; a command must be running.
 
     Raises:
-        InputError: The file is no plan, or the arguments want something else than it says.
+        InputError: The file is no plan, or the arguments contradict it.
         StorageError: The file cannot be read.
     """
     plan = read_plan(path)
@@ -144,7 +144,7 @@ def plan_instead(path: str, repo_id: str) -> Plan:
     given = [flag for name, flag in _SETTLED.items() if _is_given(name) and values.get(name)]
     if given:
         raise InputError(
-            f"want --plan or {given[0]}, got both",
+            f"--plan and {given[0]} exclude each other",
             hint="a plan has settled commit, files and layers; make another one to change them",
         )
     planned = plan.snapshot.repo
@@ -153,8 +153,7 @@ def plan_instead(path: str, repo_id: str) -> Plan:
     # The plan has the real id of a repo that was renamed, or is spelled otherwise.
     if (wanted.type, wanted.name.lower()) != (planned.type, planned.name.lower()):
         raise InputError(
-            f"want a plan of {wanted.type} {wanted.id}, got one of {planned.type} {planned.id}"
-            f" in {path}"
+            f"{path} is a plan of {planned.type} {planned.id}, not of {wanted.type} {wanted.id}"
         )
     return plan
 

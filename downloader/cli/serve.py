@@ -45,7 +45,8 @@ def serve_options_of(
         InputError: They do not go together, or one of them says nothing.
     """
     if no_cache and (cache_dir or cache_size):
-        raise InputError("want --no-cache or a cache, got both")
+        flag = "--cache-dir" if cache_dir else "--cache-size"
+        raise InputError(f"--no-cache and {flag} exclude each other")
     host, port = _parse_listen(listen)
     memory_bytes = parse_size(memory)
     if memory_bytes < _SMALLEST_MEMORY_BYTES:

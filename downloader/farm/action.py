@@ -54,7 +54,7 @@ def parse_action_inputs(
         raise InputError(f"want only the inputs {', '.join(INPUTS)}, got {unknown[0]!r}")
     given = {name: str(value).strip() for name, value in inputs.items()}
     if not given.get("repo-id"):
-        raise InputError("repo-id: want a repo like Salesforce/codet5-small, got none")
+        raise InputError("repo-id is missing: a repo like Salesforce/codet5-small")
     own = f"{GHCR}/{environment.get('GITHUB_REPOSITORY_OWNER', '').lower()}/{IMAGE}"
     fields: dict[str, object] = {name.replace("-", "_"): given.get(name, "") for name in _FIELDS}
     fields["registries"] = given.get("to") or own
@@ -90,7 +90,7 @@ def _logins(
     username, password = given.get("username", ""), given.get("password", "")
     logins = []
     if bool(username) != bool(password):
-        raise InputError("want username and password together, got one of them")
+        raise InputError("username and password need each other")
     if username:
         others = [host for host in hosts if host != GHCR] or list(hosts)
         if len(others) != 1:

@@ -70,7 +70,7 @@ def _iter_manifests(store: ListableStore, top: RawManifest) -> Iterator[Manifest
 def _get(store: ListableStore, reference: str) -> RawManifest:
     found = store.get_manifest(reference)
     if found is None:
-        raise IntegrityError(f"{store.name}: want the manifest {reference}, got none")
+        raise IntegrityError(f"{store.name}: the manifest {reference} is missing")
     return found
 
 

@@ -84,7 +84,7 @@ def jobs_of_inputs(inputs: Mapping[str, Any], models: Models) -> list[Job]:
         raise InputError(f"want only the fields {', '.join(sorted(_FIELDS))}, got {unknown[0]!r}")
     if "repo_id" not in given and "tag" not in given:
         raise InputError(
-            "want a repo id or the tag of a model in models.toml, got neither",
+            "neither a repo id nor the tag of a model in models.toml is given",
             hint="fill in the field repo_id, e.g. Salesforce/codet5-small",
         )
     base = _new_model(given, models) if "repo_id" in given else models.find(given["tag"])

@@ -206,7 +206,7 @@ def _parse_model(table: TomlTable, defaults: _Defaults) -> Model:
     table.check_keys(_MODEL_KEYS)
     registries = _parse_registries(table, defaults.owner) or defaults.registries
     if not registries:
-        table.fail("want at least one registry, here or under [defaults], got none")
+        table.fail("no registry is given, here or under [defaults]")
     tag, revision = table.text("tag"), table.text("revision", DEFAULTS["revision"])
     return Model(
         tag=table.checked(lambda: check_tag(tag), "tag"),
@@ -257,7 +257,7 @@ def _parse_registries(table: TomlTable, owner: str) -> tuple[str, ...]:
 
 def _parse_registry(table: TomlTable, index: int, text: str, owner: str) -> str:
     if "{owner}" in text and not owner:
-        table.fail(f"{text!r} wants an owner under [defaults], got none", "registries", index)
+        table.fail(f"{text!r} needs an owner under [defaults]", "registries", index)
     filled = text.replace("{owner}", owner)
     reference = table.checked(lambda: parse_reference(filled), "registries", index)
     if reference.tag or reference.digest:

@@ -87,7 +87,7 @@ def plan_job(job: Job, session: Session) -> Plan:
     snapshot = plan.snapshot
     if (snapshot.gated or snapshot.private) and not session.environment.get("HF_TOKEN"):
         raise InputError(
-            f"want the secret HF_TOKEN for {snapshot.repo.id}, which is not public, got none",
+            f"{snapshot.repo.id} is not public, and the secret HF_TOKEN is not set",
             hint="make a read token on the Hub and save it as the repository's secret HF_TOKEN",
         )
     return plan

@@ -68,7 +68,7 @@ class TomlTable:
     def text(self, key: str, default: str | None = None) -> str:
         """Return a string; without a default the key has to be there."""
         if default is None and key not in self.values:
-            self.fail(f"want the key {key!r}, got none")
+            self.fail(f"the key {key!r} is missing")
         value = self.values.get(key, default)
         if not isinstance(value, str):
             self.fail(f"{key}: want a string, got {_kind(value)}", key)

@@ -193,14 +193,14 @@ def _check_distinct(paths: Iterable[str]) -> None:
     parents: set[str] = set()
     for path in paths:
         if path in seen:
-            raise ProtocolError(f"want each path once, got twice: {path!r}")
+            raise ProtocolError(f"the path {path!r} appears twice")
         seen.add(path)
         parent = path.rpartition("/")[0]
         while parent and parent not in parents:
             parents.add(parent)
             parent = parent.rpartition("/")[0]
     if clash := sorted(seen & parents):
-        raise ProtocolError(f"want a file or a directory, got both: {clash[0]!r}")
+        raise ProtocolError(f"the path {clash[0]!r} is both a file and a directory")
 
 
 class BlobHasher:

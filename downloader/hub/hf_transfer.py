@@ -161,7 +161,7 @@ def _watch(
         elif time.monotonic() - grown_at_s > stall_s:
             # Perhaps only a slow line: it keeps what it has in memory until a chunk is whole,
             # and would be no quicker the second time. Our own stream sees every byte.
-            raise UnfitError(f"want more bytes within {stall_s:g} s, got none")
+            raise UnfitError(f"no bytes came for {stall_s:g} s")
 
 
 def _check_answer(child: "subprocess.Popen[bytes]") -> None:

@@ -218,7 +218,7 @@ def _split_type(path: str) -> tuple[str | None, list[str]]:
 
 def _agreed(kind: str | None, repo_type: str) -> str:
     if kind is not None and repo_type not in {"model", kind}:
-        raise InputError(f"want --repo-type {kind}, as the name says, got {repo_type}")
+        raise InputError(f"the name is of a {kind}, but --repo-type says {repo_type}")
     return kind or repo_type
 
 

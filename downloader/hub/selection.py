@@ -34,7 +34,7 @@ def select(files: Iterable[RepoFile], selection: Selection) -> tuple[RepoFile, .
     by_path = {file.path: file for file in files}
     if not by_path:
         raise InputError(
-            "want at least one file, got a repo without any",
+            "the repo has no files",
             hint="check --revision: another one may have files",
         )
     kept = set(by_path)
@@ -43,7 +43,7 @@ def select(files: Iterable[RepoFile], selection: Selection) -> tuple[RepoFile, .
         kept = named | _matching("--include", selection.include, by_path)
     kept -= _matching("--exclude", selection.exclude, by_path)
     if not kept:
-        raise InputError(f"want at least one file, got none of {len(by_path)} after --exclude")
+        raise InputError(f"--exclude leaves none of the {len(by_path)} files")
     return tuple(by_path[path] for path in sorted(kept))
 
 
@@ -52,7 +52,7 @@ def _named(name: str, paths: Iterable[str]) -> list[str]:
     if not found:
         close = difflib.get_close_matches(name, list(paths), n=1)
         hint = f"did you mean {close[0]!r}?" if close else "names are paths inside the repo"
-        raise InputError(f"want file {name!r}, the repo has none of that name", hint=hint)
+        raise InputError(f"the repo has no file {name!r}", hint=hint)
     return found
 
 

@@ -73,7 +73,7 @@ class Connection:
         if self.username is None and self.password is None:
             return stored
         if not self.username or not self.password:
-            raise InputError("want a user and a password together, got one of them")
+            raise InputError("a user name and a password need each other")
         registries = sorted({reference.registry for reference in references})
         if len(registries) != 1:
             raise InputError(

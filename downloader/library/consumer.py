@@ -284,7 +284,7 @@ def select(files: Sequence[str], include: Sequence[str], exclude: Sequence[str])
         InputError: File names together with patterns, which ``hf download`` ignores.
     """
     if files and (include or exclude):
-        raise InputError("want file names or --include/--exclude, got both")
+        raise InputError("file names cannot be combined with --include or --exclude")
     return Selection(tuple(files), tuple(include), tuple(exclude))
 
 
@@ -297,7 +297,7 @@ def find_target(
         InputError: Two places are named.
     """
     if local_dir is not None and cache_dir is not None:
-        raise InputError("want --cache-dir or --local-dir, got both")
+        raise InputError("--cache-dir and --local-dir exclude each other")
     if local_dir is not None:
         return LocalTarget(expand_home(local_dir))
     return CacheTarget(environment.hub_cache_dir if cache_dir is None else expand_home(cache_dir))

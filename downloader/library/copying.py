@@ -217,7 +217,7 @@ def _stored_at(place: Reference | Path, opened: _Opened, session: Session) -> St
 def _tag_of(opened: _Opened, place: Reference | Path) -> str:
     if opened.tag is None:
         raise InputError(
-            f"{opened.image.name}: want a tag for the image at {place}, got none",
+            f"{opened.image.name}: the copy in {place} needs a tag",
             hint="name one: NAME:TAG@sha256:... where it comes from a registry, else --to NAME:TAG",
         )
     return opened.tag

@@ -167,7 +167,7 @@ def _check_same_repo(existing: ImageInfo, plan: Plan, name: str) -> None:
     has = f"{known.repo.type} {known.repo.id}" if known else "something else"
     repo = plan.snapshot.repo
     raise InputError(
-        f"want to build {name} for {repo.type} {repo.id}, but that image holds {has}",
+        f"{name} exists and holds {has}, not {repo.type} {repo.id}",
         hint="choose another --tag, or overwrite it with --force",
     )
 
@@ -247,7 +247,7 @@ def push_from_engine(
     info = engine.info()
     found = engine.inspect(source)
     if found is None:
-        raise InputError(f"want the image {source} in the engine, got none", hint="build it first")
+        raise InputError(f"the engine has no image {source}", hint="build it first")
     if not allow_gated:
         check_open(parse_labels(found.labels), source)
     if not info.has_containerd_store:

@@ -141,7 +141,7 @@ def push(
 
     >>> push("dist/none", ["ghcr.io/me/models"])
     Traceback (most recent call last):
-    downloader.errors.InputError: want an image in dist/none, got none
+    downloader.errors.InputError: dist/none holds no image
     """
     path = Path(directory)
     references = [parse_reference(name) for name in to]
@@ -265,7 +265,7 @@ def push_layout(
     """
     layout = Layout(dist / tag)
     if not has_layout(tag, dist):
-        raise InputError(f"want an image in {layout.name}, got none", hint="build it first")
+        raise InputError(f"{layout.name} holds no image", hint="build it first")
     if not allow_gated:
         check_open(read_labels(layout, tag), layout.name)
 

@@ -403,7 +403,7 @@ def resolve(hub: Hub, repo_id: str, options: PlanOptions, environment: Environme
     revision = options.revision or name.revision
     if name.revision not in {None, revision}:
         raise InputError(
-            f"want one revision, got {name.revision} in {repo_id!r} and --revision {revision}"
+            f"two revisions: {name.revision} in {repo_id!r}, and --revision {revision}"
         )
     return hub.resolve(name.repo, revision, wanted)
 

@@ -158,7 +158,7 @@ def _load(context: ssl.SSLContext, setting: Setting, path: Path) -> None:
         if setting.name == "SSL_CERT_DIR":
             return  # such a directory may hold revocation lists and keys as well
         raise InputError(
-            f"{setting.name}: {path}: want PEM certificates, got none",
+            f"{setting.name}: {path}: no PEM certificates in it",
             hint=f"correct or unset {setting.name}",
         ) from error
     except OSError as error:

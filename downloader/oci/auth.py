@@ -151,7 +151,7 @@ def _parse_params(header: str, at: int) -> tuple[dict[str, str], int]:
         if name == "scope" and name in params:  # one for each repository, as some write it
             value = f"{params[name]} {value}"
         elif params.get(name, value) != value:
-            raise ProtocolError(f"WWW-Authenticate: want {name} once, got it twice")
+            raise ProtocolError(f"WWW-Authenticate: {name} appears twice")
         params[name] = value
         at = _skip(_GAP, header, param.end())
     if not params:

@@ -69,7 +69,7 @@ def choose_manifest(data: bytes, get: GetBlob) -> Manifest:
         found = get(digest)
         left_bytes -= _DOCUMENT_BYTES + len(found or b"")
         if left_bytes < 0:
-            raise ProtocolError("want an image in the index, got too many documents before one")
+            raise ProtocolError("the index names too many documents before an image")
         return found
 
     return _choose(data, get_counted, 0)
@@ -81,7 +81,7 @@ def _choose(data: bytes, get: GetBlob, depth: int) -> Manifest:
         return document
     if depth >= _NESTING_LIMIT:
         raise ProtocolError(f"want an index of images, got indexes {depth} deep")
-    reason: HfModelsError = ProtocolError("want an index that names an image, got none")
+    reason: HfModelsError = ProtocolError("the index names no image")
     for descriptor in _by_preference(document):
         below = get(descriptor.digest)
         if below is None:

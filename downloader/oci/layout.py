@@ -64,7 +64,7 @@ class Layout:
         size_bytes = self.blob_size(digest)
         want = byte_range or ByteRange(0, size_bytes or 0)
         if size_bytes is None:
-            raise StorageError(f"{self.name}: want the blob {digest}, got none")
+            raise StorageError(f"{self.name}: the blob {digest} is missing")
         if want.end > size_bytes:
             raise ProtocolError(
                 f"{path}: want bytes {want.start} to {want.end}, got a blob of {size_bytes} bytes"
@@ -129,7 +129,7 @@ class Layout:
         document = _parse_object(data, f"{self.name}@{digest}")
         for named in _iter_named(document):
             if self.blob_size(named) is None:
-                raise StorageError(f"{self.name}@{digest}: want its blob {named}, got none")
+                raise StorageError(f"{self.name}@{digest}: its blob {named} is missing")
         with self.create_blob(len(data)) as writer:
             writer.write(memoryview(data))
             writer.commit(digest)

@@ -96,7 +96,7 @@ class Registry:
             if size_bytes is None:
                 size_bytes = len(exchange.read(_UNTOLD_LIMIT_BYTES))
         if size_bytes >= _UNTOLD_LIMIT_BYTES and content_length(exchange.headers) is None:
-            raise ProtocolError(f"{what}: want Content-Length, got none")
+            raise ProtocolError(f"{what}: no Content-Length")
         return size_bytes
 
     def open_blob(self, digest: Digest, byte_range: ByteRange | None = None) -> BlobReader:

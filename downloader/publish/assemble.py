@@ -163,7 +163,7 @@ def _plan_in(destination: Destination, assembled: _Assembled) -> Plan:
         if found is not None:
             return Plan.from_json(parse_json_object(found, "plan", PLAN_LIMIT_BYTES))
     raise InputError(
-        f"{destination.name}: want the plan of the image, to sign its files, got none",
+        f"{destination.name}: the image has no plan, which signing its files needs",
         hint="give it with --plan FILE",
     )
 

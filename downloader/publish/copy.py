@@ -430,7 +430,7 @@ def _iter_manifests(
         for descriptor in parsed.manifests:
             inner = source.get_manifest(descriptor.digest)
             if inner is None:
-                raise InputError(f"{name}: want the manifest {descriptor.digest}, got none")
+                raise InputError(f"{name}: the manifest {descriptor.digest} is missing")
             yield from _iter_manifests(source, name, inner)
     yield raw
 

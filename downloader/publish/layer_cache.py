@@ -278,8 +278,8 @@ def look_at_tag(destination: Destination, plan: Plan, *, force: bool) -> TaggedI
     if not force and (labels is None or labels.repo != plan.snapshot.repo):
         carries = f"{labels.repo.type} {labels.repo.id}" if labels else "another image"
         raise InputError(
-            f"{destination.name}: want {plan.snapshot.repo.type} {plan.snapshot.repo.id},"
-            f" got a tag that carries {carries}",
+            f"{destination.name}: the tag carries {carries},"
+            f" not {plan.snapshot.repo.type} {plan.snapshot.repo.id}",
             hint="choose another --tag, or overwrite it with --force",
         )
     return TaggedImage(raw, manifest, labels)

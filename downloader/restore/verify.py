@@ -60,7 +60,7 @@ def verify(
     while hashing.wants_another_pass():
         found = look(hashing)
     if not found:
-        raise ProtocolError(f"{source}: want a Hugging Face cache in it, got none")
+        raise ProtocolError(f"{source}: no Hugging Face cache in it")
     return _report(found, hashing)
 
 

@@ -226,7 +226,7 @@ class LocalSource:
         try:
             status = next(file for file in files if file.exists()).stat()
         except (OSError, StopIteration) as error:
-            raise InputError(f"{path}: want an image, got none") from error
+            raise InputError(f"{path} holds no image") from error
         return status.st_mtime_ns, status.st_size
 
     def _read(self) -> Iterator[Entry]:

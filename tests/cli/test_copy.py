@@ -84,7 +84,7 @@ def _docker_archive(directory: Path) -> Path:
     [
         (("image", "image"), "x.tar", "want one image for an archive, got 2"),
         (("packed.tar",), "images/", "hint: decompress it first: gzip -d"),
-        (("untagged.tar",), "images/", "want a tag for the image at"),
+        (("untagged.tar",), "images/", "needs a tag"),
         (("docker-daemon:x",), "images/", "hint: save it first: docker save"),
         (("root",), "images/", "hint: put it into a tar first: tar -C"),
     ],

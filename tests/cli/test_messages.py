@@ -179,7 +179,7 @@ def test_what_is_counted_has_its_name(side: Side) -> None:
 
 def test_a_repo_without_files_is_said_to_be_one(side: Side) -> None:
     ran = side.publish("org/empty", code=2)
-    assert "error: want at least one file, got a repo without any" in ran.err
+    assert "error: the repo has no files" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,8 @@ def test_no_standard_stream_at_all_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("remove 127.0.0.1:1/a/b:c", "want --yes to remove"),
-        ("login 127.0.0.1:1 --username me --password-stdin", "want a password on standard input"),
+        ("remove 127.0.0.1:1/a/b:c", "without a terminal, removing"),
+        ("login 127.0.0.1:1 --username me --password-stdin", "no password on standard input"),
     ],
 )
 def test_a_closed_standard_input_is_an_empty_one(command: str, said: str) -> None:
@@ -168,7 +168,7 @@ def test_a_login_names_a_registry(command: str) -> None:
 )
 def test_a_login_that_nobody_answers_says_what_it_wants(command: str, flag: str) -> None:
     done = run_in_shell(f"$HF {command} < /dev/null", code=2)
-    assert f"want {flag} where nobody answers" in done.err
+    assert f"nobody is there to answer: {flag} is needed" in done.err
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_an_annotation_that_cannot_be(tmp_path: Path, changed: dict[str, str], s
 def test_an_index_without_an_image(tmp_path: Path) -> None:
     store = Layout(tmp_path / "layout")
     store.put_manifest("empty", Index(()).to_bytes(), INDEX)
-    with pytest.raises(ProtocolError, match="want an image in the index"):
+    with pytest.raises(ProtocolError, match="the index names no image"):
         read_published(store, "empty")
 
 
@@ -598,7 +598,7 @@ def test_flags_that_do_not_fit_together(arguments: list[str]) -> None:
     known = [str(ROOT / item) if item == "README.md" else item for item in arguments]
     code, _, err = hf_models("catalog", "--file", models, *known)
     assert code == 2
-    assert "want --readme with the names of READMEs" in err
+    assert "--readme needs names of READMEs" in err
 
 
 def test_a_readme_that_is_no_utf8_is_refused(tmp_path: Path) -> None:

@@ -142,9 +142,12 @@ def test_two_models_with_one_tag() -> None:
     ("text", "said"),
     [
         ("[model]\n", "1: want [[model]], a table with two brackets"),
-        ('[[model]]\ntag = "x"\n', "1: want at least one registry, here or under [defaults]"),
-        ('[defaults]\nregistries = ["a/b"]\n[[model]]\ntag = "x"\n', "3: want the key 'repo'"),
-        ('[defaults]\nregistries = ["{owner}/b"]\n', "2: '{owner}/b' wants an owner"),
+        ('[[model]]\ntag = "x"\n', "1: no registry is given, here or under [defaults]"),
+        (
+            '[defaults]\nregistries = ["a/b"]\n[[model]]\ntag = "x"\n',
+            "3: the key 'repo' is missing",
+        ),
+        ('[defaults]\nregistries = ["{owner}/b"]\n', "2: '{owner}/b' needs an owner"),
         ('[defaults]\nowner = "a b"\n', "2: owner: want a part of an image name, got 'a b'"),
         ('[default]\nowner = "a"\n', "1: unknown key 'default'"),
         ("[defaults]\n[defaults]\n", "2: 'defaults' is there already, at line 1"),

@@ -128,10 +128,10 @@ def test_partial_snapshot_has_no_tree() -> None:
 
 def test_a_file_cannot_be_a_directory_too() -> None:
     clash = replace(SNAPSHOT, files=(make_file("a", b""), make_file("a/b", b"")))
-    with pytest.raises(ProtocolError, match="got both"):
+    with pytest.raises(ProtocolError, match="is both a file and a directory"):
         iter_metadata_entries(clash)
     twice = replace(SNAPSHOT, files=(make_file("a", b""), make_file("a", b"x")))
-    with pytest.raises(ProtocolError, match="got twice"):
+    with pytest.raises(ProtocolError, match="appears twice"):
         iter_metadata_entries(twice)
 
 

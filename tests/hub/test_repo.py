@@ -76,7 +76,7 @@ def test_name_of_no_repo_is_answered_with_what_to_write(text: str, hint: str | N
 
 def test_name_that_contradicts_the_flag() -> None:
     assert parse_repo_name("datasets/acme/x", "dataset").repo == DATA
-    with pytest.raises(InputError, match="want --repo-type dataset, as the name says, got space"):
+    with pytest.raises(InputError, match="the name is of a dataset, but --repo-type says space"):
         parse_repo_name("hf://datasets/acme/x", "space")
 
 

@@ -113,7 +113,7 @@ def test_missing_file_is_reported_under_its_variable(name: str, tmp_path: Path) 
 
 def test_file_without_certificates_is_reported_under_its_variable(tmp_path: Path) -> None:
     (tmp_path / "x.pem").write_text("no certificate")
-    with pytest.raises(InputError, match=r"SSL_CERT_FILE: .*want PEM certificates, got none"):
+    with pytest.raises(InputError, match=r"SSL_CERT_FILE: .*no PEM certificates"):
         ask("127.0.0.1:1", {"SSL_CERT_FILE": str(tmp_path / "x.pem")})
 
 

@@ -55,5 +55,5 @@ def test_the_layers_of_an_image_are_counted_as_they_are_listed() -> None:
 def test_without_a_job_nothing_is_asked_of_the_hub(hub: HubServer) -> None:
     code, _, err = hf_models("plan", "org/model", "--github-output")
     assert code == 2
-    assert "want $GITHUB_OUTPUT" in err
+    assert "$GITHUB_OUTPUT is not set" in err
     assert not hub.log()

@@ -373,7 +373,7 @@ def test_assembling_again_finds_the_image(side: Side, tmp_path: Path) -> None:
     planned = side.assemble("other", "--plan", str(plan), "--json")
     assert planned.json["targets"] == first["targets"]
     both = side.assemble("other", "--plan", str(plan), "--revision", OTHER.sha, code=2)
-    assert "want --plan or --revision, got both" in both.err
+    assert "--plan and --revision exclude each other" in both.err
     unsure = side.assemble("other", code=2)
     assert f"the tag carries commit {OTHER.sha}" in unsure.err
 
@@ -415,7 +415,7 @@ def test_a_file_that_is_no_plan_is_named(side: Side, tmp_path: Path, text: str) 
     path = tmp_path / "plan.json"
     path.write_text(text)
     ran = side.publish("org/model", "--plan", str(path), code=2)
-    assert f"in {path}, got" in ran.err
+    assert f"{path} is no plan" in ran.err
 
 
 def test_assemble_without_shards_says_so(side: Side) -> None:
@@ -487,11 +487,11 @@ def test_a_plan_from_a_file_is_what_is_published(
     assert side.publish("org/model", "--plan", str(path)).code == 0
     check_image(side.store(), "model", MODEL)
     for wrong, said in {
-        ("org/other",): "want a plan of model org/other, got one of model org/model",
-        ("org/model", "--repo-type", "dataset"): "want a plan of dataset org/model",
-        ("org/model", "--revision", "main"): "want --plan or --revision, got both",
-        ("org/model", "config.json"): "want --plan or FILE, got both",
-        ("org/model", "--layer-size", "2MiB"): "want --plan or --layer-size, got both",
+        ("org/other",): "is a plan of model org/model, not of model org/other",
+        ("org/model", "--repo-type", "dataset"): "org/model, not of dataset org/model",
+        ("org/model", "--revision", "main"): "--plan and --revision exclude each other",
+        ("org/model", "config.json"): "--plan and FILE exclude each other",
+        ("org/model", "--layer-size", "2MiB"): "--plan and --layer-size exclude each other",
     }.items():
         ran = side.publish(*wrong, "--plan", str(path), code=2)
         assert said in ran.err
@@ -598,9 +598,9 @@ def test_no_secret_is_in_the_image_or_in_what_is_printed(
         (("--shard", "4/3"), "want a shard like 3/8"),
         (("--memory", "64MiB"), "raise --memory"),
         (("--memory", "lots"), "want a size like 256MiB"),
-        (("--username", "me"), "--username and --password-stdin together"),
+        (("--username", "me"), "--username and --password-stdin need each other"),
         (("--tag", "x" * 125), "want a tag of at most 115 characters, got one of 125"),
-        (("--revision", "main", "--plan", "/dev/null"), "want a plan as JSON in /dev/null"),
+        (("--revision", "main", "--plan", "/dev/null"), "/dev/null is no plan in JSON"),
         (("--base", "127.0.0.1:1/none:x", "--tries", "1"), "no answer from 127.0.0.1"),
     ],
 )

@@ -185,7 +185,7 @@ def test_a_layer_with_other_bytes_than_its_digest(tmp_path: Path) -> None:
 def test_an_image_without_a_cache(tmp_path: Path) -> None:
     put_image(layout(tmp_path), [layer_of(Member("etc/passwd", b"root"))])
     ran = hf_models("verify", tmp_path, code=5)
-    assert "want a Hugging Face cache in it, got none" in ran.err
+    assert "no Hugging Face cache in it" in ran.err
 
 
 @pytest.mark.docker

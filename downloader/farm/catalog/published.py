@@ -116,12 +116,12 @@ def read_platform(store: ListableStore, tag: str, top: Manifest | Index) -> Mani
         return top
     images = [item for item in top.manifests if _is_image(item)]
     if not images:
-        raise ProtocolError(f"{store.name}:{tag}: want an image in the index, got none")
+        raise ProtocolError(f"{store.name}:{tag}: the index names no image")
     chosen = next((item for item in images if str(item.platform) == _PREFERRED), images[0])
     raw = store.get_manifest(chosen.digest)
     manifest = parse_manifest(raw.data) if raw else None
     if not isinstance(manifest, Manifest):
-        raise ProtocolError(f"{store.name}:{tag}: want the manifest {chosen.digest}, got none")
+        raise ProtocolError(f"{store.name}:{tag}: the manifest {chosen.digest} is missing")
     return manifest
 
 

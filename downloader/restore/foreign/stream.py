@@ -240,9 +240,7 @@ def _find_image(
             f"{name}: want an image archive, got neither index.json nor manifest.json"
         )
     if config is None:
-        raise ProtocolError(
-            f"{name}: want config {manifest.config.digest}, got none", hint=_INCOMPLETE
-        )
+        raise ProtocolError(f"{name}: lacks config {manifest.config.digest}", hint=_INCOMPLETE)
     parsed = parse_json_object(config, "config", _DOCUMENT_LIMIT_BYTES)
     return manifest, parsed, paths, digest_of(named.data)
 
