@@ -37,6 +37,15 @@ def load_json(data: bytes | str) -> Any:  # noqa: ANN401 - whatever JSON can hol
     return document
 
 
+def load_object(data: bytes | str) -> dict[str, Any] | None:
+    """Return the object that a text in JSON is; None where it is no JSON, or anything else."""
+    try:
+        document = load_json(data)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
 class Document:
     """An object whose values are taken by key and type.
 

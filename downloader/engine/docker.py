@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from downloader.document import load_object
 from downloader.engine.heartbeat import heartbeat
 from downloader.engine.log import PRUNE_HINT, BuildLog
 from downloader.errors import EngineError, StorageError
@@ -138,10 +139,7 @@ class Engine:
 
     def _info_document(self) -> dict[str, Any]:
         done = self._run("info", "--format", "{{json .}}")
-        try:
-            document: dict[str, Any] = json.loads(done.stdout)
-        except ValueError:
-            document = {}
+        document = load_object(done.stdout) or {}
         errors = document.get("ServerErrors") or []
         if done.returncode != 0 or errors or "ServerVersion" not in document:
             reason = errors[0] if errors else _last_line(done.stderr)

@@ -1,10 +1,9 @@
 """BuildKit's plain log to progress, and to the error behind a failed build."""
 
-import json
 import re
 from collections import deque
-from typing import Any
 
+from downloader.document import load_object
 from downloader.errors import (
     EngineError,
     HfModelsError,
@@ -79,10 +78,8 @@ class BuildLog:
             self._progress.note(text)
 
     def _feed_event(self, text: str) -> None:
-        try:
-            event: dict[str, Any] = json.loads(text)
-        except ValueError:
-            return  # BuildKit cuts lines that are too long; the next one tells the rest
+        # BuildKit cuts lines that are too long; the next one tells the rest.
+        event = load_object(text) or {}
         if "verb" in event:
             self._progress.start(event["total_bytes"], event["total_files"])
         if event.get("bytes"):

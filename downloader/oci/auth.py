@@ -6,12 +6,12 @@ Source: distribution, docs/content/spec/auth/{token,oauth,scope}.md; RFC 9110, s
 """
 
 import base64
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
+from downloader.document import load_object
 from downloader.errors import ProtocolError, RegistryError, without_secrets
 from downloader.net.address import Address, is_loopback, parse_address
 
@@ -305,11 +305,7 @@ def covers(granted: Iterable[Scope], wanted: Scopes) -> bool:
 
 
 def _parse_token(body: bytes, realm: str, now_s: float) -> _Token:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        document = None
-    fields = document if isinstance(document, dict) else {}
+    fields = load_object(body) or {}
     value = fields.get("token") or fields.get("access_token")
     if not isinstance(value, str) or not _TOKEN.fullmatch(value):
         raise ProtocolError(f"{realm}: want JSON with a token, got {len(body)} bytes without one")

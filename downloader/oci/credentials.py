@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from downloader.document import load_json
+from downloader.document import load_object
 from downloader.errors import InputError
 from downloader.fs import storage_errors, write_atomically
 from downloader.oci.auth import Credential
@@ -269,14 +269,12 @@ def _read_config(path: Path) -> dict[str, object]:
         if path.stat().st_size > _CONFIG_LIMIT_BYTES:
             raise InputError(f"{path}: want at most {_CONFIG_LIMIT_BYTES} bytes, got more")
         data = path.read_bytes()
-        document = load_json(data) if data.strip() else {}  # as Docker and podman take it
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (ValueError, RecursionError):
-        document = None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({type(error).__name__})") from error
-    if not isinstance(document, dict):
+    document = load_object(data) if data.strip() else {}  # as Docker and podman take it
+    if document is None:
         raise InputError(f"{path}: want a JSON object, got something else")
     return document
 
@@ -318,11 +316,7 @@ def _decode_auth(auth: object, where: str) -> tuple[str, str]:
 def _parse_helper_answer(output: bytes, name: str) -> Credential | None:
     if not output.strip():
         raise InputError(f"{name}: printed nothing", hint="log in again, or remove its entry")
-    try:
-        document = load_json(output)
-    except (ValueError, RecursionError):
-        document = None
-    fields = document if isinstance(document, dict) else {}
+    fields = load_object(output) or {}
     username, secret = fields.get("Username"), fields.get("Secret")
     if not isinstance(username, str) or not isinstance(secret, str):
         raise InputError(f"{name}: want JSON with Username and Secret, got something else")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from downloader.document import load_object
 from downloader.errors import IntegrityError, ProtocolError, StorageError
 from downloader.fs import NewFile, hold_lock, make_directory, storage_errors, write_atomically
 from downloader.net.ranges import ByteRange
@@ -260,11 +261,8 @@ class _BlobWriter:
 
 
 def _parse_object(data: bytes, where: str) -> Index:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
+    document = load_object(data)
+    if document is None:
         raise ProtocolError(f"{where}: want a JSON object, got {len(data)} bytes of something else")
     return document
 

@@ -3,11 +3,10 @@
 `oci.registry_write` adds those that write.
 """
 
-import json
 import time
 from collections.abc import Callable
 
-from downloader.document import check_parsed_size
+from downloader.document import check_parsed_size, load_object
 from downloader.errors import (
     IntegrityError,
     ProtocolError,
@@ -240,11 +239,8 @@ def _check_manifest_digest(reference: str, answer: Answer, what: str) -> Digest:
 
 
 def _parse_tags(body: bytes, key: str, what: str) -> list[str]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        document = None
-    tags = document.get(key) if isinstance(document, dict) else ()
+    document = load_object(body)
+    tags = document.get(key) if document is not None else ()
     if tags is None:
         return []  # a repository whose tags were all deleted
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):

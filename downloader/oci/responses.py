@@ -1,11 +1,11 @@
 """Answers of a registry: its errors in words, its links and its redirects. No I/O."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from downloader.document import load_object
 from downloader.errors import ProtocolError, RegistryError, without_secrets
 from downloader.net.address import parse_address, resolve_address
 from downloader.net.retry import parse_retry_after
@@ -45,11 +45,7 @@ def parse_errors(body: bytes) -> list[tuple[str, str]]:
     >>> parse_errors(b"<html>502 Bad Gateway</html>")
     []
     """
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return []
-    errors = document.get("errors") if isinstance(document, dict) else None
+    errors = (load_object(body) or {}).get("errors")
     if not isinstance(errors, list):
         return []
     found = [error for error in errors if isinstance(error, dict)]
