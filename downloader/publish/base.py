@@ -15,12 +15,10 @@ from downloader.oci.manifest import (
     Index,
     Manifest,
     Platform,
-    parse_json_object,
     parse_manifest,
 )
 from downloader.oci.store import RawManifest, ReadableStore
-from downloader.publish.copy import read_blob, side_by_side
-from downloader.publish.layer_cache import CONFIG_LIMIT_BYTES
+from downloader.publish.copy import read_config, side_by_side
 
 # The same bytes under the names of the other specification; one manifest has one kind.
 _LAYER_TYPES = {
@@ -158,8 +156,7 @@ def _platform(store: ReadableStore, manifest: Manifest, name: str) -> BasePlatfo
         raise InputError(
             f"base image {name}: want an image, got an artifact of {manifest.config.media_type}"
         )
-    data = read_blob(store, manifest.config, CONFIG_LIMIT_BYTES)
-    config = parse_json_object(data, f"base image {name}: config", CONFIG_LIMIT_BYTES)
+    config = read_config(store, manifest.config, f"base image {name}: config")
     layers = tuple(_layer(descriptor, name) for descriptor in manifest.layers)
     rootfs = config.get("rootfs")
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None

@@ -8,14 +8,21 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from downloader.errors import HfModelsError, InputError, IntegrityError, ProtocolError
 from downloader.image import is_packed
 from downloader.net.ranges import ByteRange
 from downloader.oci.compression import PlainStream
 from downloader.oci.digest import Digest
-from downloader.oci.manifest import Descriptor, Index, parse_manifest
+from downloader.oci.image import CONFIG_LIMIT_BYTES
+from downloader.oci.manifest import (
+    PARSED_LIMIT_BYTES,
+    Descriptor,
+    Index,
+    parse_json_object,
+    parse_manifest,
+)
 from downloader.oci.seekable import FrameReader, read_table
 from downloader.oci.store import (
     BlobReader,
@@ -83,6 +90,22 @@ def read_blob(store: ReadableStore, descriptor: Descriptor, limit_bytes: int) ->
             filled += count
     check_bytes(descriptor, filled, hashlib.sha256(memoryview(data)[:filled]).hexdigest())
     return bytes(data[:filled])
+
+
+def read_config(store: ReadableStore, config: Descriptor, what: str) -> dict[str, Any]:
+    """Return the config of an image; `list` reads several at once, so its memory is bounded.
+
+    Args:
+        store: Where it is.
+        config: As the manifest names it.
+        what: It, for messages.
+
+    Raises:
+        ProtocolError: It is too large, or no JSON object.
+        IntegrityError: It is not what the descriptor says.
+    """
+    data = read_blob(store, config, CONFIG_LIMIT_BYTES)
+    return parse_json_object(data, what, CONFIG_LIMIT_BYTES, PARSED_LIMIT_BYTES)
 
 
 def open_tar(store: ReadableStore, layer: Descriptor, byte_range: ByteRange) -> BlobReader:

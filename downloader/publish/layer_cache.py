@@ -12,22 +12,20 @@ from functools import partial
 
 from downloader.errors import HfModelsError, InputError, ProtocolError, RegistryError
 from downloader.image import ImageLabels, is_packed, layer_name, parse_labels, stored_layer
-from downloader.oci.image import config_labels
+from downloader.oci.image import CONFIG_LIMIT_BYTES, config_labels
 from downloader.oci.manifest import (
     Descriptor,
     Index,
     Manifest,
-    parse_json_object,
     parse_manifest,
 )
 from downloader.oci.store import ListableStore, RawManifest, ReadableStore
 from downloader.plan import Layer, Plan
 from downloader.progress import Progress
 from downloader.publish.checkpoint import Record, Shard, is_image_tag, read_record, shards_among
-from downloader.publish.copy import StoredImage, read_blob, side_by_side
+from downloader.publish.copy import StoredImage, read_config, side_by_side
 from downloader.publish.destination import Destination
 
-CONFIG_LIMIT_BYTES = 8 * 1024 * 1024  # labels and a history of some thousand lines
 # Other tags of the repository that are looked at. Docker Hub counts every manifest that is read
 # as a pull, of which a free account has 200 in six hours; a tag costs two.
 _NEIGHBOURS = 3
@@ -248,9 +246,7 @@ def labels_of(store: ReadableStore, manifest: Manifest) -> ImageLabels | None:
     """Return what an image says of itself, None if it says nothing of ours."""
     found = parse_labels(manifest.annotations)
     if found is None and manifest.config.size_bytes <= CONFIG_LIMIT_BYTES:
-        data = read_blob(store, manifest.config, CONFIG_LIMIT_BYTES)
-        config = parse_json_object(data, "config", CONFIG_LIMIT_BYTES)
-        found = parse_labels(config_labels(config))
+        found = parse_labels(config_labels(read_config(store, manifest.config, "config")))
     return found
 
 

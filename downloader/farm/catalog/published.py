@@ -17,18 +17,14 @@ from downloader.image import PREFIX, REPO_ID_LABEL, ImageLabels, parse_labels
 from downloader.oci.digest import Digest
 from downloader.oci.image import config_labels
 from downloader.oci.manifest import (
-    PARSED_LIMIT_BYTES,
     Descriptor,
     Index,
     Manifest,
-    parse_json_object,
     parse_manifest,
 )
 from downloader.oci.store import ListableStore
-from downloader.publish.copy import read_blob
+from downloader.publish.copy import read_config
 
-# A config holds labels, history and one digest per layer: some kB.
-CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
 _ANNOTATION = "org.opencontainers.image"
 _PREFERRED = "linux/amd64"
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
@@ -143,13 +139,8 @@ def read_facts(
         if REPO_ID_LABEL in annotations:
             return annotations
     # `docker push` from the classic image store keeps no annotation; the labels survive.
-    return _read_labels(store, manifest.config)
-
-
-def _read_labels(store: ListableStore, config: Descriptor) -> Mapping[str, str]:
-    data = read_blob(store, config, CONFIG_LIMIT_BYTES)
-    what = str(config.digest)
-    return config_labels(parse_json_object(data, what, CONFIG_LIMIT_BYTES, PARSED_LIMIT_BYTES))
+    config = manifest.config
+    return config_labels(read_config(store, config, str(config.digest)))
 
 
 def _number(facts: Mapping[str, str], key: str) -> int | None:
