@@ -27,6 +27,7 @@ from downloader.oci.manifest import (
     Descriptor,
     Index,
     Manifest,
+    describe,
     parse_json_object,
     parse_manifest,
     to_json_bytes,
@@ -361,9 +362,7 @@ class LocalBlobs:
             )
         if saved.lstrip().startswith(b"{"):  # skopeo's dir: holds one image
             return NamedManifest(saved)
-        entries = parse_saved(saved)
-        named = [NamedManifest(str(i).encode(), entry.names) for i, entry in enumerate(entries)]
-        return self._saved(entries[int(pick_named(named, tag, self.name).data)])
+        return self._saved(pick_saved(saved, tag, self.name))
 
     def manifests(self) -> list[NamedManifest]:
         """Return every manifest or index that the files name at their top.
@@ -382,13 +381,13 @@ class LocalBlobs:
         size_bytes = files.path.stat().st_size
         with FileRange(files.path, ByteRange(0, size_bytes)) as reader:
             layer = measure_layer(reader.readinto, size_bytes, self.name)
-        assert layer.digest is not None  # noqa: S101 - for the type checker
-        rootfs = {"type": "layers", "diff_ids": [layer.plain_digest]}
-        config = to_json_bytes({"os": "linux", "architecture": "unknown", "rootfs": rootfs})
-        self._documents[digest_of(config)] = config
-        self._paths[layer.digest] = ROOT_PATH
+        assert layer.digest  # noqa: S101 - for the type checker
+        assert layer.plain_digest  # noqa: S101 - for the type checker
         described = Descriptor(layer.media_type, layer.digest, size_bytes)
-        return Manifest(Descriptor(CONFIG, digest_of(config), len(config)), (described,))
+        manifest, config = root_image(described, layer.plain_digest)
+        self._documents[manifest.config.digest] = config
+        self._paths[layer.digest] = ROOT_PATH
+        return manifest
 
     def _indexed(self, index: Manifest | Index) -> Iterator[NamedManifest]:
         if isinstance(index, Manifest):
@@ -403,9 +402,8 @@ class LocalBlobs:
                         f" {_MANIFESTS_LIMIT_BYTES} bytes together, got more"
                     )
             data = found[descriptor.digest]
-            names = (descriptor.annotations.get(key) for key in (IMAGE_NAME, REF_NAME))
             if data is not None:
-                yield NamedManifest(data, tuple(name for name in names if name))
+                yield NamedManifest(data, names_of(descriptor))
 
     def _saved(self, entry: "SavedImage") -> NamedManifest:
         config = self.read(entry.config)
@@ -422,6 +420,24 @@ class LocalBlobs:
         for layer, path in zip(manifest.layers, entry.layers, strict=True):
             self._paths[layer.digest] = path
         return NamedManifest(manifest.to_bytes(), entry.names)
+
+
+def names_of(descriptor: Descriptor) -> tuple[str, ...]:
+    """Return the names that an entry of ``index.json`` has."""
+    names = (descriptor.annotations.get(key) for key in (IMAGE_NAME, REF_NAME))
+    return tuple(name for name in names if name)
+
+
+def root_image(layer: Descriptor, diff_id: Digest) -> tuple[Manifest, bytes]:
+    """Return the manifest that nobody wrote of a root file system, and its config.
+
+    Args:
+        layer: The only one.
+        diff_id: The digest of its tar.
+    """
+    rootfs = {"type": "layers", "diff_ids": [diff_id]}
+    config = to_json_bytes({"os": "linux", "architecture": "unknown", "rootfs": rootfs})
+    return Manifest(describe(config, CONFIG), (layer,)), config
 
 
 @dataclass(frozen=True)
@@ -448,6 +464,17 @@ def parse_saved(data: bytes) -> list[SavedImage]:
     if not isinstance(document, list):
         raise ProtocolError("manifest.json: want a list")
     return [_parse_saved_entry(entry, f"manifest.json[{i}]") for i, entry in enumerate(document)]
+
+
+def pick_saved(data: bytes, tag: str | None, name: str) -> SavedImage:
+    """Return the image of a ``manifest.json`` that ``tag`` names, or the only one.
+
+    Raises:
+        InputError, ProtocolError: As `pick_named` and `parse_saved`.
+    """
+    entries = parse_saved(data)
+    named = [NamedManifest(str(i).encode(), entry.names) for i, entry in enumerate(entries)]
+    return entries[int(pick_named(named, tag, name).data)]
 
 
 def _parse_saved_entry(entry: object, where: str) -> SavedImage:
@@ -551,4 +578,4 @@ def saved_manifest(entry: SavedImage, config: bytes, stored: Sequence[StoredLaye
         if layer.plain_digest not in {None, diff_id}:
             raise IntegrityError(f"{entry.layers[i]}: want {diff_id}, got {layer.plain_digest}")
         layers.append(Descriptor(layer.media_type, layer.digest or diff_id, layer.size_bytes))
-    return Manifest(Descriptor(CONFIG, digest_of(config), len(config)), tuple(layers))
+    return Manifest(describe(config, CONFIG), tuple(layers))

@@ -20,8 +20,9 @@ from typing import BinaryIO, Self
 from downloader.errors import ProtocolError, StorageError
 from downloader.fs import open_same_file, storage_error, storage_errors
 from downloader.net.ranges import ByteRange
-from downloader.oci.digest import Digest, digest_of
-from downloader.oci.manifest import CONFIG, LAYER, Descriptor, Manifest, to_json_bytes
+from downloader.oci.digest import Digest
+from downloader.oci.image_archive import root_image
+from downloader.oci.manifest import LAYER, Descriptor
 from downloader.oci.store import BlobReader
 from downloader.oci.tar_read import MEMBERS_LIMIT
 from downloader.oci.tar_write import END_OF_ARCHIVE, PlacedEntry, TarEntry, header_bytes
@@ -52,6 +53,9 @@ class RootDirectory:
         root: The directory; what it lies on is not looked at, nor is any link followed in it.
         note: Told what could not be read and may not matter.
 
+    Attributes:
+        manifest: Of one platform; nobody wrote it.
+
     Raises:
         StorageError: A file of a cache or of ``/models`` cannot be read.
         ProtocolError: It has more entries, or longer names, than an image may have.
@@ -72,8 +76,8 @@ class RootDirectory:
             offset = self._add(found, offset)
         self.size_bytes = offset + len(END_OF_ARCHIVE)
         self._digest = self._hash()
-        rootfs = {"type": "layers", "diff_ids": [self._digest]}
-        self._config = to_json_bytes({"os": "linux", "architecture": "unknown", "rootfs": rootfs})
+        layer = Descriptor(LAYER, self._digest, self.size_bytes)
+        self.manifest, self._config = root_image(layer, self._digest)
 
     def _add(self, found: _Found, offset: int) -> int:
         if found.target is not None:
@@ -99,19 +103,13 @@ class RootDirectory:
                 digest.update(buffer[:count])
         return Digest(f"sha256:{digest.hexdigest()}")
 
-    @property
-    def manifest(self) -> Manifest:
-        """The manifest of one platform that nobody wrote."""
-        config = Descriptor(CONFIG, digest_of(self._config), len(self._config))
-        return Manifest(config, (Descriptor(LAYER, self._digest, self.size_bytes),))
-
     def open_blob(self, digest: Digest, byte_range: ByteRange | None = None) -> BlobReader:
         """Open the config or the tar, or exactly ``byte_range`` of it.
 
         Raises:
             StorageError: There is no other blob.
         """
-        if digest == digest_of(self._config):
+        if digest == self.manifest.config.digest:
             wanted = byte_range or ByteRange(0, len(self._config))
             return io.BytesIO(self._config[wanted.start : wanted.end])
         if digest != self._digest:

@@ -21,13 +21,12 @@ from downloader.oci.compression import PlainStream
 from downloader.oci.digest import Digest, digest_of
 from downloader.oci.image import NamedManifest, choose_manifest, pick_named
 from downloader.oci.image_archive import (
-    IMAGE_NAME,
-    REF_NAME,
     FileRange,
     SavedImage,
     StoredLayer,
     link_path,
-    parse_saved,
+    names_of,
+    pick_saved,
     saved_manifest,
 )
 from downloader.oci.manifest import (
@@ -229,9 +228,7 @@ def _find_image(
         config = get(manifest.config.digest)
         paths = [by_digest.get(layer.digest, "") for layer in manifest.layers]
     elif "manifest.json" in passed.documents:
-        entries = parse_saved(passed.documents["manifest.json"])
-        by_name = [NamedManifest(str(i).encode(), entry.names) for i, entry in enumerate(entries)]
-        entry = entries[int(pick_named(by_name, tag, name).data)]
+        entry = pick_saved(passed.documents["manifest.json"], tag, name)
         manifest, paths = _saved(entry, passed)
         config = passed.documents.get(passed.path_of(entry.config))
         named = NamedManifest(manifest.to_bytes())
@@ -251,9 +248,8 @@ def _indexed(data: bytes, get: Callable[[Digest], bytes | None]) -> Iterator[Nam
         raise ProtocolError("index.json: want an index, got a manifest")
     for descriptor in index.manifests:
         found = get(descriptor.digest)
-        names = (descriptor.annotations.get(key) for key in (IMAGE_NAME, REF_NAME))
         if found is not None and len(found) <= MANIFEST_LIMIT_BYTES:
-            yield NamedManifest(found, tuple(name for name in names if name))
+            yield NamedManifest(found, names_of(descriptor))
 
 
 def _saved(entry: SavedImage, passed: _Members) -> tuple[Manifest, list[str]]:
@@ -272,7 +268,7 @@ def open_compressed(path: Path) -> Iterator[ReadInto]:
 
 
 @contextmanager
-def open_saved(name: str, docker: str = "docker") -> Iterator[ReadInto]:
+def open_saved(name: str) -> Iterator[ReadInto]:
     """Open what ``docker save`` writes about an image of the local engine.
 
     Raises:
@@ -281,14 +277,14 @@ def open_saved(name: str, docker: str = "docker") -> Iterator[ReadInto]:
     with _open_temporary() as said:  # docker would stop at a full pipe
         try:
             process = subprocess.Popen(
-                [docker, "image", "save", name],
+                ["docker", "image", "save", name],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=said,
             )
         except OSError as error:
             raise EngineError(
-                f"want to run {docker}, got {error.strerror}",
+                f"want to run docker, got {error.strerror}",
                 hint="install Docker, or use a registry",
             ) from error
         assert process.stdout is not None  # noqa: S101 - for the type checker
@@ -320,14 +316,14 @@ def _refused(verb: str, name: str, said: bytes) -> EngineError:
     return EngineError(f"docker image {verb} {name}: {text or 'no reason given'}")
 
 
-def inspect_in_engine(name: str, docker: str = "docker") -> dict[str, Any]:
+def inspect_in_engine(name: str) -> dict[str, Any]:
     """Return what the local engine says of an image.
 
     Raises:
         EngineError: There is no docker, or it said no.
         ProtocolError: It said what cannot be.
     """
-    done = _run(docker, ["image", "inspect", name])
+    done = _run("inspect", name)
     if done is None or done.returncode:
         said = done.stderr if done else b"no docker command"
         raise _refused("inspect", name, said)
@@ -340,16 +336,16 @@ def inspect_in_engine(name: str, docker: str = "docker") -> dict[str, Any]:
     return documents[0]
 
 
-def engine_has(name: str, docker: str = "docker") -> bool:
+def engine_has(name: str) -> bool:
     """Whether the local engine has an image of that name; no engine has none."""
-    done = _run(docker, ["image", "inspect", "--format", "{{.Id}}", name])
+    done = _run("inspect", "--format", "{{.Id}}", name)
     return done is not None and done.returncode == 0
 
 
-def _run(docker: str, arguments: list[str]) -> subprocess.CompletedProcess[bytes] | None:
+def _run(*arguments: str) -> subprocess.CompletedProcess[bytes] | None:
     try:
         return subprocess.run(
-            [docker, *arguments],
+            ["docker", "image", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_ANSWER_TIMEOUT_S,
