@@ -229,7 +229,20 @@ def check_snapshot(snapshot: Snapshot, statement: Statement) -> None:
     Raises:
         IntegrityError: It names others.
     """
-    shown = {file.path: file.sha256 for file in snapshot.files if is_signed(file.path)}
+    check_names({file.path: file.sha256 for file in snapshot.files}, statement)
+
+
+def check_names(files: Mapping[str, str | None], statement: Statement) -> None:
+    """Raise unless a statement names exactly some files, and the sha256s that are known of them.
+
+    Args:
+        files: The sha256 of each by path; None where it is not known.
+        statement: What was signed.
+
+    Raises:
+        IntegrityError: It names others.
+    """
+    shown = {path: sha256 for path, sha256 in files.items() if is_signed(path)}
     if odd := sorted(shown.keys() ^ statement.files.keys()):
         what = "not signed" if odd[0] in shown else "signed, and missing"
         raise IntegrityError(f"signature: {odd[0]!r} is {what}; {len(odd)} such files")

@@ -1,18 +1,18 @@
 """Signers of the files of an image or of a cache. Offline."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from downloader.errors import HfModelsError, IntegrityError
-from downloader.hub.repo import RepoFile, Selection, is_commit, is_oid
+from downloader.hub.repo import SHA256, RepoFile, Selection, is_commit
 from downloader.image import signature_path
 from downloader.progress import NoProgress, Note, Progress
 from downloader.restore.foreign.extract import ContentSkipper
 from downloader.restore.job import RestoreOptions, restore
 from downloader.restore.opening import Network
-from downloader.restore.policy import Gate, Policy, Rule, Signed, check_file
+from downloader.restore.policy import Gate, Policy, Rule, Signed, check_file, check_names
 from downloader.restore.reader import read_source
 from downloader.restore.source import Source
 from downloader.restore.target import LocalTarget
@@ -77,20 +77,14 @@ def _check_directory(folder: Path, snapshot: Path, repo_id: str, rule: Rule) -> 
     if path.stat().st_size > BUNDLE_LIMIT_BYTES:
         raise IntegrityError(f"{path}: want at most {BUNDLE_LIMIT_BYTES} bytes")
     statement = rule.verify(path.read_bytes(), repo_id)
-    files = {str(at.relative_to(snapshot)): at for at in _files(snapshot)}
-    signed = {name for name in files if is_signed(name)}
-    if odd := sorted(signed ^ statement.files.keys()):
-        what = "not signed" if odd[0] in signed else "signed, and missing"
-        raise IntegrityError(f"signature: {odd[0]!r} is {what}; {len(odd)} such files")
-    for name in sorted(signed):
-        blob = files[name].resolve().name
-        if len(blob) == 64 and is_oid(blob):  # its hash was checked before
-            if blob != statement.files[name]:
-                raise IntegrityError(f"{name}: signed as {statement.files[name]}, got {blob}")
-        else:
-            check_file(name, files[name], statement)
+    paths = {
+        str(at.relative_to(snapshot)): at for at in sorted(snapshot.rglob("*")) if at.is_file()
+    }
+    blobs = {name: path.resolve().name for name, path in paths.items()}
+    # The hash of a blob that is named by its sha256 was checked before.
+    sha256s = {name: blob if SHA256.fullmatch(blob) else None for name, blob in blobs.items()}
+    check_names(sha256s, statement)
+    for name, sha256 in sha256s.items():
+        if sha256 is None and is_signed(name):
+            check_file(name, paths[name], statement)
     return Signed.of(repo_id, snapshot.name, statement)
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    return (path for path in sorted(directory.rglob("*")) if path.is_file())
