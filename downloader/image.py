@@ -458,6 +458,12 @@ def parse_labels(found: Mapping[str, str]) -> ImageLabels | None:
     )
 
 
+def parse_count(found: Mapping[str, str], key: str) -> int | None:
+    """Return a number of the labels of an image; None where they say none."""
+    text = found.get(f"{PREFIX}.{key}", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
 _PARSED = ("repo-type", "commit", "revision", "partial", "gated", "private")
 
 

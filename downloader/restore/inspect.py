@@ -10,6 +10,7 @@ from downloader.image import (
     is_metadata_layer,
     is_programs_layer,
     is_signature_layer,
+    parse_count,
     parse_labels,
     parse_members,
 )
@@ -247,14 +248,9 @@ def _describe(source: str, digest: str, labels: Mapping[str, str]) -> Inspection
         revision=ours.revision if ours else None,
         license=labels.get(f"{_OCI}licenses"),
         is_partial=ours.is_partial if ours else None,
-        files=_number(labels, "files"),
-        size_bytes=_number(labels, "bytes"),
+        files=parse_count(labels, "files"),
+        size_bytes=parse_count(labels, "bytes"),
         layers=(),
         layer_bytes=0,
         tool_version=labels.get(f"{PREFIX}.tool-version"),
     )
-
-
-def _number(labels: Mapping[str, str], key: str) -> int | None:
-    text = labels.get(f"{PREFIX}.{key}", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

@@ -26,7 +26,7 @@ from downloader.errors import (
 from downloader.fs import expand_home, read_small_file, storage_errors
 from downloader.hub.cache import BlobHasher, tree_path
 from downloader.hub.repo import Repo, RepoFile, Snapshot, check_repo_path, is_commit, is_oid
-from downloader.image import PREFIX
+from downloader.image import parse_count
 from downloader.oci.digest import Digest
 from downloader.oci.image_archive import open_files
 from downloader.oci.reference import Reference
@@ -320,13 +320,8 @@ def entries_of(image: Image, reading: Reading) -> Iterator[Entry]:
         license=labels.get(_LICENSES, "")[:100],
         gated=ours.gated,
         private=ours.private,
-        size_bytes=_labelled_bytes(image),
+        size_bytes=parse_count(labels, "bytes"),
     )
-
-
-def _labelled_bytes(image: Image) -> int | None:
-    size = image.labels.get(f"{PREFIX}.bytes", "")
-    return int(size) if size.isascii() and size.isdigit() and len(size) < 19 else None
 
 
 def _load(image: Image, reading: Reading) -> Loaded:
@@ -361,7 +356,7 @@ def _look_into(image: Image, reading: Reading) -> list[Snapped]:
     layers = image.manifest.layers
     packed = [layer for layer in layers if layer.media_type.endswith(("gzip", "zstd"))]
     packed_bytes = sum(layer.size_bytes for layer in packed)
-    size_bytes = (_labelled_bytes(image) or _UNPACKED * packed_bytes) if packed else 0
+    size_bytes = (parse_count(image.labels, "bytes") or _UNPACKED * packed_bytes) if packed else 0
     return _load_found(
         lambda taker: read_image(image, taker, reading.progress), reading, size_bytes
     )
