@@ -320,11 +320,6 @@ def make_plan(
         InputError: The limit is too small for this many bytes in `MAX_LAYERS` layers, or a
             directory is no absolute path, or both are the same.
     """
-    if layer_limit_bytes < SMALLEST_LIMIT_BYTES:
-        raise InputError(
-            f"want a layer size of at least {SMALLEST_LIMIT_BYTES // MIB}MiB,"
-            f" got {format_bytes(layer_limit_bytes)}"
-        )
     folder = repo_folder(_parse_directory(cache_root, "cache root", InputError), snapshot)
     shown = None
     if models_dir != NO_MODELS_DIR:
@@ -434,14 +429,18 @@ def parse_layer_limit(text: str) -> int:
     """Return bytes for a profile's name or a size.
 
     Raises:
-        InputError: It is neither.
+        InputError: It is neither, or too small.
 
     >>> parse_layer_limit("mirror"), parse_layer_limit("2GB"), parse_layer_limit("512MiB")
     (1000000000, 2000000000, 536870912)
     """
     if text in LAYER_PROFILES:
         return LAYER_PROFILES[text]
-    return parse_size(text, f"a size like 2GB or one of {', '.join(LAYER_PROFILES)}")
+    size_bytes = parse_size(text, f"a size like 2GB or one of {', '.join(LAYER_PROFILES)}")
+    if size_bytes < SMALLEST_LIMIT_BYTES:
+        least = SMALLEST_LIMIT_BYTES // MIB
+        raise InputError(f"want a layer size of at least {least}MiB, got {text!r}")
+    return size_bytes
 
 
 def repo_folder(cache_root: str, snapshot: Snapshot) -> str:

@@ -12,8 +12,7 @@ from downloader.farm.toml_table import TomlTable, parse_toml
 from downloader.hub.repo import Repo, RepoType, Selection, parse_repo, parse_revision
 from downloader.hub.selection import find_impossible
 from downloader.oci.reference import check_tag, parse_reference
-from downloader.plan import SMALLEST_LIMIT_BYTES, Compress, parse_compress, parse_layer_limit
-from downloader.units import MIB
+from downloader.plan import Compress, parse_compress, parse_layer_limit
 
 MODELS_FILE = "models.toml"
 
@@ -267,10 +266,7 @@ def _parse_registry(table: TomlTable, index: int, text: str, owner: str) -> str:
 
 def _parse_layer_size(table: TomlTable, default: str) -> str:
     text = table.text("layer_size", default)
-    size_bytes = table.checked(lambda: parse_layer_limit(text), "layer_size")
-    if size_bytes < SMALLEST_LIMIT_BYTES:
-        want = f"want a layer size of at least {SMALLEST_LIMIT_BYTES // MIB}MiB"
-        table.fail(f"{want}, got {text!r}", "layer_size")
+    table.checked(lambda: parse_layer_limit(text), "layer_size")
     return text
 
 

@@ -598,6 +598,7 @@ def test_no_secret_is_in_the_image_or_in_what_is_printed(
         (("--shard", "4/3"), "want a shard like 3/8"),
         (("--memory", "64MiB"), "raise --memory"),
         (("--memory", "lots"), "want a size like 256MiB"),
+        (("--layer-size", "5kB"), "want a layer size of at least 1MiB, got '5kB'"),
         (("--username", "me"), "--username and --password-stdin need each other"),
         (("--tag", "x" * 125), "want a tag of at most 115 characters, got one of 125"),
         (("--revision", "main", "--plan", "/dev/null"), "/dev/null is no plan in JSON"),

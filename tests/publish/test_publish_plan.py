@@ -69,7 +69,7 @@ def test_files_that_share_a_layer_share_a_unit() -> None:
 
 def test_parts_that_wait_for_each_other_are_refused() -> None:
     crossed = [Layer("f", (part("a", 1), part("b", 2))), Layer("f", (part("a", 2), part("b", 1)))]
-    with pytest.raises(InputError, match="in an order that fits every layer"):
+    with pytest.raises(InputError, match="no order of the parts of files fits"):
         group_by_file(crossed)
 
 
