@@ -41,7 +41,7 @@ PLANTED: dict[str, Plant] = {
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_kept_file_replaces_what_was_planted(kind: str, victim: Path) -> None:
+def test_kept_file_replaces_a_planted_entry(kind: str, victim: Path) -> None:
     path = victim.with_name("blob.journal.incomplete")
     PLANTED[kind](path, victim)
     descriptor = open_own_file(path)
@@ -154,7 +154,7 @@ def test_root_of_a_directory_may_be_a_link_of_the_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_lock_replaces_what_was_planted(kind: str, victim: Path) -> None:
+def test_lock_replaces_a_planted_entry(kind: str, victim: Path) -> None:
     path = victim.with_name("x.lock")
     PLANTED[kind](path, victim)
     with hold_lock(path):

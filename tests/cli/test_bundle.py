@@ -71,7 +71,7 @@ def test_the_program_of_a_stick_writes_another_stick(stick: Path, tmp_path: Path
     assert (tmp_path / "second" / PROGRAM).read_bytes() == (stick / PROGRAM).read_bytes()
 
 
-def test_bundle_again_adds_nothing(stick: Path, tmp_path: Path) -> None:
+def test_second_bundle_adds_no_file(stick: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in (stick / "blobs/sha256").iterdir()}
     assert hf_models("bundle", tmp_path / "a", "--to", stick, "--quiet").code == 0
     assert {path: path.read_bytes() for path in (stick / "blobs/sha256").iterdir()} == before
@@ -91,7 +91,7 @@ def test_two_images_of_one_tag_are_refused_before_anything_is_written(tmp_path: 
     assert not (tmp_path / "stick").exists()
 
 
-def test_what_programs_read(tmp_path: Path) -> None:
+def test_json_of_bundle(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "a"), {"config.json": b"{}"}, "one")
     document = hf_models("bundle", tmp_path / "a", "--to", tmp_path / "s", "--json", "-q").json
     assert [image["tag"] for image in document["images"]] == ["one"]

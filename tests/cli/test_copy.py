@@ -51,7 +51,7 @@ class Names(NoProgress):
         self.seen.add(path)
 
 
-def test_copy_tells_the_names_of_files(image: Path, tmp_path: Path) -> None:
+def test_copy_prints_the_names_of_files(image: Path, tmp_path: Path) -> None:
     for to in (tmp_path / "x.tar", f"{tmp_path}/images/"):
         names = Names()
         copy([image], [to], progress=names)
@@ -67,7 +67,7 @@ def test_copy_counts_over_all_destinations(image: Path, tmp_path: Path) -> None:
     assert counted[1] == counted[2]
 
 
-def test_copy_of_what_docker_save_writes(tmp_path: Path) -> None:
+def test_copy_of_an_archive_of_docker_save(tmp_path: Path) -> None:
     hf_models("copy", _docker_archive(tmp_path), "--to", f"{tmp_path}/images/", code=0)
     restored(tmp_path / "images", tmp_path / "cache")
     check_cache(tmp_path / "cache", make_archive.FILES, has_tree=False)
@@ -89,7 +89,7 @@ def _docker_archive(directory: Path) -> Path:
         (("root",), "images/", "hint: put it into a tar first: tar -C"),
     ],
 )
-def test_copy_says_what_it_does_not_do(
+def test_unsupported_copies_are_refused_with_a_hint(
     image: Path, tmp_path: Path, images: tuple[str, ...], to: str, said: str
 ) -> None:
     layers = [tar_of([Member("etc/hostname", b"x\n")])]
@@ -165,7 +165,7 @@ def test_copy_of_an_image_that_is_not_there_fails() -> None:
 
 
 @pytest.mark.docker
-def test_remove_takes_a_tag_away_and_only_with_yes() -> None:
+def test_remove_deletes_a_tag_only_with_yes() -> None:
     name, store = registry()
     put_image(store, "t", make_image_plan())
     assert "--yes" in hf_models("remove", f"{name}:t").err
@@ -179,7 +179,7 @@ def test_remove_takes_a_tag_away_and_only_with_yes() -> None:
 
 
 @pytest.mark.docker
-def test_remove_takes_what_goes_with_the_image_and_leaves_other_tags() -> None:
+def test_remove_deletes_tags_that_belong_to_the_image_and_keeps_others() -> None:
     name, store = registry()
     digest = put_image(store, "t", make_image_plan())
     for tag in ("t.modelpack", digest.replace(":", "-"), "other"):
@@ -192,7 +192,7 @@ def test_remove_takes_what_goes_with_the_image_and_leaves_other_tags() -> None:
 
 
 @pytest.mark.docker
-def test_remove_leaves_a_manifest_that_another_image_names() -> None:
+def test_remove_keeps_a_manifest_of_another_image() -> None:
     name, store = registry()
     inner = put_image(store, "gone.modelpack", make_image_plan())
     raw = store.get_manifest(inner)

@@ -40,7 +40,7 @@ def test_a_dry_run_of_build_prints_the_plan(hub: HubServer) -> None:
         assert built.out.replace(',\n  "images": {}', "") == planned
 
 
-def test_a_dry_run_of_build_says_the_digest_that_it_starts_from(hub: HubServer) -> None:
+def test_a_dry_run_of_build_prints_the_digest_of_the_base_image(hub: HubServer) -> None:
     with SmallRegistry() as registry:
         data = b'{"schemaVersion": 2, "manifests": []}'
         registry.manifests["1"] = ("application/vnd.oci.image.index.v1+json", data)
@@ -123,7 +123,7 @@ def test_bash_completes_after_the_line_of_the_documents(page: str) -> None:
     assert call("bash", "-c", script, env={"PATH": own_path()}) == "--local-dir\n"
 
 
-def test_make_clean_keeps_what_was_built_unless_asked() -> None:
+def test_make_clean_keeps_built_images_unless_asked() -> None:
     assert "dist" not in make("clean", "--dry-run").out.split()
     assert "dist" in make("clean", "--dry-run", "DIST=1").out.split()
 
@@ -222,7 +222,7 @@ def test_help_of_every_command_without_the_extra_hub() -> None:
     assert without_hub(*names, what=each).out.count("Usage: hf-models ") == len(names)
 
 
-def test_only_what_asks_the_hub_needs_the_extra_hub(
+def test_only_commands_that_ask_the_hub_need_the_extra_hub(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -90,7 +90,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(console, name, seconds)
 
 
-def test_a_registry_that_never_answers_is_no_silence(side: Side, impatient: None) -> None:
+def test_a_registry_that_never_answers_is_reported(side: Side, impatient: None) -> None:
     side.proxy.faults.append(Fault("silent", times=99, silent=True))
     flags = ("--timeout", "0.5", "--tries", "2")
     ran = side.publish("org/other", *flags, code=4)
@@ -116,7 +116,7 @@ def heard(stream: io.StringIO, pattern: str) -> str:
     return found[0]
 
 
-def test_lines_come_while_bytes_do_and_more_seldom_while_none_do(impatient: None) -> None:
+def test_progress_lines_come_more_seldom_while_no_bytes_arrive(impatient: None) -> None:
     stream = io.StringIO()
     with ConsoleProgress("move", stream=stream) as progress:
         progress.start(2_000_000, 2)
@@ -150,7 +150,7 @@ def test_a_status_of_the_registry_is_an_answer(side: Side) -> None:
     assert f"upload to {side.name}: HTTP 429; again in 2 s" in ran.err
 
 
-def test_a_restore_says_that_it_waits(side: Side, tmp_path: Path) -> None:
+def test_a_restore_that_waits_reports_it(side: Side, tmp_path: Path) -> None:
     assert side.publish("org/other").code == 0
     side.proxy.faults.append(Fault("busy", "GET", status=429, headers={"Retry-After": "2"}))
     ran = side.run("restore", f"{side.name}:other", "--cache-dir", str(tmp_path), code=0)
@@ -168,7 +168,7 @@ def test_a_registry_that_asks_for_an_hour_is_quoted(side: Side) -> None:
 # Counts and sizes
 
 
-def test_what_is_counted_has_its_name(side: Side) -> None:
+def test_counts_have_units(side: Side) -> None:
     ran = side.publish("org/other")
     assert re.search(r"^publish: \S+ k?B in 1 layer$", ran.err, re.MULTILINE), ran.err
     assert re.search(r"^publish: .*, 1/1 layer, ", ran.err, re.MULTILINE), ran.err
@@ -177,7 +177,7 @@ def test_what_is_counted_has_its_name(side: Side) -> None:
     assert "in 1 file, already present" in ran.err
 
 
-def test_a_repo_without_files_is_said_to_be_one(side: Side) -> None:
+def test_a_repo_without_files_is_an_error(side: Side) -> None:
     ran = side.publish("org/empty", code=2)
     assert "error: the repo has no files" in ran.err
 
@@ -189,7 +189,7 @@ def test_a_repo_without_files_is_said_to_be_one(side: Side) -> None:
         (("--jobs", "16"), "16 jobs and 1 target, got 268 MB", ", or lower --jobs"),
     ],
 )
-def test_the_memory_that_is_enough_is_named(
+def test_too_little_memory_is_answered_with_the_least_amount(
     side: Side, flags: tuple[str, ...], asked: str, more: str
 ) -> None:
     ran = side.publish("org/other", *flags, code=2)
@@ -202,7 +202,7 @@ def test_the_memory_that_is_enough_is_named(
 # Where the fault is the user's or the network's
 
 
-def test_a_base_image_that_cannot_be_reached_is_no_dead_end(side: Side) -> None:
+def test_a_base_image_that_cannot_be_reached_has_a_hint(side: Side) -> None:
     ran = side.publish("org/other", "--base", f"{NOWHERE}/busybox:x", code=4)
     assert f"error: base image {NOWHERE}/busybox:x: " in ran.err
     assert f"no answer from {NOWHERE} (" in ran.err
@@ -337,7 +337,7 @@ def test_a_terminal_of_60_columns_shows_the_whole_and_each_file_in_flight(
     assert any(re.match(r"  weight\S*…\S*tensors ", line) for line in lines)
 
 
-def test_nothing_to_do_is_said_instead_of_a_rate() -> None:
+def test_a_run_without_downloads_prints_no_rate() -> None:
     stream = io.StringIO()
     with ConsoleProgress("restore", stream=stream) as progress:
         progress.start(25_000_000_000, 2)

@@ -36,7 +36,7 @@ def check_plain(text: str) -> None:
 
 
 @pytest.mark.parametrize("evil", EVIL.values(), ids=EVIL.keys())
-def test_labels_are_shown_without_effect(evil: str) -> None:
+def test_control_characters_of_labels_are_escaped(evil: str) -> None:
     name, store = registry()
     put_image(store, "t", make_image_plan(), changed={"licenses": evil})
     for command in ["inspect", f"{name}:t"], ["list", name]:
@@ -123,7 +123,7 @@ def test_seconds_that_are_no_number_are_refused(flag: str) -> None:
         "serve",
     ],
 )
-def test_a_path_that_names_nothing(command: str, path: str, said: str) -> None:
+def test_an_empty_or_unknown_path(command: str, path: str, said: str) -> None:
     assert said in run_in_shell(f"$HF {command} '{path}'", code=2).err
 
 
@@ -166,7 +166,7 @@ def test_a_login_names_a_registry(command: str) -> None:
     ("command", "flag"),
     [("login a.io", "--username"), ("login a.io --username me", "--password-stdin")],
 )
-def test_a_login_that_nobody_answers_says_what_it_wants(command: str, flag: str) -> None:
+def test_a_login_without_terminal_names_the_missing_flag(command: str, flag: str) -> None:
     done = run_in_shell(f"$HF {command} < /dev/null", code=2)
     assert f"nobody is there to answer: {flag} is needed" in done.err
 
@@ -180,12 +180,12 @@ def test_a_login_that_nobody_answers_says_what_it_wants(command: str, flag: str)
         "plan org/x --exclude",
     ],
 )
-def test_an_argument_that_is_no_text(command: str) -> None:
+def test_an_argument_that_is_not_utf8(command: str) -> None:
     script = f"echo secret | $HF {command} \"$(printf 'x\\377')\""
     assert "is no text in UTF-8" in run_in_shell(script, code=2).err
 
 
-def test_a_password_that_is_no_text() -> None:
+def test_a_password_that_is_not_utf8() -> None:
     script = "printf 'x\\377' | $HF login a.io --username me --password-stdin"
     assert "want a password in UTF-8" in run_in_shell(script, code=2).err
 
@@ -228,7 +228,7 @@ def test_debug_shows_the_traceback_without_secrets(
     assert "secret" not in ran.err
 
 
-def test_json_was_wanted_and_an_error_is_json_too() -> None:
+def test_with_json_an_error_is_json_too() -> None:
     ran = hf_models("models", "show", "none", "--json")
     assert ran.code == InputError.exit_code
     error = json.loads(ran.out)["error"]
@@ -236,7 +236,7 @@ def test_json_was_wanted_and_an_error_is_json_too() -> None:
     assert f"error: {error['message']}" in ran.err
 
 
-def test_a_system_without_threads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_threads_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     name, store = registry()
     put_image(store, "t", make_image_plan())
 
@@ -265,7 +265,7 @@ def test_verbose_shows_requests_and_answers_without_secrets(
     assert "debug: " not in hf_models("inspect", f"{name}:t").err
 
 
-def test_verbose_says_how_many_connections_a_transfer_has(tmp_path: Path) -> None:
+def test_verbose_shows_the_number_of_connections(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), FILES)
     ran = hf_models("restore", tmp_path / "image", "--cache-dir", tmp_path / "cache", "-v", code=0)
     assert re.search(r"^debug: connections: \d+ at first; limit \d+$", ran.err, re.MULTILINE)

@@ -256,7 +256,7 @@ def test_the_tree_of_the_architecture_has_every_module() -> None:
     assert listed == there
 
 
-def test_what_the_architecture_names_is_there() -> None:
+def test_names_in_the_architecture_page_exist() -> None:
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     for name in set(re.findall(r"`((?:\w+/)+\w+\.py)`", text)) - {"cli/NAME.py"}:
         assert (ROOT / "downloader" / name).exists() or (ROOT / name).exists(), name

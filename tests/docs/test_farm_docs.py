@@ -124,7 +124,7 @@ def manifest() -> dict[str, Any]:
     return dict(yaml.safe_load(MANIFEST.read_text()))
 
 
-def test_the_manifest_is_what_the_api_takes(manifest: dict[str, Any]) -> None:
+def test_the_manifest_follows_the_schema_of_the_api(manifest: dict[str, Any]) -> None:
     jsonschema.validate(manifest, JOB)
 
 
@@ -159,7 +159,9 @@ def test_every_mount_of_the_manifest_has_its_volume(manifest: dict[str, Any]) ->
     assert sorted(mounted) == sorted(volume["name"] for volume in pod["volumes"])
 
 
-def test_the_commands_before_make_what_the_manifest_mounts(manifest: dict[str, Any]) -> None:
+def test_the_commands_before_create_the_objects_that_the_manifest_mounts(
+    manifest: dict[str, Any],
+) -> None:
     volumes = {v["name"]: v for v in manifest["spec"]["template"]["spec"]["volumes"]}
     text = block("kubernetes")
     assert f"configmap {volumes['plan']['configMap']['name']} --from-file=plan.json" in text

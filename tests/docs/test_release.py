@@ -58,7 +58,7 @@ def test_made_again_it_has_the_same_bytes(dist: Path, tmp_path: Path) -> None:
     assert (tmp_path / "again/SHA256SUMS").read_text() == (dist / "SHA256SUMS").read_text()
 
 
-def test_the_wheel_has_what_commands_read(dist: Path) -> None:
+def test_the_wheel_has_the_files_that_commands_read(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"downloader/docker/Dockerfile", "downloader/docker/requirements.txt"} <= names

@@ -83,7 +83,7 @@ def test_layers_have_no_times_owners_or_modes_of_the_builder(tiny: str) -> None:
             assert member.issym() or member.mode == (0o755 if runs else 0o644), member.name
 
 
-def test_image_says_what_it_is(tiny: str, plan: Plan) -> None:
+def test_labels_describe_the_image(tiny: str, plan: Plan) -> None:
     config = inspect(tiny)["Config"]
     known = dict(item.split("@") for item in inspect("busybox:stable-musl")["RepoDigests"])
     digest = known["busybox"]
@@ -141,7 +141,7 @@ def test_image_of_files_only(shelf: Shelf, tmp_path: Path) -> None:
     assert (tmp_path / "hub/models--org--tiny/refs/main").stat().st_size == 40
 
 
-def test_names_that_break_a_careless_builder(shelf: Shelf, tmp_path: Path) -> None:
+def test_file_names_with_special_characters(shelf: Shelf, tmp_path: Path) -> None:
     built = shelf.build("org/names", "--repo-type", "dataset", "--tag", "names")
     docker_side.run_export(shelf.image("names"), tmp_path)
     found = docker_side.load_offline(tmp_path, "org/names", "main", repo_type="dataset")
@@ -199,7 +199,7 @@ def gated(shelf: Shelf) -> str:
     return str(shelf.build("org/gated", HF_TOKEN=CANARY)["said"])
 
 
-def test_token_is_nowhere(shelf: Shelf, gated: str) -> None:
+def test_token_is_in_no_layer_label_or_log(shelf: Shelf, gated: str) -> None:
     said, image = gated, shelf.image("gated")
     target = f"{registry()}/{shelf.name}"
     said += hf_models_apart(
@@ -311,7 +311,7 @@ def test_force_overwrites_an_image_of_another_repo(shelf: Shelf, tiny: str) -> N
     assert labels[f"{image_format.PREFIX}.repo-id"] == "org/other"
 
 
-def test_too_little_disk_is_said_before_the_first_byte(shelf: Shelf, hub: HubServer) -> None:
+def test_too_little_disk_is_an_error_before_the_first_byte(shelf: Shelf, hub: HubServer) -> None:
     hub.clear_log()
     said = shelf.build("org/huge", "--layer-size", "100TB", code=7)["said"]
     asked = re.search(r"want ([\d.]+ [TG]B) free to build, got ([\d.]+ \w+)", said)

@@ -50,7 +50,9 @@ def check_schema(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["index", "manifest"])
 @pytest.mark.parametrize("annotated", [True, False], ids=["annotations", "labels"])
-def test_a_tag_says_what_it_carries(tmp_path: Path, indexed: bool, annotated: bool) -> None:
+def test_a_published_tag_is_described_by_its_labels(
+    tmp_path: Path, indexed: bool, annotated: bool
+) -> None:
     store = Layout(tmp_path / "layout")
     digest = put_image(store, "tiny", partial(), indexed=indexed, annotated=annotated)
     found = read_published(store, "tiny")
@@ -66,7 +68,7 @@ def test_a_tag_says_what_it_carries(tmp_path: Path, indexed: bool, annotated: bo
     assert (found.parameters, found.library) == (1_543_714_304, "transformers")
 
 
-def test_an_image_of_somebody_else_has_layers_only(tmp_path: Path) -> None:
+def test_a_foreign_image_has_layers_only(tmp_path: Path) -> None:
     store = Layout(tmp_path / "layout")
     put_image(store, "theirs", None)
     found = read_published(store, "theirs")
@@ -235,7 +237,9 @@ def test_list_as_json(store: WritableRegistry, name: str) -> None:
 
 
 @pytest.mark.docker
-def test_list_leaves_out_what_is_malformed_and_says_so(store: WritableRegistry, name: str) -> None:
+def test_list_leaves_out_malformed_tags_and_reports_them(
+    store: WritableRegistry, name: str
+) -> None:
     put_image(store, "bad", make_image_plan(), changed={"files": "x"})
     put_image(store, "good", make_image_plan())
     code, out, err = hf_models("list", name)
@@ -245,7 +249,7 @@ def test_list_leaves_out_what_is_malformed_and_says_so(store: WritableRegistry, 
 
 
 @pytest.mark.docker
-def test_list_of_nothing(name: str) -> None:
+def test_list_of_a_repository_without_images(name: str) -> None:
     code, out, err = hf_models("list", name)
     assert (code, out) == (2, "")
     assert f"{name} has no image" in err
@@ -336,7 +340,7 @@ def test_catalog_says_which_registries_have_it(
 
 
 @pytest.mark.docker
-def test_catalog_asks_the_hub_what_is_behind(
+def test_catalog_asks_the_hub_which_tags_are_behind(
     store: WritableRegistry, name: str, tmp_path: Path
 ) -> None:
     current, moved = tiny_repo("org/current"), make_repo("org/moved", {"config.json": b"{}"})
@@ -485,7 +489,7 @@ def test_the_feed_has_the_newest_first_and_no_text_becomes_markup() -> None:
     assert str(entries[0].findtext(f"{atom}summary")).startswith(HOSTILE)
 
 
-def test_the_page_names_nothing_to_fetch() -> None:
+def test_the_page_refers_to_no_external_file() -> None:
     elements = Elements(page_of(ONE))
     for tag, attributes in elements.found:
         assert tag not in {"iframe", "img", "object", "embed", "form", "base"}

@@ -268,7 +268,7 @@ def test_filters(browser: Browser) -> None:
     assert shown(page) == ORDER
 
 
-def test_nothing_to_show_says_why(browser: Browser) -> None:
+def test_an_empty_table_states_the_reason(browser: Browser) -> None:
     for path, said in {"none": "no_models", "missing": "nothing_published"}.items():
         for scripts in (True, False):
             page = browser.open(f"{path}.html", java_script_enabled=scripts)
@@ -424,7 +424,7 @@ def test_a_mirror_is_in_the_commands_and_the_pin(browser: Browser) -> None:
     expect(pin).to_have_text(f"{GHCR}@{DIGEST}")
 
 
-def test_a_mirror_of_one_registry_says_nothing_of_what_is_in_another(browser: Browser) -> None:
+def test_a_mirror_of_one_registry_leaves_commands_of_others_unchanged(browser: Browser) -> None:
     page = browser.open()
     page.get_by_label("Registry").select_option(HUB)
     page.get_by_label("Mirror").fill("mirror.example")
@@ -648,7 +648,7 @@ def test_an_address_leads_to_one_model(browser: Browser) -> None:
     expect(page.locator("#m-largest .line")).to_be_visible()
 
 
-def test_the_policy_forbids_whatever_is_not_the_page(browser: Browser) -> None:
+def test_the_content_security_policy_allows_only_the_page(browser: Browser) -> None:
     page = browser.open()
     page.evaluate("""() => {
       const script = document.createElement("script");

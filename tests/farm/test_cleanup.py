@@ -178,7 +178,7 @@ def test_an_item_that_is_all_in_use_is_kept(root: Path) -> None:
     assert (root / "usr/share/dotnet/sdk/a.dll").exists()
 
 
-def test_a_link_goes_and_what_it_points_to_stays(root: Path) -> None:
+def test_a_link_is_removed_and_its_target_stays(root: Path) -> None:
     target = put(root, "home/runner/jdk/keep.txt")
     link = root / "usr/lib/jvm"
     link.parent.mkdir(parents=True)
@@ -206,14 +206,14 @@ def test_without_root_everything_goes_through_sudo_that_never_asks(root: Path) -
     ]
 
 
-def test_what_cannot_be_deleted_is_said(root: Path) -> None:
+def test_files_that_cannot_be_deleted_are_reported(root: Path) -> None:
     put_program(root, "sudo", code=1)
     done = clean(Cleaner(root, is_root=False), ".NET")
     assert done.state == "failed"
     assert done.freed_bytes == 0
 
 
-def test_what_could_be_freed_is_known_without_reading_a_tree(root: Path) -> None:
+def test_freeable_space_is_estimated_without_reading_a_tree(root: Path) -> None:
     sizes = {item.name: item.size_bytes for item in ITEMS}
     there = (".NET", "Android SDK", "CodeQL", "Python toolsets", "swap file")
     assert reclaimable_bytes(root) == sum(sizes[name] for name in there)

@@ -407,7 +407,7 @@ def test_refresh_tells_missing_gone_and_gated_apart(farm: Farm, image: str, tmp_
     assert [item["tag"] for item in due] == ["new", "elsewhere"]
 
 
-def test_refresh_in_a_fork_takes_what_the_fork_has_published(
+def test_refresh_in_a_fork_reads_the_forks_own_registry(
     farm: Farm, image: str, tmp_path: Path
 ) -> None:
     publish_tiny(farm, image)

@@ -180,7 +180,7 @@ def test_patterns_that_may_select_something_pass(include: list[str], exclude: li
     assert find_impossible(include, exclude) is None
 
 
-def test_lines_are_right_beside_whatever_toml_allows() -> None:
+def test_line_numbers_are_right_with_all_toml_syntax() -> None:
     text = '''\
 # [[model]]
 "quoted.key" = 1
@@ -320,7 +320,7 @@ def test_one_repo_may_have_two_images(file: Path) -> None:
     assert hf_models("models", *arguments, "--file", str(file))[0] == 0
 
 
-def test_check_says_how_many(file: Path) -> None:
+def test_check_prints_the_number_of_entries(file: Path) -> None:
     assert hf_models("models", "check", "--file", str(file)) == (
         0,
         f"{file}: 1 model, no mistake\n",

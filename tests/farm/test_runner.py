@@ -73,7 +73,7 @@ def test_every_registry_takes_part_when_its_secrets_exist() -> None:
 
 
 @pytest.mark.parametrize("missing", [*DOCKERHUB, *ALIYUN])
-def test_half_of_a_registrys_settings_is_none(missing: str) -> None:
+def test_incomplete_settings_of_a_registry_are_ignored(missing: str) -> None:
     found = {**EVERY, missing: ""}
     lost = "docker.io" if missing in DOCKERHUB else "aliyuncs.com"
     assert not [name for name in named_images(found) if lost in name]
@@ -90,7 +90,7 @@ def test_an_entrys_own_name_at_a_registry_wins_over_the_secrets() -> None:
     assert found.images == ("docker.io/company/models", "quay.io/me/models")
 
 
-def test_names_of_a_form_are_all_that_is_meant() -> None:
+def test_a_form_publishes_to_exactly_its_registries() -> None:
     found = choose_destinations(
         ["quay.io/me/x"], ["ghcr.io", "quay.io"], named_images(EVERY), is_exact=True
     )
@@ -251,13 +251,13 @@ EVIL = "<script>alert(1)</script> | `x` \n# y"
 EVIL_SHOWN = "&#60;script&#62;alert(1)&#60;/script&#62; &#124; &#96;x&#96; &#92;n# y"
 
 
-def test_a_table_holds_what_names_may_hold() -> None:
+def test_a_summary_table_escapes_all_characters_of_names() -> None:
     rows = table(["path"], [[EVIL]]).splitlines()
     assert len(rows) == 3
     assert rows[2] == f"| {EVIL_SHOWN} |"
 
 
-def test_the_page_of_a_job_says_what_moved_what_was_there_and_how_quick() -> None:
+def test_the_summary_of_a_job_shows_moved_and_present_bytes_and_the_rate() -> None:
     plan = plan_of(2, EVIL)
     moved, reused = plan.layers[:1], plan.layers[1:]
     done = Outcome("ghcr.io/me/hf-models:tiny", None, moved, reused, (), None)
@@ -271,7 +271,7 @@ def test_the_page_of_a_job_says_what_moved_what_was_there_and_how_quick() -> Non
     assert "<script>" not in page
 
 
-def test_the_page_of_a_plan_says_what_where_and_why() -> None:
+def test_the_summary_of_a_plan_shows_model_registries_and_reasons() -> None:
     plan = plan_of(2)
     job = Job(MODEL)
     images = ["ghcr.io/me/hf-models"]

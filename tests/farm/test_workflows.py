@@ -129,14 +129,14 @@ class TestEveryWorkflow:
             if "uses" in job:
                 assert (ROOT / job["uses"].removeprefix("$/")).is_file()
 
-    def test_passes_what_the_called_workflow_declares(self, path: Path) -> None:
+    def test_passes_the_inputs_that_the_called_workflow_declares(self, path: Path) -> None:
         for job in jobs_of(path).values():
             if "uses" in job:
                 called = load(ROOT / job["uses"].removeprefix("$/"))[True]["workflow_call"] or {}
                 assert set(job.get("with", {})) == set(called.get("inputs", {}))
                 assert set(job.get("secrets", {})) == set(called.get("secrets", {}))
 
-    def test_grants_what_the_called_workflow_needs(self, path: Path) -> None:
+    def test_grants_the_permissions_that_the_called_workflow_needs(self, path: Path) -> None:
         order = {"none": 0, "read": 1, "write": 2}
         for job in jobs_of(path).values():
             if "uses" in job:
@@ -164,7 +164,7 @@ class TestEveryWorkflow:
 
 @pytest.mark.parametrize("job", ALL_JOBS)
 class TestEveryJob:
-    def test_ends_in_time_or_leaves_that_to_what_it_calls(self, job: Yaml) -> None:
+    def test_has_a_timeout_or_calls_a_workflow_that_has_one(self, job: Yaml) -> None:
         assert "uses" in job or 0 < job["timeout-minutes"] < 360
 
     def test_names_its_permissions(self, job: Yaml) -> None:
@@ -230,7 +230,7 @@ def test_the_action_declares_the_inputs_that_its_step_knows() -> None:
     assert set(load(ACTION)["inputs"]) == set(INPUTS)
 
 
-def test_the_action_is_one_call_of_the_menu_and_pins_what_it_uses() -> None:
+def test_the_action_is_one_call_of_the_menu_and_pins_its_actions() -> None:
     steps = load(ACTION)["runs"]["steps"]
     assert [step["run"] for step in steps if "run" in step] == [
         'make -C "$GITHUB_ACTION_PATH" farm STEP=action'
@@ -262,7 +262,7 @@ def test_the_gate_waits_for_every_job() -> None:
     assert jobs["gate"]["if"] == "always()"
 
 
-def test_the_page_says_what_is_behind_the_hub() -> None:
+def test_the_page_shows_tags_behind_the_hub() -> None:
     runs = [step.get("run") for step in jobs_of(FOLDER / "pages.yml")["build"]["steps"]]
     assert "make catalog ARGS=--check-hub" in runs
 
@@ -390,7 +390,7 @@ def test_a_form_with_a_tag_alone_takes_the_entry(job: JobRun, form: Form) -> Non
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({}, "want a repo id or the tag"),
+        ({}, "neither a repo id nor the tag"),
         ({"repo_id": "https://example.org/a/b"}, "want a repo id like org/name"),
         ({"repo_id": "a/b", "include": '"open'}, "include: want words"),
         ({"repo_id": "a/b", "registries": "ghcr.io/me/x:tag"}, "without tag"),
@@ -408,7 +408,7 @@ def test_a_form_that_cannot_be_used_says_why(
     assert said in capsys.readouterr().err
 
 
-def test_what_people_type_reaches_no_shell_and_sets_no_output(job: JobRun, form: Form) -> None:
+def test_form_values_reach_no_shell_and_set_no_output(job: JobRun, form: Form) -> None:
     evil = "x$(touch pwned)`id`\ncount<<A\n9\nA"
     assert form(repo_id="org/tiny", include=shlex.quote(evil)) == 0
     (chosen,) = job.chosen
@@ -438,12 +438,12 @@ def pushed(before: str) -> str:
     return json.dumps({name: field["default"] for name, field in form.items()} | {"before": before})
 
 
-def test_a_push_elsewhere_publishes_nothing_of_ours(
+def test_a_push_of_a_branch_without_a_commit_before_is_an_error(
     job: JobRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job.env |= {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "branch", "INPUTS": pushed("")}
     assert job.run("choose") == 2
-    assert "want a repo id" in capsys.readouterr().err
+    assert "neither a repo id" in capsys.readouterr().err
 
 
 def commit(directory: Path, text: str) -> str:
@@ -470,7 +470,7 @@ def commit(directory: Path, text: str) -> str:
     ],
     ids=["the same", "a comment", "a new entry", "a changed entry", "a removed one", "a mistake"],
 )
-def test_a_change_of_models_toml_publishes_what_changed(
+def test_a_change_of_models_toml_publishes_the_changed_entries(
     job: JobRun, before: str, after: str, tags: list[str]
 ) -> None:
     job.env |= {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "branch"}
@@ -538,7 +538,7 @@ def test_plan_prints_the_command_that_does_the_same(
     assert again["plan"] == first["plan"]
 
 
-def test_prefer_docker_says_why_it_takes_what_it_takes(plan_job: JobRun) -> None:
+def test_prefer_docker_states_the_reason_of_its_choice(plan_job: JobRun) -> None:
     plan_job.env["JOB"] = job_of("tiny", engine="prefer-docker")
     assert plan_job.run("plan") == 0
     assert plan_job.outputs["engine"] in {"docker", "publish"}
@@ -644,7 +644,7 @@ def test_a_model_that_fails_to_publish_says_why_on_the_page_of_the_run(
     assert "me/hf-models" in plan_job.summary.partition("**error**")[2]
 
 
-def test_what_comes_from_outside_starts_no_line_with_a_workflow_command(
+def test_text_from_outside_starts_no_line_with_a_workflow_command(
     job: JobRun, form: Form, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job.env["GITHUB_ACTIONS"] = "true"

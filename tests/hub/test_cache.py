@@ -72,7 +72,7 @@ def folder(cache: Path) -> Path:
     return cache / FOLDER
 
 
-def test_tree_is_what_the_library_writes(tmp_path: Path) -> None:
+def test_tree_equals_the_one_of_the_library(tmp_path: Path) -> None:
     entries = {
         file.path: _tree_cache.TreeCacheEntry(
             file.size_bytes,
@@ -92,7 +92,7 @@ def test_redacted_xet_hash_does_not_spoil_the_tree() -> None:
     assert b"xet_hash" not in tree_json(redacted)
 
 
-def test_disk_is_what_the_entries_say(folder: Path) -> None:
+def test_files_on_disk_equal_the_metadata_entries(folder: Path) -> None:
     on_disk = set()
     for root, _, names in os.walk(folder):
         for path in (Path(root, name) for name in names):
@@ -126,7 +126,7 @@ def test_partial_snapshot_has_no_tree() -> None:
     assert not any(entry.path.startswith("trees/") for entry in iter_metadata_entries(partial))
 
 
-def test_a_file_cannot_be_a_directory_too() -> None:
+def test_a_path_cannot_be_both_file_and_directory() -> None:
     clash = replace(SNAPSHOT, files=(make_file("a", b""), make_file("a/b", b"")))
     with pytest.raises(ProtocolError, match="is both a file and a directory"):
         iter_metadata_entries(clash)
@@ -148,7 +148,7 @@ def test_main_of_another_commit_stays_where_another_revision_was_asked_for(
 
 
 @pytest.mark.parametrize("revision", ["main", "v1"])
-def test_ref_that_moves_is_told_from_what_to_what(folder: Path, revision: str) -> None:
+def test_moved_ref_is_reported_with_both_commits(folder: Path, revision: str) -> None:
     (folder / "refs" / revision).write_text(OTHER)
     notes: list[str] = []
     for _ in range(2):
@@ -158,7 +158,7 @@ def test_ref_that_moves_is_told_from_what_to_what(folder: Path, revision: str) -
 
 
 @pytest.mark.parametrize(("there", "asked"), [("v1", "v1/x"), ("v1/x", "v1")])
-def test_ref_that_clashes_with_another_is_told_and_left_out(
+def test_ref_that_clashes_with_another_is_reported_and_left_out(
     folder: Path, there: str, asked: str
 ) -> None:
     finish_snapshot(folder.parent, replace(SNAPSHOT, revision=there))
@@ -188,7 +188,7 @@ def test_killed_finish_leaves_nothing_that_the_library_would_take_for_its_own(
     assert {path.parent for path in seen} == {folder / "blobs"}
 
 
-def test_leftovers_of_killed_runs_are_swept(folder: Path) -> None:
+def test_leftovers_of_killed_runs_are_removed(folder: Path) -> None:
     killed = folder / "blobs" / f"{WEIGHTS.oid}.{'0a' * 8}.incomplete"
     resumable = folder / "blobs" / f"{WEIGHTS.oid}.{WEIGHTS.oid[:8]}.incomplete"
     for path in (killed, resumable):
@@ -209,7 +209,7 @@ def test_second_finish_writes_nothing(folder: Path) -> None:
     assert seen() == before
 
 
-def test_tree_with_other_blanks_is_left_alone(folder: Path) -> None:
+def test_tree_with_other_white_space_is_kept(folder: Path) -> None:
     tree = folder / "trees" / f"{COMMIT}.json"
     ours = json.dumps(json.loads(tree.read_bytes()), indent=4)
     tree.write_text(ours)
@@ -264,7 +264,7 @@ def test_known_blob_is_hashed_where_that_is_asked_for(cache: Path, folder: Path)
 
 
 @pytest.mark.parametrize("damage", ["[]", "{", '{"x": 1}', '{"x": ["y"]}', "null"])
-def test_damaged_record_is_no_record(cache: Path, damage: str) -> None:
+def test_damaged_record_is_ignored(cache: Path, damage: str) -> None:
     record = VerifiedBlobs(cache, SNAPSHOT.repo)
     record.add(WEIGHTS.oid)
     record.save()
@@ -273,7 +273,7 @@ def test_damaged_record_is_no_record(cache: Path, damage: str) -> None:
     assert not VerifiedBlobs(cache, SNAPSHOT.repo).is_known(WEIGHTS.oid, WEIGHTS.size_bytes)
 
 
-def test_record_that_is_a_link_is_no_record(cache: Path) -> None:
+def test_record_that_is_a_link_is_ignored(cache: Path) -> None:
     record = VerifiedBlobs(cache, SNAPSHOT.repo)
     record.add(WEIGHTS.oid)
     record.save()
@@ -382,7 +382,7 @@ def test_wrong_byte(folder: Path) -> None:
     assert finding.got == f"oid {hashlib.sha256(blob.read_bytes()).hexdigest()}"
 
 
-def test_missing_blob_is_named_by_what_needs_it(folder: Path) -> None:
+def test_missing_blob_is_reported_under_the_file_that_needs_it(folder: Path) -> None:
     (folder / "blobs" / README.oid).unlink()
     found = findings_of(folder)
     assert {finding.kind for finding in found} == {"missing"}
@@ -427,7 +427,7 @@ def test_ref_to_a_snapshot_that_is_not_there(folder: Path) -> None:
     assert (finding.kind, finding.want) == ("missing", f"snapshots/{'2' * 40}")
 
 
-def test_leftover_and_orphan_are_extra_and_do_no_harm(folder: Path) -> None:
+def test_leftover_and_orphan_are_extra_and_no_failure(folder: Path) -> None:
     (folder / "blobs" / f"{WEIGHTS.oid}.0a1b2c3d.incomplete").write_bytes(b"half")
     (folder / "blobs" / git_oid(b"orphan")).write_bytes(b"orphan")
     report = verify_cache(folder)

@@ -162,7 +162,7 @@ def test_large_file_comes_through_hf_transfer(side: Side, tmp_path: Path) -> Non
     check_whole(tmp_path)
 
 
-def test_without_hf_transfer_the_stream_does_it_and_says_so(
+def test_without_hf_transfer_the_stream_fetches_and_a_note_says_so(
     side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hf_transfer, "is_installed", lambda: False)
@@ -237,7 +237,7 @@ def test_blob_with_wrong_bytes_is_fetched_again(side: Side, tmp_path: Path) -> N
     assert (folder / "config.json").read_bytes() == b"{}"
 
 
-def test_verify_existing_hashes_what_was_hashed_before(side: Side, tmp_path: Path) -> None:
+def test_verify_existing_hashes_known_blobs_again(side: Side, tmp_path: Path) -> None:
     snapshot = side.snapshot("org/big")
     folder = side.fetch(snapshot, tmp_path).snapshot_dir
     (folder / "config.json").write_bytes(b"[]")
@@ -284,7 +284,7 @@ def test_complete_cache_that_may_not_be_written_is_enough(
         assert side.fetch(snapshot, tmp_path).fetched_files == 0
 
 
-def test_moved_branch_fetches_only_what_changed(side: Side, tmp_path: Path) -> None:
+def test_moved_branch_fetches_only_changed_files(side: Side, tmp_path: Path) -> None:
     side.fetch(side.snapshot("org/tiny", revision="v1.0"), tmp_path)
     report = side.fetch(side.snapshot("org/tiny"), tmp_path)
     assert (report.fetched_files, report.reused_files) == (1, 3)
@@ -325,7 +325,7 @@ def test_fault_that_passes(side: Side, tmp_path: Path, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("command", ["fetch", "build --engine layout --base none"])
-def test_tries_hold_for_files(
+def test_tries_apply_to_files(
     side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -474,7 +474,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     call(*AS_ROOT, "umount", "--lazy", tmp_path)
 
 
-def test_two_at_once_fetch_everything_once(side: Side, tmp_path: Path) -> None:
+def test_two_fetches_at_once_download_each_file_once(side: Side, tmp_path: Path) -> None:
     snapshot = side.snapshot("org/big")
     side.hub.clear_log()
     reports: list[fetch.FetchReport] = []
@@ -614,7 +614,7 @@ def test_fetch_after_a_kill_continues(side: Side, tmp_path: Path, how: signal.Si
     check_whole(tmp_path)
 
 
-def test_what_a_killed_hf_transfer_wrote_is_kept(side: Side, tmp_path: Path) -> None:
+def test_bytes_of_a_killed_hf_transfer_are_kept(side: Side, tmp_path: Path) -> None:
     snapshot = side.snapshot("org/big")
     file = file_of(snapshot, "big.bin")
     blobs = tmp_path / "models--org--big" / "blobs"

@@ -46,7 +46,7 @@ PAGE = "https://huggingface.co"
         ("http://www.huggingface.co/acme/x", RepoName(X)),
     ],
 )
-def test_pasted_name_is_understood(text: str, want: RepoName) -> None:
+def test_pasted_name_is_parsed(text: str, want: RepoName) -> None:
     assert parse_repo_name(text) == want
 
 
@@ -68,7 +68,7 @@ def test_pasted_name_is_understood(text: str, want: RepoName) -> None:
         ("模型/x", None),
     ],
 )
-def test_name_of_no_repo_is_answered_with_what_to_write(text: str, hint: str | None) -> None:
+def test_malformed_repo_name_is_answered_with_a_hint(text: str, hint: str | None) -> None:
     with pytest.raises(InputError, match="want ") as caught:
         parse_repo_name(text)
     assert caught.value.hint == hint

@@ -155,7 +155,7 @@ def test_task_and_parameters_are_the_hub_s(
         (None, [], None),
     ],
 )
-def test_library_is_what_loads_the_weights(
+def test_library_is_the_one_that_loads_the_weights(
     server: HubServer, hub: Hub, name: object, tags: list[str], want: str | None
 ) -> None:
     values = {"library_name": name, "tags": tags}
@@ -301,7 +301,7 @@ def test_snapshot_travels_through_json(hub: Hub) -> None:
     assert Snapshot.from_json(json.loads(json.dumps(snapshot.to_json()))) == snapshot
 
 
-def test_nothing_but_the_repo_is_asked(
+def test_resolve_asks_for_the_repo_only(
     server: HubServer, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library itself looks up which programs count as agents, once a day."""

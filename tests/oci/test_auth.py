@@ -229,7 +229,7 @@ def test_realms_that_get_one(realm: str) -> None:
     assert request.headers == {"Authorization": ME.basic}
 
 
-def test_bearer_is_taken_before_basic_whatever_the_order() -> None:
+def test_bearer_is_preferred_to_basic_in_any_order() -> None:
     header = 'Basic realm="x", ' + bearer("https://t.example/")
     assert Auth("r.example", ME, ADDRESS).challenged(header, SCOPES, None) is not None
 
@@ -408,7 +408,7 @@ def test_helper_that_hangs(helper: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["absent-one", "../x", "a b", "a/b"])
-def test_helper_that_is_none(tmp_path: Path, name: str) -> None:
+def test_malformed_helper_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError):
         config(tmp_path, {"credsStore": name}).find("r.example")
 

@@ -435,14 +435,16 @@ def test_cut_download_is_continued(
     assert again == (f"bytes={first + at}-{end - 1}" if first + at else None)
 
 
-def test_cut_again_and_again_but_moving(open_registry: Opener, proxy: FaultyProxy) -> None:
+def test_download_cut_repeatedly_continues_while_bytes_arrive(
+    open_registry: Opener, proxy: FaultyProxy
+) -> None:
     registry = open_registry()
     push(registry)
     proxy.faults = [Fault("cut", **BLOB, times=20, cut_answer_at=5000)]
     assert read(registry) == DATA
 
 
-def test_cut_for_ever(open_registry: Opener, proxy: FaultyProxy) -> None:
+def test_download_cut_every_time_fails(open_registry: Opener, proxy: FaultyProxy) -> None:
     registry = open_registry()
     push(registry)
     proxy.faults = [Fault("cut", **BLOB, times=99, cut_answer_at=0)]
@@ -559,7 +561,7 @@ def test_delete_that_is_not_allowed(open_registry: Opener, proxy: FaultyProxy, s
     assert open_registry().delete_manifest("t") is False
 
 
-def test_mount(open_registry: Opener, proxy: FaultyProxy) -> None:
+def test_mount_between_repositories(open_registry: Opener, proxy: FaultyProxy) -> None:
     source, target = open_registry(), open_registry()
     push(source)
     assert target.mount_blob(DIGEST, source)
@@ -571,7 +573,7 @@ def test_mount(open_registry: Opener, proxy: FaultyProxy) -> None:
 # Transport
 
 
-def test_nobody_listens(pool: HttpPool, waits: list[float]) -> None:
+def test_connection_refused(pool: HttpPool, waits: list[float]) -> None:
     with FaultyProxy("127.0.0.1:9") as gone:
         host = gone.host
     registry = WritableRegistry(Reference(host, "a"), pool, sleep=waits.append)
@@ -612,14 +614,14 @@ def test_tls_on_loopback(certificate: str, mode: UploadMode) -> None:
 
 
 @pytest.mark.tools("openssl")
-def test_certificate_that_nobody_trusts(certificate: str, pool: HttpPool) -> None:
+def test_untrusted_certificate(certificate: str, pool: HttpPool) -> None:
     with FaultyProxy(os.environ["HF_TEST_REGISTRY"], certificate=certificate) as server:
         registry = WritableRegistry(Reference(server.host, "a"), pool, sleep=lambda _: None)
         with pytest.raises(TransportError, match="certificate not trusted"):
             registry.blob_size(DIGEST)
 
 
-def test_dns_is_gone(pool: HttpPool, waits: list[float]) -> None:
+def test_host_name_that_does_not_resolve(pool: HttpPool, waits: list[float]) -> None:
     reference = Reference("registry.invalid", "a")
     registry = WritableRegistry(reference, pool, retry=RetryPolicy(tries=2), sleep=waits.append)
     with pytest.raises(TransportError, match=r"no answer from registry\.invalid"):

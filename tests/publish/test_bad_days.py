@@ -91,7 +91,7 @@ def test_the_hub_limits_requests(side: Side, as_date: bool) -> None:
     assert as_date or re.search(r"w\.bin: .*429.*; again in 2 s", ran.err)
 
 
-def test_a_proxy_compresses_what_the_hub_sends(side: Side) -> None:
+def test_a_proxy_compresses_answers_of_the_hub(side: Side) -> None:
     side.hub.add_fault(faults.Compressed(path="*w.bin"))
     side.hub.add_fault(faults.Compressed(path="*config.json"))
     must_work(side, side.publish("org/one"))
@@ -106,12 +106,12 @@ def test_a_small_file_is_cut_by_a_hub_without_ranges(side: Side) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 502])
-def test_the_hub_has_a_bad_moment(side: Side, status: int) -> None:
+def test_the_hub_answers_a_server_error_once(side: Side, status: int) -> None:
     side.hub.add_fault(faults.ServerError(path="*w.bin", status=status, times=2))
     must_work(side, side.publish("org/one"))
 
 
-def test_the_hub_has_a_bad_day(side: Side) -> None:
+def test_the_hub_answers_server_errors_for_ever(side: Side) -> None:
     side.hub.add_fault(faults.ServerError(path="*w.bin", status=502))
     must_fail(side, side.publish("org/one"), 3, "502")
 
@@ -148,7 +148,7 @@ def test_the_hub_sends_other_bytes_every_time(side: Side, fault: HubFault) -> No
     must_fail(side, side.publish("org/one"), 6, "want")
 
 
-def test_a_wrong_byte_in_one_part_spoils_the_whole_file(side: Side) -> None:
+def test_a_wrong_byte_in_one_part_fails_the_whole_file(side: Side) -> None:
     side.hub.add_fault(faults.WrongBytes(path="*big.bin", at_byte=1000))
     ran = side.publish("org/split", "--layer-size", "4MiB")
     must_fail(side, ran, 6, "want oid")
@@ -158,7 +158,7 @@ def test_a_wrong_byte_in_one_part_spoils_the_whole_file(side: Side) -> None:
     assert side.read_bytes() == SPLIT.files()["big.bin"].size_bytes  # no part was trusted
 
 
-def test_wrong_bytes_leave_the_old_tag_alone(side: Side, hub: HubServer) -> None:
+def test_wrong_bytes_keep_the_old_tag(side: Side, hub: HubServer) -> None:
     hub.move(MODEL.key, "main", 0)
     side.publish()
     before = side.store().get_manifest("model")
@@ -179,12 +179,12 @@ def test_a_redirect_to_another_host_gets_no_token(
     assert not any(entry.has_auth for entry in elsewhere)
 
 
-def test_the_hub_s_name_is_gone(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_the_hub_does_not_resolve(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
     must_fail(side, side.publish("org/one"), 4, "no answer from hub.invalid")
 
 
-def test_the_name_of_the_hub_s_cdn_is_gone(side: Side) -> None:
+def test_the_name_of_the_hubs_cdn_does_not_resolve(side: Side) -> None:
     side.hub.add_fault(RedirectTo(path="*w.bin", url="http://cdn.invalid/w.bin"))
     must_fail(side, side.publish("org/one"), 4, "cdn.invalid")
 
@@ -237,7 +237,7 @@ def test_the_registry_limits_requests(side: Side, as_date: bool) -> None:
 
 @pytest.mark.parametrize("status", [500, 502])
 @pytest.mark.parametrize("method", ["POST", "PUT", "HEAD"])
-def test_the_registry_has_a_bad_moment(side: Side, method: str, status: int) -> None:
+def test_the_registry_answers_a_server_error_once(side: Side, method: str, status: int) -> None:
     side.proxy.faults.append(Fault("bad", method, times=2, status=status))
     must_work(side, side.publish("org/one"))
 
@@ -273,7 +273,7 @@ def test_the_upload_session_is_gone(side: Side) -> None:
     must_work(side, side.publish("org/split", *CHUNKED), SPLIT)
 
 
-def test_the_registry_has_less_than_was_sent(side: Side) -> None:
+def test_the_registry_kept_fewer_bytes_than_were_sent(side: Side) -> None:
     side.proxy.faults.append(Fault("less", "PATCH", keep_bytes=100_000))
     must_work(side, side.publish("org/split", *CHUNKED), SPLIT)
 
@@ -317,7 +317,7 @@ def test_the_registry_takes_no_records(side: Side) -> None:
     must_work(side, side.publish("org/model"), MODEL)
 
 
-def test_the_registry_s_name_is_gone(side: Side) -> None:
+def test_the_name_of_the_registry_does_not_resolve(side: Side) -> None:
     ran = side.publish("org/one", to=("registry.invalid/me/models",))
     must_fail(side, ran, 4, "registry.invalid")
 
@@ -356,7 +356,7 @@ class Strike(Fault):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(side: Side, sent: signal.Signals) -> None:
+def test_ctrl_c_ends_at_once_and_the_next_run_resumes(side: Side, sent: signal.Signals) -> None:
     strike = Strike("ctrl-c", "PUT", BLOB_PATH, skip=1, sent=sent)
     side.proxy.faults.append(strike)
     command = [sys.executable, "-m", "downloader", *arguments_of(side.name), "--jobs", "1"]
@@ -382,7 +382,7 @@ def requests_of_a_run(hub: HubServer) -> int:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_kill_9_at_any_moment_and_the_next_run_goes_on(
+def test_kill_9_at_any_moment_and_the_next_run_resumes(
     side: Side, seed: int, requests_of_a_run: int
 ) -> None:
     strike = Strike("kill", skip=random.Random(seed).randrange(requests_of_a_run))

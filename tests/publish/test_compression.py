@@ -69,7 +69,7 @@ def check_restored(image: str, cache: Path, *more: str) -> Any:
     return report
 
 
-def test_auto_compresses_what_shrinks(side: Side, tmp_path: Path) -> None:
+def test_auto_compresses_layers_that_shrink(side: Side, tmp_path: Path) -> None:
     target = published(side, "--compress", "auto")
     assert sorted(types_of(side).values()) == ["tar", "tar+zstd"]
     assert target["moved_bytes"] < 0.85 * SHRINKING_BYTES + 5.1 * MIB
@@ -79,7 +79,7 @@ def test_auto_compresses_what_shrinks(side: Side, tmp_path: Path) -> None:
     assert asked_bytes(side) < 0.85 * SHRINKING_BYTES + 5.3 * MIB  # no frame twice
 
 
-def test_a_plan_says_what_it_chose_and_why(side: Side) -> None:
+def test_a_plan_states_the_compression_of_layers_and_its_reason(side: Side) -> None:
     ran = side.run("plan", "org/packs", "--compress", "auto", "--layer-size", "6MiB", code=0)
     assert "zstd: 7" in ran.out  # 75 to 79 %
     assert "plain: 9" in ran.out
@@ -173,7 +173,7 @@ def test_a_restore_of_compressed_layers_is_killed_and_continued(
     ],
     ids=lambda fault: fault.name,
 )
-def test_a_mirror_that_is_wrong_about_the_largest_compressed_layers(
+def test_a_mirror_with_wrong_bytes_of_the_largest_compressed_layers(
     side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, size: str
 ) -> None:
     image = built(side, tmp_path, monkeypatch, size)
@@ -250,14 +250,16 @@ def test_serve_reads_ranges_of_compressed_layers(
         assert server.ask(path).body == wanted
 
 
-def test_what_docker_pushed_again_is_read_by_its_table(side: Side, tmp_path: Path) -> None:
+def test_an_image_pushed_again_by_docker_is_read_by_its_seek_table(
+    side: Side, tmp_path: Path
+) -> None:
     """`docker push` sends the compressed blobs as they are, and drops the annotations."""
     published(side, "--compress", "zstd")
     image = f"{side.direct_name}:packs"
     check_restored(pushed_again(image), tmp_path)
 
 
-def test_others_take_it_for_ordinary_layers(side: Side, tmp_path: Path) -> None:
+def test_other_tools_read_compressed_layers_as_ordinary_ones(side: Side, tmp_path: Path) -> None:
     published(side, "--compress", "zstd")
     image = f"{side.direct_name}:packs"
     layout = f"{tmp_path}/layout:model"
@@ -318,7 +320,7 @@ def test_both_forms_in_one_index(
     check_directory(tmp_path / "out", PACKS)
 
 
-def test_an_engine_that_has_the_files_in_another_form_already(side: Side, tmp_path: Path) -> None:
+def test_an_engine_that_has_the_files_uncompressed_already(side: Side, tmp_path: Path) -> None:
     """Its containerd store fetches no blob of layers that it has unpacked, and saves none."""
     images = [f"{side.direct_name}:{tag}" for tag in ("none", "zstd")]
     try:
@@ -332,7 +334,7 @@ def test_an_engine_that_has_the_files_in_another_form_already(side: Side, tmp_pa
         docker("rmi", *images)
 
 
-def test_the_engine_compresses_nothing_for_us(side: Side) -> None:
+def test_compress_with_engine_docker_is_refused(side: Side) -> None:
     ran = side.run("build", "org/packs", "--engine=docker", "--compress=auto", code=2)
     assert "--engine layout" in ran.err
 

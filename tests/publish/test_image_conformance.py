@@ -121,7 +121,7 @@ def test_crane_validates_it_for_each_platform(image: str, platform: str) -> None
 
 
 @pytest.mark.tools("crane")
-def test_crane_validates_every_byte_of_what_it_pulled(image: str, tmp_path: Path) -> None:
+def test_crane_validates_every_byte_of_a_pulled_image(image: str, tmp_path: Path) -> None:
     path = f"{tmp_path}/image.tar"
     call("crane", "pull", "--insecure", image, path)
     assert "PASS" in call("crane", "validate", "--tarball", path)

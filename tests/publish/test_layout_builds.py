@@ -41,7 +41,7 @@ def test_a_second_build_of_a_layout_waits_for_the_first(side: Side) -> None:
     check_image(side.store(), "model", MODEL)
 
 
-def test_who_waits_says_so_once(tmp_path: Path) -> None:
+def test_a_build_that_waits_for_the_lock_reports_it_once(tmp_path: Path) -> None:
     path, said = tmp_path / "a" / "b.lock", list[str]()
     waiting, done = threading.Event(), threading.Event()
 
@@ -72,7 +72,7 @@ def test_a_layout_may_be_pushed_under_another_tag(side: Side) -> None:
 
 
 @pytest.mark.parametrize("command", [("publish", "org/model"), ("assemble", "model")])
-def test_a_repository_with_a_tag_is_told_where_the_tag_goes(
+def test_push_to_a_name_with_a_tag_is_refused_with_a_hint(
     side: Side, command: tuple[str, str]
 ) -> None:
     ran = side.run(*command, "--to", f"{side.name}:v2", code=2)
@@ -80,7 +80,7 @@ def test_a_repository_with_a_tag_is_told_where_the_tag_goes(
     assert f"hint: {hint}" in ran.err
 
 
-def test_a_push_that_sends_nothing_says_so(side: Side) -> None:
+def test_a_push_that_sends_no_byte_reports_it(side: Side) -> None:
     assert side.run(*BUILD_LAYOUT).code == 0
     push = ("push", "model", "--engine", "layout", "--to", side.name)
     ran = side.run(*push)

@@ -52,7 +52,7 @@ def test_the_layers_of_an_image_are_counted_as_they_are_listed() -> None:
     assert rows == [str(number) for number in range(1, with_files + 3)]
 
 
-def test_without_a_job_nothing_is_asked_of_the_hub(hub: HubServer) -> None:
+def test_github_output_outside_of_a_job_fails_before_the_hub_is_asked(hub: HubServer) -> None:
     code, _, err = hf_models("plan", "org/model", "--github-output")
     assert code == 2
     assert "$GITHUB_OUTPUT is not set" in err

@@ -51,14 +51,14 @@ def test_an_unchanged_repo_moves_nothing(side: Side) -> None:
     assert side.sent_bytes() == 0
 
 
-def test_what_the_tag_names_is_not_asked_for(side: Side) -> None:
+def test_no_request_for_blobs_of_the_current_tag(side: Side) -> None:
     side.publish()
     side.forget()
     side.publish()
     assert side.proxy.of("HEAD") == []
 
 
-def test_force_asks_for_every_blob_and_sends_what_is_lost(side: Side) -> None:
+def test_force_asks_for_every_blob_and_sends_the_lost_ones(side: Side) -> None:
     side.publish()
     [lost, *_] = manifest_of(side.store(), "model").layers
     path = f"/{side.repository}/blobs/{lost.digest}$"
@@ -213,7 +213,7 @@ def test_the_only_target_that_fails_is_in_the_document(side: Side) -> None:
     assert "missing" not in told.out + told.err
 
 
-def test_a_target_named_twice_is_one(side: Side) -> None:
+def test_a_target_named_twice_is_published_once(side: Side) -> None:
     ran = side.publish("org/other", "--json", to=(side.name, side.name), code=0)
     assert len(ran.json["targets"]) == 1
 
@@ -236,14 +236,14 @@ def test_a_password_in_a_name_is_not_repeated(side: Side, flag: str, name: str) 
     assert "docker login" in ran.err
 
 
-def test_a_part_that_takes_the_place_of_the_whole_is_noted(side: Side) -> None:
+def test_a_part_that_replaces_the_whole_file_is_noted(side: Side) -> None:
     side.publish("org/model")
     ran = side.publish("org/model", "--include", "*.json", code=0)
     assert f"{side.name}:model: carries the whole repo; a part takes its place" in ran.err
     assert "carries the whole" not in side.publish("org/model", "--include", "*.json").err
 
 
-def test_an_image_that_cannot_be_reused_is_no_obstacle(side: Side) -> None:
+def test_an_unreachable_image_to_reuse_does_not_fail_the_publish(side: Side) -> None:
     ran = side.publish("org/model", "--reuse", "127.0.0.1:1/me/models:x", code=0)
     assert "127.0.0.1:1/me/models:x: not used" in ran.err
 
@@ -336,7 +336,7 @@ def test_shards_become_one_image_without_a_model_byte(side: Side) -> None:
     check_image(side.store(), "model", MODEL)
 
 
-def test_a_shard_says_what_it_wrote_and_what_comes_next(side: Side) -> None:
+def test_a_shard_prints_its_result_and_the_next_command(side: Side) -> None:
     ran = side.publish("org/model", "--shard", "2/3")
     assert ran.out.splitlines()[-1] == f"{side.name}:model.shard-2-of-3"
     assert f"once all 3 are there: hf-models assemble model --to {side.name}" in ran.err
@@ -401,7 +401,7 @@ def test_assemble_reports_the_result_of_every_target(side: Side) -> None:
     assert "no answer from 127.0.0.1" in bad["error"]["message"]
 
 
-def test_a_long_wait_is_no_silence(side: Side) -> None:
+def test_a_long_wait_is_reported(side: Side) -> None:
     busy = Fault("busy", "POST", status=429, headers={"Retry-After": "2"})
     side.proxy.faults.append(busy)
     ran = side.publish("org/other", code=0)
@@ -418,12 +418,12 @@ def test_a_file_that_is_no_plan_is_named(side: Side, tmp_path: Path, text: str) 
     assert f"{path} is no plan" in ran.err
 
 
-def test_assemble_without_shards_says_so(side: Side) -> None:
+def test_assemble_without_shards_is_an_error(side: Side) -> None:
     ran = side.assemble("model", code=2)
     assert "model: no shards" in ran.err
 
 
-def test_assemble_needs_no_listing_where_it_is_told_how_many(side: Side) -> None:
+def test_assemble_with_the_number_of_shards_lists_no_tags(side: Side) -> None:
     side.publish("org/model", "--shard", "1/2")
     side.publish("org/model", "--shard", "2/2")
     side.proxy.faults.append(Fault("no listing", "GET", "/tags/list", times=99, status=403))
@@ -453,7 +453,7 @@ def test_assemble_without_listing_and_shards_names_the_flag(side: Side) -> None:
     assert "--shards N" in ran.err
 
 
-def test_shards_of_two_commits_want_a_choice(side: Side, hub: HubServer) -> None:
+def test_shards_of_two_commits_need_a_revision(side: Side, hub: HubServer) -> None:
     side.publish("org/model", "--shard", "1/2")
     hub.move(MODEL.key, "main", 0)
     side.publish("org/model", "--shard", "2/2")
@@ -477,9 +477,7 @@ def test_after_assembly_no_tag_names_a_shard(side: Side) -> None:
         assert raw.digest == image.digest
 
 
-def test_a_plan_from_a_file_is_what_is_published(
-    side: Side, hub: HubServer, tmp_path: Path
-) -> None:
+def test_publish_follows_the_plan_of_a_file(side: Side, hub: HubServer, tmp_path: Path) -> None:
     planned = side.run("plan", "org/model", "--layer-size", "6MiB", "--json")
     path = tmp_path / "plan.json"
     path.write_text(planned.out)
@@ -497,7 +495,7 @@ def test_a_plan_from_a_file_is_what_is_published(
         assert said in ran.err
 
 
-def test_a_gated_repo_is_refused_before_any_byte(
+def test_a_gated_repo_is_refused_before_the_first_byte(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
@@ -518,7 +516,7 @@ def test_a_tag_of_another_repo_is_not_overwritten(side: Side) -> None:
     check_image(side.store(), "shared", MODEL)
 
 
-def test_force_overwrites_what_cannot_be_read(side: Side) -> None:
+def test_force_overwrites_an_unreadable_tag(side: Side) -> None:
     store = side.store()
     config = b'{"config": {}}'
     put_blob(store, config, digest_of(config))
@@ -531,7 +529,7 @@ def test_force_overwrites_what_cannot_be_read(side: Side) -> None:
     check_image(store, "other", OTHER)
 
 
-def test_a_dry_run_moves_nothing_and_says_what_it_would(side: Side) -> None:
+def test_a_dry_run_moves_nothing_and_prints_the_plan(side: Side) -> None:
     ran = side.publish("org/model", "--dry-run", "--json", code=0)
     assert ran.json["targets"][0]["missing_bytes"] > 3 * FILE_BYTES
     assert "missing 15.8 MB" in side.publish("org/model", "--dry-run").err
@@ -580,7 +578,7 @@ def test_labels_are_annotations_of_the_index(side: Side) -> None:
     assert notes["org.opencontainers.image.licenses"] == "MIT"
 
 
-def test_no_secret_is_in_the_image_or_in_what_is_printed(
+def test_no_secret_is_in_the_image_or_the_output(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_alice")

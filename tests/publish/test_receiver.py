@@ -50,7 +50,7 @@ def receive(directory: Path, *arguments: str, code: int = 0) -> Ran:
     return program(*command, code=code, cwd=directory, env=env)
 
 
-def test_python_alone_restores_and_verifies_what_the_image_brought(
+def test_python_alone_restores_and_verifies_with_the_receiver_of_the_image(
     side: Side, tmp_path: Path
 ) -> None:
     pulled(side, tmp_path)
@@ -103,7 +103,7 @@ def test_another_revision_brings_no_programs_again(side: Side) -> None:
     assert side.sent_bytes() - before < programs.size_bytes
 
 
-def test_no_receiver_leaves_it_out(side: Side) -> None:
+def test_no_receiver_flag_leaves_the_receiver_out(side: Side) -> None:
     assert side.publish("org/packs", "--no-receiver").code == 0
     files = files_of(side.store(), "packs")
     assert PYZ not in files

@@ -197,7 +197,7 @@ def test_part_of_a_root_directory_that_cannot_be_read_is_named(tmp_path: Path, w
     assert f"{root / what}: Permission denied" in said
 
 
-def test_directory_that_is_no_image_says_what_is_read(tmp_path: Path) -> None:
+def test_directory_that_is_no_image_is_an_error_with_the_readable_kinds(tmp_path: Path) -> None:
     root = tmp_path / "directory"
     (root / "things").mkdir(parents=True)
     ran = restore(root, tmp_path / "cache", code=2)

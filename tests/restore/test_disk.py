@@ -48,7 +48,7 @@ def leftovers(cache: Path) -> list[Path]:
 # Compressed layers of other people's images
 
 
-def test_selection_of_a_compressed_layer_writes_only_what_was_selected(tmp_path: Path) -> None:
+def test_selection_of_a_compressed_layer_writes_only_selected_files(tmp_path: Path) -> None:
     image = put_gzip(tmp_path / "image")
     report = restored(image, tmp_path / "cache", "config.json")
     assert report["fetched_bytes"] == len(FILES["config.json"])
@@ -57,7 +57,7 @@ def test_selection_of_a_compressed_layer_writes_only_what_was_selected(tmp_path:
     assert not leftovers(tmp_path / "cache")
 
 
-def test_selection_removes_nothing_that_another_restore_wrote_meanwhile(
+def test_selection_keeps_files_that_another_restore_wrote_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, cache = put_gzip(tmp_path / "image"), tmp_path / "cache"

@@ -110,7 +110,7 @@ def refs_of(target: Path) -> dict[str, str]:
         (b'{"snapshot":{"revision":"v1"}}', "d" * 40),
     ],
 )
-def test_ref_of_another_commit_moves_with_a_word_and_main_only_by_an_image_of_main(
+def test_ref_of_another_commit_moves_with_a_message_and_main_only_by_an_image_of_main(
     source: Path, target: Path, plan: bytes | None, main: str
 ) -> None:
     repo = add_repo(source, {"config.json": b"{}"})
@@ -128,7 +128,7 @@ def test_ref_of_another_commit_moves_with_a_word_and_main_only_by_an_image_of_ma
 
 
 @pytest.mark.parametrize(("there", "new"), [("v1", "v1/x"), ("v1/x", "v1")])
-def test_ref_that_clashes_with_another_is_told_and_left_out(
+def test_ref_that_clashes_with_another_is_reported_and_left_out(
     source: Path, target: Path, there: str, new: str
 ) -> None:
     repo = add_repo(source, {"config.json": b"{}"})
@@ -214,7 +214,7 @@ def test_stale_ref_and_link_are_replaced(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--image"], ["--image", "--help"], ["--help"]])
-def test_image_without_a_command_says_what_it_is(source: Path, arguments: list[str]) -> None:
+def test_image_without_a_command_prints_its_description(source: Path, arguments: list[str]) -> None:
     add_repo(source, {"a.txt": b"a\n"})
     said = call("sh", SCRIPT, *arguments, env={"HF_HUB_CACHE": str(source)})
     assert f"model org/name at {COMMIT}" in said
@@ -266,7 +266,7 @@ def image(shelf: Shelf) -> str:
 
 
 @pytest.mark.docker
-def test_huggingface_hub_loads_what_a_container_exports(image: str, target: Path) -> None:
+def test_huggingface_hub_loads_the_export_of_a_container(image: str, target: Path) -> None:
     os.chown(target, 12345, 12346)
     run_export(image, target)
     commit = (target / "hub/models--org--tiny/refs/main").read_text()
@@ -294,7 +294,7 @@ def test_export_keeps_right_files_and_replaces_wrong_ones(image: str, target: Pa
 
 
 @pytest.mark.docker
-def test_container_without_a_command_says_what_it_is(image: str) -> None:
+def test_container_without_a_command_prints_its_description(image: str) -> None:
     for arguments in ([], ["--help"]):
         said = docker("run", "--rm", image, *arguments)
         assert "This image carries files of the Hugging Face Hub" in said
@@ -303,7 +303,7 @@ def test_container_without_a_command_says_what_it_is(image: str) -> None:
 
 
 @pytest.mark.docker
-def test_full_disk_fails_loudly(image: str) -> None:
+def test_full_disk_is_an_error(image: str) -> None:
     said = docker(
         *("run", "--rm", "--network=none", "--tmpfs", "/export:size=1m", image, "export"), code=7
     )
@@ -311,7 +311,7 @@ def test_full_disk_fails_loudly(image: str) -> None:
 
 
 @pytest.mark.docker
-def test_user_without_rights_is_told(image: str, target: Path) -> None:
+def test_user_without_rights_gets_an_error(image: str, target: Path) -> None:
     target.chmod(0o755)
     said = run_export_as("65534:65534", image, target, code=7)
     assert "permission denied in /export" in said

@@ -272,7 +272,7 @@ HEADERS: Mapping[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_a_tar_header_that_lies(attack: Callable[..., Ran], name: str) -> None:
+def test_a_tar_header_with_false_values(attack: Callable[..., Ran], name: str) -> None:
     data, text = HEADERS[name]
     refused(attack(after_the_cache(data)), PROTOCOL, text)
 
@@ -372,7 +372,7 @@ def test_a_decompression_bomb(attack: Callable[..., Ran], kind: str) -> None:
     refused(attack(RawLayer(data, f"{LAYER}+{kind}")), PROTOCOL, "bomb")
 
 
-def test_a_bomb_that_says_it_is_a_blob_needs_free_disk_first(attack: Callable[..., Ran]) -> None:
+def test_a_bomb_declared_as_a_blob_needs_free_disk_first(attack: Callable[..., Ran]) -> None:
     head = raw_header(BLOB, b"\x80" + struct.pack(">3xQ", 2**61))
     ran = attack(RawLayer(gzip.compress(head), f"{LAYER}+gzip"))
     refused(ran, 7, " TB free, got ")
@@ -422,7 +422,7 @@ def test_frames_that_are_right_are_restored(tmp_path: Path, cache: Path) -> None
     ],
     ids=["huge", "large", "fat", "gap", "beyond", "shifted", "empty", "overlap", "short", "bomb"],
 )
-def test_a_seek_table_or_frame_that_lies(
+def test_a_seek_table_or_frame_with_false_sizes(
     tmp_path: Path,
     cache: Path,
     frames: list[bytes],
@@ -506,7 +506,7 @@ MANIFESTS: Mapping[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_a_manifest_that_is_none(tmp_path: Path, cache: Path, name: str) -> None:
+def test_a_malformed_manifest(tmp_path: Path, cache: Path, name: str) -> None:
     data, text = MANIFESTS[name]
     refused(restore(put_manifest(tmp_path, data), cache), PROTOCOL, text)
 
@@ -592,7 +592,9 @@ def test_annotations_that_leave_a_file_out(tmp_path: Path, cache: Path) -> None:
         ("repo-type", "kernel/..", "repo type"),
     ],
 )
-def test_a_label_that_lies(tmp_path: Path, cache: Path, key: str, value: str, said: str) -> None:
+def test_a_label_with_a_false_value(
+    tmp_path: Path, cache: Path, key: str, value: str, said: str
+) -> None:
     image = ours(tmp_path, lambda _, found: found.update({f"{PREFIX}.{key}": value}))
     refused(restore(image, cache), PROTOCOL, said)
 
@@ -670,7 +672,9 @@ SAVED = {
 
 @pytest.mark.parametrize("compress", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("name", SAVED)
-def test_a_docker_archive_that_lies(tmp_path: Path, cache: Path, name: str, compress: bool) -> None:
+def test_a_docker_archive_with_false_entries(
+    tmp_path: Path, cache: Path, name: str, compress: bool
+) -> None:
     members = [Member("c.json", b"{}"), Member("manifest.json", SAVED[name].encode())]
     archive = archive_of(tmp_path, *members, compress=compress)
     assert restore(archive, cache).code == PROTOCOL
@@ -699,6 +703,6 @@ def test_an_archive_that_is_cut(tmp_path: Path, cache: Path) -> None:
     refused(restore(archive, cache), PROTOCOL, "bytes")
 
 
-def test_our_layer_annotations_are_what_is_attacked() -> None:
+def test_annotation_that_the_attacks_change_is_written() -> None:
     layer = make_plan(make_snapshot(GOOD)).layers[0]
     assert f"{PREFIX}.layer.members" in layer_annotations(layer)

@@ -164,7 +164,7 @@ def put_oci_modelcar(root: Path, sha256: Mapping[str, str]) -> None:
     store.put_manifest("latest", manifest, MANIFEST)
 
 
-def test_what_oci_modelcar_writes(tmp_path: Path) -> None:
+def test_image_made_by_oci_modelcar(tmp_path: Path) -> None:
     put_oci_modelcar(tmp_path / "image", {path: lfs_oid(FILES[path]) for path in FILES})
     assert kind(tmp_path / "image") == "modelcar"
     restored_files(tmp_path / "image", tmp_path / "files")
@@ -178,7 +178,7 @@ def test_hubs_sha256_in_annotations_is_compared_with_the_bytes(tmp_path: Path) -
     assert not (tmp_path / "files/model.safetensors").exists()
 
 
-def test_what_olot_writes(tmp_path: Path) -> None:
+def test_image_made_by_olot(tmp_path: Path) -> None:
     base = layer_of(Member("etc/hostname", b"x"))
     history = {"history": [{"created_by": "base"}]}
     put_image(layout(tmp_path / "image"), [base], config=history)
@@ -276,7 +276,7 @@ def test_modelpack_of_raw_and_tar_layers(tmp_path: Path, described: bool) -> Non
 
 
 @pytest.mark.docker
-def test_what_modelpack_client_pushes(tmp_path: Path) -> None:
+def test_artifact_pushed_by_modelpack_client(tmp_path: Path) -> None:
     name, _ = registry()
     config = tmp_path / "modelpack.json"
     config.write_text(json.dumps({"descriptor": {}, "config": {}}))

@@ -170,13 +170,13 @@ def docker_save(tmp_path: Path, *, twin_link: bool = False) -> Path:
 
 
 @pytest.mark.parametrize("twin_link", [False, True])
-def test_what_docker_save_wrote_before_oci(tmp_path: Path, twin_link: bool) -> None:
+def test_archive_of_docker_save_before_oci(tmp_path: Path, twin_link: bool) -> None:
     archive = docker_save(tmp_path, twin_link=twin_link)
     restored(archive, tmp_path / "cache")
     check_cache(tmp_path / "cache", has_tree=False)
 
 
-def test_what_docker_save_wrote_before_oci_compressed(tmp_path: Path) -> None:
+def test_compressed_archive_of_docker_save_before_oci(tmp_path: Path) -> None:
     archive = docker_save(tmp_path, twin_link=True)
     packed = tmp_path / "saved.tgz"
     packed.write_bytes(gzip.compress(archive.read_bytes(), 1))
@@ -348,7 +348,7 @@ def test_an_upper_layer_overwrites_a_ref_and_a_wrong_blob(tmp_path: Path) -> Non
         check_cache(cache, SMALL, has_tree=False)
 
 
-def test_a_link_to_a_removed_blob_is_left_out_and_said(tmp_path: Path) -> None:
+def test_a_link_to_a_removed_blob_is_left_out_and_reported(tmp_path: Path) -> None:
     gone = Member(f"{HUB}/{FOLDER}/blobs/.wh.{git_oid(b'name' + bytes([10]))}")
     put_image(layout(tmp_path / "image"), [layer_of(*cache_members(SMALL)), layer_of(gone)])
     report = restored(tmp_path / "image", tmp_path / "cache")
@@ -360,7 +360,7 @@ def test_a_link_to_a_removed_blob_is_left_out_and_said(tmp_path: Path) -> None:
 # Targets
 
 
-def test_the_library_takes_the_cache_for_its_own(ours: Path, tmp_path: Path) -> None:
+def test_the_library_loads_the_restored_cache(ours: Path, tmp_path: Path) -> None:
     restored(ours, tmp_path / "cache")
     for revision in ("main", COMMIT):
         found = snapshot_download(
@@ -518,7 +518,9 @@ def test_only_some_files_of_a_compressed_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["no-such-file"], ["--include", "*.gguf"]])
-def test_a_name_that_matches_nothing(ours: Path, tmp_path: Path, arguments: list[str]) -> None:
+def test_names_or_patterns_without_a_match_are_an_error(
+    ours: Path, tmp_path: Path, arguments: list[str]
+) -> None:
     assert restore(ours, tmp_path / "cache", *arguments).code == 2
     assert not (tmp_path / "cache").exists()
 
@@ -560,7 +562,7 @@ def test_a_dry_run_of_a_compressed_layer_writes_nothing(tmp_path: Path) -> None:
 # inspect, and the command line
 
 
-def test_inspect_shows_what_an_image_holds(ours: Path) -> None:
+def test_inspect_shows_the_contents_of_an_image(ours: Path) -> None:
     ran = hf_models("inspect", ours, "--json", "--files", code=0)
     found = ran.json
     assert (found["repo_id"], found["commit"], found["files"]) == ("org/model", COMMIT, 7)

@@ -96,7 +96,7 @@ def copied_cache(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("compression", ["uncompressed", "gzip", "zstd"])
-def test_what_docker_pushes(tmp_path: Path, image: str, compression: str) -> None:
+def test_image_pushed_by_docker(tmp_path: Path, image: str, compression: str) -> None:
     push_built(copied_cache(tmp_path), image, compression=compression)
     restored(image, tmp_path / "cache")
     check_cache(tmp_path / "cache")
@@ -131,7 +131,7 @@ def test_the_local_engine(tmp_path: Path, image: str) -> None:
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_what_docker_saves(tmp_path: Path, image: str, compress: bool) -> None:
+def test_archive_of_docker_save(tmp_path: Path, image: str, compress: bool) -> None:
     name, store = registry(image.partition("/")[2])
     put_ours(store, FILES)
     docker("pull", "--quiet", name)
@@ -164,7 +164,7 @@ SKOPEO = ("skopeo", "copy", "--quiet", "--insecure-policy", "--src-tls-verify=fa
 
 @pytest.mark.tools("skopeo", "crane")
 @pytest.mark.parametrize("transport", ["oci", "oci-archive", "docker-archive", "crane"])
-def test_what_other_programs_copy(tmp_path: Path, image: str, transport: str) -> None:
+def test_copies_made_by_other_programs(tmp_path: Path, image: str, transport: str) -> None:
     name, store = registry(image.partition("/")[2])
     put_ours(store, FILES)
     target = tmp_path / "copy"

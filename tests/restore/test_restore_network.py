@@ -96,7 +96,7 @@ def test_a_mirror_with_a_path(image: Path, tmp_path: Path) -> None:
     ],
     ids=lambda fault: fault.name,
 )
-def test_a_bad_mirror_gives_way_to_the_next_place(
+def test_a_bad_mirror_gives_way_to_the_next_source(
     image: Path, tmp_path: Path, fault: Fault
 ) -> None:
     with SmallRegistry(image) as own, SmallRegistry(image, fault) as mirror:
@@ -109,7 +109,9 @@ def test_a_bad_mirror_gives_way_to_the_next_place(
     check_cache(tmp_path / "cache")
 
 
-def test_only_lying_mirrors_end_in_the_images_own_place(image: Path, tmp_path: Path) -> None:
+def test_mirrors_with_wrong_bytes_only_give_way_to_the_images_registry(
+    image: Path, tmp_path: Path
+) -> None:
     lies = of_blobs("lies", lies=ALL, from_bytes=LAYER_BYTES)
     with (
         SmallRegistry(image) as own,
@@ -122,7 +124,7 @@ def test_only_lying_mirrors_end_in_the_images_own_place(image: Path, tmp_path: P
     check_cache(tmp_path / "cache")
 
 
-def test_a_lie_everywhere_is_found(image: Path, tmp_path: Path) -> None:
+def test_wrong_bytes_everywhere_are_an_integrity_error(image: Path, tmp_path: Path) -> None:
     with SmallRegistry(image, of_blobs("lies", lies=ALL, from_bytes=LAYER_BYTES)) as own:
         ran = restore(f"{own.host}/me/model", tmp_path / "cache")
     assert ran.code == 6

@@ -73,7 +73,7 @@ def test_a_cache_with_wrong_missing_and_extra_files(cache: Path) -> None:
     assert ("extra", f"blobs/{'0' * 64}") in findings(document)
 
 
-def test_no_cache_is_the_users_mistake(tmp_path: Path) -> None:
+def test_directory_without_a_cache_is_an_input_error(tmp_path: Path) -> None:
     ran = hf_models("verify", tmp_path, code=2)
     assert ran.err.startswith("verify") or "error:" in ran.err
 

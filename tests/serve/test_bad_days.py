@@ -265,7 +265,7 @@ def test_more_clients_than_files_that_a_process_may_open_by_default(tmp_path: Pa
             assert {line.recv(12) for line in lines} == {b"HTTP/1.1 200"}
 
 
-def test_connections_of_clients_that_ask_or_take_nothing_end(tmp_path: Path) -> None:
+def test_connections_of_clients_that_neither_send_nor_read_are_closed(tmp_path: Path) -> None:
     impatient = with_constants("server._KEEP_ALIVE_S, server._STALL_S = 0.2, 1.0")
     with (
         serving(put_big(), "--cache-dir", tmp_path / "cache", program=impatient) as server,
@@ -376,7 +376,7 @@ def test_wrong_blob_in_the_cache_is_replaced(tmp_path: Path) -> None:
     check_blobs(blob.parent)
 
 
-def test_cache_size_removes_what_was_not_used_for_longest(tmp_path: Path) -> None:
+def test_cache_size_removes_the_least_recently_used_files(tmp_path: Path) -> None:
     files = {f"{name}.bin": random_bytes(3 * MIB, seed=at) for at, name in enumerate("abc", 20)}
     name, store = registry()
     put_ours(store, files)
@@ -438,7 +438,7 @@ def test_cache_size_holds_while_many_files_come_at_once(tmp_path: Path) -> None:
     assert 0 < sum(blob.stat().st_size for blob in (cache / BLOBS).iterdir()) <= 5 * MIB
 
 
-def test_what_clients_have_left_half_done_makes_room(tmp_path: Path) -> None:
+def test_unfinished_files_without_clients_are_removed_for_space(tmp_path: Path) -> None:
     files = {"w.safetensors": WEIGHTS, "v.safetensors": WEIGHTS[::-1]}
     put_ours(layout(tmp_path / "layout"), files)
     flags = ("--cache-dir", tmp_path / "cache", "--cache-size", "26MiB")
@@ -675,7 +675,7 @@ def test_directory_in_a_cache_does_not_hide_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cache", "directory"])
-def test_folder_of_another_user_takes_no_other_with_it(tmp_path: Path, kind: str) -> None:
+def test_unreadable_folder_does_not_hide_others(tmp_path: Path, kind: str) -> None:
     for name in ("open", "shut"):
         image = tmp_path / f"directory/{name}"
         put_ours(layout(image), FILES, snapshot=make_snapshot(FILES, f"org/{name}"))
@@ -717,7 +717,7 @@ def test_registry_that_is_not_there_at_the_start_is_served_once_it_is(tmp_path: 
     assert server.said("trying again")
 
 
-def test_image_that_lacks_its_config_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_image_without_its_config_does_not_hide_others(tmp_path: Path) -> None:
     for name in ("whole", "damaged"):
         snapshot = make_snapshot(FILES, f"org/{name}")
         put_ours(layout(tmp_path / name), FILES, snapshot=snapshot, annotated=False)
@@ -733,7 +733,7 @@ def test_image_that_lacks_its_config_takes_no_other_with_it(tmp_path: Path) -> N
         assert server.said(":damaged: left out")
 
 
-def test_label_that_is_no_text_spoils_no_list(tmp_path: Path) -> None:
+def test_label_with_half_of_a_surrogate_pair_does_not_break_lists(tmp_path: Path) -> None:
     name, store = registry()
     put_ours(store, FILES, snapshot=replace(make_snapshot(FILES), license="MIT"))
     raw = store.get_manifest("latest")
@@ -773,7 +773,7 @@ def test_two_hundred_small_files_cost_the_registry_few_requests(tmp_path: Path) 
     check_blobs(tmp_path / "cache" / BLOBS)
 
 
-def test_wrong_bytes_of_a_small_file_spoil_none_beside_it(tmp_path: Path) -> None:
+def test_wrong_bytes_of_a_small_file_do_not_fail_its_neighbours(tmp_path: Path) -> None:
     wrong = {**SMALL, "d3/3.json": b'{"n": 4}'}
     put_ours(layout(tmp_path / "layout"), wrong, snapshot=make_snapshot(SMALL))
     with serving(tmp_path / "layout", "--cache-dir", tmp_path / "cache") as server:

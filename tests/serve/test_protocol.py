@@ -94,7 +94,7 @@ def test_model_info_with_blobs_as_huggingface_hub_reads_it(api: HfApi) -> None:
     assert found["vocab.txt"].blob_id == git_oid(FILES["vocab.txt"])
 
 
-def test_expand_returns_only_what_was_asked_for(api: HfApi, server: Server) -> None:
+def test_expand_returns_only_the_requested_fields(api: HfApi, server: Server) -> None:
     info = api.model_info("org/model", expand=["siblings", "gated"])
     assert len(info.siblings or []) == len(FILES)
     found = server.ask("/api/models/org/model?expand[]=sha&expand=gguf&expand=nothing").json
@@ -103,7 +103,7 @@ def test_expand_returns_only_what_was_asked_for(api: HfApi, server: Server) -> N
     assert api.model_info("org/model", expand=list(every)).safetensors is None
 
 
-def test_no_answer_speaks_of_xet(server: Server) -> None:
+def test_no_answer_mentions_xet(server: Server) -> None:
     for path in (
         "/api/models/org/model?blobs=true",
         "/api/models/org/model?expand=xetEnabled",
@@ -201,7 +201,7 @@ def test_pages_of_a_list_keep_every_word_of_the_query(server: Server) -> None:
     assert {"sha", "siblings"} <= set(item)
 
 
-def test_card_says_what_a_model_is_for(api: HfApi) -> None:
+def test_card_gives_the_task_of_a_model(api: HfApi) -> None:
     info = api.model_info("gpt2")
     assert (info.pipeline_tag, info.library_name) == ("text-generation", "transformers")
     assert {"text-generation", "transformers"} <= set(info.tags or [])
@@ -211,7 +211,7 @@ def test_card_says_what_a_model_is_for(api: HfApi) -> None:
     assert data.card_data.language == ["en"]
 
 
-def test_access_is_checked_and_what_is_not_there_is_not_a_missing_repo(
+def test_auth_check_and_paths_outside_the_interface_are_told_from_missing_repos(
     api: HfApi, server: Server
 ) -> None:
     api.auth_check("org/model")
@@ -423,7 +423,7 @@ def test_metrics_count_requests_and_bytes(server: Server) -> None:
     assert server.metric("repos") == 4
 
 
-def test_a_page_from_elsewhere_reads_nothing_of_a_local_server(server: Server) -> None:
+def test_a_page_of_another_origin_cannot_read_a_local_server(server: Server) -> None:
     path = resolve_path("vocab.txt")
     ours = server.ask(path, Origin="http://localhost:3000")
     assert ours.headers["access-control-allow-origin"] == "http://localhost:3000"

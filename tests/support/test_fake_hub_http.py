@@ -184,7 +184,7 @@ def test_cdn_refuses_credentials(local: HubServer) -> None:
     assert [entry.has_auth for entry in local.log().of(origin="cdn")] == [True]
 
 
-def test_cdn_refuses_what_is_not_signed(local: HubServer) -> None:
+def test_cdn_refuses_unsigned_addresses(local: HubServer) -> None:
     url = weights_url(local)
     assert get(url.partition("?")[0]).status == 403
     assert get(url[:-1] + ("0" if url[-1] != "0" else "1")).status == 403

@@ -121,7 +121,7 @@ def check_snapshot(path: str, repo: Repo, only: str = "") -> None:
 # The real huggingface_hub
 
 
-def test_info_has_what_the_documentation_says(hub: HubProcess, tmp_path: Path) -> None:
+def test_info_has_the_documented_fields(hub: HubProcess, tmp_path: Path) -> None:
     fields = "(i.id, i.sha, i.private, i.gated, i.card_data.license, str(i.last_modified))"
     files = "sorted((s.rfilename, s.size, s.blob_id, s.lfs and s.lfs.sha256) for s in i.siblings)"
     both = f"[({fields}, {files}) for i in [api.model_info('org/tiny', files_metadata=True)]]"

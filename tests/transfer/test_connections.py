@@ -51,7 +51,7 @@ class SimulatedLine:
         (200, 800, 4, 4),  # the processor is the limit
     ],
 )
-def test_connections_settle_where_one_more_brings_nothing(
+def test_connections_stop_growing_without_gain(
     each: float, total: float, least: int, most: int
 ) -> None:
     line = SimulatedLine(each, total, round_trip_s=0.2 if each < 100 else 0.0)

@@ -88,7 +88,7 @@ def test_memory_of_two_buffers_is_enough(side: Side, digest: str) -> None:
     assert side.read("org/big", "big.bin", pool=pool) == digest
 
 
-def test_streams_share_a_pool_smaller_than_their_wishes(side: Side, digest: str) -> None:
+def test_streams_share_a_pool_smaller_than_their_rings(side: Side, digest: str) -> None:
     pool = BufferPool(10 * 256 * 1024, buffer_bytes=256 * 1024)
     got: list[str] = []
 
@@ -207,7 +207,7 @@ def test_token_does_not_follow_a_redirect_elsewhere(hub: HubServer, digest: str)
     assert not any(entry.has_auth for entry in seen)
 
 
-def test_gated_file_says_what_to_do(hub: HubServer) -> None:
+def test_gated_file_is_an_error_with_a_hint(hub: HubServer) -> None:
     with fresh(hub, "hf_bob") as side, pytest.raises(HubError) as caught:
         side.read("org/gated", "big.bin")
     assert caught.value.status == 403
@@ -246,7 +246,7 @@ def test_another_thread_may_close_it(side: Side) -> None:
     assert len(pool.reserve(4, 4)) == 4  # waits for a writer that has a buffer
 
 
-def test_empty_range_asks_nobody(side: Side) -> None:
+def test_empty_range_makes_no_request(side: Side) -> None:
     with side.open("org/big", "big.bin", wanted=ByteRange(0, 0)) as stream:
         assert list(stream) == []
     assert not side.log().of(origin="cdn")

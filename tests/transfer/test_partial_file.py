@@ -61,7 +61,7 @@ def test_the_end_of_a_claim_is_taken_over_and_both_halves_are_fetched(file: Part
     assert file.is_whole()
 
 
-def test_what_is_left_of_a_claim_is_claimed_again_without_what_was_taken_over(
+def test_rest_of_a_released_claim_is_claimed_again_without_the_split_half(
     file: PartialFile,
 ) -> None:
     first = file.claim(connections=1)
