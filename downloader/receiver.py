@@ -7,17 +7,17 @@ same bytes everywhere, and any Python from 3.11 on runs it.
 import ast
 import io
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 ENTRY = "receive.py"
-_MAIN = b"""import sys
+_MAIN = """import sys
 
 if sys.version_info < (3, 11):
     sys.exit("hf-models needs Python 3.11 or newer; this is " + sys.version.split()[0])
-from downloader.receive import main
+from {module} import main
 
 main()
 """
@@ -64,12 +64,23 @@ def receiver() -> bytes:
     package = Path(str(files("downloader")))
     found = imported_files(package, [ENTRY])
     members = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in found}
-    members["__main__.py"] = _MAIN
+    return pack(members, "downloader.receive", zipfile.ZIP_STORED)
+
+
+def pack(entries: Mapping[str, bytes], module: str, compression: int) -> bytes:
+    """Return a zip that Python runs, which depends on nothing but paths, bytes and zlib.
+
+    Args:
+        entries: The files, by path.
+        module: Whose ``main`` is run.
+        compression: Of `zipfile`.
+    """
+    main = _MAIN.format(module=module).encode()
     buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
     buffer.seek(0, io.SEEK_END)
-    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as archive:
-        for name, data in sorted(members.items()):
+    with zipfile.ZipFile(buffer, "a", compression, compresslevel=9) as archive:
+        for name, data in sorted({**entries, "__main__.py": main}.items()):
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.create_system, info.external_attr = 3, 0o644 << 16
-            archive.writestr(info, data)
+            archive.writestr(info, data, compression, 9)
     return buffer.getvalue()

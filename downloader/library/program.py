@@ -3,7 +3,6 @@
 `.github/release.py` makes it of pinned packages; `program` of those that run here.
 """
 
-import io
 import zipfile
 from collections.abc import Mapping
 from importlib.metadata import distribution
@@ -11,20 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import downloader
+from downloader import receiver
 
 # What pyproject.toml names, but for zstandard, which is compiled: Python 3.14 has zstd, an older
 # one uses what is installed beside the file.
 _PACKAGES = ("click", "h11", "rich", "urllib3", "uvicorn")
 # rich needs them for source code and Markdown only, which no command shows; half the file's size.
 _UNUSED = ("pygments", "markdown_it", "markdown_it_py", "mdurl")
-_MAIN = b"""import sys
-
-if sys.version_info < (3, 11):
-    sys.exit("hf-models needs Python 3.11 or newer; this is " + sys.version.split()[0])
-from downloader.cli import main
-
-main()
-"""
 
 
 def program() -> bytes:
@@ -61,12 +53,5 @@ def is_wanted(name: str) -> bool:
 
 
 def pack(entries: Mapping[str, bytes]) -> bytes:
-    """Return a zip that Python runs, which depends on nothing but paths and bytes."""
-    buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
-    buffer.seek(0, io.SEEK_END)
-    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, data in sorted({**entries, "__main__.py": _MAIN}.items()):
-            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            info.create_system, info.external_attr = 3, 0o644 << 16
-            archive.writestr(info, data, zipfile.ZIP_DEFLATED, 9)
-    return buffer.getvalue()
+    """Return the files as one that runs the command line."""
+    return receiver.pack(entries, "downloader.cli", zipfile.ZIP_DEFLATED)
