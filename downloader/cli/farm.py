@@ -39,11 +39,11 @@ from downloader.farm.destinations import (
     read_logins,
     subject_name,
 )
-from downloader.farm.engine_choice import choose_engine
 from downloader.farm.jobs import (
     MAX_IMAGES,
     SHARD_BYTES,
     Job,
+    choose_engine,
     jobs_of_change,
     jobs_of_inputs,
     jobs_of_tag,

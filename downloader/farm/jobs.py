@@ -1,16 +1,20 @@
-"""The jobs of a workflow run: from its inputs, a git tag, or a change of models.toml. Pure."""
+"""The jobs of a workflow run, and the engine of each. Pure.
+
+The run's inputs, a git tag, or a change of models.toml name them.
+"""
 
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from downloader.errors import InputError
 from downloader.farm.models import ENGINES, Engine, Model, Models
 from downloader.hub.repo import Repo, Selection, parse_repo, parse_repo_name, parse_revision
 from downloader.oci.reference import check_tag, parse_reference, tag_from_name
 from downloader.plan import Plan, group_by_file, parse_compress, parse_layer_limit, split_shards
+from downloader.units import format_bytes
 
 # A job of this size takes some minutes at the 100 MB/s that hosted runners reach, and every
 # job costs half a minute before its first byte.
@@ -218,3 +222,34 @@ def _engine(text: object) -> Engine:
     if text not in ENGINES:
         raise InputError(f"want an engine of {', '.join(ENGINES)}, got {text!r}")
     return text
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """The engine, and the reason as a sentence for people."""
+
+    engine: Literal["publish", "docker"]
+    reason: str
+
+
+def choose_engine(need_bytes: int, free_bytes: int, wish: Engine) -> EngineChoice:
+    """Choose between streaming and the Docker path.
+
+    Args:
+        need_bytes: Disk that building the image takes.
+        free_bytes: Disk that this runner has, or will have once it is cleaned.
+        wish: What the model's entry says.
+
+    >>> choose_engine(10, 5, "prefer-docker")
+    EngineChoice(engine='publish', reason='prefer-docker, but building needs 10 B and 5 B are free')
+    """
+    disk = f"building needs {format_bytes(need_bytes)} and {format_bytes(free_bytes)} are free"
+    if wish == "docker":
+        return EngineChoice("docker", f"docker was asked for; {disk}")
+    if wish == "prefer-docker" and need_bytes <= free_bytes:
+        return EngineChoice("docker", f"docker is preferred and fits; {disk}")
+    if wish == "prefer-docker":
+        return EngineChoice("publish", f"prefer-docker, but {disk}")
+    if wish == "publish":
+        return EngineChoice("publish", "publish was asked for")
+    return EngineChoice("publish", "streaming is the default: it needs no disk and no engine")

@@ -9,8 +9,7 @@ from downloader.environment import Environment
 from downloader.errors import InputError
 from downloader.farm.check import Checked, check_image
 from downloader.farm.destinations import Login
-from downloader.farm.engine_choice import EngineChoice, choose_engine
-from downloader.farm.jobs import Job, shard_count
+from downloader.farm.jobs import EngineChoice, Job, choose_engine, shard_count
 from downloader.keyless import KeylessSigner
 from downloader.library.connection import Session
 from downloader.library.publisher import PlanOptions, open_hub, plan_of, publish_plan

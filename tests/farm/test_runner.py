@@ -14,8 +14,7 @@ from downloader.cli.github import write_outputs
 from downloader.errors import InputError, RegistryError
 from downloader.farm.action import parse_action_inputs
 from downloader.farm.destinations import choose_destinations, named_images, read_logins
-from downloader.farm.engine_choice import choose_engine
-from downloader.farm.jobs import MAX_SHARDS, Job, shard_count
+from downloader.farm.jobs import MAX_SHARDS, Job, choose_engine, shard_count
 from downloader.farm.models import parse_models
 from downloader.farm.steps import PlannedJob
 from downloader.farm.summary import (
