@@ -156,7 +156,7 @@ def _check_for_docker(plan: Plan, signer: Signer | None) -> None:
 def answers(engine: Engine) -> bool:
     """Whether there is a Docker engine, and it can build; says so if not."""
     try:
-        engine.info()
+        engine.check()
     except EngineError as error:
         say(f"{error.message}; going on with an OCI layout")
         return False
@@ -172,8 +172,8 @@ def _print_layout(outcome: Outcome, plan: Plan, request: LayoutRequest, *, as_js
                 "tag": request.tag,
                 "digest": outcome.digest,
                 "archive": str(request.archive) if request.archive else None,
-                "moved_bytes": sum(layer.wire_bytes for layer in outcome.moved),
-                "reused_bytes": sum(layer.wire_bytes for layer in outcome.reused),
+                "moved_bytes": outcome.moved_bytes,
+                "reused_bytes": outcome.reused_bytes,
             }
         )
         return

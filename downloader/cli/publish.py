@@ -29,7 +29,7 @@ from downloader.cli.targets import exit_code_of, parse_targets, registry_options
 from downloader.library.connection import Connection, open_session
 from downloader.library.publisher import PlanOptions, open_hub, plan_of, publish_plan, tag_of
 from downloader.oci.reference import parse_reference
-from downloader.plan import Layer, Plan, layer_title
+from downloader.plan import Plan, layer_title
 from downloader.publish import Outcome, PublishOptions, Shard, StoredImage, parse_shard
 from downloader.signing import Signer
 from downloader.units import format_bytes, parse_size
@@ -165,9 +165,8 @@ def _print(outcome: Outcome, plan: Plan, *, quiet: bool) -> None:
 
 
 def _summary(outcome: Outcome, verbs: Sequence[str]) -> str:
-    parts = {verb: getattr(outcome, verb) for verb in verbs}
-    shown = {verb: layers for verb, layers in parts.items() if layers or verb != "missing"}
-    return ", ".join(f"{verb} {format_bytes(_bytes(layers))}" for verb, layers in shown.items())
+    shown = [verb for verb in verbs if verb != "missing" or outcome.missing]
+    return ", ".join(f"{verb} {format_bytes(getattr(outcome, f'{verb}_bytes'))}" for verb in shown)
 
 
 def _to_json(outcome: Outcome, plan: Plan) -> dict[str, Any]:
@@ -179,13 +178,9 @@ def _to_json(outcome: Outcome, plan: Plan) -> dict[str, Any]:
     return {
         "image": outcome.name,
         "digest": outcome.digest,
-        "moved_bytes": _bytes(outcome.moved),
-        "reused_bytes": _bytes(outcome.reused),
-        "missing_bytes": _bytes(outcome.missing),
+        "moved_bytes": outcome.moved_bytes,
+        "reused_bytes": outcome.reused_bytes,
+        "missing_bytes": outcome.missing_bytes,
         "layers": layers,
         "error": describe_error(outcome.error),
     }
-
-
-def _bytes(layers: Sequence[Layer]) -> int:
-    return sum(layer.wire_bytes for layer in layers)

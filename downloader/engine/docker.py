@@ -16,26 +16,14 @@ from typing import Any
 
 from downloader.document import load_object
 from downloader.engine.heartbeat import heartbeat
-from downloader.engine.log import PRUNE_HINT, BuildLog
-from downloader.errors import EngineError, StorageError
+from downloader.engine.log import BuildLog
+from downloader.errors import EngineError
 from downloader.progress import Progress
-from downloader.units import format_bytes
 
 INSTALL_HINT = "install Docker Engine 23 or newer with buildx"
 _STOP_TIMEOUT_S = 15.0  # buildx cancels its build on SIGINT; then it is killed
 _CONTAINERD_STORE = "io.containerd.snapshotter.v1"
 _DF_FREE = re.compile(r"^\S+\s+\d+\s+\d+\s+(?P<free_kib>\d+)\s+\d+%\s", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """Facts that an engine reports.
-
-    Args:
-        has_containerd_store: Whether it can keep layers uncompressed.
-    """
-
-    has_containerd_store: bool
 
 
 @dataclass(frozen=True)
@@ -125,8 +113,8 @@ class Engine:
 
     environment: Mapping[str, str] = field(repr=False)
 
-    def info(self) -> EngineInfo:
-        """Return what the engine says of itself.
+    def check(self) -> bool:
+        """Return whether the engine can keep layers uncompressed: in a containerd store.
 
         Raises:
             EngineError: ``docker`` or buildx is missing, or the engine does not answer.
@@ -135,7 +123,7 @@ class Engine:
         if self._run("buildx", "version").returncode != 0:
             raise EngineError("docker buildx: not found", hint=INSTALL_HINT)
         status = dict(pair for pair in document.get("DriverStatus") or [] if len(pair) == 2)
-        return EngineInfo(has_containerd_store=status.get("driver-type") == _CONTAINERD_STORE)
+        return bool(status.get("driver-type") == _CONTAINERD_STORE)
 
     def _info_document(self) -> dict[str, Any]:
         done = self._run("info", "--format", "{{json .}}")
@@ -270,20 +258,6 @@ class Engine:
             )
         except FileNotFoundError:
             raise _docker_missing() from None
-
-
-def check_disk(need_bytes: int, free: int) -> None:
-    """Raise unless the engine has room for a build.
-
-    Raises:
-        StorageError: It has not; the message names both figures.
-    """
-    if free < need_bytes:
-        raise StorageError(
-            f"the engine's disk: want {format_bytes(need_bytes)} free to build,"
-            f" got {format_bytes(free)}",
-            hint=PRUNE_HINT,
-        )
 
 
 def _stop(child: subprocess.Popen[str]) -> None:

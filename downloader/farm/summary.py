@@ -104,8 +104,7 @@ def shard_summary(shard: Shard, plan: Plan, outcomes: Sequence[Outcome], seconds
     parts = [f"### {markdown(plan.snapshot.repo.id)}, job {shard}, {seconds:.0f} s"]
     totals = []
     for outcome in outcomes:
-        moved_bytes = sum(layer.wire_bytes for layer in outcome.moved)
-        reused_bytes = sum(layer.wire_bytes for layer in outcome.reused)
+        moved_bytes, reused_bytes = outcome.moved_bytes, outcome.reused_bytes
         rate = f"{moved_bytes / max(seconds, 0.001) / 1e6:.0f}"
         result = outcome.error.message if outcome.error else "done"
         totals.append((outcome.name, f"{moved_bytes:,}", f"{reused_bytes:,}", rate, result))

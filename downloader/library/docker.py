@@ -5,16 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from downloader.engine.docker import BuildRequest, Engine, ImageInfo, check_disk
-from downloader.engine.dockerfile import (
-    DEFAULT_BASE,
-    NO_BASE,
-    bases_of,
-    images_of,
-    write_context,
-)
+from downloader.engine.docker import BuildRequest, Engine, ImageInfo
+from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE, bases_of, images_of, write_context
+from downloader.engine.log import PRUNE_HINT
 from downloader.engine.push import push_image
-from downloader.errors import HfModelsError, InputError
+from downloader.errors import HfModelsError, InputError, StorageError
 from downloader.hub.snapshot import Hub
 from downloader.image import labels, parse_labels
 from downloader.library.connection import Session
@@ -115,7 +110,7 @@ def build_in_engine(
         EngineError: The engine is not there, or the build failed.
         StorageError: The engine's disk has no room for it.
     """
-    info = engine.info()
+    keeps_layers = engine.check()
     existing = engine.inspect(name)
     if existing and not force:
         _check_same_repo(existing, plan, name)
@@ -142,7 +137,7 @@ def build_in_engine(
             host_network=_needs_host_network(variables),
         )
         engine.build(request, progress)
-    if not info.has_containerd_store:
+    if not keeps_layers:
         progress.note(
             "this engine has the classic image store: docker push will compress "
             + _compression_cost(plan.size_bytes)
@@ -176,8 +171,11 @@ def _check_disk(engine: Engine, plan: Plan, base: str, progress: Progress) -> No
     free = engine.free_bytes(DEFAULT_BASE if base == NO_BASE else base)
     if free is None:
         progress.note("could not ask the engine for its free disk; going on without")
-    else:
-        check_disk(disk_needed_bytes(plan), free)
+    elif free < (need_bytes := disk_needed_bytes(plan)):
+        raise StorageError(
+            f"the engine's disk: want {need_bytes} bytes free to build, got {free} bytes",
+            hint=PRUNE_HINT,
+        )
 
 
 def _passed_args(env: Mapping[str, str]) -> list[str]:
@@ -244,13 +242,13 @@ def push_from_engine(
         InputError: There is no such image, or not everybody may have what it carries.
         EngineError: The engine is not there.
     """
-    info = engine.info()
+    keeps_layers = engine.check()
     found = engine.inspect(source)
     if found is None:
         raise InputError(f"the engine has no image {source}", hint="build it first")
     if not allow_gated:
         check_open(parse_labels(found.labels), source)
-    if not info.has_containerd_store:
+    if not keeps_layers:
         cost = _compression_cost(found.size_bytes)
         progress.note(f"the classic image store compresses on push: {cost}")
     return at_each(targets, lambda name: _push_as(engine, source, name, progress))

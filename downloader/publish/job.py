@@ -1,6 +1,6 @@
 """Publishing: Hub to any number of stores, and the image over what arrived there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -86,6 +86,25 @@ class Outcome:
     reused: tuple[Layer, ...]
     missing: tuple[Layer, ...]
     error: HfModelsError | None
+
+    @property
+    def moved_bytes(self) -> int:
+        """What was sent."""
+        return _wire_bytes(self.moved)
+
+    @property
+    def reused_bytes(self) -> int:
+        """What was there."""
+        return _wire_bytes(self.reused)
+
+    @property
+    def missing_bytes(self) -> int:
+        """What a dry run would send."""
+        return _wire_bytes(self.missing)
+
+
+def _wire_bytes(layers: Iterable[Layer]) -> int:
+    return sum(layer.wire_bytes for layer in layers)
 
 
 def publish(
