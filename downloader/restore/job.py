@@ -99,26 +99,22 @@ def restore(
         StorageError: This machine's disk.
         EngineError: The local engine.
     """
-    return _Restore(target, options, network, progress).run(sources)
+    return _Restore(
+        target, options or RestoreOptions(), network or Network(), progress or NoProgress()
+    ).run(sources)
 
 
+@dataclass(frozen=True)
 class _Restore:
-    def __init__(
-        self,
-        target: Target,
-        options: RestoreOptions | None,
-        network: Network | None,
-        progress: Progress | None,
-    ) -> None:
-        self._target = target
-        self._options = options or RestoreOptions()
-        self._network = network or Network()
-        self._progress = progress or NoProgress()
+    target: Target
+    options: RestoreOptions
+    network: Network
+    progress: Progress
 
     def run(self, sources: Sequence[Source]) -> Report:
-        options, target = self._options, self._target
+        options, target = self.options, self.target
         verify_existing = options.download.verify_existing
-        with ContentExtractor(target, self._progress, verify_existing=verify_existing) as extractor:
+        with ContentExtractor(target, self.progress, verify_existing=verify_existing) as extractor:
             # Of a compressed layer everything is written as it passes, unless only some files
             # are wanted: then their names come first, and the layer passes once more.
             is_whole = options.selection.is_everything and not options.dry_run
@@ -126,16 +122,16 @@ class _Restore:
             found = [
                 item
                 for source in sources
-                for item in read_source(source, self._network, taker, self._progress)
+                for item in read_source(source, self.network, taker, self.progress)
             ]
             if options.gate:
                 for item in found:
                     options.gate.check_names(item)
             wanted = narrow(found, options.selection)
             self._check_names(wanted)
-            line = self._network.pool.line if self._network.pool else None
+            line = self.network.pool.line if self.network.pool else None
             names = {file.oid: file.path for item in wanted for file in item.snapshot.files}
-            download = Download(target, options.download, self._progress, line, names)
+            download = Download(target, options.download, self.progress, line, names)
             if options.dry_run:
                 count_needed(wanted, target, download.counts)
                 self._note_streams(wanted)
@@ -156,50 +152,50 @@ class _Restore:
     def _check_contents(self, wanted: Sequence[Found]) -> None:
         """Raise before anything gets its name if a file is not what was signed."""
         for item in wanted:
-            if self._options.gate:
-                self._options.gate.check_contents(item, partial(self._path_of, item.snapshot.repo))
+            if self.options.gate:
+                self.options.gate.check_contents(item, partial(self._path_of, item.snapshot.repo))
 
     def _path_of(self, repo: Repo, file: RepoFile) -> Path | None:
-        return self._target.existing(repo, file.oid)
+        return self.target.existing(repo, file.oid)
 
     def _check_names(self, wanted: list[Found]) -> None:
         """Raise what would stop the end, before the first byte."""
         for item in wanted:
-            if isinstance(self._target, CacheTarget) and not item.has_repo:
+            if isinstance(self.target, CacheTarget) and not item.has_repo:
                 raise InputError(
                     f"{item.source}: does not say which repo and commit its files are from",
                     hint="restore plain files with --local-dir DIR",
                 )
-            self._target.check(item.snapshot)
+            self.target.check(item.snapshot)
 
     def _note_streams(self, wanted: list[Found]) -> None:
         for item in wanted:
             if any(map(is_streamed, item.extents.values())):
-                self._progress.note(
+                self.progress.note(
                     f"{item.source}: its layers are compressed, or name no contents:"
                     " they were read to list the files"
                 )
 
     def _fetch(self, work: Work, download: Download, extractor: ContentExtractor) -> None:
         plans = [plan for plan, _ in work.ranges]
-        check_space(self._target.root, missing_bytes(plans, self._target))
+        check_space(self.target.root, missing_bytes(plans, self.target))
         if work.ranges:
-            self._progress.start(sum(plan.size_bytes for plan in plans), len(plans))
+            self.progress.start(sum(plan.size_bytes for plan in plans), len(plans))
             download.run(work.ranges)
         for repo, oid, keys in work.streams:
             extractor.settle(repo, oid, keys)
 
     def _finish(self, item: Found) -> Restored:
         snapshot, path = item.snapshot, Path()
-        if self._options.dry_run:
-            path = self._target.root
+        if self.options.dry_run:
+            path = self.target.root
         else:
             # An image of another revision has a `main` as well, so that loading by id works.
             asked = [name for name in item.revisions if name != DEFAULT_REVISION]
             for revision in asked or item.revisions or (snapshot.revision,):
                 named = replace(snapshot, revision=revision)
-                path = self._target.finish(named, self._progress.note, may_move=item.is_labelled)
-            if item.signature is not None and isinstance(self._target, CacheTarget):
-                folder = self._target.root / snapshot.repo.folder_name
+                path = self.target.finish(named, self.progress.note, may_move=item.is_labelled)
+            if item.signature is not None and isinstance(self.target, CacheTarget):
+                folder = self.target.root / snapshot.repo.folder_name
                 write_atomically(folder / signature_path(snapshot.commit), item.signature)
         return Restored(item.source, item.digest, snapshot, path, item.missing)
