@@ -25,7 +25,6 @@ from downloader.sheet import sheet
 
 PREFIX = "io.github.alphahinex.hf-models"
 REPO_ID_LABEL = f"{PREFIX}.repo-id"
-HUB_URL = "https://huggingface.co"
 PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 
 EXPORT_PATH = f"{PROGRAMS_DIR.strip('/')}/export"
@@ -66,8 +65,8 @@ def labels(plan: Plan, base: Mapping[str, str] | None = None, builder: str = "")
     standard = {
         "title": snapshot.repo.id,
         "description": f"{snapshot.repo.type} {snapshot.repo.id} as a Hugging Face cache",
-        "source": f"{HUB_URL}/{snapshot.repo.url_path}",
-        "url": f"{HUB_URL}/{snapshot.repo.url_path}/tree/{snapshot.commit}",
+        "source": snapshot.repo.url,
+        "url": f"{snapshot.repo.url}/tree/{snapshot.commit}",
         "revision": snapshot.commit,
         "version": snapshot.revision,
         "created": created(plan),

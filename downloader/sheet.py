@@ -6,8 +6,6 @@ from downloader.hub.repo import Snapshot
 from downloader.text import visible
 from downloader.units import format_bytes, format_count
 
-HUB_URL = "https://huggingface.co"
-
 
 def sheet(snapshot: Snapshot, more: Sequence[tuple[str, str]] = ()) -> bytes:
     """Return the sheet of a snapshot: text of facts, then one line a file.
@@ -23,7 +21,7 @@ def sheet(snapshot: Snapshot, more: Sequence[tuple[str, str]] = ()) -> bytes:
     asked = snapshot.selection
     facts = [
         ("repo", f"{repo.type} {repo.id}"),
-        ("origin", f"{HUB_URL}/{repo.url_path}/tree/{snapshot.commit}"),
+        ("origin", f"{repo.url}/tree/{snapshot.commit}"),
         ("commit", snapshot.commit),
         ("revision", snapshot.revision),
         ("committed", snapshot.committed_at.isoformat() if snapshot.committed_at else "unknown"),

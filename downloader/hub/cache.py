@@ -38,7 +38,7 @@ from downloader.fs import (
     storage_errors,
     temporary_name,
 )
-from downloader.hub.repo import Repo, RepoFile, Snapshot, is_commit
+from downloader.hub.repo import REF_LIMIT_BYTES, Repo, RepoFile, Snapshot, is_commit
 from downloader.progress import Note, ignore
 
 MAIN_REF = "refs/main"
@@ -46,7 +46,6 @@ MAIN_REF = "refs/main"
 # that a kill left behind for a branch, or for a file of the model.
 _SCRATCH = "blobs/metadata"
 _TREE_FORMAT_VERSION = 1
-_REF_LIMIT_BYTES = 1024  # 40, and what an editor adds
 _FILE_LIMIT_BYTES = 256 * 1024**2  # a tree of a million files
 _PART = re.compile(r"(?P<oid>[0-9a-f]{40}|[0-9a-f]{64})\.part-(?P<part>\d{5})-of-(?P<parts>\d{5})")
 _XET_HASH = re.compile(r"[0-9a-f]{64}")  # gated repos redact it to asterisks
@@ -345,7 +344,7 @@ def _write(folder: Path, entry: MetadataEntry) -> None:
 
 def _set_ref(folder: Path, entry: MetadataEntry, snapshot: Snapshot, note: Note) -> None:
     ref = entry.path
-    before = read_small_file(folder / ref, _REF_LIMIT_BYTES)
+    before = read_small_file(folder / ref, REF_LIMIT_BYTES)
     if before is None and os.path.lexists(folder / ref):
         before = b""
     if before == entry.data:

@@ -14,7 +14,11 @@ from urllib.parse import unquote
 from downloader.document import Document
 from downloader.errors import InputError, ProtocolError
 
+HUB_URL = "https://huggingface.co"
 DEFAULT_REVISION = "main"
+GIT_LIMIT_BYTES = 10 * 1024**2  # the Hub takes no larger file into git itself
+REF_LIMIT_BYTES = 1024  # of a file under refs/: a commit, and what an editor adds
+NO_OID = "0" * 40  # of a content that nothing names, or of a git blob that is not known
 
 RepoType = Literal["model", "dataset", "space"]
 Gated = Literal["auto", "manual"] | bool
@@ -93,6 +97,11 @@ class Repo:
     def url_path(self) -> str:
         """The repo's path on the Hub's web site: models have no prefix."""
         return self.id if self.type == "model" else f"{self.type}s/{self.id}"
+
+    @property
+    def url(self) -> str:
+        """The repo's page on the Hub's web site."""
+        return f"{HUB_URL}/{self.url_path}"
 
 
 def parse_repo(repo_id: str, repo_type: str = "model") -> Repo:
@@ -250,6 +259,13 @@ class RepoFile:
     blob_id: str
     sha256: str | None = None
     xet_hash: str | None = None
+
+    @classmethod
+    def of_oid(cls, path: str, size_bytes: int, oid: str) -> "RepoFile":
+        """Return the file of which a cache says the oid alone: a sha256, or a git sha1."""
+        if len(oid) == 64:
+            return cls(path, size_bytes, NO_OID, sha256=oid)
+        return cls(path, size_bytes, oid)
 
     @property
     def oid(self) -> str:

@@ -24,6 +24,7 @@ from downloader.hub.repo import (
     DEFAULT_REVISION,
     DESCRIPTION,
     DESCRIPTION_LIMIT_CHARS,
+    HUB_URL,
     LIBRARY,
     SHA256,
     TASK,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi, errors
     from huggingface_hub.hf_api import RepoFile as HubFile
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
 
 _LISTING_LIMIT_FILES = 5_000_000  # the Hub recommends fewer than 100,000 in a repo
 
@@ -68,7 +68,7 @@ class Hub:
         offline: The environment variable that forbids to ask the Hub, if one does.
     """
 
-    endpoint: str = DEFAULT_ENDPOINT
+    endpoint: str = HUB_URL
     token: str | None = field(default=None, repr=False)
     http: HttpPool = field(default_factory=HttpPool)
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(tries=5))
@@ -127,7 +127,7 @@ class Hub:
         except ProtocolError as error:
             shown = without_secrets(f"{scheme}{mark}{rest.rpartition('@')[2]}")
             raise InputError(
-                f"want HF_ENDPOINT like {DEFAULT_ENDPOINT}, got {shown!r}",
+                f"want HF_ENDPOINT like {HUB_URL}, got {shown!r}",
                 hint="an address with a user or password is refused" if "@" in rest else None,
             ) from error
         return replace(base, path=f"{base.path.rstrip('/')}/{path}", query=query)

@@ -14,8 +14,8 @@ from downloader.environment import (
     read_hub_token,
 )
 from downloader.errors import HfModelsError, InputError, RegistryError, TransportError
-from downloader.hub.repo import HUB_HOSTS, RepoName, Snapshot, parse_repo_name
-from downloader.hub.snapshot import DEFAULT_ENDPOINT, Hub
+from downloader.hub.repo import HUB_HOSTS, HUB_URL, RepoName, Snapshot, parse_repo_name
+from downloader.hub.snapshot import Hub
 from downloader.image import ImageLabels
 from downloader.library.connection import Connection, Session, open_session
 from downloader.library.consumer import select
@@ -382,7 +382,7 @@ def open_hub(session: Session, note: Note | None = None) -> Hub:
     given = None if token is None else Setting("--token", token.strip())
     found = read_hub_token(environment, given)
     return Hub(
-        environment.hub_endpoint.value if environment.hub_endpoint else DEFAULT_ENDPOINT,
+        environment.hub_endpoint.value if environment.hub_endpoint else HUB_URL,
         found.value if found else None,
         session.http,
         retry=session.connection.retry,

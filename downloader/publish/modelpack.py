@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from downloader.image import HUB_URL, created, diff_id_of, is_packed
+from downloader.image import created, diff_id_of, is_packed
 from downloader.oci.manifest import Descriptor, Manifest, Platform, describe, to_json_bytes
 from downloader.plan import PACKED, Layer, Plan
 
@@ -42,7 +42,7 @@ def model_config(plan: Plan, layers: Sequence[Descriptor]) -> bytes:
         "createdAt": created(plan),
         "name": snapshot.repo.name,
         "title": snapshot.repo.id,
-        "sourceURL": f"{HUB_URL}/{snapshot.repo.url_path}",
+        "sourceURL": snapshot.repo.url,
         "revision": snapshot.commit,
         "version": snapshot.revision,
     }

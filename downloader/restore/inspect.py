@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from downloader.hub.repo import RepoFile
+from downloader.hub.repo import NO_OID, RepoFile
 from downloader.image import (
     PREFIX,
     is_metadata_layer,
@@ -18,7 +18,6 @@ from downloader.oci.image import all_labels
 from downloader.oci.manifest import Descriptor, Manifest
 from downloader.plan import OWN_LAYER_TITLES
 from downloader.progress import NoProgress, Progress
-from downloader.restore.foreign.entries import NO_OID
 from downloader.restore.foreign.extract import ContentSkipper
 from downloader.restore.foreign.models import is_artifact, iter_files, kind_of
 from downloader.restore.foreign.stream import (

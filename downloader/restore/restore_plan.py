@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from downloader.fs import allocated_bytes
-from downloader.hub.repo import Repo, RepoFile, Selection
+from downloader.hub.repo import GIT_LIMIT_BYTES, NO_OID, Repo, RepoFile, Selection
 from downloader.hub.selection import select
 from downloader.net.ranges import ByteRange
 from downloader.restore.download import Counts
 from downloader.restore.foreign.cache_scan import Extent
-from downloader.restore.foreign.entries import NO_OID, InLayer, InMemory, InStream
+from downloader.restore.foreign.entries import InLayer, InMemory, InStream
 from downloader.restore.foreign.extract import ContentExtractor, Key
 from downloader.restore.image_blobs import ImageBlobs
 from downloader.restore.reader import Found
@@ -18,7 +18,6 @@ from downloader.restore.values import BlobPlan, LayerRange, plan_blob
 from downloader.transfer.partial_file import partial_paths
 
 # The Hub takes no file above 10 MB into git itself.
-_GIT_LIMIT_BYTES = 10 * 1024**2
 
 
 def narrow(found: list[Found], selection: Selection) -> list[Found]:
@@ -84,7 +83,7 @@ def read_streams(item: Found, extractor: ContentExtractor) -> Found:
 
 def _named(file: RepoFile, extent: Extent, extractor: ContentExtractor) -> RepoFile:
     sha256, *sha1 = extractor.oids(_keys(extent)[0])
-    if file.size_bytes > _GIT_LIMIT_BYTES or not sha1:
+    if file.size_bytes > GIT_LIMIT_BYTES or not sha1:
         return replace(file, sha256=sha256)
     return replace(file, blob_id=sha1[0])
 

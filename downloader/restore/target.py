@@ -28,14 +28,12 @@ from downloader.hub.cache import (
     lock_path,
     ref_path,
 )
-from downloader.hub.repo import Repo, RepoFile, Snapshot
+from downloader.hub.repo import NO_OID, REF_LIMIT_BYTES, Repo, RepoFile, Snapshot
 from downloader.hub.verify import VerifiedBlobs, check_blob
 from downloader.progress import Note, ignore
-from downloader.restore.foreign.entries import NO_OID
 
 _PRIVATE = ".hf-models"  # of a local directory: what is not a whole file yet
 _READ_BYTES = 1024**2
-_REF_LIMIT_BYTES = 1024
 
 
 class Target(Protocol):
@@ -143,7 +141,7 @@ class CacheTarget:
     def _without_move(self, snapshot: Snapshot, note: Note) -> Snapshot:
         """Return a snapshot that is named by its commit where its ref names another one."""
         ref = ref_path(snapshot.revision)
-        found = read_small_file(self.root / snapshot.repo.folder_name / ref, _REF_LIMIT_BYTES)
+        found = read_small_file(self.root / snapshot.repo.folder_name / ref, REF_LIMIT_BYTES)
         if found is None or found.strip() == snapshot.commit.encode():
             return snapshot
         note(

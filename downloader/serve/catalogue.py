@@ -10,16 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from downloader.hub.repo import Repo, RepoFile, Snapshot
+from downloader.hub.repo import DEFAULT_REVISION, Repo, RepoFile, Snapshot
 from downloader.restore.image_blobs import ImageBlobs
 from downloader.restore.values import BlobPlan
 from downloader.serve.neighbours import SMALL_BYTES, Neighbours, find_neighbours
-from downloader.serve.routes import (
-    DEFAULT_REVISION,
-    entry_not_found,
-    repo_not_found,
-    revision_not_found,
-)
+from downloader.serve.routes import entry_not_found, repo_not_found, revision_not_found
 
 
 @dataclass(frozen=True)

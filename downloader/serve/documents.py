@@ -12,13 +12,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from downloader.hub.repo import RepoFile, RepoType, Snapshot, is_commit
+from downloader.hub.repo import NO_OID, RepoFile, RepoType, Snapshot, is_commit
 from downloader.serve.card import Card
 from downloader.serve.catalogue import Entry, Loaded, Version
 from downloader.serve.routes import Refusal, entry_not_found
 
 _EPOCH = "1970-01-01T00:00:00.000Z"
-_NO_SHA1 = "0" * 40  # of a file whose git blob the source does not know
 # By a file that only repos of this library have; the first that is there.
 _LIBRARY_FILES = {
     "modules.json": "sentence-transformers",
@@ -52,7 +51,7 @@ def pointer(file: RepoFile) -> bytes:
 
 def blob_id(file: RepoFile) -> str:
     """Return the git blob's sha1; for an LFS file, of its pointer."""
-    if file.blob_id != _NO_SHA1 or file.sha256 is None:
+    if file.blob_id != NO_OID or file.sha256 is None:
         return file.blob_id
     data = pointer(file)
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from downloader.errors import InputError
-from downloader.hub.repo import Repo, RepoType, parse_repo
+from downloader.hub.repo import DEFAULT_REVISION, Repo, RepoType, parse_repo
 from downloader.net.ranges import ByteRange
 
-DEFAULT_REVISION = "main"
 _TYPES: Mapping[str, RepoType] = {"models": "model", "datasets": "dataset", "spaces": "space"}
 # What follows the id in /api/models/<id>/…, and whether a revision follows that.
 _DOCUMENTS = {

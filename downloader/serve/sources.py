@@ -25,7 +25,16 @@ from downloader.errors import (
 )
 from downloader.fs import expand_home, read_small_file, storage_errors
 from downloader.hub.cache import BlobHasher, tree_path
-from downloader.hub.repo import Repo, RepoFile, Snapshot, check_repo_path, is_commit, is_oid
+from downloader.hub.repo import (
+    GIT_LIMIT_BYTES,
+    REF_LIMIT_BYTES,
+    Repo,
+    RepoFile,
+    Snapshot,
+    check_repo_path,
+    is_commit,
+    is_oid,
+)
 from downloader.image import parse_count
 from downloader.oci.digest import Digest
 from downloader.oci.image_archive import open_files
@@ -56,9 +65,6 @@ T = TypeVar("T")
 Snapped = tuple[Found, Loaded]
 
 _REQUESTS_AT_ONCE = 8  # manifests of one repository, side by side
-_GIT_LIMIT_BYTES = 10 * 1024**2  # the Hub takes no larger file into git itself
-_REF_LIMIT_BYTES = 1024  # a commit, and what an editor adds
-_NO_SHA1 = "0" * 40
 _UNPACKED = 2  # times the size of a compressed image: weights have less, text more
 _CACHE_FOLDERS = ("models--", "datasets--", "spaces--")
 _CREATED = "org.opencontainers.image.created"
@@ -462,7 +468,7 @@ class CacheSource:
     def _entries(self, folder: Path, repo: Repo) -> Iterator[Entry]:
         revisions: dict[str, list[str]] = {}
         for path in _iter_files(folder / "refs"):
-            data = read_small_file(path, _REF_LIMIT_BYTES)
+            data = read_small_file(path, REF_LIMIT_BYTES)
             if data is not None:
                 commit = data.decode(errors="replace").strip()
                 name = path.relative_to(folder / "refs").as_posix()
@@ -542,14 +548,12 @@ class _SnapshotLoader:
             return listed
         if not is_oid(oid):
             oid = _hash(path, size_bytes)
-        if len(oid) == 64:
-            return RepoFile(name, size_bytes, _NO_SHA1, sha256=oid)
-        return RepoFile(name, size_bytes, oid)
+        return RepoFile.of_oid(name, size_bytes, oid)
 
 
 def _hash(path: Path, size_bytes: int) -> str:
     """Return the oid of a file that is no link: on Windows a cache holds copies."""
-    hasher = BlobHasher("0" * (64 if size_bytes > _GIT_LIMIT_BYTES else 40), size_bytes)
+    hasher = BlobHasher("0" * (64 if size_bytes > GIT_LIMIT_BYTES else 40), size_bytes)
     with storage_errors(path), path.open("rb") as file:
         while data := file.read(1024**2):
             hasher.update(data)

@@ -17,7 +17,6 @@ from downloader.errors import (
 from downloader.farm.catalog.published import DATE, WANT_DATE, Published, read_published
 from downloader.farm.models import Model, Models
 from downloader.hub.repo import Repo
-from downloader.image import HUB_URL
 from downloader.oci.store import ListableStore
 from downloader.progress import Note
 from downloader.transfer.workers import map_all
@@ -174,7 +173,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "tag": model.tag,
         "repo_id": model.repo.id,
         "repo_type": model.repo.type,
-        "repo_url": f"{HUB_URL}/{model.repo.url_path}",
+        "repo_url": model.repo.url,
         "revision": model.revision,
         "published": published is not None,
         "registries": list(entry.registries),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from downloader.errors import InputError
 from downloader.farm.catalog.page import words
 from downloader.farm.models import Model, Models
-from downloader.image import HUB_URL
 from downloader.oci.manifest import parse_json_object
 from downloader.text import markdown, markdown_code
 from downloader.units import format_bytes
@@ -86,7 +85,7 @@ def language_of(name: str) -> str:
 
 
 def _row(model: Model, text: Mapping[str, str], facts: Mapping[str, Facts] | None) -> list[str]:
-    repo = f"[{markdown(model.repo.id)}]({HUB_URL}/{model.repo.url_path})"
+    repo = f"[{markdown(model.repo.id)}]({model.repo.url})"
     kind = [text[model.repo.type]] if model.repo.type != "model" else []
     partial = [] if model.selection.is_everything else [_selection(model)]
     notes = f" ({', '.join(kind + partial)})" if kind or partial else ""

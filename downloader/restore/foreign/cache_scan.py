@@ -9,6 +9,7 @@ from downloader.document import Document
 from downloader.errors import IntegrityError, ProtocolError
 from downloader.hub.cache import PartName, parse_part
 from downloader.hub.repo import (
+    NO_OID,
     Repo,
     RepoFile,
     Snapshot,
@@ -19,7 +20,6 @@ from downloader.hub.repo import (
 )
 from downloader.restore.foreign.budget import FILE_BYTES, parse_document
 from downloader.restore.foreign.entries import (
-    NO_OID,
     Content,
     InMemory,
     Node,
@@ -104,9 +104,7 @@ class FoundSnapshot:
                     f" got {extent.size_bytes} bytes of {oid}"
                 )
             return listed
-        if len(oid) == 64:
-            return RepoFile(path, extent.size_bytes, NO_OID, sha256=oid)
-        return RepoFile(path, extent.size_bytes, oid)
+        return RepoFile.of_oid(path, extent.size_bytes, oid)
 
 
 def find_snapshots(tree: Tree) -> list[FoundSnapshot]:

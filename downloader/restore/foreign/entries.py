@@ -18,7 +18,6 @@ _IN_REPO = re.compile(
 _SHARED = re.compile(r"(?:^|/)blobs/[0-9a-f]{2}/[0-9a-f]{64}\Z")
 
 UNNAMED = Repo("model", "unnamed")  # of plain files of which an image says no repo
-NO_OID = "0" * 40  # of a content that nothing names and that was not read yet
 
 # Where modelcars, and images of format 2, show files under their own names.
 MODELS_DIRS = ("models", "datasets", "spaces")

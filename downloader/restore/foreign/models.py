@@ -14,19 +14,12 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from downloader.errors import HfModelsError, ProtocolError
-from downloader.hub.repo import Repo, check_repo_path, is_commit, is_oid, parse_repo
+from downloader.hub.repo import NO_OID, Repo, check_repo_path, is_commit, is_oid, parse_repo
 from downloader.image import REPO_ID_LABEL
 from downloader.oci.digest import hex_of
 from downloader.oci.manifest import IMAGE_CONFIGS, Descriptor, Manifest
 from downloader.restore.foreign.cache_scan import Extent, FoundSnapshot
-from downloader.restore.foreign.entries import (
-    MODELS_DIRS,
-    NO_OID,
-    UNNAMED,
-    InLayer,
-    InStream,
-    Node,
-)
+from downloader.restore.foreign.entries import MODELS_DIRS, UNNAMED, InLayer, InStream, Node
 from downloader.restore.foreign.overlay import Tree, iter_leaves
 
 # Of an image, as `inspect` says it; "image" is any other, which may hold a Hugging Face cache.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from downloader.errors import ProtocolError
+from downloader.hub.repo import REF_LIMIT_BYTES
 from downloader.net.ranges import ByteRange
 from downloader.oci.digest import Digest
 from downloader.oci.store import BlobReader
@@ -25,7 +26,6 @@ from downloader.restore.foreign.entries import (
 from downloader.transfer.source import read_all
 
 # A ref holds 41 bytes.
-_REF_LIMIT_BYTES = 1024
 # Some bytes after a header is the next header, unless a large file lies between.
 _FIRST_WINDOW_BYTES = 64 * 1024
 _LARGEST_WINDOW_BYTES = 4 * 1024**2
@@ -111,7 +111,7 @@ def scan_layer(
 
 def _read_document(member: TarMember, place: Place, source: ByteSource, budget: Budget) -> bytes:
     where = repr(member.path[:200])
-    limit = _REF_LIMIT_BYTES if place.area == "refs" else DOCUMENT_LIMIT_BYTES
+    limit = REF_LIMIT_BYTES if place.area == "refs" else DOCUMENT_LIMIT_BYTES
     if member.size_bytes > limit:
         raise ProtocolError(f"{where}: want at most {limit} bytes, got {member.size_bytes} bytes")
     budget.keep(member.size_bytes)
