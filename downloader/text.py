@@ -4,9 +4,11 @@ A terminal obeys escape sequences, a CI log obeys workflow commands, Markdown ma
 an image or a server says of itself must do none of that.
 """
 
+import difflib
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 # Joiners are part of words and emoji; every other invisible character of these categories
@@ -21,6 +23,16 @@ _COMMAND = re.compile(r"^(\s*):(?=:)|#(?=#(?:\[|vso\[))")
 # Entities, for a backslash does nothing inside of HTML. A bare address or name becomes a link
 # without any mark-up; an underscore inside of a word is one.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|~$&@]|:(?=//)|(?<=www)\.|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])")
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return the hint for a name that is not known: the one it is most like, if any is.
+
+    >>> nearest("revison", ["repo", "revision"], "known: repo, revision")
+    "did you mean 'revision'?"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 def visible(text: str) -> str:

@@ -3,7 +3,6 @@
 import re
 import time
 from collections import deque
-from collections.abc import Callable
 
 from downloader.engine.docker import Engine
 from downloader.engine.heartbeat import heartbeat
@@ -31,29 +30,20 @@ _NO_ANSWER = re.compile(
 _TAIL_LINES = 20
 
 
-def push_image(
-    engine: Engine,
-    name: str,
-    progress: Progress,
-    *,
-    policy: RetryPolicy | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> str:
+def push_image(engine: Engine, name: str, progress: Progress) -> str:
     """Push an image under its own name, and return the digest of what the registry has.
 
     Args:
         engine: Has the image, and Docker's own credentials.
         name: ``REGISTRY/NAME:TAG``.
         progress: Told what happens, as notes.
-        policy: How often to try.
-        sleep: Replaced in tests.
 
     Raises:
         RegistryError: The registry said no.
         TransportError: The registry cannot be reached, after the retries.
         EngineError: The engine said no.
     """
-    waits = policy or RetryPolicy()
+    waits = RetryPolicy()
     failures = 0
     while True:
         try:
@@ -64,7 +54,7 @@ def push_image(
             if delay_s is None:
                 raise
             progress.note(f"{error.message}; trying again in {delay_s:g} s")
-        sleep(delay_s)
+        time.sleep(delay_s)
 
 
 def _is_passing(error: RegistryError | TransportError) -> bool:

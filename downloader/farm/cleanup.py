@@ -127,12 +127,10 @@ class Cleaner:
         return self._run(command) if paths else None
 
 
-def clean_runner(
-    cleaner: Cleaner, report: Callable[[Cleaned], None], items: Sequence[Item] = ITEMS
-) -> list[Cleaned]:
+def clean_runner(cleaner: Cleaner, report: Callable[[Cleaned], None]) -> list[Cleaned]:
     """Remove every item and tell of each as soon as it is done."""
     done = []
-    for item in items:
+    for item in ITEMS:
         cleaned = cleaner.clean(item)
         report(cleaned)
         done.append(cleaned)

@@ -1,6 +1,5 @@
 """The entries of ``models.toml``, parsed once, strictly; errors name the line."""
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from downloader.hub.repo import Repo, RepoType, Selection, parse_repo, parse_rev
 from downloader.hub.selection import find_impossible
 from downloader.oci.reference import check_tag, parse_reference
 from downloader.plan import Compress, parse_compress, parse_layer_limit
+from downloader.text import nearest
 
 MODELS_FILE = "models.toml"
 
@@ -120,8 +120,7 @@ class Models:
         for model in self.entries:
             if model.tag == tag:
                 return model
-        close = difflib.get_close_matches(tag, self.tags, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(self.tags)}"
+        hint = nearest(tag, self.tags, f"known: {', '.join(self.tags)}")
         raise InputError(f"{self.file} has no model with the tag {tag!r}", hint=hint)
 
 

@@ -1,6 +1,5 @@
 """A TOML file that is read strictly: every complaint names the file and the line."""
 
-import difflib
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 from downloader.errors import HfModelsError, InputError
 from downloader.farm.toml_lines import Path, find_lines, find_repeated
+from downloader.text import nearest
 
 T = TypeVar("T")
 
@@ -43,8 +43,7 @@ class TomlTable:
         """Raise at the first key that is not known, with the nearest one as a hint."""
         for key in self.values:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+                hint = nearest(key, known, f"known: {', '.join(known)}")
                 self.fail(f"unknown key {key!r}", key, hint=hint)
 
     def table(self, key: str) -> "TomlTable":

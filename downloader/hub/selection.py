@@ -5,7 +5,6 @@ pattern that ends in ``/`` means the folder, ``*`` crosses ``/``. Unlike there, 
 matches nothing is an error: a misspelt pattern would publish a wrong image.
 """
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,6 +12,7 @@ from typing import Literal
 
 from downloader.errors import InputError
 from downloader.hub.repo import RepoFile, Selection
+from downloader.text import nearest
 
 _Key = Literal["include", "exclude"]
 
@@ -50,8 +50,7 @@ def select(files: Iterable[RepoFile], selection: Selection) -> tuple[RepoFile, .
 def _named(name: str, paths: Iterable[str]) -> list[str]:
     found = [path for path in paths if path == name or (name[-1:] == "/" and path.startswith(name))]
     if not found:
-        close = difflib.get_close_matches(name, list(paths), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "names are paths inside the repo"
+        hint = nearest(name, paths, "names are paths inside the repo")
         raise InputError(f"the repo has no file {name!r}", hint=hint)
     return found
 

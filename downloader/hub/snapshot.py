@@ -119,7 +119,7 @@ class Hub:
         """
         return self._info(repo, revision or DEFAULT_REVISION).commit
 
-    def _address(self, path: str, query: str | None = None) -> Address:
+    def _address(self, path: str) -> Address:
         # A malformed one may hold its password anywhere before the last @.
         scheme, mark, rest = self.endpoint.rpartition("://")
         try:
@@ -130,7 +130,7 @@ class Hub:
                 f"want HF_ENDPOINT like {HUB_URL}, got {shown!r}",
                 hint="an address with a user or password is refused" if "@" in rest else None,
             ) from error
-        return replace(base, path=f"{base.path.rstrip('/')}/{path}", query=query)
+        return replace(base, path=f"{base.path.rstrip('/')}/{path}", query=None)
 
     @property
     def _api(self) -> "HfApi":

@@ -34,6 +34,7 @@ from downloader.restore.image_blobs import ImageBlobs
 from downloader.restore.inspect import inspect_image
 from downloader.restore.opening import open_registries
 from downloader.restore.source import (
+    PATH_PREFIXES,
     ArchiveSource,
     LayoutSource,
     RegistrySource,
@@ -43,7 +44,6 @@ from downloader.restore.source import (
 from downloader.transfer.source import RangeSource
 
 ARCHIVE_SUFFIX = ".tar"
-_PATH_PREFIXES = ("./", "../", "/", "~")
 _NAME = "hf-models"  # of an image in an archive that says no other
 
 
@@ -195,7 +195,7 @@ class _Mirrored:
 
 def _find_place(place: Image) -> Reference | Path:
     text = os.fspath(place)
-    is_path = text.startswith(_PATH_PREFIXES) or text.endswith(("/", os.sep, ARCHIVE_SUFFIX))
+    is_path = text.startswith(PATH_PREFIXES) or text.endswith(("/", os.sep, ARCHIVE_SUFFIX))
     if is_path or not text or Path(text).is_dir():
         return expand_home(text)
     return parse_reference(text)

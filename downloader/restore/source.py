@@ -15,7 +15,7 @@ from downloader.restore.foreign.entries import place_of
 
 ENGINE_PREFIX = "docker-daemon:"
 _REGISTRY_PREFIXES = ("docker://", "oras://")
-_PATH_PREFIXES = ("./", "../", "/", "~")
+PATH_PREFIXES = ("./", "../", "/", "~")
 _ARCHIVE_SUFFIXES = (
     *(".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.xz", ".txz", ".tar.bz2", ".tbz2"),
     ".oci",
@@ -111,7 +111,7 @@ def parse_source(text: str, engine_has: Callable[[str], bool]) -> Source:
     local = _local(text)
     if local is not None:
         return local
-    if text.startswith(_PATH_PREFIXES) or text.endswith(_ARCHIVE_SUFFIXES):
+    if text.startswith(PATH_PREFIXES) or text.endswith(_ARCHIVE_SUFFIXES):
         raise _no_image(text)
     reference = parse_reference(text)
     if not text.startswith(reference.registry) and engine_has(text):
@@ -126,6 +126,11 @@ def _no_image(text: str) -> InputError:
         f"{text}: want an image, got a directory with neither {' nor '.join(_DOCUMENTS)}",
         hint="a root file system is read as well: one with /usr, /models, or a cache in it",
     )
+
+
+def is_layout(path: Path) -> bool:
+    """Whether it is a directory with the documents of an image."""
+    return path.is_dir() and any((path / name).exists() for name in _DOCUMENTS)
 
 
 def _is_directory(text: str) -> bool:
@@ -147,7 +152,7 @@ def _local_path(text: str) -> Source | None:
     ends = [len(text), *(at for at, character in enumerate(text) if character == ":" and at)]
     for end in sorted(ends, reverse=True):
         path, tag = expand_home(text[:end]), text[end + 1 :] or None
-        if path.is_dir() and any((path / name).exists() for name in _DOCUMENTS):
+        if is_layout(path):
             return LayoutSource(path, tag)
         if end == len(text) and path.is_dir() and _is_root_directory(path):
             return RootSource(path)

@@ -55,6 +55,7 @@ from downloader.restore.source import (
     LayoutSource,
     RegistrySource,
     compression_of,
+    is_layout,
     parse_source,
 )
 from downloader.serve.cache import Cache
@@ -112,7 +113,7 @@ def open_sources(text: str, reading: Reading) -> Source:
         cache = next((p for p in (path, path / "hub") if _holds_cache(p)), None)
         if cache is not None:
             return CacheSource(cache)
-        if not _is_layout(path):
+        if not is_layout(path):
             return DirectorySource(path, reading)
     found = parse_source(text, lambda _name: False)
     match found:
@@ -128,13 +129,9 @@ def open_sources(text: str, reading: Reading) -> Source:
 
 def _holds_cache(path: Path) -> bool:
     """Whether a directory is a cache; one that is empty yet is known by its name."""
-    if not path.is_dir() or _is_layout(path):
+    if not path.is_dir() or is_layout(path):
         return False
     return path.name == "hub" or any(p.name.startswith(_CACHE_FOLDERS) for p in path.iterdir())
-
-
-def _is_layout(path: Path) -> bool:
-    return any((path / name).exists() for name in ("index.json", "manifest.json"))
 
 
 class RepositorySource:
@@ -293,7 +290,7 @@ class DirectorySource:
         return entries
 
     def _open(self, path: Path) -> LocalSource | None:
-        if path.is_dir() and _is_layout(path):
+        if is_layout(path):
             return LocalSource(LayoutSource(path), self._reading)
         if path.is_file() and path.name.endswith((".tar", ".tar.gz", ".tgz", ".tar.zst", ".oci")):
             return LocalSource(ArchiveSource(path, compression_of(path)), self._reading)

@@ -150,9 +150,9 @@ def _join(parents: list[str], target: str, rest: list[str]) -> str:
     return "/".join([*joined, *rest])
 
 
-def iter_leaves(directory: Directory, prefix: str = "") -> Iterator[tuple[str, Node]]:
+def iter_leaves(directory: Directory) -> Iterator[tuple[str, Node]]:
     """Yield every file and link below ``directory`` with its path there, sorted."""
-    pending: list[tuple[str, Directory]] = [(prefix, directory)]
+    pending: list[tuple[str, Directory]] = [("", directory)]
     leaves: list[tuple[str, Node]] = []
     while pending:  # not by recursion: an image may nest deeper than Python does
         where, current = pending.pop()
