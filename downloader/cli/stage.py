@@ -4,9 +4,8 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import click
 
@@ -22,7 +21,7 @@ from downloader.hub.snapshot import Hub
 from downloader.library.connection import open_session
 from downloader.library.publisher import open_hub
 from downloader.plan import DEFAULT_CACHE_ROOT, Plan, make_plan
-from downloader.progress import Progress
+from downloader.progress import NoProgress
 
 _TELL_EVERY_S = 0.5
 
@@ -68,7 +67,7 @@ def _plan_alone(hub: Hub, repo_id: str, repo_type: str, commit: str, cache_root:
 
 def _stage(hub: Hub, plan: Plan, downloads: Path, out: Path, *, one_layer: bool) -> None:
     snapshot = plan.snapshot
-    with _progress("download", machine=not one_layer) as progress:
+    with ConsoleProgress("download") if one_layer else MachineProgress("download") as progress:
         fetch_snapshot(
             snapshot,
             lambda file: hub.source_of(snapshot, file),
@@ -86,10 +85,10 @@ def _stage(hub: Hub, plan: Plan, downloads: Path, out: Path, *, one_layer: bool)
             shutil.rmtree(path, ignore_errors=not path.exists())
 
 
-class MachineProgress:
+class MachineProgress(NoProgress):
     """Progress as marked JSON lines, few of them, which `downloader.engine.log` reads on the host.
 
-    BuildKit cuts the log of a step off when it grows too fast.
+    BuildKit cuts the log of a step off when it grows too fast; so no file's name is told.
     """
 
     def __init__(self, verb: str) -> None:
@@ -98,12 +97,15 @@ class MachineProgress:
         self._told_at = time.monotonic()
         self._bytes = self._files = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
     def start(self, total_bytes: int, total_files: int) -> None:
         """Tell how much there is to do."""
         self._tell({"verb": self._verb, "total_bytes": total_bytes, "total_files": total_files})
-
-    def start_file(self, path: str, size_bytes: int) -> None:
-        """Tell no names: they are many, and the log is short."""
 
     def advance(self, size_bytes: int, path: str = "") -> None:  # noqa: ARG002
         """Tell it together with what else comes soon."""
@@ -120,10 +122,6 @@ class MachineProgress:
     def note(self, text: str) -> None:
         """Tell at once."""
         self._tell({"note": text})
-
-    def warn(self, text: str) -> None:
-        """Tell it as a note."""
-        self.note(text)
 
     def flush(self) -> None:
         """Tell what was not told yet."""
@@ -142,16 +140,3 @@ class MachineProgress:
 
     def _tell(self, event: dict[str, object]) -> None:
         click.echo(PROGRESS_MARK + json.dumps(event))
-
-
-@contextmanager
-def _progress(verb: str, *, machine: bool) -> Iterator[Progress]:
-    if not machine:
-        with ConsoleProgress(verb) as shown:
-            yield shown
-        return
-    told = MachineProgress(verb)
-    try:
-        yield told
-    finally:
-        told.flush()
