@@ -173,7 +173,8 @@ def _check_disk(engine: Engine, plan: Plan, base: str, progress: Progress) -> No
         progress.note("could not ask the engine for its free disk; going on without")
     elif free < (need_bytes := disk_needed_bytes(plan)):
         raise StorageError(
-            f"the engine's disk: want {need_bytes} bytes free to build, got {free} bytes",
+            f"the engine's disk: want {format_bytes(need_bytes)} free to build,"
+            f" got {format_bytes(free)}",
             hint=PRUNE_HINT,
         )
 
