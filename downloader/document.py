@@ -52,7 +52,7 @@ class Document:
     Args:
         value: Of the parser.
         where: Its place, for messages: ``plan.snapshot``, or an address; may be empty.
-        error: What is raised: ``InputError`` for what the user wrote.
+        error: Class to raise: ``InputError`` for the user's own text.
 
     Raises (from every method, too):
         HfModelsError: ``error``: the value is missing or has another type.
@@ -85,7 +85,7 @@ class Document:
         Args:
             key: Of the value.
             pattern: That all of it matches.
-            want: What it is, for messages: ``40 hex digits``.
+            want: The expected form, for messages: ``40 hex digits``.
         """
         value = self._values.get(key)
         if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):

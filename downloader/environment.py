@@ -61,16 +61,16 @@ class Environment:
         ca_dirs: Directories of such files.
         certificate_dirs: Directories like ``/etc/docker/certs.d``, with one directory a registry.
         auth_files: Files with registry credentials, in the order of their precedence.
-        login_file: Where a login is stored: the file that ``docker login`` or ``podman login``
+        login_file: The file for logins, as ``docker login`` or ``podman login``
             writes on this machine.
         plain_http: Registries that are reached without TLS: hosts, ``HOST:PORT`` or networks.
         mirrors: Registries that are asked before an image's own.
         hub_endpoint: The Hub's address; None for huggingface_hub's own.
-        hub_cache_dir: Where huggingface_hub keeps its cache.
+        hub_cache_dir: The cache directory of huggingface_hub.
         hub_tokens: The Hub's token in variables.
         hub_token_file: The file that ``hf auth login`` writes.
         hub_offline: The variable that forbids to ask the Hub.
-        uploads_dir: Where a killed upload leaves how far it was.
+        uploads_dir: The directory of upload journals.
         debug: Whether an unexpected exception shows its traceback.
         variables: The variables themselves, for child processes and workflow steps.
     """
@@ -157,7 +157,7 @@ def read_hub_token(environment: Environment, given: Setting | None = None) -> Se
     only what is given where ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` is set.
 
     Args:
-        environment: Where to look.
+        environment: The variables and files to read.
         given: Of the flag ``--token``; an empty one asks without a token.
 
     Raises:

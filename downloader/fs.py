@@ -266,7 +266,7 @@ def remove_abandoned(directory: Path, prefix: str = "") -> None:
 
     Args:
         directory: May be absent, or such that nothing can be removed from it.
-        prefix: What the names begin with: a final name, where not all files are ours.
+        prefix: Start of the names: a final name, where not all files are ours.
     """
     with suppress(OSError):
         for path in directory.iterdir():

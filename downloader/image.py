@@ -55,7 +55,7 @@ def labels(plan: Plan, base: Mapping[str, str] | None = None, builder: str = "")
     """Return the labels of the image, which are also the annotations of its manifest.
 
     Args:
-        plan: What the image carries.
+        plan: The plan of the image.
         base: ``name`` and ``digest`` of the base image, where there is one.
         builder: The image of the stage that downloaded the files, by digest; empty for none.
 
@@ -212,7 +212,7 @@ class Member:
     Args:
         oid: The cache blob.
         blob_bytes: The size of the whole cache blob.
-        content: Where its bytes lie in the tar.
+        content: The place of its bytes in the tar.
         start: The offset in the cache blob of the first of them.
     """
 
@@ -363,8 +363,8 @@ def config_json(
     """Return the image config: the base's, with our layers, labels and variables on top.
 
     Args:
-        plan: What the image carries.
-        platform: What the image runs on.
+        plan: The plan of the image.
+        platform: The platform of the image.
         diff_ids: Of our layers, the metadata layer last.
         base_config: The base image's config; empty for none.
         base: ``name`` and ``digest`` of the base image, where there is one.

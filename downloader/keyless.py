@@ -43,7 +43,7 @@ class Identity:
     """The identity that a signature must have.
 
     Args:
-        identity: What the certificate names: a mail address, or the URI of a workflow.
+        identity: The subject of the certificate: a mail address, or the URI of a workflow.
         issuer: The URL of the OIDC issuer that vouched for it.
     """
 
@@ -58,7 +58,7 @@ class KeylessSigner:
         token_file: Holds the token; None for the one that the CI job offers, which is asked for
             anew for each signature, because it lives for some minutes only.
         trust_config: Of a private Sigstore; None for the public one.
-        timeout_s: How long Fulcio and Rekor may be silent, each.
+        timeout_s: Longest silence of Fulcio and of Rekor.
 
     Raises:
         InputError: There is no token, a file cannot be used, or sigstore is not installed.

@@ -78,10 +78,10 @@ class Content:
     Args:
         oid: The cache blob.
         blob_bytes: The size of the whole cache blob.
-        byte_range: Which bytes of it; all of them unless it is split.
+        byte_range: Its bytes in the blob; all of them unless it is split.
         part: From 1; 0 where the blob is whole.
-        parts: How many parts the blob has; 0 where it is whole.
-        paths: Where in the image the file lies besides the cache, without leading slash, sorted
+        parts: Number of the blob's parts; 0 where it is whole.
+        paths: Further paths of the file in the image, without leading slash, sorted
             as in a tar: in the models directory, once for each path of the repo.
     """
 
@@ -99,7 +99,7 @@ class Content:
 
     @property
     def path(self) -> str:
-        """Where it lies in the repo folder.
+        """Path in the repo folder.
 
         >>> Content("ab", 7, ByteRange(0, 4), part=1, parts=2).path
         'blobs/ab.part-00001-of-00002'
@@ -128,9 +128,9 @@ class Layer:
 
     Args:
         folder: The repo folder in the image, without leading slash.
-        contents: What lies in it, in the order of the tar.
+        contents: Its contents, in the order of the tar.
         is_packed: Whether its tar is compressed with zstd.
-        sample: What a sample said of that; None where none was taken.
+        sample: Result of a compressed sample; None where none was taken.
     """
 
     folder: str
@@ -199,16 +199,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which files go into which layers.
+    """The assignment of files to layers.
 
     Args:
-        snapshot: What is built.
+        snapshot: The snapshot to build.
         layers: Bottom first, without the metadata layer.
         layer_limit_bytes: No layer is larger.
         cache_root: Absolute path of ``HF_HOME`` in the image.
         models_dir: Absolute path of the directory that shows the files under their names;
             None for none, as in images of format 1.
-        compress: What was asked for; `layers` say what became of it.
+        compress: The requested mode; `layers` have the result.
         has_receiver: Whether the image carries `hf-models.pyz`.
     """
 
@@ -309,7 +309,7 @@ def make_plan(
     """Return the plan of a snapshot.
 
     Args:
-        snapshot: What the image carries.
+        snapshot: The snapshot of the image.
         layer_limit_bytes: No layer is larger.
         cache_root: Absolute path of ``HF_HOME`` in the image.
         models_dir: Absolute path of the directory that shows the files under their names;

@@ -14,7 +14,7 @@ def sheet(snapshot: Snapshot, more: Sequence[tuple[str, str]] = ()) -> bytes:
     the oid has 64 digits. Text from outside is shown with its control characters escaped.
 
     Args:
-        snapshot: What the image carries.
+        snapshot: The snapshot of the image.
         more: Facts that only an image that was built has, by name: digest, signatures.
     """
     repo = snapshot.repo

@@ -39,7 +39,7 @@ class Statement:
         name: The repo's id in ours; in those of `model_signing` the name of a directory.
         files: The sha256 of each file, by path.
         key_id: The sha256 of the public key that the signature is right for; None if keyless.
-        identity: Who signed without a key of their own; None for a key.
+        identity: The signer of a keyless signature; None for a key.
         issuer: The OIDC issuer that vouched for the identity; None for a key.
     """
 
@@ -74,7 +74,7 @@ def make_statement(snapshot: Snapshot, sha256s: Mapping[str, str]) -> bytes:
     """Return the statement over a snapshot, the same bytes for the same files.
 
     Args:
-        snapshot: Whose files.
+        snapshot: The snapshot of the files.
         sha256s: Of the files that are not in LFS, by oid.
     """
     resources, root = [], hashlib.sha256()

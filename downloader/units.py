@@ -14,7 +14,7 @@ def parse_size(text: str, want: str = "a size like 256MiB") -> int:
 
     Args:
         text: As a user typed it.
-        want: What the message says was wanted.
+        want: The expected quantity, for messages.
 
     Raises:
         InputError: It is no size.

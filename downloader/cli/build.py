@@ -154,7 +154,7 @@ def _check_for_docker(plan: Plan, signer: Signer | None) -> None:
 
 
 def answers(engine: Engine) -> bool:
-    """Whether there is a Docker engine, and it can build; says so if not."""
+    """Return whether a Docker engine answers and can build; print the reason if not."""
     try:
         engine.check()
     except EngineError as error:

@@ -44,7 +44,7 @@ def cleanup(dry_run: bool, yes: bool, root: str, as_json: bool) -> None:
 
 
 def is_ci() -> bool:
-    """Whether this is a CI job, as the usual services say it."""
+    """Whether the variables of the usual CI services are set."""
     return any(read_environment().get(name) == "true" for name in ("CI", "GITHUB_ACTIONS"))
 
 

@@ -223,10 +223,10 @@ class ConsoleProgress:
     Used in a ``with`` statement: what draws and prints is a thread that ends with it.
 
     Args:
-        verb: What is done.
-        noun: What is counted, in the singular.
+        verb: The work, as a verb.
+        noun: The counted things, in the singular.
         quiet: Whether to show nothing.
-        stream: Where to; None for standard error.
+        stream: Output; None for standard error.
     """
 
     def __init__(

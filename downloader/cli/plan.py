@@ -106,7 +106,7 @@ def print_plan(plan: Plan, document: dict[str, Any], *, as_json: bool) -> None:
 
     Args:
         plan: The plan.
-        document: What `describe_plan` says of it.
+        document: Its description by `describe_plan`.
         as_json: Whether for programs.
     """
     if as_json:

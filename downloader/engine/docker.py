@@ -78,7 +78,7 @@ class BuildRequest:
         """Return the arguments of ``docker``.
 
         Args:
-            builder: Whose BuildKit; the engine's own, so that the image ends in the engine.
+            builder: Name of the BuildKit; the engine's own, so that the image ends in the engine.
         """
         # Provenance would carry the time of the build, and so a new image id each time.
         fixed = ["--progress=plain", "--provenance=false", "--sbom=false"]
@@ -171,7 +171,7 @@ class Engine:
         """Build an image; its layers stay uncompressed where the engine can keep them so.
 
         Raises:
-            HfModelsError: What went wrong in the builder stage, as the same command would
+            HfModelsError: The error of the builder stage, as the same command would
                 raise it here.
             EngineError: The engine said no.
         """

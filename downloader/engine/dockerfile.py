@@ -60,9 +60,9 @@ def render(
 
     Args:
         template: The text of ``docker/Dockerfile``.
-        plan: What is built.
+        plan: The plan to build.
         base: An image reference, or ``none``.
-        pins: What to write instead of an image's name, so that one build sees one image:
+        pins: Replacements for names of images, so that one build sees one image:
             ``python:3.13-slim@sha256:...``.
 
     Raises:
@@ -89,7 +89,7 @@ def write_context(
 
     Args:
         directory: Becomes the build context.
-        plan: What is built.
+        plan: The plan to build.
         base: An image reference, or ``none``.
         pins: As `render` takes them.
 

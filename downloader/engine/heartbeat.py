@@ -22,7 +22,7 @@ def heartbeat(
 
     Args:
         feed: Gets every line.
-        work: What the program is at, asked for each time.
+        work: Returns the present work of the program, for each line.
         progress: Told, as notes.
         beat_s: So long a silence is worth a note, and then every further one.
     """

@@ -38,7 +38,7 @@ def stage_layers(
     """Copy the cache blobs of a plan into the directories of its layers, verified on the way.
 
     Args:
-        plan: What goes where.
+        plan: Assigns files to layers.
         cache_dir: Holds the repo folder, with every blob.
         out_dir: Gets one directory per layer, and one for programs and metadata each.
         one_layer: Put all layers into one directory.

@@ -23,7 +23,7 @@ class ActionInputs:
     """The inputs of a workflow of any repository.
 
     Args:
-        job: What to publish, and where to.
+        job: The model and its registries.
         logins: Credentials for its registries; those of the others are what the job stored.
         sign: Whether the files are signed as the workflow.
         trust_config: Of a private Sigstore; empty for the public one.

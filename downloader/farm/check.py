@@ -12,12 +12,12 @@ from downloader.oci.store import ListableStore, RawManifest
 
 @dataclass(frozen=True)
 class Checked:
-    """What an image consists of.
+    """The size of a complete image.
 
     Args:
-        digest: What its tag names.
-        manifests: How many, the index not counted.
-        blobs: How many different ones.
+        digest: The digest that its tag names.
+        manifests: Number of manifests, without the index.
+        blobs: Number of different blobs.
         size_bytes: Of those.
         has_base: Whether it has a base image, and so something that `docker run` can run.
     """
@@ -37,7 +37,7 @@ def check_image(store: ListableStore, tag: str, digest: Digest | None = None) ->
     Args:
         store: The registry.
         tag: Of the image.
-        digest: What the tag has to name; None for whatever it names.
+        digest: The digest that the tag must name; None for any.
 
     Raises:
         IntegrityError: Something is missing, or another thing than promised.

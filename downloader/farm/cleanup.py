@@ -27,12 +27,12 @@ class Cleaned:
 
     Args:
         name: Of the item.
-        state: What was done.
-        before_bytes: What it took on the disk.
-        after_bytes: What it still takes.
+        state: The result.
+        before_bytes: Its size on the disk before.
+        after_bytes: Its size on the disk after.
         free_before_bytes: Free on the whole disk.
         free_after_bytes: The same, afterwards.
-        note: Why it was kept, or why it failed.
+        note: The reason why it was kept or failed.
     """
 
     name: str

@@ -57,11 +57,11 @@ KNOWN: tuple[Known, ...] = (
 
 @dataclass(frozen=True)
 class Destinations:
-    """Where a job publishes to.
+    """The destinations of a job.
 
     Args:
         images: Image names without tag.
-        notes: What was left out, and why.
+        notes: The registries left out, with reasons.
     """
 
     images: tuple[str, ...]

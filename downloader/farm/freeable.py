@@ -24,8 +24,8 @@ class Item:
         name: For people.
         paths: Absolute globs.
         size_bytes: As ``source`` measured it; 0 for not measured alone.
-        source: Who says that it is there, and how large.
-        command: What removes it instead of deleting paths, or has to run before.
+        source: Address of the page that lists it with its size.
+        command: The command that removes it in place of deleting paths, or that has to run before.
     """
 
     name: str

@@ -30,7 +30,7 @@ class Job:
     """One image to publish, as it travels from job to job.
 
     Args:
-        model: What to publish.
+        model: The model to publish.
         is_exact: Whether to publish to the model's registries only, and not also to those
             that the repository's secrets name.
     """
@@ -76,7 +76,7 @@ def jobs_of_inputs(inputs: Mapping[str, Any], models: Models) -> list[Job]:
     Args:
         inputs: The fields, by name; an empty one was left as it is. Without ``repo_id``,
             ``tag`` names an entry of models.toml, and the other fields change it.
-        models: What models.toml says.
+        models: The entries of models.toml.
 
     Raises:
         InputError: Neither repo nor tag is given, or a field cannot be used.
@@ -144,7 +144,7 @@ def shards_matrix(plan: Plan, count: int) -> dict[str, Any]:
     """Return a job matrix with one job for each shard, and what it carries.
 
     Args:
-        plan: What is shared.
+        plan: The plan whose layers are shared out.
         count: The most shards that there are to be; none of them is without a layer.
     """
     count = max(1, min(count, len(group_by_file(plan.layers))))

@@ -46,13 +46,13 @@ class Model:
         tag: Of the image.
         repo: Type and id.
         revision: Branch, tag or commit.
-        selection: Which files; everything where nothing is said.
+        selection: The selected files; all by default.
         layer_size: A layer profile's name, or a size.
-        compress: Which layers are compressed where the model is streamed.
+        compress: The layers that a streaming publish compresses.
         registries: Image names without tag, ``ghcr.io/me/hf-models``; at least one.
-        engine: How it is to be built.
+        engine: The engine that builds it.
         allow_gated: Whether a gated or private repo may be published.
-        line: Where its table begins in the file, from 1.
+        line: First line of its table in the file, from 1.
     """
 
     tag: str
@@ -129,7 +129,7 @@ def read_models(path: Path, owner: str | None = None) -> Models:
 
     Args:
         path: The file.
-        owner: What ``{owner}`` in a registry stands for; None for the file's own.
+        owner: Value for ``{owner}`` in registries; None for the file's own.
 
     Raises:
         InputError: It cannot be read, is no TOML, or an entry is wrong; the message begins

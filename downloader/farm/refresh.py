@@ -29,7 +29,7 @@ class Freshness:
             the entry does not allow to publish it; unknown: the Hub or a registry did not answer.
         commit: The Hub's; None where it is not known.
         published: Commit by image name; None for none.
-        note: What went wrong, for gone and unknown.
+        note: The error, for gone and unknown.
     """
 
     model: Model

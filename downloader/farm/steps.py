@@ -30,7 +30,7 @@ class PlannedJob:
 
     Args:
         plan: One for all of them: a branch that moves meanwhile does not part them.
-        shards: How many jobs share its layers.
+        shards: Number of jobs that share its layers.
     """
 
     plan: Plan
@@ -129,12 +129,12 @@ def publish_shard(
     """Publish a share of a plan's layers; of a single share the image, too.
 
     Args:
-        job: Whose plan it is.
+        job: The job of the plan.
         plan: Of the step `plan`.
-        shard: Which share.
-        images: Where to, without tag.
+        shard: The share of the layers.
+        images: The destinations, without tag.
         base: The base image; None for the default one.
-        session: How.
+        session: Connections and credentials.
         signer: Signs the files of the image.
 
     Raises:
@@ -158,9 +158,9 @@ def check_images(
     """Ask every registry for every part of a job's image.
 
     Args:
-        job: Whose image it is.
+        job: The job of the image.
         expected: By image name without tag, the digest that it has to have; None for any.
-        session: How.
+        session: Connections and credentials.
 
     Raises:
         IntegrityError: Something is missing, or another thing than promised.

@@ -56,11 +56,11 @@ def plan_summary(
     """Return what is going to be published.
 
     Args:
-        job: What was asked for.
-        planned: What the step `plan` made of it.
-        reason: Why this engine was chosen.
-        images: Where to, without tag.
-        notes: What was left out, and why.
+        job: The requested job.
+        planned: The result of the step `plan`.
+        reason: The reason for this engine.
+        images: The destinations, without tag.
+        notes: The registries left out, with reasons.
     """
     plan, tag = planned.plan, job.model.tag
     snapshot = plan.snapshot
@@ -96,10 +96,10 @@ def shard_summary(shard: Shard, plan: Plan, outcomes: Sequence[Outcome], seconds
     """Return what one job moved.
 
     Args:
-        shard: Which share of the layers.
-        plan: Whose layers.
-        outcomes: What became of each destination.
-        seconds: How long it took.
+        shard: The share of the layers.
+        plan: The plan of the layers.
+        outcomes: The result of each destination.
+        seconds: Duration.
     """
     parts = [f"### {markdown(plan.snapshot.repo.id)}, job {shard}, {seconds:.0f} s"]
     totals = []
@@ -132,7 +132,7 @@ def image_summary(
     """Return how to get the image, and how to check where it comes from.
 
     Args:
-        model: What is published.
+        model: The published model.
         images: Image names without tag.
         signed: The image by its digest, as it is attested.
         repository: ``OWNER/NAME`` on GitHub, whose workflow signed it.

@@ -143,7 +143,7 @@ class MetadataEntry:
         path: Relative to the repo folder.
         kind: ``file`` (then ``data``) or ``link`` (then ``target``).
         data: The content of a file.
-        target: What a link holds; never leaves the repo folder.
+        target: Target of a link; never leaves the repo folder.
     """
 
     path: str
@@ -162,7 +162,7 @@ def iter_metadata_entries(
     call the snapshot incomplete.
 
     Args:
-        snapshot: What to write.
+        snapshot: The snapshot to write.
         extra_files: More files, by path relative to the repo folder.
 
     Raises:
@@ -206,7 +206,7 @@ class BlobHasher:
     """Computes the oid of a stream of bytes: sha256, or git's sha1 of a blob, by oid length.
 
     Args:
-        oid: What the content should hash to; 40 or 64 hex digits.
+        oid: The expected hash of the content; 40 or 64 hex digits.
         size_bytes: The length of the content, which git hashes before its first byte.
     """
 
@@ -266,7 +266,7 @@ def finish_snapshot(
 
     Args:
         cache_dir: The directory that holds the repo folders (``HF_HUB_CACHE``).
-        snapshot: What to write.
+        snapshot: The snapshot to write.
         note: Told which ref moves, and which one cannot be written.
 
     Returns:

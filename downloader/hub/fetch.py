@@ -90,8 +90,8 @@ class FetchReport:
         fetched_bytes: Their size.
         reused_files: Distinct contents that the cache had.
         reused_bytes: Their size.
-        ways: How many contents came which way: ``plain``, ``hf_transfer``, ``stream``, ``empty``.
-        notes: What the user may want to know, one line each.
+        ways: Number of contents by way: ``plain``, ``hf_transfer``, ``stream``, ``empty``.
+        notes: Remarks for the user, one line each.
     """
 
     snapshot_dir: Path
@@ -118,8 +118,8 @@ def fetch_snapshot(
     Interrupted at any moment, no half file has its final name.
 
     Args:
-        snapshot: What to fetch.
-        source_of: Where each file comes from.
+        snapshot: The snapshot to fetch.
+        source_of: Returns the source of a file.
         cache_dir: The directory that holds the repo folders (``HF_HUB_CACHE``).
         http: Connections.
         settings: Bounds and patience.

@@ -33,7 +33,7 @@ _CHILD = Path(__file__).with_name("hf_transfer_child.py")
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """How hf_transfer is called.
+    """Settings of hf_transfer.
 
     Args:
         connections: For one file, 10 MiB of memory or two each. 8 to 16 are quickest;
@@ -74,7 +74,7 @@ def transfer_file(
         path: A fresh name; what is there would be overwritten in part.
         size_bytes: Of the file, not 0.
         http: Proxies and CA bundle for the child.
-        settings: How to call it.
+        settings: Connections and timeouts.
         on_growth: Called with the bytes that are on disk so far.
         cancelled: Set by another thread to kill the child.
 

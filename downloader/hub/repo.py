@@ -128,11 +128,11 @@ def parse_repo(repo_id: str, repo_type: str = "model") -> Repo:
 
 @dataclass(frozen=True)
 class RepoName:
-    """What a pasted name of a repo says.
+    """The parts of a pasted repo name.
 
     Args:
-        repo: Which repo.
-        revision: Where the name has one.
+        repo: The repo.
+        revision: The revision in the name, or None.
         path: Of a file in the repo, or of a folder with ``/`` at its end, where it has one.
     """
 
@@ -152,7 +152,7 @@ def parse_repo_name(
     Args:
         text: Of the user; blanks around it and a slash at its end are dropped.
         repo_type: Of the flag; the text's own takes the place of the default ``model``.
-        hosts: Whose addresses are the Hub's.
+        hosts: The hosts of the Hub's addresses.
 
     Raises:
         InputError: It is none of these, or the type contradicts ``repo_type``.
@@ -303,7 +303,7 @@ class RepoFile:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which files of a repo the user asked for; empty means all of them.
+    """The files of a repo that the user asked for; empty means all of them.
 
     Args:
         names: Exact paths, or a path that ends in ``/`` for a whole folder.
@@ -337,11 +337,11 @@ class Snapshot:
     """A repo at a commit, and those of its files that were asked for.
 
     Args:
-        repo: Which repo.
-        revision: What the user named: a branch, a tag or a commit.
+        repo: The repo.
+        revision: As the user named it: a branch, a tag or a commit.
         commit: The 40 hex digits that ``revision`` resolved to.
         files: Sorted by path.
-        selection: What was asked for.
+        selection: The requested files.
         is_partial: Whether ``selection`` left any file of the commit out.
         committed_at: The commit's date, in UTC.
         license: An SPDX identifier where the model card names one.
@@ -349,8 +349,8 @@ class Snapshot:
         private: Whether the Hub shows the repo to its owners only.
         description: One line of the model card, at most `DESCRIPTION_LIMIT_CHARS`.
         task: The Hub's ``pipeline_tag``: ``text-generation``.
-        parameters: How many the safetensors files hold, where the Hub counted them.
-        library: What loads it, by the Hub's ``library_name``; ``gguf`` for GGUF files alone.
+        parameters: Number of parameters in the safetensors files, where the Hub counted them.
+        library: The library that loads it: the Hub's ``library_name``, or ``gguf`` for GGUF files.
     """
 
     repo: Repo
@@ -409,7 +409,7 @@ class Snapshot:
         """Parse a snapshot; untrusted, because it comes from an image.
 
         Args:
-            value: What `to_json` returned.
+            value: A result of `to_json`.
             where: Its place in its file, for messages.
 
         Raises:

@@ -76,9 +76,9 @@ class ImpossiblePattern:
     """A pattern that cannot do what it was written for.
 
     Args:
-        key: Which list it is in.
+        key: Its list: include or exclude.
         index: Its place there.
-        text: What is wrong with it.
+        text: The mistake, for messages.
     """
 
     key: _Key

@@ -81,7 +81,7 @@ class Hub:
         """Resolve a repo to the commit that ``revision`` names now, with the selected files.
 
         Args:
-            repo: Which repo; where the Hub redirects it, the snapshot has its real id.
+            repo: The repo; where the Hub redirects it, the snapshot has its real id.
             revision: Branch, tag, ``refs/pr/N`` or commit; None for ``main``.
             selection: None for everything.
 

@@ -48,7 +48,7 @@ class VerifiedBlobs:
 
     Args:
         cache_dir: The directory that holds the repo folders (``HF_HUB_CACHE``).
-        repo: Whose blobs.
+        repo: The repo of the blobs.
     """
 
     def __init__(self, cache_dir: Path, repo: Repo) -> None:
@@ -142,8 +142,8 @@ class Finding:
     Args:
         kind: ``missing``, ``extra`` or ``wrong``.
         path: Relative to the cache directory.
-        want: What its name, a tree or a plan promises.
-        got: What is there.
+        want: The state that its name, a tree or a plan promises.
+        got: The state found.
     """
 
     kind: Kind
@@ -202,7 +202,7 @@ def check_blob(
     Args:
         path: Of the bytes.
         oid: 40 or 64 hex digits.
-        size_bytes: How many there should be.
+        size_bytes: The expected size.
         cancelled: Set by another thread to stop.
 
     Raises:
@@ -318,7 +318,7 @@ class RepoCheck:
     """One repo folder against its own names: everything but the hashing.
 
     Attributes:
-        findings: What is not as promised.
+        findings: Deviations from the promised state.
         snapshots: Commits.
         files: Of snapshots.
         unchecked: Copies in ``snapshots/`` that no tree or plan vouches for.

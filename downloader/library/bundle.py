@@ -28,7 +28,7 @@ class Bundle:
 
     Args:
         directory: The stick.
-        images: What became of each image.
+        images: The result of each image.
         size_bytes: Of all files.
     """
 
@@ -52,7 +52,7 @@ def bundle(
         directory: Made where it is missing.
         environment: None for the process's own.
         progress: Told of every blob that is written.
-        connection: How registries are reached.
+        connection: Settings for registries.
 
     Raises:
         InputError: Two images have one tag: the directory's index has each tag once.

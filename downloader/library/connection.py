@@ -21,7 +21,7 @@ from downloader.restore.source import RegistrySource, Source
 
 @dataclass(frozen=True)
 class Connection:
-    """How the Hub and registries are reached, beside what the environment says.
+    """Settings for the Hub and registries, over those of the environment.
 
     Args:
         mirrors: Registries that are asked before an image's own; empty for the environment's.
@@ -30,9 +30,9 @@ class Connection:
         hub_token: None for the environment's; "" to ask the Hub without one.
         ca_file: A PEM file to trust beside the system's certificates.
         plain_http: Registries without TLS: hosts, ``HOST:PORT`` or networks.
-        timeout_s: How long a connection may be silent.
+        timeout_s: Longest silence of a connection.
         retry: Of one request.
-        upload: How a registry takes a large blob; ``auto`` knows and learns.
+        upload: The way to send large blobs; ``auto`` knows some registries and learns from answers.
 
     >>> Connection(username="me", password="secret")  # doctest: +ELLIPSIS
     Connection(mirrors=(), username='me', hub_token=None, ...)
@@ -63,8 +63,8 @@ class Connection:
         """Return the stored credentials, and over them the user that is named.
 
         Args:
-            environment: Where they are stored.
-            references: What the user is for.
+            environment: Names the files of credentials.
+            references: Images whose registry gets the user's credential.
 
         Raises:
             InputError: A user without a password, or one for several registries.

@@ -64,15 +64,15 @@ def restore(
 
     Args:
         image: In a registry, an OCI layout directory, an archive, or ``docker-daemon:NAME``.
-        cache_dir: Where to; None for the environment's ``HF_HUB_CACHE``.
+        cache_dir: The target; None for the environment's ``HF_HUB_CACHE``.
         files: Only these files of the repo, or folders by a trailing slash; empty for all.
         environment: None for the process's own.
         progress: Told of every byte.
         local_dir: Plain files there, in place of a cache.
         include: Only files that match one of these patterns.
         exclude: Not files that match one of these patterns.
-        connection: How registries are reached, beside what the environment says.
-        download: How much is used at once.
+        connection: Settings for registries, over those of the environment.
+        download: Limits of connections and memory.
 
     Raises:
         InputError: A name or a pattern that names nothing.
@@ -129,7 +129,7 @@ def restore_images(
         exclude: As for `restore`.
         connection: As for `restore`.
         download: As for `restore`.
-        policy: Whose signatures are wanted; None to look at none.
+        policy: The required signers; None to check no signature.
         dry_run: Only say what would be done.
 
     Raises:
@@ -163,7 +163,7 @@ def inspect(
         environment: None for the process's own.
         progress: Told of the bytes of a compressed archive, which is read to its end.
         with_files: Whether to list the files as well.
-        connection: How registries are reached, beside what the environment says.
+        connection: Settings for registries, over those of the environment.
 
     Raises:
         HfModelsError: As `restore`.
@@ -185,7 +185,7 @@ def make_sheet(
         image: As for `restore`.
         environment: None for the process's own.
         progress: Told of the bytes of a compressed archive, which is read to its end.
-        connection: How registries are reached, beside what the environment says.
+        connection: Settings for registries, over those of the environment.
 
     Raises:
         HfModelsError: As `restore`.
@@ -229,7 +229,7 @@ def verify(
         environment: None for the process's own.
         progress: Told of every byte.
         threads: Files hashed at once.
-        connection: How registries are reached, beside what the environment says.
+        connection: Settings for registries, over those of the environment.
 
     Raises:
         InputError: There is no such cache.
@@ -255,10 +255,10 @@ def verify_signatures(
 
     Args:
         target: As for `verify`.
-        policy: Whose signatures are wanted.
+        policy: The required signers.
         environment: None for the process's own.
         progress: Told what is wrong where the policy only warns.
-        connection: How registries are reached, beside what the environment says.
+        connection: Settings for registries, over those of the environment.
 
     Raises:
         IntegrityError: A signature that the policy enforces is missing or wrong.

@@ -64,7 +64,7 @@ def copy(
             ends in ``.tar``, for an archive of one image, which ``docker load`` takes.
         environment: None for the process's own.
         progress: Told of every blob that is sent.
-        connection: How registries are reached, beside what the environment says.
+        connection: Settings for registries, over those of the environment.
 
     Returns:
         What became of each image at each destination; one that fails does not stop the others.

@@ -96,8 +96,8 @@ def build_in_engine(
 
     Args:
         engine: The engine.
-        hub: Where the builder stage downloads.
-        plan: What to build.
+        hub: The Hub that the builder stage downloads from.
+        plan: The plan to build.
         name: ``NAME:TAG``.
         base: The base image, or ``none``.
         session: How registries are reached; the build is given proxies, and the addresses of the

@@ -41,13 +41,13 @@ OpenProgress = Callable[[str, str], AbstractContextManager[Progress]]
 
 @dataclass(frozen=True)
 class LayoutRequest:
-    """What to build.
+    """Name, tag and options of the image of a layout.
 
     Args:
         image: The name that the image gets in an engine, without tag.
         tag: Its tag, and its directory under ``dist/``.
         base: Base image, or ``none``.
-        archive: Where to write a tar for ``docker load``; None for no tar.
+        archive: Path of a tar for ``docker load``; None for no tar.
         dist: The directory of all layouts.
         force: Whether a layout of another repo is overwritten.
         signer: Signs the files; None for no signature.
@@ -85,13 +85,13 @@ def build(
         tag: The image's; None for the repo's name.
         environment: None for the process's own.
         progress: Told of every byte.
-        plan_options: Which files, where ``repo`` is an id.
+        plan_options: The files and their layers, where ``repo`` is an id.
         base: As for `publish`.
-        archive: Where to write the layout as a tar that ``docker load`` takes, too.
+        archive: Path of a tar of the layout that ``docker load`` takes; None for no tar.
         image: The name, without tag, that the image has in the archive.
         force: Whether a layout that carries another repo is overwritten.
         signer: Signs the files; None for no signature.
-        connection: How servers are reached, beside what the environment says.
+        connection: Settings for the Hub and registries, over those of the environment.
 
     Raises:
         InputError: The layout carries another repo.
@@ -126,12 +126,12 @@ def push(
     """Push a layout that `build` has made to one or several registries.
 
     Args:
-        directory: What `build` returned; its last part is the tag.
+        directory: The result of `build`; its last part is the tag.
         to: Like ``ghcr.io/me/models``, or with another tag behind it.
         environment: None for the process's own.
         progress: Told of every blob that is sent.
         allow_gated: Whether a gated or private repo may be pushed.
-        connection: How registries are reached, beside what the environment says.
+        connection: Settings for registries, over those of the environment.
 
     Returns:
         What became of each target; one that fails does not stop the others.

@@ -40,7 +40,7 @@ BASE_VARIABLE = "HF_MODELS_BASE"
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """Which files of a repo, and how they lie in the image.
+    """The files of a repo, and their arrangement in layers.
 
     Args:
         repo_type: ``model``, ``dataset`` or ``space``.
@@ -50,7 +50,7 @@ class PlanOptions:
         exclude: Not files that match one of these patterns.
         layer_size: The largest layer: ``default``, ``mirror``, or like ``2GB``.
         cache_root: ``HF_HOME`` inside the image.
-        models_dir: Where the image shows the files under their names; None for the default.
+        models_dir: Directory in the image with the files under their names; None for the default.
         has_receiver: Whether the image carries the program that restores it.
         compress: Whether layers are compressed.
     """
@@ -74,7 +74,7 @@ class TargetResult:
     Args:
         image: ``REGISTRY/NAME:TAG``.
         digest: Of the image that is there now; None where it failed.
-        error: Why it failed; None where it did not.
+        error: The reason of the failure; None after success.
     """
 
     image: str
@@ -94,9 +94,9 @@ def plan(
 
     Args:
         repo_id: ``org/name``, or a form that people paste: ``hf://...``, the address of a page.
-        options: Which files, and how they lie in the image.
+        options: The files and their layers.
         environment: None for the process's own.
-        connection: How the Hub is reached, beside what the environment says.
+        connection: Settings for the Hub, over those of the environment.
         note: Told before each new try.
 
     Raises:
@@ -129,10 +129,10 @@ def publish(
         tag: The image's; None for the repo's name.
         environment: None for the process's own.
         progress: Told of every byte.
-        plan_options: Which files, where ``repo`` is an id.
+        plan_options: The files and their layers, where ``repo`` is an id.
         base: The base image, or ``none``; None for the default one (see `find_base`).
-        options: How; its base is taken from ``base``.
-        connection: How servers are reached, beside what the environment says.
+        options: Settings; its base is taken from ``base``.
+        connection: Settings for the Hub and registries, over those of the environment.
 
     Raises:
         HfModelsError: The Hub failed, or what was asked for is wrong. A registry that failed
@@ -196,8 +196,8 @@ def assemble(
         environment: None for the process's own.
         progress: Told of everything.
         base: As for `publish`.
-        options: What to look for; its base is taken from ``base``.
-        connection: How registries are reached, beside what the environment says.
+        options: Settings; its base is taken from ``base``.
+        connection: Settings for registries, over those of the environment.
 
     Returns:
         What became of each repository; one that fails does not stop the others.
@@ -264,7 +264,7 @@ def remove(
     Args:
         image: With a tag or digest.
         environment: None for the process's own.
-        connection: How registries are reached, beside what the environment says.
+        connection: Settings for registries, over those of the environment.
         note: Told which tag of those that go with the image stays, and why.
 
     Raises:
@@ -332,7 +332,7 @@ def login(
         username: Of the user.
         password: Or a token.
         environment: None for the process's own.
-        connection: How the registry is reached, beside what the environment says.
+        connection: Settings for the registry, over those of the environment.
 
     Returns:
         Where it is stored: the file, or the name of the helper that the file names.

@@ -20,11 +20,11 @@ def serve(
     """Serve images as a Hugging Face Hub until SIGTERM or Ctrl-C.
 
     Args:
-        options: What, to whom, and how.
+        options: Sources, clients and limits.
         environment: None for the process's own.
         log: Told one line at a time, of every request too.
         started: Told the address, once the server listens: the ``HF_ENDPOINT`` of clients.
-        connection: How registries are reached, beside what the environment says.
+        connection: Settings for registries, over those of the environment.
 
     Raises:
         InputError: A source that names nothing, an address that is taken or not this machine's,

@@ -107,8 +107,8 @@ def parse_address(
 
     Args:
         text: The URL.
-        what: What it is, for messages: ``Location``.
-        error: What to raise: ``InputError`` for what the user wrote.
+        what: Its name in messages: ``Location``.
+        error: Class to raise: ``InputError`` for the user's own text.
 
     Raises:
         HfModelsError: It is no http or https URL, or one that another parser may read as

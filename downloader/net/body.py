@@ -21,7 +21,7 @@ _PIECE_BYTES = 256 * 1024
 
 
 class Body(Protocol):
-    """What is left of a body."""
+    """The unread rest of an answer's body."""
 
     def readinto(self, buffer: memoryview) -> int:
         """Read the next bytes into ``buffer``; 0 at the end, or where the line was cut.

@@ -33,7 +33,7 @@ USER_AGENT = f"hf-models/{__version__}"
 
 @dataclass(frozen=True)
 class HttpSettings:
-    """How HTTP servers are reached.
+    """Settings of connections to HTTP servers.
 
     Args:
         trust: Certificates.
@@ -77,7 +77,7 @@ class HttpPool:
     """Connections to any number of hosts, shared by threads.
 
     Attributes:
-        line: What the requests have measured so far.
+        line: Round trip and push-back that the requests have measured.
     """
 
     def __init__(self, settings: HttpSettings | None = None) -> None:
@@ -200,8 +200,8 @@ def transport_error(
     Args:
         method: Of the request.
         address: Of the request.
-        error: What was raised.
-        proxy: Where ``error`` came up while a connection was made through one.
+        error: The exception.
+        proxy: The proxy, if ``error`` came up while connecting through one.
     """
     reason = getattr(error, "reason", None)  # an exception in urllib3, a text in ssl
     cause = reason if isinstance(reason, Exception) else error

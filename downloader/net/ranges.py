@@ -18,7 +18,7 @@ class ByteRange:
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes lie in it."""
+        """Number of bytes in the range."""
         return self.end - self.start
 
     def split(self, piece_bytes: int) -> Iterator["ByteRange"]:

@@ -82,7 +82,7 @@ class Exchange:
     Used by one thread: construct, `send` the body, then read `status`, `headers`, `readinto`.
 
     Args:
-        pool: Where the connection comes from.
+        pool: Lends the connection.
         method: Upper case.
         url: Absolute, ``http`` or ``https``.
         headers: Sent as they are; they say whether a body follows: ``Content-Length``, or
@@ -248,7 +248,7 @@ class Exchange:
 
     @property
     def url(self) -> str:
-        """Where the request went."""
+        """Address of the request."""
         return self._address.url
 
     @property
@@ -258,7 +258,7 @@ class Exchange:
 
     @property
     def reason(self) -> str:
-        """What the server calls its status, waiting for it; may be empty."""
+        """Reason phrase of the status, waiting for it; may be empty."""
         return self._answer().reason
 
     @property

@@ -61,10 +61,10 @@ def parse_retry_after(
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how long to wait between tries.
+    """Number of tries, and delays between them.
 
     Args:
-        tries: How often in all, the first one included.
+        tries: Number of tries, with the first one.
         first_delay_s: Before the second try; doubles from there.
         longest_delay_s: The most that doubling gives.
         longest_asked_s: The most that a server may ask for; more, and the call fails at once
@@ -94,7 +94,7 @@ class TransientError(Exception):
     """A failure that may go away by itself.
 
     Args:
-        error: What to raise once the retries are used up.
+        error: Raised once the retries are used up.
         asked_s: Seconds that the server asked to wait.
     """
 
@@ -108,7 +108,7 @@ class Retry:
     """The failures in a row of one piece of work, and the wait after each.
 
     Args:
-        policy: When to give up, and how long to wait.
+        policy: Number of tries and delays.
         pause: Waits so many seconds and returns whether to give up instead, like
             `threading.Event.wait` of an event that cancels the work.
         note: Told of what costs a person's time: a long wait, a timeout, and at the first
@@ -167,7 +167,7 @@ class Retry:
         """Wait after a failure.
 
         Raises:
-            HfModelsError: What ``failure`` carries, where it is time to give up.
+            HfModelsError: The error of ``failure``, when no try is left.
         """
         if not self.wait(failure.error, asked_s=failure.asked_s):
             raise failure.error from failure

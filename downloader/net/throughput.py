@@ -82,12 +82,12 @@ class Watch:
 
 
 class Line:
-    """What the requests of a pool have seen of the line; any thread may ask.
+    """Measurements of the line by the requests of a pool; safe for threads.
 
     Attributes:
         round_trip_s: From a request to the head of its answer, the shortest; None before
             the first answer.
-        pushbacks: How often a server asked for less: 429, 503, or a connection that was reset.
+        pushbacks: Number of answers 429 or 503, and of connections that were reset.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ _SAMPLE_S = 0.5  # a busy machine makes every thread wait for a moment
 
 
 class Pace:
-    """What a thread's connections bring in the time that it waits for them.
+    """The rate of a thread's connections while it waits for them.
 
     ``with pace:`` counts the time inside, in which a connection is asked for bytes.
     """

@@ -208,7 +208,7 @@ class Auth:
 
         Args:
             header: ``WWW-Authenticate``.
-            scopes: What the refused request needed.
+            scopes: Scopes that the refused request needs.
             sent: The ``Authorization`` that was refused, and will not be sent again.
 
         Raises:

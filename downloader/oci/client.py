@@ -43,8 +43,8 @@ class Request:
     Args:
         method: Upper case.
         url: Absolute.
-        what: What is wanted, for messages: ``manifest ghcr.io/me/x:tag``.
-        scopes: What it needs a token for.
+        what: Its name in messages: ``manifest ghcr.io/me/x:tag``.
+        scopes: Scopes that its token needs.
         expect: The statuses that the caller understands; any other raises.
         headers: Besides ``Authorization``.
         body: Whole; bodies that stream are sent by `downloader.oci.upload`.
@@ -106,7 +106,7 @@ class Client:
         reference: For the registry.
         pool: Connections.
         credentials: Asked once, when the registry first wants to know.
-        policy: When to try again.
+        policy: Number of tries and delays.
         sleep: Waits so many seconds.
         note: Told before a wait that a person would notice.
     """
@@ -167,7 +167,7 @@ class Client:
         """Send ``request`` until it is answered, and return the answer with its body.
 
         Args:
-            request: What to send.
+            request: The request to send.
             limit_bytes: Of the body; the rest is not read.
 
         Raises:

@@ -17,7 +17,7 @@ def parse_digest(text: object, where: str = "digest") -> Digest:
     """Check a digest that came from outside.
 
     Args:
-        text: What should be ``sha256:`` and 64 lower-case hex digits.
+        text: Should be ``sha256:`` and 64 lower-case hex digits.
         where: The place in its document, for the message: ``layers[2].digest``.
 
     Raises:

@@ -20,7 +20,7 @@ class RegistryBlobReader(ResumingReader):
         url: Of the blob.
         what: For messages.
         scopes: That reading needs.
-        byte_range: What to read, None for all of it.
+        byte_range: The bytes to read; None for all of the blob.
 
     Raises (from the constructor and ``readinto``):
         RegistryError: The registry lacks the blob, or refuses it.

@@ -124,7 +124,7 @@ def pick_named(manifests: Iterable[NamedManifest], tag: str | None, name: str) -
     """Return the manifest that ``tag`` names, or the only one.
 
     Args:
-        manifests: What the files name at their top.
+        manifests: The images that the archive's index lists.
         tag: A tag, or a whole name with its tag; None for the only image.
         name: Of the files, for messages.
 

@@ -208,9 +208,9 @@ class _BlobWriter:
     """A `BlobWriter` on a temporary file, which gets its name when its digest is right.
 
     Args:
-        root: Where the temporary file lies: beside, not in, ``blobs/sha256``, because whatever
+        root: Directory of the temporary file: beside, not in, ``blobs/sha256``, because whatever
             is there must have its digest's name.
-        blobs: Where the blob lies in the end; on the same file system.
+        blobs: Directory of the finished blob; on the same file system.
         size_bytes: Of the blob, None if the caller does not know it.
     """
 

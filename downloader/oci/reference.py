@@ -25,7 +25,7 @@ _NAME_LIMIT = 255  # characters of host and repository together, as the specific
 
 @dataclass(frozen=True)
 class Reference:
-    """Where an image lies: registry, repository, and a tag or a digest or both or neither."""
+    """An image's name: registry, repository, and a tag or a digest or both or neither."""
 
     registry: str
     repository: str

@@ -44,7 +44,7 @@ class Registry:
     Args:
         reference: Registry and repository; tag and digest are ignored.
         pool: Connections, shared by any number of registries.
-        credentials: Where the user's credential is looked up; None for anonymous.
+        credentials: Looks up the user's credential; None for anonymous.
         retry: For whatever may pass by itself.
         sleep: Waits so many seconds between tries.
         note: Told before a wait that a person would notice.

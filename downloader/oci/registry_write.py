@@ -37,7 +37,7 @@ class WritableRegistry(Registry):
     that does not exist yet is refused by some registries.
 
     Args:
-        upload: How blobs are sent; ``auto`` streams, and learns from the answers.
+        upload: The way to send large blobs; ``auto`` streams, and learns from the answers.
         chunk_bytes: Of one chunk; None to follow the round trip and the rate of the line.
 
     The others are those of `Registry`.

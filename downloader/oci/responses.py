@@ -62,7 +62,7 @@ def registry_error(registry: str, what: str, answer: Answer) -> RegistryError:
 
     Args:
         registry: The host, for the hint how to log in.
-        what: What was wanted, ``upload to ghcr.io/me/x``.
+        what: The failed request, for messages: ``upload to ghcr.io/me/x``.
         answer: With its status and body.
     """
     errors = parse_errors(answer.body)

@@ -94,7 +94,7 @@ class Packer:
 
 @dataclass(frozen=True)
 class SeekTable:
-    """Where each frame begins, in the blob and in the tar.
+    """The offsets of all frames, in the blob and in the tar.
 
     Args:
         packed: Offsets of the frames in the blob, and of the end of the last one.
@@ -106,7 +106,7 @@ class SeekTable:
 
     @property
     def frames(self) -> int:
-        """How many there are."""
+        """Number of frames."""
         return len(self.plain) - 1
 
     @property

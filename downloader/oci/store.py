@@ -28,7 +28,7 @@ class SavedUpload:
 
     Args:
         session_url: Its `BlobWriter.session_url`.
-        sent_bytes: How much of the blob was sent, at least.
+        sent_bytes: Lower bound of the bytes sent.
     """
 
     session_url: str = field(repr=False)

@@ -54,7 +54,7 @@ class ByteSource(Protocol):
 
     @property
     def offset(self) -> int:
-        """How many bytes were read or skipped."""
+        """Number of bytes read or skipped."""
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill ``buffer``; fewer bytes at the end only, then 0."""
@@ -86,10 +86,10 @@ class TarMember:
 
     Args:
         path: Relative, without leading ``./`` and trailing ``/``; empty for the root itself.
-        kind: What it is; character and block devices and FIFOs are all ``device``; a ``sparse``
+        kind: Its type; character and block devices and FIFOs are all ``device``; a ``sparse``
             file has other bytes in the tar than it has in the image.
         size_bytes: Of its content in the tar; 0 for all but files.
-        target: Where a link points, as it stands in the tar.
+        target: Target of a link, as it stands in the tar.
         content_offset: Of its first content byte in the tar.
     """
 

@@ -31,7 +31,7 @@ class TarEntry:
         kind: File, directory, symbolic link (``link``), or one more name of a file that
             comes before it in the same tar (``hardlink``).
         size_bytes: Of a file's content; 0 for the others.
-        target: Where a link points; of a hard link, the path of the file.
+        target: Target of a link; of a hard link, the path of the file.
         executable: Whether a file may be run.
     """
 

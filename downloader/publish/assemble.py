@@ -37,13 +37,13 @@ from downloader.signing import Signer
 
 @dataclass(frozen=True)
 class AssembleOptions:
-    """How to assemble.
+    """Settings of `assemble`.
 
     Args:
-        plan: What was published; None to take it from the shards.
+        plan: The published plan; None to take it from the shards.
         commit: Only shards of this commit.
         count: Of shards; None for those that the store lists.
-        base: What lies under the image.
+        base: The base image.
         modelpack: Whether the index carries a ModelPack manifest too.
         force: Whether a tag that carries another repo may be overwritten.
         signer: Signs the files; None for no signature.
@@ -67,9 +67,9 @@ def assemble(
     """Make one image of the shards that other machines published; moves no model bytes.
 
     Args:
-        store: Where the shards are.
+        store: The store of the shards.
         tag: Of the image.
-        options: What to look for, and what to make of it.
+        options: The shards to look for, and the image to make of them.
         progress: Told of everything.
 
     Returns:

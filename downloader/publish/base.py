@@ -43,13 +43,13 @@ class Base:
     """A base image: `resolve` asks which digest its name has, `load` reads its layers and config.
 
     Args:
-        store: Where it is; None for no base.
+        store: The store of the base image; None for no base.
         reference: Its tag or digest there.
         name: As a reader would pull it, for messages and labels.
 
     Attributes:
         digest: Of what the name means now; empty until `resolve`.
-        platforms: What it has for each platform that we build for; empty until `load`.
+        platforms: Its layers and config for each platform that we build for; empty until `load`.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ _SUFFIX = re.compile(r"\.shard-([1-9]\d{0,3})-of-([1-9]\d{0,3})\Z")
 
 @dataclass(frozen=True, order=True)
 class Shard:
-    """Which share of the layers: ``index`` from 1 to ``count``."""
+    """A share of the layers: ``index`` from 1 to ``count``."""
 
     index: int = 1
     count: int = 1
@@ -107,9 +107,9 @@ class Record:
     """Layers that one shard has finished.
 
     Args:
-        shard: Which one.
+        shard: The shard.
         plan: Of the image.
-        layers: What is there, by `Layer.name`.
+        layers: The finished layers, by `Layer.name`.
         pending: Those of them that carry parts of a file whose oid was not verified yet.
     """
 

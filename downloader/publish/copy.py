@@ -56,7 +56,7 @@ def side_by_side(calls: Mapping[K, Callable[[], V]]) -> dict[K, V]:
     """Make some calls at once, and return the result of each by its key.
 
     Raises:
-        Exception: What the first one that failed has raised.
+        Exception: The exception of the first failing call.
     """
     results: dict[K, V] = {}
 
@@ -161,11 +161,11 @@ def copy_blob(
     """Copy a blob that the target lacks; mount it where that is possible.
 
     Args:
-        source: Where it is.
-        target: Where to.
-        descriptor: Which one.
+        source: The store to copy from.
+        target: The store to copy to.
+        descriptor: The blob's descriptor.
         progress: Told of its bytes, sent or mounted.
-        file: Where its bytes are read; None for ``source``.
+        file: The file to read its bytes from; None for ``source``.
         name: The line of the blob in ``progress``; "" for none.
         line: Counts what the target takes.
 
@@ -233,7 +233,7 @@ def image_name(store: Blobs, reference: str) -> str:
 
 
 class ImageReader(Protocol):
-    """Where an image is read that mirrors have, too."""
+    """Reads an image from mirrors and its store."""
 
     def get_manifest(self, reference: str) -> RawManifest | None:
         """Return the manifest of a tag or digest, or None."""
@@ -249,7 +249,7 @@ class SourceImage:
     Args:
         store: A registry's repository, a layout, or an archive.
         reference: A tag, or a digest; "" for the only image of an archive.
-        reader: Where its bytes are read, in place of ``store``.
+        reader: Reads its bytes, in place of ``store``.
     """
 
     store: ReadableStore
@@ -308,7 +308,7 @@ class Copied:
         name: Of the image there.
         reference: Its tag, or its digest.
         digest: Of the image; None where it failed.
-        error: Why it failed.
+        error: The reason of the failure.
     """
 
     name: str
@@ -330,8 +330,8 @@ def copy(
     goes on where it was when it runs again.
 
     Args:
-        source: What to copy.
-        destinations: Where to, each with the tag that it gets.
+        source: The image to copy.
+        destinations: The stores to copy to, each with its tag.
         progress: Told of every blob that is sent.
         name_layers: Returns the files that layers carry, where that is known; called once there
             is something to copy.

@@ -29,7 +29,7 @@ class Destination:
     """A store, the tag in it, and what is known of its layers.
 
     Args:
-        store: Where to.
+        store: The store of the destination.
         tag: Of the image.
         is_only: Whether the run has no other destination, so that its error is the run's own.
         have: The layers that are there, by `Layer.name`.
@@ -40,7 +40,7 @@ class Destination:
             has written.
         mounts_from: Another destination of the run whose layers this one can take without
             their bytes being sent again, as `find_mounts` has tried.
-        error: Why this destination was given up.
+        error: The reason why this destination was given up.
     """
 
     store: Store
@@ -122,7 +122,7 @@ class Destination:
 
         Args:
             plan: Of the image.
-            shard: Whose layers these are.
+            shard: The shard of these layers.
             progress: Told where the store takes no records.
 
         Raises:
@@ -182,9 +182,9 @@ def replace_records(
     finished image, so that no later run takes what is old for what is new.
 
     Args:
-        destination: Which has the image.
-        image: What its tag names now.
-        shards: Whose records are there.
+        destination: The destination that has the image.
+        image: The image that its tag names now.
+        shards: The shards with records.
         progress: Told where tags stay behind.
     """
     try:

@@ -69,10 +69,10 @@ def find_current(
     """Return the digest of the image that the tag names, if `write_image` would write it again.
 
     Args:
-        destination: Which has every layer of the plan.
-        plan: What the image carries.
-        base: What lies under it; resolved, not loaded.
-        tagged: What the tag names.
+        destination: A destination that has every layer of the plan.
+        plan: The plan of the image.
+        base: The base image; resolved, not loaded.
+        tagged: The image of the tag.
         modelpack: Whether the index carries a ModelPack manifest too.
         signature: As for `write_image`.
     """
@@ -104,10 +104,10 @@ def put_common_blobs(
     These are the metadata, the programs, and the base's layers.
 
     Args:
-        destination: Where to.
-        plan: What the image carries.
-        base: What lies under it, loaded.
-        tagged: What the tag names now, whose blobs are there.
+        destination: The destination.
+        plan: The plan of the image.
+        base: The base image, loaded.
+        tagged: The present image of the tag, whose blobs are there.
     """
     store, source = destination.store, base.store
     manifest = tagged.manifest if tagged else None
@@ -146,9 +146,9 @@ def write_image(
     """Write configs, manifests and index, and move the tag.
 
     Args:
-        destination: Which has every layer of the plan, and what `put_common_blobs` puts.
-        plan: What the image carries.
-        base: What lies under it, loaded.
+        destination: A destination with every layer of the plan and the blobs of `put_common_blobs`.
+        plan: The plan of the image.
+        base: The base image, loaded.
         modelpack: Whether the index carries a ModelPack manifest too.
         signature: The bundle over the files; None for an image without one.
 

@@ -34,12 +34,12 @@ from downloader.transfer.workers import WorkerGroup
 
 @dataclass(frozen=True)
 class PublishOptions:
-    """How to publish.
+    """Settings of `publish`.
 
     Args:
-        shard: Which share of the layers; the only one makes the image as well.
+        shard: The share of the layers; a single shard writes the image, too.
         reuse: Images to take layers from, besides the tag itself.
-        base: What lies under the image.
+        base: The base image.
         modelpack: Whether the index carries a ModelPack manifest too.
         jobs: The most layers at once; None for as many as memory allows.
         memory_bytes: Of the whole process.
@@ -48,7 +48,7 @@ class PublishOptions:
             the image is asked for.
         dry_run: Whether to find out only what would be sent.
         retry: For transient errors of the Hub.
-        journal_dir: Where a killed upload leaves how far it was; None for nowhere.
+        journal_dir: The directory of upload journals; None for none.
         signer: Signs the files; None for no signature.
     """
 
@@ -77,7 +77,7 @@ class Outcome:
         moved: The layers whose bytes were sent.
         reused: The layers that were there.
         missing: The layers that are not known to be there: a dry run would send them.
-        error: Why it failed, None if it did not.
+        error: The reason of the failure; None after success.
     """
 
     name: str
@@ -123,12 +123,12 @@ def publish(
     uploads that the registry has kept in part.
 
     Args:
-        plan: What to publish.
+        plan: The plan to publish.
         tag: The image's tag, in every store.
-        stores: Where to.
-        source_of: Where the bytes of a file come from.
+        stores: The stores to publish to.
+        source_of: Returns the source of a file's bytes.
         http: Connections to the Hub.
-        options: How.
+        options: Settings of the publish.
         progress: Told of everything.
 
     Returns:

@@ -39,7 +39,7 @@ class TaggedImage:
     Args:
         raw: The manifest or index itself.
         manifest: Of an index the first image; None where there is none, or nothing readable.
-        labels: What the image says of itself, None if nothing of ours.
+        labels: Our labels of the image; None for a foreign image.
     """
 
     raw: RawManifest
@@ -73,11 +73,11 @@ def find_layers(
     Nothing is asked once every layer is found.
 
     Args:
-        destination: Where to.
-        layers: What is wanted there.
-        shards: Whose records are read even where tags cannot be listed.
-        images: Where else to look: other tags, other repositories.
-        tagged: What the tag names now.
+        destination: The destination.
+        layers: The layers to find.
+        shards: Shards whose records are read even where tags cannot be listed.
+        images: Further images to search: other tags, other repositories.
+        tagged: The present image of the tag.
         accepts_plain: Whether a layer that is there uncompressed need not be compressed.
         checks: Whether to ask for each blob that a manifest of the repository names.
         mount: Whether to take layers from other repositories; False only says so.

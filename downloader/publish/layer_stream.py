@@ -40,13 +40,13 @@ _BATCH_BYTES = 1 * MIB  # headers, padding and tiny files travel together
 
 @dataclass(frozen=True)
 class HubAccess:
-    """How to read from the Hub.
+    """Source and settings for reading from the Hub.
 
     Args:
-        source_of: Where the bytes of a file come from.
+        source_of: Returns the source of a file's bytes.
         http: Connections.
         pool: Memory, shared by every stream of a run.
-        settings: How one large file is read.
+        settings: Connections and memory for one large file.
         retry: For each request; bytes that arrive reset its count of failures.
         note: Told before a long wait.
     """
@@ -63,8 +63,8 @@ class HubContents:
     """The cache blobs of one snapshot; used by any number of threads.
 
     Args:
-        snapshot: Whose files.
-        access: How to read them.
+        snapshot: The snapshot of the files.
+        access: Source and settings for reading them.
         group: Of the run; its threads fetch small files.
     """
 
@@ -174,8 +174,8 @@ class Prefetch:
     """The results of calls in their order, made ahead by threads that run `work`.
 
     Args:
-        calls: What to call, in the order in which the results are wanted.
-        costs_bytes: What the result of each takes in memory; `PREFETCH_BYTES` are held at most.
+        calls: The calls, in the order in which the results are taken.
+        costs_bytes: Memory of each result; `PREFETCH_BYTES` are held at most.
     """
 
     def __init__(self, calls: Sequence[Callable[[], bytes]], costs_bytes: Sequence[int]) -> None:
@@ -244,7 +244,7 @@ class Block:
     Args:
         start: The offset of the first of them in the tar.
         data: The bytes.
-        content: Whose content they are, where it has not been verified yet.
+        content: The content of the bytes, where it has not been verified yet.
     """
 
     start: int

@@ -34,7 +34,7 @@ def model_config(plan: Plan, layers: Sequence[Descriptor]) -> bytes:
     """Return the model's config.
 
     Args:
-        plan: What the image carries.
+        plan: The plan of the image.
         layers: In the order of the manifest.
     """
     snapshot = plan.snapshot

@@ -18,7 +18,7 @@ _WORTHWHILE = 1.1
 
 @dataclass
 class Line:
-    """What a run's uploads bring in all."""
+    """The throughput of all uploads of a run."""
 
     sent_bytes: int = 0
     interruptions: int = 0
@@ -39,9 +39,9 @@ def next_count(count: int, rate: float, rate_before: float, *, interrupted: bool
     """Return how many uploads at once to have after one window.
 
     Args:
-        count: How many there are.
-        rate: What they have brought in the window, in bytes a second.
-        rate_before: What fewer of them brought, in the last window before they became more.
+        count: The number of uploads at once.
+        rate: Their rate in the window, in bytes a second.
+        rate_before: The rate of fewer uploads, in the last window before the number grew.
         interrupted: Whether the server has cut or refused one.
         most: The limit.
 
@@ -64,7 +64,7 @@ def run_ramped(tasks: Sequence[Task], most: int, group: WorkerGroup, line: Line)
         tasks: In the order in which they begin.
         most: At once.
         group: Waits for them.
-        line: What they bring.
+        line: Measures their throughput.
     """
     ramp = _Ramp(tasks, min(most, _AT_FIRST), most, group, line)
     ramp.add_workers()

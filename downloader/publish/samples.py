@@ -29,7 +29,7 @@ def choose_compression(plan: Plan, compress: Compress, source_of: SourceOf, http
         plan: As `downloader.plan.make_plan` made it.
         compress: ``none``; ``zstd`` for every layer; ``auto`` or ``both`` for those of which a
             sample of the largest file loses enough.
-        source_of: Where the bytes of a file come from.
+        source_of: Returns the source of a file's bytes.
         http: Connections to the Hub.
 
     Raises:

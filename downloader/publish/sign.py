@@ -40,7 +40,7 @@ def sign_plan(
 
     Args:
         signer: Of the publisher.
-        plan: What was published.
+        plan: The published plan.
         destination: As for `find_signature`.
         sha256s: As for `find_signature`.
         tagged: As for `find_signature`.
@@ -63,11 +63,11 @@ def find_signature(
 
     Args:
         signer: Of the publisher.
-        plan: What was published.
+        plan: The published plan.
         destination: Has every layer; the files that are in git alone are read from there, unless
             this run has hashed them on their way.
         sha256s: Of the contents that this run has hashed, by oid.
-        tagged: What the tag names, whose signature may be kept.
+        tagged: The present image of the tag, whose signature may be kept.
 
     Raises:
         HfModelsError: The store did not send them.

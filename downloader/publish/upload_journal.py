@@ -41,7 +41,7 @@ class HashPoint:
     """The hashes after the first bytes of a layer.
 
     Args:
-        offset: How many bytes.
+        offset: Number of hashed bytes.
         layer: State of the layer's sha256.
         files: Of every file that is not over: bytes seen, and state of its sha256.
     """
@@ -133,7 +133,7 @@ class UploadJournals:
     """The journals of a run.
 
     Args:
-        directory: Where they lie; None to keep none.
+        directory: Their directory; None to keep none.
     """
 
     def __init__(self, directory: Path | None) -> None:

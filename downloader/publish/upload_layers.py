@@ -66,10 +66,10 @@ class Work:
 
     Args:
         plan: Of the image.
-        shard: Whose layers these are.
-        contents: Where their bytes come from.
-        destinations: Where to.
-        journals: What a killed upload leaves for the next run.
+        shard: The shard of these layers.
+        contents: The source of their bytes.
+        destinations: The destinations of the layers.
+        journals: The upload journals of this and of killed runs.
         progress: Told of every byte, once, whatever the number of destinations.
         group: Of the run.
         line: Told of every byte that was sent, and of every interruption.
@@ -180,7 +180,7 @@ class PlainBlob:
     """A layer's tar as the registry blob, hashed as far as it was read.
 
     Args:
-        layer: Which one.
+        layer: The layer.
         verifier: Of the files, some of which may have begun in layers before.
     """
 

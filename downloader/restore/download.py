@@ -55,10 +55,10 @@ class Download:
     """One run over the cache blobs of any number of images.
 
     Args:
-        target: Where they go.
+        target: The target of the files.
         settings: Bounds.
         progress: Told of every byte.
-        line: What requests have measured so far.
+        line: Round trip and push-back that the requests have measured.
         names: Paths in the repo by oid, for people.
     """
 

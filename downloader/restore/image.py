@@ -41,7 +41,7 @@ class Image:
         name: As the user named it, for messages.
         digest: Of what the name led to: the index, where there is one.
         manifest: For this machine's platform.
-        image_blobs: Where its blobs are.
+        image_blobs: The sources of its blobs.
     """
 
     name: str
@@ -65,13 +65,13 @@ class Image:
 
     @property
     def shown_dirs(self) -> tuple[str, ...]:
-        """Where files may lie that the cache names by hard links, without leading slash."""
+        """Directories of hard links to cache blobs, without leading slash."""
         label = self.labels.get(f"{PREFIX}.models-dir")
         return (label.strip("/"),) if label else MODELS_DIRS
 
     @property
     def ours(self) -> ImageLabels | None:
-        """What it says of itself, where this project built it."""
+        """Our labels, if this project built the image."""
         return parse_labels(self.labels)
 
 

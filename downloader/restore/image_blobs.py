@@ -22,7 +22,7 @@ from downloader.transfer.source import JoinedSource, RangeSource, Reader
 
 
 class ImageBlobs:
-    """Where an image's registry blobs can be read.
+    """The sources of an image's registry blobs.
 
     Args:
         stores: In order of preference; the last is the image's own.

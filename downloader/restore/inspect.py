@@ -43,7 +43,7 @@ class InspectedLayer:
         media_type: As the manifest has it; "" where the engine does not say.
         size_bytes: As it is stored.
         paths: The files that it carries, or parts of them; empty where the image does not say.
-        title: What else an image of this project says that it carries; "" for nothing.
+        title: Title of a layer without files, in an image of this project; "" for none.
     """
 
     digest: str
@@ -59,7 +59,7 @@ class Inspection:
 
     Args:
         source: As the user named it.
-        digest: What that led to.
+        digest: The digest that the name resolved to.
         kind: ``hf-models`` for an image of this project; ``modelcar``, ``modelpack``,
             ``docker-model``, ``modelkit``; any other ``image`` or ``artifact``.
         repo_type: ``model``, ``dataset`` or ``space``.
@@ -68,7 +68,7 @@ class Inspection:
         revision: The branch or tag that was built.
         license: An SPDX expression.
         is_partial: Whether files are left out.
-        files: How many files the image holds.
+        files: Number of files in the image.
         size_bytes: Of those files.
         layers: Bottom first.
         layer_bytes: Of all layers, as stored.
@@ -116,7 +116,7 @@ def inspect(
 
     Args:
         source: A registry, a directory, an archive, or the local engine.
-        network: How registries are reached.
+        network: Settings and connections for registries.
         progress: Told of the bytes of a compressed archive, which is read to its end.
         with_files: Whether to list the files as well.
 
@@ -167,7 +167,7 @@ def inspect_passed(name: str, passed: Passed, *, with_files: bool = False) -> In
 
     Args:
         name: As the user named it.
-        passed: What passed by.
+        passed: The stream that was read.
         with_files: Whether to list the files as well.
 
     Raises:

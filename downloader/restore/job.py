@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """What to restore, and how.
+    """Settings of `restore`.
 
     Args:
-        selection: Which files.
+        selection: The selected files.
         download: Bounds.
         dry_run: Whether only to say what would be done.
         gate: Checks signatures; None for no check.
@@ -54,7 +54,7 @@ class Restored:
 
     Args:
         source: The image.
-        digest: What the image's name led to.
+        digest: The digest that the image's name resolved to.
         snapshot: With the files that were asked for.
         path: Its directory.
         missing: Paths that the image shows and has no content for.
@@ -86,9 +86,9 @@ def restore(
 
     Args:
         sources: The images; several may fill one cache.
-        target: Where files go.
-        options: What to restore.
-        network: How registries are reached.
+        target: The target of the files.
+        options: Files, revision and checks.
+        network: Settings and connections for registries.
         progress: Told of every byte.
 
     Raises:

@@ -27,7 +27,7 @@ _MIRROR_RETRY = RetryPolicy(tries=1)
 
 @dataclass(frozen=True)
 class Network:
-    """How registries are reached.
+    """Settings and connections for registries.
 
     Args:
         pool: Connections; its read timeout is how long a stalled one is waited for. None for

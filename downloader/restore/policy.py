@@ -29,7 +29,7 @@ class Rule:
         repo: A pattern of repo ids: ``org/*``; ``*`` for all.
         mode: ``off`` looks at no signature, ``warn`` says what is wrong, ``enforce`` refuses.
         keys: Public keys by their id; one of them or of the identities has to have signed.
-        identities: Who may sign without a key.
+        identities: Identities that may sign without a key.
         trust: The Sigstore that vouches for the identities, as `load_trust` returns it.
     """
 
@@ -97,7 +97,7 @@ def policy_of_signers(
 
     Args:
         keys: Files of public keys.
-        identities: Who may sign without a key.
+        identities: Identities that may sign without a key.
         trust_config: Of a private Sigstore; None for the public one.
 
     Raises:
@@ -168,7 +168,7 @@ class Gate:
     """Checks signatures while a restore runs: names first, contents outside LFS at the end.
 
     Args:
-        policy: What is wanted.
+        policy: The required signers of each repo.
         warn: Told of a signature that is missing or wrong where the policy only warns.
     """
 
@@ -191,8 +191,8 @@ class Gate:
         """Raise if a file outside LFS, whose oid is no sha256, is not what was signed.
 
         Args:
-            item: Whose files are there now.
-            path_of: Where a file is.
+            item: The image whose files are there now.
+            path_of: Returns the path of a file.
         """
 
         def check(statement: Statement) -> None:

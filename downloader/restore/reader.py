@@ -60,11 +60,11 @@ class Found:
 
     Args:
         source: The image's name, for messages.
-        digest: What the name led to.
+        digest: The digest that the name resolved to.
         snapshot: Its files; `NO_OID` for those that nothing names and that were not read.
-        image_blobs: Where the image's registry blobs are; None for a stream.
-        ranges: Where the bytes of each oid are, in an image that says so.
-        extents: Where the bytes of each path are, in any other image.
+        image_blobs: The sources of the image's registry blobs; None for a stream.
+        ranges: The place of each oid's bytes, in an image that states it.
+        extents: The place of each path's bytes, in any other image.
         revisions: The branches and tags that name the commit in the image.
         missing: Paths that the image shows and has no content for.
         is_labelled: Whether the image's labels name this repo and commit.
@@ -94,8 +94,8 @@ def read_source(source: Source, network: Network, taker: Taker, progress: Progre
     """Return the snapshots of an image.
 
     Args:
-        source: Where the image is.
-        network: How registries are reached.
+        source: The place of the image.
+        network: Settings and connections for registries.
         taker: Decides about contents of streams.
         progress: Told what a person should know.
 

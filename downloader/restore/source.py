@@ -53,7 +53,7 @@ class ArchiveSource:
         path: The file.
         compression: Of an image archive, which then is read once from its beginning; None for
             one that is not compressed, and for a root file system.
-        tag: Which image.
+        tag: Chooses one of several images.
     """
 
     path: Path

@@ -14,7 +14,7 @@ class LayerRange:
 
     Args:
         layer: The layer's registry blob, which is not compressed.
-        byte_range: Where in it.
+        byte_range: The bytes in it.
         start: The offset in the cache blob of the first of them.
     """
 
@@ -38,7 +38,7 @@ class BlobPlan:
     """A cache blob and all its ranges, in order and without a gap.
 
     Args:
-        repo: Whose cache blob.
+        repo: The repo of the cache blob.
         oid: Its name, which is what its bytes must hash to.
         size_bytes: Of all of it.
         ranges: Sorted by their start.

@@ -46,7 +46,7 @@ def verify(
 
     Args:
         source: A registry, a directory, an archive, or the local engine.
-        network: How registries are reached.
+        network: Settings and connections for registries.
         progress: Told of every byte.
 
     Raises:
@@ -170,7 +170,7 @@ class Hashing:
             self.progress.advance(count)
 
     def wants_another_pass(self) -> bool:
-        """Whether parts passed by before their turn."""
+        """Whether the stream had parts out of order."""
         return any(chain.wants_another_pass for chain in self._chains.values())
 
     def joined(self, folder: str, oid: str) -> str:

@@ -68,7 +68,7 @@ _OPEN = {"healthz"}  # no token: a cluster's probe
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """Which clients are answered.
+    """The clients that are answered: by token and origin.
 
     Args:
         token: That clients send as ``Authorization: Bearer``; None for everybody.
@@ -135,8 +135,8 @@ class App:
 
     Args:
         contents: Opens files.
-        policy: Which clients are answered.
-        metrics: What is counted.
+        policy: The clients that are answered.
+        metrics: The counters.
         log_access: Told of every request that was answered.
         note: Told of what an operator wants to know.
     """
@@ -259,7 +259,7 @@ class App:
         """Take what was found in a source, and wake the requests that wait for it.
 
         Args:
-            index: What is served from now on; None for the same as before.
+            index: The repos to serve from now on; None for the same as before.
             is_ready: Every source was looked at once.
         """
         async with self._looked:

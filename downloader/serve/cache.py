@@ -38,7 +38,7 @@ class Coming:
 
     Args:
         size_bytes: Of all of them.
-        missing_bytes: What the disk has yet to take of them.
+        missing_bytes: Bytes of them that are not on the disk yet.
     """
 
     size_bytes: int = 0
@@ -88,7 +88,7 @@ class Cache:
         Args:
             size_bytes: Of the blob to come.
             is_busy: Whether a blob is being read just now.
-            coming: What else has room already and is not there yet.
+            coming: Other files that have room reserved and are not complete yet.
         """
         coming = coming or Coming()
         marked = sorted(self._iter_marked(), key=lambda item: item.used_at)

@@ -34,7 +34,7 @@ class Lookup:
 
     Args:
         look: Reads the image, so it blocks for long, and raises its errors.
-        found: What it has returned already.
+        found: Results returned already.
     """
 
     look: Callable[[], "Loaded"] = field(repr=False)
@@ -159,7 +159,7 @@ class Version:
 
     @property
     def commit(self) -> str:
-        """Which."""
+        """The commit."""
         return self.entry.commit
 
     def load(self) -> Loaded:

@@ -74,7 +74,7 @@ class Contents:
     """Opens files for clients; lives on the event loop.
 
     Args:
-        cache: Where files are brought in; None to pass everything through.
+        cache: The cache for files; None to pass everything through.
         bounds: Of threads and memory.
         metrics: Told of bytes, hits and errors.
         note: Told of what an operator wants to know.
@@ -591,7 +591,7 @@ class _Shared:
 
     @property
     def idle_s(self) -> float:
-        """How long no client has followed."""
+        """Time since the last client left."""
         return 0.0 if self._readers else time.monotonic() - self._unused_since
 
     def notify(self) -> None:

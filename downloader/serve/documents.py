@@ -90,7 +90,7 @@ def info(
     Args:
         entry: Of the commit.
         loaded: Its files.
-        card: What its README says at its head.
+        card: The head of its README.
         blobs: Whether sizes and hashes of the files are wanted.
     """
     document = summary(entry)

@@ -34,7 +34,7 @@ class Stream:
 
     Args:
         source: The cache blob.
-        wanted: Which of its bytes.
+        wanted: The bytes to read.
     """
 
     def __init__(self, source: RangeSource, wanted: ByteRange) -> None:
@@ -96,8 +96,8 @@ class Fetch:
     """Bytes of a filling that one connection has claimed and reads.
 
     Args:
-        source: Where they come from.
-        claim: Which of the file.
+        source: The source of the bytes.
+        claim: The claimed range of the file.
     """
 
     def __init__(self, source: RangeSource, claim: Claim) -> None:
@@ -110,7 +110,7 @@ class Fetch:
 
     @property
     def is_over(self) -> bool:
-        """Whether all of it is there."""
+        """Whether all bytes of the claim are written."""
         return self.at == self.claim.end
 
 
@@ -120,13 +120,13 @@ class Filling:
     `open`, `step`, `catch_up` and `finish` block; everything else does not.
 
     Args:
-        plan: What it is made of.
-        source: Where its bytes come from; remembers which mirrors sent wrong ones.
+        plan: The cache blob and its ranges in layers.
+        source: The source of its bytes; remembers which mirrors sent wrong ones.
         target: The cache.
 
     Attributes:
         is_verified: Whether the file is whole, right and has its name.
-        error: Why it never will be.
+        error: The reason why it never will be.
         is_worth_another: Whether wrong bytes came from a mirror or an earlier attempt.
     """
 
@@ -149,7 +149,7 @@ class Filling:
 
     @property
     def ready_bytes(self) -> int:
-        """How many bytes from the beginning of the file are written and hashed."""
+        """Number of bytes from the beginning that are written and hashed."""
         return self._file.hashed_bytes
 
     def open(self) -> None:
@@ -171,7 +171,7 @@ class Filling:
         """Claim bytes that no connection fetches yet, or the end of what a slow one fetches.
 
         Args:
-            connections: How many share the work.
+            connections: Number of connections that share the work.
 
         Returns:
             None where there is too little left for one more.
@@ -204,7 +204,7 @@ class Filling:
         self._file.release(fetch.claim, fetch.at)
 
     def is_behind(self) -> bool:
-        """Whether bytes are there that are not hashed and could be."""
+        """Whether written bytes wait for the hash."""
         with self._changed:
             return self._file.is_hash_behind()
 

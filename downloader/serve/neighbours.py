@@ -25,7 +25,7 @@ class Neighbours:
     """Small contents that one request brings.
 
     Args:
-        span: Where they lie.
+        span: Their bytes in the layer.
         files: By oid; a content may have several paths.
         is_refused: Whether they could not be brought in together; each is tried by itself then.
     """
@@ -44,8 +44,8 @@ class Neighbours:
         """Write contents into the cache; return whether there was room.
 
         Args:
-            cache: Where to.
-            commit: Whose files they are.
+            cache: The cache to write to.
+            commit: The commit of the files.
             found: As `Span.fetch` returns it.
             is_busy: Whether a blob is being read just now.
 

@@ -41,7 +41,7 @@ def render_page(entries: Iterable[Entry], revisions: dict[str, list[str]], url: 
     """Return the page.
 
     Args:
-        entries: What ``main`` of each repo is.
+        entries: The entry of ``main`` of each repo.
         revisions: The names of each repo's revisions, by its URL path.
         url: Of this server, as the client has reached it.
     """

@@ -45,7 +45,7 @@ _UNREAD_AGAIN_S = 10.0  # a registry that starts together with this server is th
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What to serve, to whom, and how.
+    """Sources, clients and limits of a server.
 
     Args:
         sources: As the user named them.
@@ -53,7 +53,7 @@ class ServeOptions:
         port: To listen on; 0 for any.
         cache_dir: The Hugging Face cache to bring files into; None for no cache.
         cache_limit_bytes: Of what this server puts there; None for the disk's own limit.
-        refresh_s: How often sources are looked at again; 0 for never.
+        refresh_s: Interval of reading sources again; 0 for never.
         token: That clients have to send; None for none.
         is_public: Whether anybody may ask, wherever they are.
         bounds: Of threads and memory.
@@ -85,8 +85,8 @@ def serve(options: ServeOptions, network: Network, log: Note, started: Note) -> 
     """Serve until SIGTERM or Ctrl-C.
 
     Args:
-        options: What and how.
-        network: How registries are reached.
+        options: Sources, clients and limits.
+        network: Settings and connections for registries.
         log: Told one line at a time.
         started: Told the address, once the server listens.
 

@@ -89,10 +89,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """How images are read.
+    """Settings for reading images.
 
     Args:
-        network: How registries are reached.
+        network: Settings and connections for registries.
         cache: For images that pass once; None without one.
         progress: Told of images that are left out, and why.
     """
@@ -372,7 +372,7 @@ def _load_found(
 
     Args:
         read: Reads the image.
-        reading: How.
+        reading: Settings for reading images.
         size_bytes: Of the contents of its streams, about: room is made for them.
     """
     cache = reading.cache

@@ -19,7 +19,7 @@ class Threads:
 
     Args:
         group: Starts them.
-        count: How many calls run at once.
+        count: Number of calls at once.
         name: Of the threads.
     """
 

@@ -84,7 +84,7 @@ class BufferPool:
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """How one file is read.
+    """Settings for reading one file.
 
     Args:
         connections: At most at once, for one file; a CDN gives each only so much.
@@ -109,11 +109,11 @@ class OrderedStream:
         source: Of the file; its readers retry.
         wanted: Half-open, inside the file.
         pool: Memory, shared by every stream of a run; blocks until it has some.
-        settings: How to read it.
+        settings: Connections and memory.
 
     Raises (while iterating):
         TransportError: No bytes, after the retries; or another thread has closed it.
-        HfModelsError: What else the source's readers raise.
+        HfModelsError: Other errors of the source's readers.
     """
 
     def __init__(
@@ -233,9 +233,9 @@ class _Ring:
     was consumed: the block that the consumer waits for always has its buffer.
 
     Args:
-        pool: Whose buffers it takes; the length of one is the length of a block.
+        pool: Lends its buffers; the length of one is the length of a block.
         total_bytes: Of the stream; the last block may be shorter.
-        settings: How many buffers.
+        settings: The number of buffers.
     """
 
     def __init__(self, pool: BufferPool, total_bytes: int, settings: StreamSettings) -> None:
@@ -262,7 +262,7 @@ class _Ring:
         """Give the buffer of a block to fill, once the consumer has freed it.
 
         Args:
-            block: Which one.
+            block: The block.
             is_over: Whether this writer should stop instead; asked again after `wake`.
 
         Raises:

@@ -83,14 +83,14 @@ class Claim:
 
     @property
     def left_bytes(self) -> int:
-        """How many bytes no connection has begun to read."""
+        """Number of bytes that no connection has begun to read."""
         return self.end - self.at
 
     def left_s(self, each_bytes_per_s: float) -> float:
-        """How long those will take its connection.
+        """Time that its connection needs for `left_bytes`.
 
         Args:
-            each_bytes_per_s: What the connections bring on the average.
+            each_bytes_per_s: Average rate of a connection.
         """
         age_s = time.monotonic() - self._begun_s
         rate = each_bytes_per_s if age_s < _YOUNG_S else (self.at - self.start) / age_s
@@ -112,9 +112,9 @@ class PartialFile:
 
     Attributes:
         path: The partial file.
-        readers: How many threads hold a claim.
+        readers: Number of threads with a claim.
         is_sequential: Set where the source has no ranges: one claim at a time, to the end.
-        sequential_tries: How often a source without ranges had to begin again from 0.
+        sequential_tries: Number of times a source without ranges began again from 0.
         is_resumed: Whether bytes of an earlier run are in it.
     """
 
@@ -150,8 +150,8 @@ class PartialFile:
         """Open the file, and return how many bytes an earlier run left in it.
 
         Args:
-            there: Which bytes are in it, where something else than this class wrote them;
-                None for what the journal says.
+            there: Ranges that are in it, where something else than this class wrote them;
+                None for those of the journal.
 
         Raises:
             StorageError: The disk said no.
@@ -179,7 +179,7 @@ class PartialFile:
         Requires the lock. The caller is one of `readers` until it calls `release`.
 
         Args:
-            connections: How many share the work, so that none waits for the last one's tail.
+            connections: Number of connections that share the work.
             least_bytes: Of one request, so that its round trip does not show.
         """
         if self.is_sequential and self._claimed.size_bytes > self._there.size_bytes:
@@ -204,7 +204,7 @@ class PartialFile:
         learns it from `take`.
 
         Args:
-            each_bytes_per_s: What the connections bring on the average.
+            each_bytes_per_s: Average rate of a connection.
             worth_s: The shortest time for which a request is worth its cost.
         """
         if self.is_sequential or self.slowest_s(each_bytes_per_s) < 2 * max(worth_s, _SPLIT_S):
@@ -221,7 +221,7 @@ class PartialFile:
         return claim
 
     def slowest_s(self, each_bytes_per_s: float) -> float:
-        """How long the slowest connection still has to read; requires the lock."""
+        """Remaining time of the slowest connection; requires the lock."""
         return max((claim.left_s(each_bytes_per_s) for claim in self._claims), default=0.0)
 
     def take(self, claim: Claim, at: int, most_bytes: int) -> int:
@@ -240,7 +240,7 @@ class PartialFile:
         the hash.
 
         Args:
-            claim: Whose owner is no longer one of `readers`.
+            claim: The claim of a thread that is no longer one of `readers`.
             noted_end: The offset before which its bytes were noted.
         """
         with self._changed:
@@ -288,11 +288,11 @@ class PartialFile:
 
     @property
     def hashed_bytes(self) -> int:
-        """How many bytes from the beginning are written and hashed."""
+        """Number of bytes from the beginning that are written and hashed."""
         return self._hasher.seen_bytes
 
     def is_hash_behind(self) -> bool:
-        """Whether bytes are there that the hash needs next; requires the lock."""
+        """Whether the next bytes for the hash are written; requires the lock."""
         return self._there.prefix_end > self._hasher.seen_bytes
 
     def hash_written(self, data: memoryview, offset: int, since: int) -> None:
@@ -300,7 +300,7 @@ class PartialFile:
 
         Args:
             data: The bytes.
-            offset: Where they are.
+            offset: Their offset in the file.
             since: The caller has written everything from here to ``offset`` itself.
         """
         nearest = max(since, offset - _CATCH_UP_BYTES)

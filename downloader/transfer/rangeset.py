@@ -26,12 +26,12 @@ class RangeSet:
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes are in it."""
+        """Number of bytes in the set."""
         return sum(item.size_bytes for item in self._ranges)
 
     @property
     def prefix_end(self) -> int:
-        """How many bytes from the beginning on are in it without a gap."""
+        """Number of bytes from the beginning without a gap."""
         first = self._ranges[0] if self._ranges else ByteRange(0, 0)
         return first.end if first.start == 0 else 0
 

@@ -77,7 +77,7 @@ class Bounds:
 
     @property
     def note_bytes(self) -> int:
-        """How much one connection writes before it is recorded in the journal."""
+        """Bytes that one connection writes before they are recorded in the journal."""
         return max(self.buffer_bytes, min(4 * MIB, _UNNOTED_BYTES // self.connections))
 
 
@@ -89,7 +89,7 @@ class FileTask:
         name: For people: its path in the repo.
         size_bytes: Of the file.
         final: Its name once it is right; the partial file lies beside it.
-        source: Where its bytes come from.
+        source: The source of its bytes.
         new_hasher: Makes a hasher of the expected oid.
         is_there: Whether it is there already; asked before and after `lock` is taken.
         done: Called once it has its name.
@@ -125,12 +125,12 @@ class Scheduler:
     Args:
         settings: Bounds.
         progress: Told of every byte, and of every byte that has to come again.
-        line: What requests have measured so far; None for files here.
+        line: Round trip and push-back that the requests have measured; None for local files.
 
     Attributes:
-        group: Whose workers do it; cancel it to stop.
-        fetched_bytes: How many bytes came, including those that came twice.
-        resumed_bytes: How many an earlier run had left.
+        group: The group of the workers; cancel it to stop.
+        fetched_bytes: Number of bytes received, with those received twice.
+        resumed_bytes: Number of bytes kept from an earlier run.
     """
 
     def __init__(

@@ -256,7 +256,7 @@ class TailReader:
 
     Args:
         inner: Read from its first byte.
-        skip_bytes: How many to drop.
+        skip_bytes: Number of bytes to drop.
         name: Of the file, for messages.
     """
 
@@ -291,7 +291,7 @@ class JoinedSource:
 
     Args:
         name: Of the file.
-        parts: Which bytes of which source, in order and without a gap.
+        parts: Ranges of sources, in order and without a gap.
     """
 
     def __init__(self, name: str, parts: Sequence[tuple[RangeSource, ByteRange]]) -> None:

@@ -52,7 +52,7 @@ class WorkerGroup:
         """Run ``work`` on a new thread; does nothing once the group is cancelled.
 
         Args:
-            work: What to run; what it raises becomes `error`, if it is the first.
+            work: The function to run; its exception becomes `error`, if it is the first.
             name: Of the thread.
             is_service: Whether it runs only as long as other workers do; `join` then sets
                 `cancelled` to stop it.
@@ -202,7 +202,7 @@ def map_all(
     """Call ``function`` for every item on up to ``at_once`` threads; return the results in order.
 
     Raises:
-        BaseException: What the first failing call raised.
+        BaseException: The exception of the first failing call.
     """
     results: dict[int, Result] = {}
 
@@ -221,11 +221,11 @@ def run_all(
     """Run every task; the first failure, or Ctrl-C, cancels the rest.
 
     Args:
-        groups: How many at once, and what; the groups run beside each other.
+        groups: Number of tasks at once, and the tasks; the groups run beside each other.
         cancelled: As for `WorkerGroup`.
 
     Raises:
-        BaseException: What the first failing task raised.
+        BaseException: The exception of the first failing task.
     """
     with WorkerGroup(cancelled) as group:
         for at_once, tasks in groups:

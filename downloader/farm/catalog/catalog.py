@@ -34,8 +34,8 @@ class Entry:
     """One model, and what the registries have of it.
 
     Args:
-        model: What is to be published.
-        published: What is; of the first registry that has it, None where none has.
+        model: The entry of models.toml.
+        published: The published image, of the first registry that has one; None without one.
         registries: Those that have it, in the order of the model's own list.
         is_behind: Whether the Hub's commit is another; None where it was not asked or is unknown.
     """
@@ -53,7 +53,7 @@ class Catalog:
     Args:
         entries: One per model.
         registries: Every registry that a model names, in the order of their first mention.
-        generated_at: When it was read: RFC 3339, in UTC.
+        generated_at: Time of reading: RFC 3339, in UTC.
     """
 
     entries: tuple[Entry, ...]
@@ -77,9 +77,9 @@ def read_catalog(
     """Ask every registry of every model for its manifest.
 
     Args:
-        models: What is to be published.
+        models: The entries of models.toml.
         stores: By the registry's name as the models have it; others are not asked.
-        generated_at: When, RFC 3339.
+        generated_at: Time of reading, RFC 3339.
         note: Receives one line for each registry that cannot answer.
 
     Raises:

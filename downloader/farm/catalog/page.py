@@ -40,7 +40,7 @@ def render_page(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
 
     Args:
         document: The catalogue as ``catalog.schema.json`` specifies it.
-        source_url: Where the project that publishes these images is.
+        source_url: Address of the project that publishes these images.
     """
     style = look() + read_asset(__package__, "page.css")
     script = language_script() + read_asset(__package__, "page.js")
@@ -86,7 +86,7 @@ def render_feed(document: dict[str, Any], source_url: str = SOURCE_URL) -> str:
 
     Args:
         document: The catalogue as ``catalog.schema.json`` specifies it.
-        source_url: Where the project that publishes these images is.
+        source_url: Address of the project that publishes these images.
 
     Source: RFC 4287.
     """

@@ -38,17 +38,17 @@ class Published:
     Args:
         tag: Of the image.
         digest: Of the manifest or index that the tag points to.
-        labels: What the image says of itself; None where it is none of ours.
+        labels: Our labels of the image; None for a foreign image.
         license: An SPDX expression, None where nothing is stated.
-        files: How many files of the repo; None where nothing is stated.
+        files: Number of files of the repo; None if not stated.
         size_bytes: Of those files; None where nothing is stated.
-        layers: How many layers one platform has, the base image's among them.
+        layers: Number of layers of one platform, with those of the base image.
         layer_bytes: Of those layers, as they are stored.
         committed_at: The commit's date, RFC 3339; None where nothing is stated.
         description: One line of the model card; None where nothing is stated.
         task: The Hub's ``pipeline_tag``; None where nothing is stated.
-        parameters: How many the model has; None where nothing is stated.
-        library: What loads it, as the Hub names it; None where nothing is stated.
+        parameters: Number of the model's parameters; None if not stated.
+        library: The library that loads it, as the Hub names it; None if not stated.
         has_base: Whether it has a base image, and so something that `docker run` can run.
     """
 

@@ -16,7 +16,7 @@ CATALOG_LIMIT_BYTES = 64 * 1024 * 1024  # some kB a model
 
 @dataclass(frozen=True)
 class Facts:
-    """What a catalog.json knows of a tag; None for what it does not."""
+    """Facts of a catalog.json about a tag; None for those it lacks."""
 
     license: str | None
     size_bytes: int | None

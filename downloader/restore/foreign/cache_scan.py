@@ -35,7 +35,7 @@ class Extent:
     """A content that lies in an image as a whole, or in parts.
 
     Args:
-        oid: What it hashes to; None where the image does not say.
+        oid: Hash of the content; None if the image does not state it.
         parts: Each part's content and its size in bytes, in order.
     """
 
@@ -53,13 +53,13 @@ class FoundSnapshot:
     """A snapshot in an image.
 
     Args:
-        repo: Whose.
-        commit: Which.
+        repo: The repo.
+        commit: Its commit.
         revisions: The branches and tags that name it in the image, sorted.
-        files: What each path holds.
+        files: The content of each path.
         listing: The whole commit as the library listed it; empty where it did not.
         missing: Paths whose content the image lacks.
-        planned: What the plan that built the image says is in it; None where there is none.
+        planned: The snapshot of the image's own plan; None without one.
         signature: The bundle over the files; None where there is none.
     """
 

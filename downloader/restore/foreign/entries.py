@@ -30,12 +30,12 @@ Area = Literal["blobs", "refs", "snapshots", "trees", "plans", "signatures"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a cache a path lies.
+    """The place of a path in a cache.
 
     Args:
         root: The path up to and with the repo folder.
         folder: The repo folder's name.
-        area: Which part of the repo folder.
+        area: The part of the repo folder.
         rest: The path in that part.
     """
 
@@ -101,7 +101,7 @@ class InStream:
     Args:
         layer: The layer's digest, or its path in an archive that is a stream itself.
         offset: Of the first byte in the uncompressed tar.
-        oids: What the bytes hash to: the sha256, the git sha1, or both; a cache blob that was
+        oids: Hashes of the bytes: the sha256, the git sha1, or both; a cache blob that was
             not read yet is believed to be what its name says.
     """
 

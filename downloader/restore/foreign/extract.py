@@ -55,8 +55,8 @@ class _File:
     """A content that was written, or is in the target already.
 
     Args:
-        path: Where it is; None where its bytes were wrong and are gone.
-        oids: What its bytes hash to: its sha256, its git sha1, or both.
+        path: Its path; None where its bytes were wrong and are gone.
+        oids: Hashes of its bytes: sha256, git sha1, or both.
         is_private: Whether this run wrote it, and nobody else uses it.
     """
 
@@ -69,7 +69,7 @@ class ContentExtractor:
     """The taker that writes contents as they pass; a context manager that tidies up.
 
     Args:
-        target: Where contents get their names in the end.
+        target: Gives finished contents their names.
         progress: Told of every byte.
         verify_existing: Whether to hash what the target has already.
     """
@@ -199,7 +199,7 @@ class ContentExtractor:
         """Give a content its name in the target.
 
         Args:
-            repo: Whose.
+            repo: The repo.
             oid: The name.
             keys: The parts of the content, in order.
 

@@ -142,7 +142,7 @@ def find_models(
     """Return the plain files of an image; None if it has none.
 
     Args:
-        tree: What its layers show.
+        tree: The files that its layers show.
         manifest: Of the image.
         labels: Of its config, and its annotations.
         config: Of the image or artifact.

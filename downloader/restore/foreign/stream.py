@@ -62,7 +62,7 @@ class _Members:
 
     Args:
         documents: Small files by path.
-        scans: What the layers hold, by path.
+        scans: The scans of the layers, by path.
         digests: Of the members as they were, by path.
         layers: The members that are layers, as they are stored, by path.
         links: Paths that stand for other paths.
@@ -94,7 +94,7 @@ def look_at_stream(read_into: ReadInto, name: str, tag: str | None, taker: Taker
     Args:
         read_into: Fills a buffer with the next bytes of the archive, compressed or not.
         name: For messages.
-        tag: Which image, where there are several.
+        tag: Chooses one of several images.
         taker: Decides about contents.
 
     Raises:
