@@ -556,7 +556,7 @@ def test_an_entry_with_compress_is_planned_compressed(plan_job: JobRun) -> None:
     ("changes", "token", "said"),
     [
         ({}, "hf_alice", "--allow-gated"),
-        ({"allow_gated": True}, "", "want the secret HF_TOKEN"),
+        ({"allow_gated": True}, "", "the secret HF_TOKEN is not set"),
     ],
     ids=["without the switch", "without the token"],
 )
