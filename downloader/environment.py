@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from downloader.errors import InputError, without_secrets
+from downloader.fs import expand_home
 
 _TRUE = {"1", "ON", "YES", "TRUE"}  # huggingface_hub 2.4, constants.py, ENV_VARS_TRUE_VALUES
 _CA_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # OpenSSL, requests, curl
@@ -92,6 +93,10 @@ class Environment:
     uploads_dir: Path
     debug: bool
     variables: Mapping[str, str] = field(repr=False)
+
+    def cache_dir(self, named: str | os.PathLike[str] | None) -> Path:
+        """Return the cache directory: the one that is named, else where huggingface_hub looks."""
+        return self.hub_cache_dir if named is None else expand_home(named)
 
     def get(self, name: str, default: str = "") -> str:
         """Return a variable without white space around it, ``default`` where it is unset."""

@@ -14,7 +14,6 @@ from downloader.cli.console import (
     teller,
 )
 from downloader.cli.options import (
-    find_cache_dir,
     http_options,
     json_option,
     quiet_option,
@@ -61,7 +60,7 @@ def fetch(
         hub = open_hub(session, teller(quiet=quiet))
         plan = plan_instead(plan_file, repo_id) if plan_file else None
         snapshot = plan.snapshot if plan else resolve(hub, repo_id, wanted, session.environment)
-        target = find_cache_dir(cache_dir)
+        target = session.environment.cache_dir(cache_dir)
         if dry_run:
             _print_missing(snapshot, target, as_json)
             return

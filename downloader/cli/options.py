@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from downloader.environment import read_environment
 from downloader.errors import InputError
-from downloader.fs import expand_home
 from downloader.keyless import Identity, KeylessSigner
 from downloader.library.connection import Connection
 from downloader.net.http import HttpSettings
@@ -354,8 +352,3 @@ image_option = click.option(
     metavar="NAME",
     help="Image name, without tag.",
 )
-
-
-def find_cache_dir(value: str | None) -> Path:
-    """Return the cache directory: the flag, else where huggingface_hub itself looks."""
-    return read_environment().hub_cache_dir if value is None else expand_home(value)

@@ -6,11 +6,11 @@ from downloader.cli.command import examples
 from downloader.cli.console import say
 from downloader.cli.options import (
     Seconds,
-    find_cache_dir,
     gathered,
     memory_option,
     network_options,
 )
+from downloader.environment import read_environment
 from downloader.errors import InputError
 from downloader.fs import expand_home
 from downloader.library.connection import Connection
@@ -55,7 +55,7 @@ def serve_options_of(
         sources,
         host,
         port,
-        None if no_cache else find_cache_dir(cache_dir),
+        None if no_cache else read_environment().cache_dir(cache_dir),
         parse_size(cache_size) if cache_size else None,
         refresh,
         _read_token(token_file) if token_file else None,

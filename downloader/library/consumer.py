@@ -237,7 +237,7 @@ def verify(
     """
     environment = environment or read_environment()
     if target is None or not is_image(target):
-        path = environment.hub_cache_dir if target is None else expand_home(target)
+        path = environment.cache_dir(target)
         return verify_cache(path, threads=threads, progress=progress or NoProgress())
     with _opened([target], connection, environment) as ([source], network):
         return verify_source(source, network, progress)
@@ -266,8 +266,8 @@ def verify_signatures(
     """
     environment, progress = environment or read_environment(), progress or NoProgress()
     if target is None or not is_image(target):
-        path = environment.hub_cache_dir if target is None else expand_home(target)
-        return check_cache(find_folders(path), policy, progress.warn)
+        folders = find_folders(environment.cache_dir(target))
+        return check_cache(folders, policy, progress.warn)
     with _opened([target], connection, environment) as ([source], network):
         return check_image(source, policy, network, progress)
 
@@ -300,7 +300,7 @@ def find_target(
         raise InputError("--cache-dir and --local-dir exclude each other")
     if local_dir is not None:
         return LocalTarget(expand_home(local_dir))
-    return CacheTarget(environment.hub_cache_dir if cache_dir is None else expand_home(cache_dir))
+    return CacheTarget(environment.cache_dir(cache_dir))
 
 
 @contextmanager

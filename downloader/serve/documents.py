@@ -149,13 +149,16 @@ def _sibling(file: RepoFile, *, blobs: bool) -> dict[str, Any]:
     sibling: dict[str, Any] = {"rfilename": file.path}
     if blobs:
         sibling |= {"blobId": blob_id(file), "size": file.size_bytes}
-        if file.sha256:
-            sibling["lfs"] = {
-                "sha256": file.sha256,
-                "size": file.size_bytes,
-                "pointerSize": len(pointer(file)),
-            }
+        sibling |= _lfs(file, "sha256")
     return sibling
+
+
+def _lfs(file: RepoFile, oid_key: str) -> dict[str, Any]:
+    """Return the entry of an LFS file under ``lfs``; of any other file nothing."""
+    if not file.sha256:
+        return {}
+    pointer_size = len(pointer(file))
+    return {"lfs": {oid_key: file.sha256, "size": file.size_bytes, "pointerSize": pointer_size}}
 
 
 def tree(
@@ -188,19 +191,13 @@ def tree(
 
 def file_entry(file: RepoFile) -> dict[str, Any]:
     """Return a file as a tree lists it."""
-    document: dict[str, Any] = {
+    return {
         "type": "file",
         "oid": blob_id(file),
         "size": file.size_bytes,
         "path": file.path,
+        **_lfs(file, "oid"),
     }
-    if file.sha256:
-        document["lfs"] = {
-            "oid": file.sha256,
-            "size": file.size_bytes,
-            "pointerSize": len(pointer(file)),
-        }
-    return document
 
 
 def _folder_entry(loaded: Loaded, path: str) -> dict[str, Any]:
