@@ -211,13 +211,19 @@ def check_blob(
         TransportError: ``cancelled`` was set.
     """
     hasher = BlobHasher(oid, size_bytes)
-    _hash_files([path], hasher, cancelled)
+    hash_files([path], hasher, cancelled)
     hasher.check(str(path))
 
 
-def _hash_files(
+def hash_files(
     paths: Iterable[Path], hasher: BlobHasher, cancelled: threading.Event | None = None
 ) -> None:
+    """Give a hasher the bytes of files, one after the other.
+
+    Raises:
+        StorageError: One cannot be read.
+        TransportError: ``cancelled`` was set.
+    """
     buffer = memoryview(bytearray(_READ_BYTES))
     for path in paths:
         with storage_errors(path), path.open("rb", buffering=0) as file:
@@ -299,7 +305,7 @@ def holds_cache(path: Path) -> bool:
 def _run_job(job: HashJob, progress: Progress, cancelled: threading.Event) -> Finding | None:
     hasher = BlobHasher(job.oid, job.size_bytes)
     try:
-        _hash_files(job.paths, hasher, cancelled)
+        hash_files(job.paths, hasher, cancelled)
         hasher.check(job.name)
     except TransportError:
         raise

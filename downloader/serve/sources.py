@@ -35,6 +35,7 @@ from downloader.hub.repo import (
     is_commit,
     is_oid,
 )
+from downloader.hub.verify import hash_files
 from downloader.image import parse_count
 from downloader.oci.digest import Digest
 from downloader.oci.image_archive import open_files
@@ -551,7 +552,5 @@ class _SnapshotLoader:
 def _hash(path: Path, size_bytes: int) -> str:
     """Return the oid of a file that is no link: on Windows a cache holds copies."""
     hasher = BlobHasher("0" * (64 if size_bytes > GIT_LIMIT_BYTES else 40), size_bytes)
-    with storage_errors(path), path.open("rb") as file:
-        while data := file.read(1024**2):
-            hasher.update(data)
+    hash_files([path], hasher)
     return hasher.hexdigest()
