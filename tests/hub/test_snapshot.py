@@ -210,7 +210,7 @@ def test_other_spelling_of_an_id_is_replaced(server: HubServer, hub: Hub, notes:
     server.add_fault(
         faults.OtherAnswer(path="/api/models/Org/Tiny/tree/*", body="[]", content_type="x/json")
     )
-    with pytest.raises(InputError, match="without any"):
+    with pytest.raises(InputError, match="the repo has no files"):
         hub.resolve(MODEL)
     assert notes == ["model org/tiny is Org/Tiny on the Hub; using that name"]
 
