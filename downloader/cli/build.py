@@ -28,7 +28,7 @@ from downloader.cli.options import (
 from downloader.cli.plan import describe_plan, print_plan
 from downloader.cli.repos import base_option, layer_options, repo_options
 from downloader.engine.docker import Engine, ImageInfo
-from downloader.engine.dockerfile import DEFAULT_BASE, NO_BASE
+from downloader.engine.dockerfile import DEFAULT_BASE, bases_of
 from downloader.environment import read_environment
 from downloader.errors import EngineError, InputError
 from downloader.library.connection import Connection, open_session
@@ -97,8 +97,8 @@ def build(
     """
     environment = read_environment()
     base = base or environment.get(BASE_VARIABLE) or None
-    if base and base != NO_BASE:
-        parse_reference(base)  # a wrong one is named before anything is asked
+    # Parsed here: a wrong one is named before anything is asked.
+    bases = [parse_reference(name) for name in bases_of(base or DEFAULT_BASE)]
     if archive and engine_name == "docker":
         raise InputError("--archive needs --engine layout, not docker", hint="or run docker save")
     if archive and not (archive.parent.is_dir() or archive.parent == DIST):
@@ -108,7 +108,7 @@ def build(
         )
     engine = Engine(dict(environment.variables))
     note = teller(quiet=quiet)
-    with open_session(connection, environment) as session:
+    with open_session(connection, environment, references=bases) as session:
         hub = open_hub(session, note)
         plan = plan_of(hub, repo_id, wanted, environment)
         name = image_name(image, tag_of(plan, tag))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from downloader.engine.dockerfile import DEFAULT_BASE, bases_of
 from downloader.environment import Environment
 from downloader.errors import InputError, StorageError
 from downloader.fs import hold_lock
@@ -97,7 +98,8 @@ def build(
         InputError: The layout carries another repo.
         HfModelsError: Hub, base image, or disk said no.
     """
-    with open_session(connection, environment, progress) as session:
+    bases = [parse_reference(name) for name in bases_of(base or DEFAULT_BASE)]
+    with open_session(connection, environment, progress, bases) as session:
         hub = open_hub(session)
         if not isinstance(repo, Plan):
             repo = plan_of(hub, repo, plan_options or PlanOptions(), session.environment)

@@ -4,6 +4,7 @@ Each ends in a correct image or in a clear error with its exit code; never in a 
 points to wrong bytes.
 """
 
+import io
 import os
 import random
 import re
@@ -244,25 +245,15 @@ def test_the_registry_answers_a_server_error_once(side: Side, method: str, statu
 
 def test_a_token_ends_in_the_middle_of_a_blob(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     side.proxy.door = Door("bearer", uses=3)
-    monkeypatch.setattr("sys.stdin", Lines(side.proxy.door.password))
+    monkeypatch.setattr("sys.stdin", io.StringIO(side.proxy.door.password))
     flags = ("--username", side.proxy.door.username, "--password-stdin")
     must_work(side, side.publish("org/split", *CHUNKED, *flags), SPLIT)
     assert len(side.proxy.door.token_requests) > 3
 
 
-class Lines:
-    """A standard input of one line."""
-
-    def __init__(self, line: str) -> None:
-        self._line = line
-
-    def readline(self) -> str:
-        return f"{self._line}\n"
-
-
 def test_the_password_is_wrong(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     side.proxy.door = Door("basic")
-    monkeypatch.setattr("sys.stdin", Lines("wrong-Passw0rd"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("wrong-Passw0rd"))
     ran = side.publish("org/one", "--username", "me", "--password-stdin")
     must_fail(side, ran, 3, "the credential is refused")
     assert "wrong-Passw0rd" not in ran.err + ran.out

@@ -1,5 +1,6 @@
 """Layouts under ``dist/`` from the command line: several builds at once, pushes, archives."""
 
+import io
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from downloader.fs import hold_lock
 from tests.support.command import ROOT
 from tests.support.fake_hub import faults
+from tests.support.faulty_proxy import Door
 from tests.support.publish import BUILD_LAYOUT, MODEL, Side, check_image
 
 pytestmark = pytest.mark.docker
@@ -39,6 +41,17 @@ def test_a_second_build_of_a_layout_waits_for_the_first(side: Side) -> None:
     assert {path.name for path in DIST.iterdir()} == {"oci-layout", "index.json", "blobs"}
     assert side.run("push", "model", "--engine", "layout", "--to", side.name).code == 0
     check_image(side.store(), "model", MODEL)
+
+
+def test_the_named_user_is_that_of_the_base_image_s_registry(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side.publish("org/other", "--tag", "base", code=0)
+    side.proxy.door = Door("basic")
+    build = ("build", "org/model", "--engine=layout", "--base", f"{side.name}:base")
+    assert "login required" in side.run(*build, code=3).err
+    monkeypatch.setattr("sys.stdin", io.StringIO(side.proxy.door.password))
+    side.run(*build, "--username", side.proxy.door.username, "--password-stdin", code=0)
 
 
 def test_a_build_that_waits_for_the_lock_reports_it_once(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from tests.support.fake_hub import faults
@@ -31,7 +33,7 @@ def test_publish_again_behind_a_token_server_makes_at_most_8_requests(
     side.proxy.door = Door("bearer")
 
     def publish(*more: str) -> None:
-        monkeypatch.setattr("sys.stdin", _Line(f"{side.proxy.door.password}\n"))
+        monkeypatch.setattr("sys.stdin", io.StringIO(side.proxy.door.password))
         me = ("--username", side.proxy.door.username, "--password-stdin")
         side.publish("org/other", *me, *more, code=0)
 
@@ -59,16 +61,6 @@ def test_first_publish_of_a_small_repo_makes_at_most_25_requests(side: Side) -> 
     # Every image of a version has the same programs, so that one blob may well be there.
     assert len([line for line in found if line.startswith("HEAD")]) == 1
     assert not [line for line in found if "PUT" in line and "shard-" in line]
-
-
-class _Line:
-    """A standard input of one line."""
-
-    def __init__(self, line: str) -> None:
-        self._line = line
-
-    def readline(self) -> str:
-        return self._line
 
 
 def test_publish_of_many_small_files_stays_below_the_hubs_quota(side: Side) -> None:
