@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -66,8 +65,10 @@ def call(
     env: Mapping[str, str] | None = None,
 ) -> str:
     """Run another program with more variables, and return what it printed; all, if it fails."""
-    assert shutil.which(arguments[0]), f"this test needs {arguments[0]}, which is not installed"
-    done = program(*arguments, code=code, cwd=cwd, env={**os.environ, **(env or {})})
+    try:
+        done = program(*arguments, code=code, cwd=cwd, env={**os.environ, **(env or {})})
+    except FileNotFoundError as error:
+        raise AssertionError(f"this test needs {arguments[0]}, which is not installed") from error
     return done.out + (done.err if code else "")
 
 
