@@ -299,7 +299,7 @@ def test_push_is_tried_again_after_a_503(shelf: Shelf, tiny: str, tmp_path: Path
 def test_image_of_another_repo_is_kept(shelf: Shelf, tiny: str) -> None:
     before = inspect(tiny)["Id"]
     said = shelf.build("org/other", "--tag", "tiny", code=2)["said"]
-    assert "that image holds model org/tiny" in said
+    assert "exists and holds model org/tiny, not model org/other" in said
     assert "--force" in said
     assert inspect(tiny)["Id"] == before
 

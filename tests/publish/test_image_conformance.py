@@ -256,7 +256,7 @@ def test_docker_loads_the_archive_of_a_layout(
         assert labels["io.github.alphahinex.hf-models.commit"] == MODEL.sha
         push = ("push", "model", "--image", name, "--to", side.name)
         ran = side.run(*push, code=2)
-        assert f"got {name}:model in the engine and a layout in dist/model" in ran.err
+        assert f"two images model: {name}:model in the engine and a layout in dist/model" in ran.err
         assert side.run(*push, "--engine", "layout").code == 0
     finally:
         call("docker", "rmi", f"{name}:model")
