@@ -178,7 +178,7 @@ class Filling:
         """
         with self._changed:
             self._file.is_sequential = not self.source.has_ranges
-            claim = self._file.claim(connections) or self._file.split()
+            claim = self._file.claim(2 * connections) or self._file.split()
         return Fetch(self.source, claim) if claim is not None else None
 
     def step(self, fetch: Fetch) -> int:

@@ -3,10 +3,10 @@ r"""The number of connections of a run: as many as raise its throughput.
 ::
 
     connections
-      32 |              ______________ probe: no gain, back
-      16 |        _____/              \_____________
-       8 |   ____/  doubled while each doubling gives a quarter more
-       4 |__/
+      64 |              ______________ probe: no gain, back
+      32 |        _____/              \_____________
+      16 |   ____/  doubled while each doubling gives a quarter more
+       8 |__/
          +-------------------------------------------- time
 
 Servers and paths limit the rate of one connection, and each request costs a round trip; more
@@ -15,6 +15,7 @@ beforehand and changes, so it is measured again and again.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -28,21 +29,20 @@ _log = logging.getLogger(__name__)
 # The most that a user may set: 64 connections of a slow 2 MB/s fill a gigabit line, and each
 # costs half a megabyte of buffers here and a process or a file descriptor at the server.
 CONNECTIONS_LIMIT = 64
-_INITIAL = 4  # on a line without delay
-# One more initial connection for each such share of the round trip: doubling from 4 takes seconds.
-_ROUND_TRIP_SHARE_S = 0.0025
-_INITIAL_LIMIT = 16
-# At this rate the processor is the limit, and more connections would only share it.
-_QUICK_BYTES_PER_S = 64 * MIB
-_SETTLE_ROUND_TRIPS = 3  # TCP, TLS and the request, before a new connection brings bytes
+_INITIAL = 8  # on a line without delay
+# One more initial connection for each such share of the round trip: each doubling takes a second
+# on a line of 200 ms, in which half a gigabyte can pass.
+_ROUND_TRIP_SHARE_S = 0.00125
+_INITIAL_LIMIT = 32
+# At this rate for each processor they are the limit, and more connections would only share them.
+_QUICK_BYTES_PER_S = 256 * MIB
 _SETTLE_S = 0.1
 _SAMPLE_S = 0.3  # a busy machine makes every thread wait for a moment
 _MIN_GAIN_SHARE = 0.25  # twice the connections have to bring a quarter more
 _PROBE_S = 4.0  # until the next measurement of whether more would help now; doubles
 _LONGEST_PROBE_S = 60.0
 _RANGE_ROUND_TRIPS = 4  # of receiving, for one of waiting
-# Taking over the end of a range costs a request, a new connection, and the bytes in flight.
-_SPLIT_ROUND_TRIPS = 3
+_FIRST_BYTE_ROUND_TRIPS = 3  # TCP, TLS and the request
 # Added to the bytes of a small file where work is weighed: the cost of its round trip.
 REQUEST_BYTES = 64 * 1024
 
@@ -127,9 +127,9 @@ class Connections:
         return int(self.each_bytes_per_s * _RANGE_ROUND_TRIPS * self._round_trip_s)
 
     @property
-    def split_s(self) -> float:
-        """Least work, in seconds, for which splitting another connection's range pays off."""
-        return _SPLIT_ROUND_TRIPS * self._round_trip_s
+    def first_byte_s(self) -> float:
+        """Time until a new connection brings bytes."""
+        return _FIRST_BYTE_ROUND_TRIPS * self._round_trip_s
 
     @property
     def _round_trip_s(self) -> float:
@@ -137,7 +137,7 @@ class Connections:
 
     @property
     def _settle_s(self) -> float:
-        return max(_SETTLE_S, _SETTLE_ROUND_TRIPS * self._round_trip_s)
+        return max(_SETTLE_S, self.first_byte_s)
 
     def _begin_sample(self, settle_s: float) -> None:
         self._from_s = self._clock() + settle_s
@@ -163,7 +163,7 @@ class Connections:
 
     def _judge_first_sample(self, rate: float) -> None:
         self._before = (self.target, rate)
-        if rate / self.target >= _QUICK_BYTES_PER_S:
+        if rate >= _QUICK_BYTES_PER_S * (os.cpu_count() or 1):
             self._hold(self.target)
         else:
             self._raise_to(2 * self.target)

@@ -33,7 +33,7 @@ LARGEST_RANGE_BYTES = 128 * MIB  # of one request: long enough that its round tr
 COMMON_BYTES_PER_S = 20e6
 # What is worth taking over: the connection that loses it breaks its answer off, and what was on
 # its way is wasted.
-_SPLIT_S = 0.5
+_SPLIT_S = 0.25
 _SPLIT_BYTES = 2 * MIB
 _YOUNG_S = 2.0  # until then a request's own rate is not known: its round trip is in it
 # So much a connection reads back for the hash to be its own from there on.
@@ -189,30 +189,34 @@ class PartialFile:
             return None
         end = gap.end
         if not self.is_sequential:
-            left = self.size_bytes - self._claimed.size_bytes
-            share = max(least_bytes, left // (2 * connections) // MIB * MIB)
-            end = min(end, gap.start + min(share, LARGEST_RANGE_BYTES))
+            # Equal shares: one that takes longer loses its end to the others (`split`).
+            share = max(least_bytes, self.size_bytes // connections // MIB * MIB)
+            share = min(share, LARGEST_RANGE_BYTES)
+            if end - gap.start >= share + least_bytes:
+                end = gap.start + share
         self._claimed.add(ByteRange(gap.start, end))
         return self._begin(Claim(gap.start, end))
 
     def split(
-        self, each_bytes_per_s: float = COMMON_BYTES_PER_S, worth_s: float = _SPLIT_S
+        self, each_bytes_per_s: float = COMMON_BYTES_PER_S, delay_s: float = 0.0
     ) -> Claim | None:
-        """Take over the second half of what a connection still has to read, if that is worth it.
+        """Take over the end of what a connection still has to read, if that is worth it.
 
         Requires the lock, and is otherwise like `claim`. The connection that loses its end
-        learns it from `take`.
+        learns it from `take`; both then end at the same time.
 
         Args:
             each_bytes_per_s: Average rate of a connection.
-            worth_s: The shortest time for which a request is worth its cost.
+            delay_s: Time until the caller's first byte arrives.
         """
-        if self.is_sequential or self.slowest_s(each_bytes_per_s) < 2 * max(worth_s, _SPLIT_S):
+        if self.is_sequential or self.slowest_s(each_bytes_per_s) < delay_s + 2 * _SPLIT_S:
             return None
         slowest = max(self._claims, key=lambda claim: claim.left_s(each_bytes_per_s))
-        if slowest.left_bytes < 2 * _SPLIT_BYTES:
+        late_share = delay_s / slowest.left_s(each_bytes_per_s)
+        taken_bytes = int(slowest.left_bytes * (1.0 - late_share) / 2)
+        if taken_bytes < _SPLIT_BYTES:
             return None
-        end, slowest.end = slowest.end, slowest.end - slowest.left_bytes // 2
+        end, slowest.end = slowest.end, slowest.end - taken_bytes
         return self._begin(Claim(slowest.end, end))
 
     def _begin(self, claim: Claim) -> Claim:

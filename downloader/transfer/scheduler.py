@@ -8,8 +8,8 @@
 
 Connections belong to no file: while one file waits for a lock or for its hash, they all work
 on the others, and the last file has them all. Their number is measured (`connections`). One that
-finds no range left has the next file opened; where there is none, it takes over the second half
-of what another one still has to fetch, so that no slow connection is waited for.
+finds no range left has the next file opened; where there is none, it takes over the end of what
+another one still has to fetch, so that no slow connection is waited for.
 """
 
 import threading
@@ -49,7 +49,6 @@ SMALL_FILE_BYTES = 4 * MIB
 _FIRST_READ_BYTES = 64 * 1024  # small while a connection is slow, so that its rate is seen early
 _QUICK_READ_S = 0.02
 _LOOK_AGAIN_S = 0.5  # for a connection that has become slow
-_FIRST_FILES = 4  # open at once, until their ranges are too few for the connections
 
 # One request: takes a buffer to use, and returns how many bytes came.
 Request = Callable[[memoryview], int]
@@ -172,7 +171,7 @@ class Scheduler:
         self._large.extend(sorted(large, key=lambda task: -task.size_bytes))
         if not (self._large or self._requests):
             return
-        self._file_threads = min(self._settings.jobs, _FIRST_FILES, len(large))
+        self._file_threads = min(self._settings.jobs, self._connections.target, len(large))
         with self.group.interrupting(self._wake), self.group:
             for _ in range(self._file_threads):
                 self.group.start(self._follow_files, name="file")
@@ -297,7 +296,7 @@ class Scheduler:
 
     def _claim_range(self) -> _Range | None:
         """Return what one connection should fetch now, if there is anything; requires the lock."""
-        share = -(-self._connections.active // max(1, len(self._open)))
+        share = -(-self._connections.target // max(1, self._file_threads))
         least_bytes = self._connections.range_bytes
         for file, task in sorted(self._open, key=lambda item: item[0].readers):
             claim = file.claim(share, max(SMALLEST_RANGE_BYTES, least_bytes))
@@ -308,7 +307,7 @@ class Scheduler:
         if self._open:
             each = self._connections.each_bytes_per_s
             file, task = max(self._open, key=lambda item: item[0].slowest_s(each))
-            claim = file.split(each, self._connections.split_s)
+            claim = file.split(each, self._connections.first_byte_s)
             if claim is not None:
                 return _Range(file, task, claim)
         return None

@@ -296,10 +296,10 @@ def test_a_kept_part_that_is_damaged_is_fetched_again(tmp_path: Path) -> None:
     put_ours(layout(tmp_path / "image"), LARGE)
     total, cache = sum(map(len, LARGE.values())), tmp_path / "cache"
     with SmallRegistry(tmp_path / "image") as own:
-        kill_after(own, start(f"{own.host}/me/model", cache), int(0.8 * total))
+        process = start(f"{own.host}/me/model", cache)
+        kill_after(own, process, int(0.8 * total), and_when=lambda: noted_bytes(cache) > 0)
         partial, _ = partial_paths(cache / FOLDER / blob_path(lfs_oid(LARGE["model.safetensors"])))
-        with partial.open("r+b") as file:
-            file.write(b"damage")
+        partial.write_bytes(bytes(partial.stat().st_size))
         ran = restore(f"{own.host}/me/model", cache)
     assert ran.code == 0, ran.err
     assert "fetching it again" in ran.err

@@ -45,10 +45,9 @@ class SimulatedLine:
 @pytest.mark.parametrize(
     ("each", "total", "least", "most"),
     [
-        (20, 320, 16, 24),  # each gives 20 MB/s, the line 320
+        (20, 800, 32, 48),  # each gives 20 MB/s, the line 800
         (5, 1000, CONNECTIONS_LIMIT, CONNECTIONS_LIMIT),
-        (100, 100, 2, 4),  # one fills the line
-        (200, 800, 4, 4),  # the processor is the limit
+        (100, 100, 8, 8),  # one fills the line
     ],
 )
 def test_connections_stop_growing_without_gain(
@@ -57,6 +56,14 @@ def test_connections_stop_growing_without_gain(
     line = SimulatedLine(each, total, round_trip_s=0.2 if each < 100 else 0.0)
     line.run(4)
     assert least <= line.run(0.1) <= most
+
+
+def test_connections_stop_growing_where_the_processors_are_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    line = SimulatedLine(200)  # each more would give 200 MB/s more
+    assert line.run(3.9) == 8
 
 
 def test_connections_grow_within_two_seconds_on_a_long_line() -> None:
@@ -89,5 +96,5 @@ def test_idle_connections_are_no_reason_to_add_others() -> None:
     assert connections.enter()
     for _ in range(20):
         connections.moved(MIB)
-    assert connections.target == 4
+    assert connections.target == 8
     assert clock() > 0
