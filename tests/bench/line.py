@@ -42,7 +42,7 @@ RATES_MB = (5, 20, 100)
 MOST_CONNECTIONS = 16  # of the floor
 TAGS = ("x", "x-zstd")
 # Of each of the files, by the MB/s of a connection. From 64 MiB on a file has a layer of its own.
-FILE_MIB = {5: 64, 20: 64, 100: 128}
+FILE_MIB = {5: 64, 20: 128, 100: 128}
 _MANIFESTS = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json"
 _OURS = [sys.executable, "-m", "downloader"]
 _HF = str(Path(sys.executable).with_name("hf"))
@@ -93,7 +93,12 @@ class Scene:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"HF_ENDPOINT": self.hub.endpoint, "HF_HOME": str(self.directory / "hf")}
+        """For every command; peers are told by flags that the registry has no TLS."""
+        return {
+            "HF_ENDPOINT": self.hub.endpoint,
+            "HF_HOME": str(self.directory / "hf"),
+            "HF_MODELS_PLAIN_HTTP": "127.0.0.0/8",
+        }
 
     def fresh(self) -> Path:
         """Return an empty directory."""
@@ -147,14 +152,17 @@ def publish_compressed(scene: Scene) -> float:
 
 def restore(scene: Scene) -> float:
     """Restore with the defaults."""
-    command = [*_OURS, "restore", f"{scene.far}/{scene.image}", "-q"]
-    return scene.run([*command, "--cache-dir", str(scene.fresh())])
+    return _restore(scene, scene.image)
 
 
 def restore_compressed(scene: Scene) -> float:
     """Restore the same model from zstd layers."""
-    command = [*_OURS, "restore", f"{scene.far}/{scene.image}-zstd", "-q"]
-    return scene.run([*command, "--cache-dir", str(scene.fresh())])
+    return _restore(scene, f"{scene.image}-zstd")
+
+
+def _restore(scene: Scene, image: str) -> float:
+    command = [*_OURS, "restore", f"{scene.far}/{image}", "-q", "--cache-dir", str(scene.fresh())]
+    return scene.run(command, env=scene.environment)
 
 
 def fetch(scene: Scene) -> float:
@@ -270,7 +278,8 @@ def _manifest(host: str, name: str, reference: str) -> dict[str, Any]:
 
 def serve(scene: Scene) -> float:
     """Run ``hf download`` near a server whose registry is behind the line, its cache empty."""
-    with serving_images(f"{scene.far}/{scene.image}", "--cache-dir", scene.fresh()) as server:
+    source, out = f"{scene.far}/{scene.image}", scene.fresh()
+    with serving_images(source, "--cache-dir", out, "--plain-http", scene.far) as server:
         command = [_HF, "download", REPO_ID, "--cache-dir", str(scene.fresh())]
         return scene.run(command, env={**scene.environment, "HF_ENDPOINT": server.url})
 
