@@ -122,8 +122,8 @@ def test_registry_gone_for_good_breaks_the_answer_and_the_next_one_continues(
         source = f"{proxy.host}/{name.partition('/')[2]}"
         with serving(source, "--cache-dir", tmp_path / "cache") as server:
             server.ask("/api/models/org/model")
-            refused = Fault("denied", "GET", "/blobs/", skip=2, times=1000, status=403)
-            proxy.faults += [Fault("cut", "GET", "/blobs/", skip=2, cut_answer_at=MIB), refused]
+            refused = Fault("denied", "GET", "/blobs/", skip=1, times=1000, status=403)
+            proxy.faults += [Fault("cut", "GET", "/blobs/", skip=1, cut_answer_at=MIB), refused]
             broken = server.ask(PATH)
             assert not broken.is_whole
             assert broken.body == WEIGHTS[: len(broken.body)]
