@@ -3,10 +3,10 @@ r"""The number of connections of a run: as many as raise its throughput.
 ::
 
     connections
-      64 |              ______________ probe: no gain, back
-      32 |        _____/              \_____________
-      16 |   ____/  doubled while each doubling gives a quarter more
-       8 |__/
+      64 |              ___ no gain, back
+      32 |        _____/   \_______   _____ a quarter fewer: kept where nothing is lost
+      16 |   ____/ doubled          \_/
+       8 |__/      while each doubling gives a quarter more
          +-------------------------------------------- time
 
 Servers and paths limit the rate of one connection, and each request costs a round trip; more
@@ -39,7 +39,7 @@ _QUICK_BYTES_PER_S = 256 * MIB
 _SETTLE_S = 0.1
 _SAMPLE_S = 0.3  # a busy machine makes every thread wait for a moment
 _MIN_GAIN_SHARE = 0.25  # twice the connections have to bring a quarter more
-_PROBE_S = 4.0  # until the next measurement of whether more would help now; doubles
+_PROBE_S = 4.0  # until the next trial of another number; doubles
 _LONGEST_PROBE_S = 60.0
 _RANGE_ROUND_TRIPS = 4  # of receiving, for one of waiting
 _FIRST_BYTE_ROUND_TRIPS = 3  # TCP, TLS and the request
@@ -80,7 +80,8 @@ class Connections:
         self._pushbacks = self._line.pushbacks
         self._before: tuple[int, float] | None = None  # connections, and what they brought
         self.each_bytes_per_s = COMMON_BYTES_PER_S
-        self._is_growing = True
+        self._is_held = False
+        self._tries_fewer = True  # at the next probe; else more
         self._probe_s = _PROBE_S
         self._counted_bytes = 0
         self._begin_sample(self._settle_s)
@@ -150,12 +151,11 @@ class Connections:
         if self._line.pushbacks > self._pushbacks:
             self._pushbacks = self._line.pushbacks
             self._hold(max(1, min(self.active, self.target) // 2))
-        elif self.active < self.target:
-            self._begin_sample(0.0)  # not so many ranges are left, or not all have begun
-        elif not self._is_growing:
-            self._is_growing = True
-            self._before = (self.target, rate)
-            self._raise_to(self.target + max(1, self.target // 4))
+        elif self.active != self.target:
+            # Not so many ranges are left, not all have begun, or some that are too many go on.
+            self._begin_sample(0.0)
+        elif self._is_held:
+            self._probe(rate)
         elif self._before is None:
             self._judge_first_sample(rate)
         else:
@@ -168,13 +168,29 @@ class Connections:
         else:
             self._raise_to(2 * self.target)
 
-    def _judge_gain(self, fewer: int, before: float, rate: float) -> None:
-        added_share = self.target / fewer - 1.0
+    def _probe(self, rate: float) -> None:
+        """Try a quarter of the connections less, or more where fewer have brought less."""
+        self._is_held = False
+        self._before = (self.target, rate)
+        quarter = max(1, self.target // 4)
+        if self._tries_fewer and self.target > 1:
+            self.target -= quarter
+            self._begin_sample(self._settle_s)
+        else:
+            self._raise_to(self.target + quarter)
+
+    def _judge_gain(self, number: int, before: float, rate: float) -> None:
+        """Compare the rate of this number of connections with that of the one before."""
+        added_share = self.target / number - 1.0  # negative where some were taken away
         if rate < before * (1.0 + _MIN_GAIN_SHARE * added_share):
-            self._hold(fewer)
+            self._tries_fewer = added_share > 0.0
+            self._hold(number)
+            return
+        self._probe_s = _PROBE_S
+        if added_share < 0.0:
+            self._hold(self.target)
             return
         self._before = (self.target, rate)
-        self._probe_s = _PROBE_S
         step = self.target if added_share > 0.5 else max(1, self.target // 4)
         self._raise_to(self.target + step)
 
@@ -188,6 +204,6 @@ class Connections:
 
     def _hold(self, number: int) -> None:
         self.target = number
-        self._is_growing = False
+        self._is_held = True
         self._begin_sample(self._probe_s)
         self._probe_s = min(2 * self._probe_s, _LONGEST_PROBE_S)

@@ -70,9 +70,24 @@ def test_connections_grow_within_two_seconds_on_a_long_line() -> None:
     assert SimulatedLine(20, 10_000, round_trip_s=0.2).run(2.0) >= 32
 
 
+def test_connections_that_bring_nothing_are_taken_away() -> None:
+    line = SimulatedLine(20, 80, round_trip_s=0.2)  # begins with 32; four fill it
+    line.run(60)
+    assert line.run(10) <= 6
+
+
+def test_fewer_connections_are_tried_and_given_back_where_the_rate_falls() -> None:
+    line = SimulatedLine(20, 640, round_trip_s=0.2)
+    line.run(60)
+    assert min(line.seen) == 24
+    assert line.seen.count(24) * STEP_S < 3
+    assert line.seen[-1] >= 30
+
+
 def test_limit_is_kept() -> None:
     line = SimulatedLine(5, 1000, limit=7)
-    assert line.run(10) == 7
+    assert line.run(3) == 7
+    line.run(10)
     assert max(line.seen) == 7
 
 
