@@ -45,7 +45,7 @@ class SimulatedLine:
 @pytest.mark.parametrize(
     ("each", "total", "least", "most"),
     [
-        (20, 800, 32, 48),  # each gives 20 MB/s, the line 800
+        (20, 640, 32, 40),  # each gives 20 MB/s, the line 640
         (5, 1000, CONNECTIONS_LIMIT, CONNECTIONS_LIMIT),
         (100, 100, 8, 8),  # one fills the line
     ],
