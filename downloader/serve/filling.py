@@ -178,6 +178,7 @@ class Filling:
         """
         with self._changed:
             self._file.is_sequential = not self.source.has_ranges
+            # Half a share: a connection that comes to help finds the rest, breaking no answer off.
             claim = self._file.claim(2 * connections) or self._file.split()
         return Fetch(self.source, claim) if claim is not None else None
 

@@ -166,18 +166,14 @@ class Connections:
         if rate >= _QUICK_BYTES_PER_S * (os.cpu_count() or 1):
             self._hold(self.target)
         else:
-            self._raise_to(2 * self.target)
+            self._try(2 * self.target)
 
     def _probe(self, rate: float) -> None:
-        """Try a quarter of the connections less, or more where fewer have brought less."""
+        """Try a quarter fewer, or a quarter more where fewer have brought less."""
         self._is_held = False
         self._before = (self.target, rate)
-        quarter = max(1, self.target // 4)
-        if self._tries_fewer and self.target > 1:
-            self.target -= quarter
-            self._begin_sample(self._settle_s)
-        else:
-            self._raise_to(self.target + quarter)
+        is_fewer = self._tries_fewer and self.target > 1
+        self._try(self.target - self._quarter if is_fewer else self.target + self._quarter)
 
     def _judge_gain(self, number: int, before: float, rate: float) -> None:
         """Compare the rate of this number of connections with that of the one before."""
@@ -191,10 +187,14 @@ class Connections:
             self._hold(self.target)
             return
         self._before = (self.target, rate)
-        step = self.target if added_share > 0.5 else max(1, self.target // 4)
-        self._raise_to(self.target + step)
+        self._try(self.target + (self.target if added_share > 0.5 else self._quarter))
 
-    def _raise_to(self, number: int) -> None:
+    @property
+    def _quarter(self) -> int:
+        return max(1, self.target // 4)
+
+    def _try(self, number: int) -> None:
+        """Measure another number of connections; hold this one at the limit."""
         number = min(number, self._limit)
         if number == self.target:
             self._hold(number)

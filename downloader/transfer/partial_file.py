@@ -209,11 +209,13 @@ class PartialFile:
             each_bytes_per_s: Average rate of a connection.
             delay_s: Time until the caller's first byte arrives.
         """
-        if self.is_sequential or self.slowest_s(each_bytes_per_s) < delay_s + 2 * _SPLIT_S:
+        if self.is_sequential or not self._claims:
             return None
         slowest = max(self._claims, key=lambda claim: claim.left_s(each_bytes_per_s))
-        late_share = delay_s / slowest.left_s(each_bytes_per_s)
-        taken_bytes = int(slowest.left_bytes * (1.0 - late_share) / 2)
+        left_s = slowest.left_s(each_bytes_per_s)
+        if left_s < delay_s + 2 * _SPLIT_S:
+            return None
+        taken_bytes = int(slowest.left_bytes * (1.0 - delay_s / left_s) / 2)
         if taken_bytes < _SPLIT_BYTES:
             return None
         end, slowest.end = slowest.end, slowest.end - taken_bytes
